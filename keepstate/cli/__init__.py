@@ -1,0 +1,73 @@
+"""The command line: one thin module per command, imported only when it is called.
+
+Run `keepstate --help`. Words go to stderr, data to stdout. `UserError` ends with exit 2 and a hint, Ctrl-C with 130.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from keepstate import __version__
+from keepstate.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+
+COMMANDS: dict[str, str] = {
+    "tasks": "Sample problems with hidden state.",
+    "traces": "Let a teacher act in a runtime and record it.",
+    "dataset": "Turn traces into training conversations.",
+    "train": "Fine-tune a LoRA adapter with Axolotl.",
+    "serve": "Serve base and adapters with vLLM.",
+    "bench": "Run every adapter in every runtime.",
+    "report": "Say what the match or mismatch cost.",
+    "compare": "Compare two benchmark results, task by task.",
+    "demo": "Run the whole loop on this machine.",
+    "doctor": "Show what this machine can do and what is missing.",
+}
+"""Commands in the order of the pipeline, with their one-line help: listing them imports nothing."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in `keepstate.cli.<name>` under the attribute `command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, in the order of the pipeline."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"keepstate.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List commands from `COMMANDS`, so that `--help` imports no stage."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="keepstate")
+def cli() -> None:
+    """Fine-tune an open-weight model into an agent that behaves in production as it did in training."""
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = EXIT_INTERRUPTED
+        click.echo("interrupted", err=True)
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+        click.echo("interrupted", err=True)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except UserError as error:
+        click.echo(f"error: {error.message}\nhint:  {error.hint}", err=True)
+        code = EXIT_USER_ERROR
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,100 @@
+"""Reading and writing files so that a crash, a full disk or a Ctrl-C loses nothing.
+
+Every file that keepstate writes appears whole or not at all. Does not know any of keepstate's formats.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from keepstate.errors import UserError
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write `data` to `path` durably: a reader sees the old content or the new, never a part.
+
+    Text is UTF-8; parent folders are made.
+
+    Raises:
+        UserError: The disk is full, or the place cannot be written.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+        sync_folder(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_error(path: Path, error: OSError) -> UserError:
+    """Explain why `path` could not be written."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"no disk space left for {path}", "free some space, then repeat the command: it resumes")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"cannot write {path}: {reason}", "choose another output folder, or give yourself the right")
+    return UserError(f"cannot write {path}: {reason}", "choose another output folder")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. Keys keep their order; text stays readable Unicode."""
+    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of `value`: sorted keys, no spaces. Equal values give equal bytes."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def existing_folder(path: Path, what: str, command: str) -> Path:
+    """`path`, if it is a folder.
+
+    Args:
+        path: What the user named.
+        what: What the folder should hold, for the message.
+        command: The command that makes it.
+
+    Raises:
+        UserError: It does not exist or is a file.
+    """
+    if not path.exists():
+        raise UserError(f"{what}: no such folder: {path}", f"make it with: {command}")
+    if not path.is_dir():
+        raise UserError(f"{what}: {path} is a file, a folder is needed", f"make it with: {command}")
+    return path

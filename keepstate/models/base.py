@@ -1,0 +1,53 @@
+"""Who answers: the interface of every model, whether a server, the scripted teacher or a test's script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypedDict
+
+
+class Message(TypedDict):
+    """One message of the conversation, as sent and as recorded."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer, byte for byte as received."""
+
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int | None = None
+    """Prompt tokens that the server took from its prefix cache, where it says so."""
+    truncated: bool = False
+    """The answer hit the token limit."""
+
+
+class ContextOverflow(Exception):
+    """The conversation no longer fits the model's context: ends the episode, graded as it stands."""
+
+
+class Model(Protocol):
+    """Answers a conversation.
+
+    `name` is recorded in every trace.
+    """
+
+    name: str
+
+    async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
+        """Answer `messages`.
+
+        Args:
+            messages: The whole conversation so far; the last message is the user's.
+            seed: Differs by task and turn, equal in repeated runs.
+            turn: 0 for the first answer of the episode.
+
+        Raises:
+            EpisodeFailure: The model could not be asked (origin model), after its retries.
+            ContextOverflow: The conversation is too long for it.
+        """

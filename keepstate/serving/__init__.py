@@ -1,0 +1,1 @@
+"""TODO one paragraph by the owner."""

@@ -1,0 +1,116 @@
+"""What every task family shares: the task file, the environment that plays it, its tools, its verdict.
+
+A family samples `Task`s and makes an `Environment` from one. The environment holds the hidden state and lives in the
+host process only; runtimes reach it through tool calls. Nothing here executes an agent's actions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from keepstate.files import content_hash
+
+TASK_SCHEMA = "keepstate.task.v1"
+RESEARCH_TASK_SCHEMA = "pythonformer.task.v1"
+
+
+class Task(BaseModel):
+    """One seeded problem instance.
+
+    `public` is what an agent may be told, `private` what only its environment knows, `reference` the best answer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_: Literal["keepstate.task.v1", "pythonformer.task.v1"] = Field(TASK_SCHEMA, alias="schema")
+    task_id: str
+    family: str
+    difficulty: str
+    seed: int
+    public: dict[str, Any]
+    private: dict[str, Any]
+    reference: dict[str, Any]
+    tools: list[Any] | None = None
+    nl: Any = None
+
+    @property
+    def name(self) -> str:
+        """`<family>-<task_id>`: the stem of the files of this task's episodes."""
+        return f"{self.family}-{self.task_id}"
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of what makes this task the problem it is (not of its id, seed or schema)."""
+        return content_hash({"family": self.family, "public": self.public, "private": self.private})
+
+
+class Parameter(BaseModel):
+    """One argument of a tool."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    type: str
+
+
+class Tool(BaseModel):
+    """What an agent is told about one tool."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    description: str
+    parameters: tuple[Parameter, ...] = ()
+    returns: str = "None"
+
+    @property
+    def signature(self) -> str:
+        """The Python signature, e.g. `inspect(item_id: str) -> str`."""
+        arguments = ", ".join(f"{p.name}: {p.type}" for p in self.parameters)
+        return f"{self.name}({arguments}) -> {self.returns}"
+
+
+class ToolError(Exception):
+    """A tool refused a call; its message is shown to the agent (a Python exception in CodeAct, an error line in ReAct)."""
+
+
+class Verdict(BaseModel):
+    """How well an episode went, by its environment's own state."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    is_solved: bool
+    score: float
+    """In [0, 1]; 1.0 is the optimum."""
+    metrics: dict[str, float] = {}
+
+
+class Environment(ABC):
+    """One task being played. Made anew for every episode; not thread-safe."""
+
+    tools: tuple[Tool, ...]
+    """Every family has a `finish()` tool or ends by its goal; `finish` never counts against the cap on tool calls."""
+    goal: str
+    """The first user message of the episode."""
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Whether the episode is over by the agent's own doing."""
+
+    @abstractmethod
+    def call(self, tool: str, arguments: dict[str, Any]) -> Any:
+        """Run one tool call and return a JSON-able value.
+
+        `arguments` come from model-written code: any JSON value under any name must be expected.
+
+        Raises:
+            ToolError: The call is refused; nothing has changed.
+        """
+
+    @abstractmethod
+    def verdict(self) -> Verdict:
+        """Grade the episode as it stands."""

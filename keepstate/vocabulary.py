@@ -1,0 +1,78 @@
+"""The closed vocabulary of keepstate: every choice that is written to a file, shown on a page or typed as an option.
+
+One word per idea, the same in code, command line, file names, plots and prose. Does not hold behaviour.
+"""
+
+from enum import StrEnum
+
+
+class RuntimeName(StrEnum):
+    """What executes an agent's actions."""
+
+    PERSISTENT = "persistent"
+    """CodeAct, one interpreter for the whole episode."""
+    FORGET = "forget"
+    """CodeAct, a fresh interpreter for every block."""
+    REACT = "react"
+    """Thought and tool calls, no interpreter."""
+
+    @property
+    def agent(self) -> str:
+        """The kind of agent that acts here: `codeact` or `react`."""
+        return "react" if self is RuntimeName.REACT else "codeact"
+
+
+class Difficulty(StrEnum):
+    """A named parameter set of a task family."""
+
+    MINI = "mini"
+    """Laptop default."""
+    EASY = "easy"
+    """The training distribution."""
+    MEDIUM = "medium"
+    """Out of distribution."""
+    HARD = "hard"
+
+
+class RuleSet(StrEnum):
+    """How much Opaque Knapsack tells an agent that did not look."""
+
+    PAPER = "paper"
+    """The research rules: a take needs no inspection, a refused take names the reason."""
+    STRICT = "strict"
+    """A take needs an inspection, a refusal tells nothing that an inspection did not."""
+
+
+class FinishReason(StrEnum):
+    """Why an episode ended."""
+
+    FINISHED = "finished"
+    """The agent called `finish()` (or reached the goal of its task)."""
+    TURN_LIMIT = "turn_limit"
+    TIME_LIMIT = "time_limit"
+    CONTEXT_LIMIT = "context_limit"
+    """The conversation no longer fits the model's context."""
+    FAILED = "failed"
+    """A failure of ours; such an episode is not graded."""
+
+
+class Origin(StrEnum):
+    """Where a failure of ours arose. An error in the agent's own code is an observation and has no origin."""
+
+    MODEL = "model"
+    RUNTIME = "runtime"
+    SANDBOX = "sandbox"
+    TASK = "task"
+    GRADER = "grader"
+
+
+class Rung(StrEnum):
+    """How strongly model-written code is isolated, strongest first. Recorded in every trace."""
+
+    NAMESPACES = "namespaces"
+    LANDLOCK = "landlock"
+    SECCOMP = "seccomp"
+    PROCESS = "process"
+    """A separate process with limits only: not a sandbox, used on explicit request alone."""
+    NONE = "none"
+    """Nothing to isolate: the react runtime executes no code."""
