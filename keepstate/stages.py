@@ -20,9 +20,7 @@ class Stage:
 STAGES: tuple[Stage, ...] = (
     Stage("tasks", "keepstate tasks", "sample problems with hidden state", "a seed", "task JSON"),
     Stage("traces", "keepstate traces", "let a teacher act in a runtime and record it", "tasks", "`.trace.json`"),
-    Stage(
-        "dataset", "keepstate dataset", "turn traces into training conversations", "traces", "ShareGPT JSONL, manifest"
-    ),
+    Stage("dataset", "keepstate dataset", "turn traces into training conversations", "traces", "JSONL, manifest"),
     Stage("train", "keepstate train", "fine-tune a LoRA adapter with Axolotl", "a data set", "an adapter"),
     Stage("serve", "keepstate serve", "serve base and adapters with vLLM", "adapters", "an HTTP endpoint"),
     Stage("bench", "keepstate bench", "run every adapter in every runtime", "tasks, a server", "traces, verdicts"),

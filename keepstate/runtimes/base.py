@@ -1,7 +1,7 @@
 """The one interface of the three runtimes, and the gate through which every tool call passes.
 
-A runtime executes one action of the agent and says what the agent may see of it. What the agent's own code did wrong is
-part of the `ActionResult`; what we did wrong is raised as `EpisodeFailure` (origin sandbox or runtime) and never graded.
+A runtime executes one action of the agent and says what the agent may see of it. What the agent's own code did
+wrong is part of the `ActionResult`; what we did wrong is raised as `EpisodeFailure` (origin sandbox or runtime) and never graded.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class ActionResult:
     error: str | None = None
     """The agent's own error (traceback of its frames, a cap, the time limit), or None."""
     error_type: str | None = None
-    """Class of that error: an exception's name such as `NameError`, or `ToolCallLimit`, `TimeLimit`, `InterpreterExit`."""
+    """Class of that error: an exception's name such as `NameError`, or `ToolCallLimit`, `TimeLimit`, `InterpreterExit`.
+    """
     globals: tuple[str, ...] | None = None
     """Sorted names the agent defined that exist now; None in a runtime without an interpreter."""
     tool_calls: tuple[ToolCall, ...] = ()

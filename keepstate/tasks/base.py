@@ -74,7 +74,7 @@ class Tool(BaseModel):
 
 
 class ToolError(Exception):
-    """A tool refused a call; its message is shown to the agent (a Python exception in CodeAct, an error line in ReAct)."""
+    """A tool refused a call; the agent sees the message: a Python exception in CodeAct, an error line in ReAct."""
 
 
 class Verdict(BaseModel):
