@@ -12,15 +12,9 @@ import click
 
 from keepstate import __version__
 from keepstate.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from keepstate.stages import STAGES
 
-COMMANDS: dict[str, str] = {
-    "tasks": "Sample problems with hidden state.",
-    "traces": "Let a teacher act in a runtime and record it.",
-    "dataset": "Turn traces into training conversations.",
-    "train": "Fine-tune a LoRA adapter with Axolotl.",
-    "serve": "Serve base and adapters with vLLM.",
-    "bench": "Run every adapter in every runtime.",
-    "report": "Say what the match or mismatch cost.",
+COMMANDS: dict[str, str] = {stage.name: f"{stage.summary[0].upper()}{stage.summary[1:]}." for stage in STAGES} | {
     "compare": "Compare two benchmark results, task by task.",
     "demo": "Run the whole loop on this machine.",
     "doctor": "Show what this machine can do and what is missing.",

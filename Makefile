@@ -1,0 +1,102 @@
+# keepstate: every target runs in the foreground and fails when its work fails. `make help` lists them.
+# Thin on purpose: what a target does lives in the keepstate command it calls.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CORE    = .venv/bin/python
+RUN     = .venv/bin/keepstate
+NOTHINK ?= true
+export NOTHINK
+
+.DEFAULT_GOAL := help
+
+# --- set-up -----------------------------------------------------------------------------------------------------
+
+# The stamp is written last: an interrupted install is redone.
+.venv/.installed: locks/core.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "keepstate needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	rm -rf .venv && $(PYTHON) -m venv .venv
+	$(CORE) -m pip install -q --disable-pip-version-check --require-hashes -r locks/core.txt
+	$(CORE) -m pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@
+
+.PHONY: setup
+setup: .venv/.installed ## the core environment (.venv)
+
+.PHONY: setup-train setup-serve
+setup-train: setup ## the training environment (.venv-train: Axolotl)
+	$(CORE) -m keepstate.environments train
+setup-serve: setup ## the serving environment (.venv-serve: vLLM)
+	$(CORE) -m keepstate.environments serve
+
+# --- the laptop loop --------------------------------------------------------------------------------------------
+
+.PHONY: demo doctor test test-core test-loop lint
+demo: setup ## the whole loop on this machine: tasks to report, no GPU needed
+	$(RUN) demo
+doctor: setup ## what this machine can do, what is missing and the command that mends it
+	$(RUN) doctor
+test: test-core test-loop ## every test, with the set-up it needs
+test-core: setup ## tests of the core environment (under two minutes)
+	$(CORE) -m pytest
+test-loop: setup-train setup-serve ## tests that train and serve for real
+	$(CORE) -m pytest -m "e2e or train_env or serve_env"
+lint: setup ## ruff and mypy
+	$(CORE) -m ruff check .
+	$(CORE) -m ruff format --check .
+	$(CORE) -m mypy
+
+# --- tasks and traces -------------------------------------------------------------------------------------------
+
+.PHONY: gen-tasks-easy gen-tasks-medium
+gen-tasks-easy: setup ## 1,000 training tasks and 100 held-out ones, easy
+	$(RUN) tasks generate --difficulty easy --count 1000 --seed-start 0 --out data/tasks/knapsack-easy-train
+	$(RUN) tasks generate --config train/assets/task_configs/easy_100.json --out data/tasks/knapsack-easy-eval
+gen-tasks-medium: setup ## 100 held-out tasks, medium
+	$(RUN) tasks generate --config train/assets/task_configs/medium_100.json --out data/tasks/knapsack-medium-eval
+
+TRACES = traces-persistent traces-forget traces-react
+.PHONY: $(TRACES)
+$(TRACES): traces-%: setup ## the scripted teacher on the training tasks, in one runtime
+	$(RUN) traces collect --tasks data/tasks/knapsack-easy-train --runtime $* --out data/traces
+
+# --- training, serving, benchmarks: these need a GPU ------------------------------------------------------------
+
+TRAIN = train-persistent train-forget train-react
+.PHONY: $(TRAIN)
+$(TRAIN): train-%: setup ## Qwen3-8B LoRA on the traces of one runtime
+	$(CORE) train/qwen3_8b_axolotl.py --base-config train/configs/axolotl_qwen3_8b_$*_a100.yaml --trace-root data/traces/$*
+
+.PHONY: serve serve-lora serve-all
+serve: setup ## base model (bf16, 40k context, thinking off)
+	$(RUN) serve
+serve-lora: setup ## base model and one adapter: make serve-lora LORA=out/qwen3-8b-persistent-a100
+	@test -n "$(LORA)" || { echo "error: LORA is not set" >&2; echo "hint:  make serve-lora LORA=out/qwen3-8b-persistent-a100" >&2; exit 2; }
+	$(RUN) serve --lora "$(LORA)"
+serve-all: setup ## base model and the three adapters on one server
+	$(RUN) serve --lora out/qwen3-8b-persistent-a100 --lora out/qwen3-8b-forget-a100 --lora out/qwen3-8b-react-a100
+
+BENCH = bench-easy-base bench-easy-lora bench-med-base bench-med-lora \
+	bench-forget-easy-base bench-forget-easy-lora bench-forget-med-base bench-forget-med-lora \
+	bench-react-easy-base bench-react-easy-lora bench-react-med-base bench-react-med-lora \
+	bench-cross-plora-reset-easy bench-cross-plora-reset-med \
+	bench-cross-flora-persist-easy bench-cross-flora-persist-med
+.PHONY: $(BENCH) bench-all report
+$(BENCH): setup ## one cell against the running server
+	$(RUN) bench run train/assets/benchmark_configs/$@.yaml
+bench-all: setup ## all 16 cells at once against one server (make serve-all)
+	$(RUN) bench run $(BENCH:%=train/assets/benchmark_configs/%.yaml)
+report: setup ## tables, plots and HTML of the benchmark results
+	$(RUN) report runs/bench
+
+# --- help -------------------------------------------------------------------------------------------------------
+
+.PHONY: help clean
+help: ## this list
+	@python3 -m keepstate.stages
+	@echo
+	@awk -F':.*## ' '/^[a-z$$].*:.*## / {name = $$1; sub(/^\$$\(TRACES\)/, "traces-persistent|forget|react", name); \
+		sub(/^\$$\(TRAIN\)/, "train-persistent|forget|react", name); sub(/^\$$\(BENCH\)/, "bench-...", name); \
+		printf "  %-32s %s\n", name, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "  bench-... is one of:"; printf '    %s\n' $(BENCH)
+clean: ## remove caches (environments, models and results stay)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

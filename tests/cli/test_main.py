@@ -1,0 +1,61 @@
+"""The command line as a whole: order, help, errors and exit codes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from keepstate.cli import COMMANDS, cli
+from keepstate.stages import STAGES, markdown_table
+
+ROOT = Path(__file__).parents[2]
+
+
+def keepstate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "keepstate", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_commands_start_with_the_stages_in_order() -> None:
+    assert tuple(COMMANDS)[: len(STAGES)] == tuple(stage.name for stage in STAGES)
+
+
+def test_readme_has_the_stage_table() -> None:
+    assert markdown_table() in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Usage:" in result.output
+
+
+def test_unknown_command_is_named_and_exits_2() -> None:
+    done = keepstate("tarces")
+    assert done.returncode == 2
+    assert "tarces" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+SPECIFIED_TARGETS = (
+    [f"train-{r}" for r in ("persistent", "forget", "react")]
+    + ["serve", "serve-lora"]
+    + [f"bench-{r}{d}-{m}" for r in ("", "forget-", "react-") for d in ("easy", "med") for m in ("base", "lora")]
+    + [f"bench-cross-{c}-{d}" for c in ("plora-reset", "flora-persist") for d in ("easy", "med")]
+)
+
+
+@pytest.mark.parametrize("target", SPECIFIED_TARGETS)
+def test_make_knows_every_specified_target(target: str) -> None:
+    done = subprocess.run(["make", "-n", target, "LORA=x"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_help_names_every_target() -> None:
+    help_text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    makefile = (ROOT / "Makefile").read_text()
+    for name in re.findall(r"^([a-z-]+):.*##", makefile, re.MULTILINE):
+        assert f"  {name} " in help_text
