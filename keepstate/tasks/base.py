@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from keepstate.files import content_hash
 
-TASK_SCHEMA = "keepstate.task.v1"
+TASK_SCHEMA: Literal["keepstate.task.v1"] = "keepstate.task.v1"
 RESEARCH_TASK_SCHEMA = "pythonformer.task.v1"
 
 
@@ -25,7 +25,7 @@ class Task(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    schema_: Literal["keepstate.task.v1", "pythonformer.task.v1"] = Field(TASK_SCHEMA, alias="schema")
+    schema_: Literal["keepstate.task.v1", "pythonformer.task.v1"] = Field(default=TASK_SCHEMA, alias="schema")
     task_id: str
     family: str
     difficulty: str

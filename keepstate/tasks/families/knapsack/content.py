@@ -1,0 +1,118 @@
+"""What a knapsack task file holds: the typed form of its public, private and reference parts.
+
+The field names are those of the research code's files, so that these load as they are; only `rules` is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from keepstate.errors import UserError
+from keepstate.tasks.base import Task
+from keepstate.vocabulary import RuleSet
+
+
+class Public(BaseModel):
+    """What the environment may tell; `allowed_classes` is told under the strict rules only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    item_ids: tuple[str, ...]
+    capacity: int = Field(ge=0)
+    allowed_classes: tuple[str, ...]
+    """Empty means that every class is allowed."""
+    inspect_budget: int = Field(ge=0)
+    rules: RuleSet = RuleSet.PAPER
+
+
+class Item(BaseModel):
+    """The hidden properties of one item."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    weight: int = Field(ge=0)
+    value: int = Field(ge=0)
+    class_: str = Field(alias="class")
+
+
+class Private(BaseModel):
+    """Hidden properties, by item id."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    items: dict[str, Item]
+
+
+class Reference(BaseModel):
+    """An optimal selection."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    optimal_item_ids: tuple[str, ...]
+    optimal_value: int
+    optimal_weight: int
+
+
+class Content(BaseModel):
+    """A whole instance, checked for agreement with itself (not for optimality: a solver's matter)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    public: Public
+    private: Private
+    reference: Reference
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        items = self.private.items
+        if len(set(self.public.item_ids)) != len(self.public.item_ids) or set(self.public.item_ids) != set(items):
+            raise ValueError("public.item_ids and private.items name different items")
+        chosen = self.reference.optimal_item_ids
+        if len(set(chosen)) != len(chosen) or not set(chosen) <= set(items):
+            raise ValueError("reference.optimal_item_ids names an item twice, or one that does not exist")
+        weight, value = sum(items[i].weight for i in chosen), sum(items[i].value for i in chosen)
+        if (weight, value) != (self.reference.optimal_weight, self.reference.optimal_value):
+            raise ValueError(f"the reference items weigh {weight} and are worth {value}, not what the file states")
+        if weight > self.public.capacity or any(not self.allows(items[i].class_) for i in chosen):
+            raise ValueError("the reference breaks the task's own rules")
+        return self
+
+    def allows(self, class_: str) -> bool:
+        """Whether items of this class may be taken."""
+        return not self.public.allowed_classes or class_ in self.public.allowed_classes
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Items of allowed classes, in listed order: what a solver chooses from."""
+
+    ids: tuple[str, ...]
+    weights: tuple[int, ...]
+    values: tuple[int, ...]
+
+    @classmethod
+    def of(cls, content: Content, known: tuple[str, ...]) -> Candidates:
+        """Those of `known` (item ids) whose class is allowed."""
+        items = content.private.items
+        ids = tuple(i for i in known if content.allows(items[i].class_))
+        return cls(ids, tuple(items[i].weight for i in ids), tuple(items[i].value for i in ids))
+
+
+def content_of(task: Task) -> Content:
+    """The typed content of a knapsack task.
+
+    Raises:
+        UserError: It is not one, or it contradicts itself.
+    """
+    try:
+        return Content.model_validate({"public": task.public, "private": task.private, "reference": task.reference})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "task"
+        raise UserError(
+            f"task {task.name} is not a valid knapsack task: {place}: {first['msg']}",
+            "make it anew with: keepstate tasks generate",
+        ) from error

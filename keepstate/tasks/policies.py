@@ -1,0 +1,21 @@
+"""Scores to compare an agent's with: what no thought, some thought and the best luck would have reached.
+
+Each family brings its own policies under these names; docs/tasks.md tells those of Opaque Knapsack and what they score.
+"""
+
+from __future__ import annotations
+
+from keepstate.tasks.base import Task
+from keepstate.tasks.families import family
+
+POLICIES = ("blind", "greedy", "dp", "oracle")
+"""`blind` is the floor, `oracle` the ceiling of the chance-corrected score (score - floor) / (oracle - floor)."""
+
+
+def reference_scores(task: Task) -> dict[str, float]:
+    """Score in [0, 1] of each of `POLICIES` on `task`.
+
+    Raises:
+        UserError: The task's family is unknown, or its content is not valid.
+    """
+    return family(task.family).reference_scores(task)
