@@ -1,0 +1,54 @@
+"""A set of tasks as a file: what `keepstate tasks generate --config` reads (train/assets/task_configs/*.json)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from keepstate.errors import UserError
+from keepstate.vocabulary import Difficulty, RuleSet
+
+
+class TaskSetConfig(BaseModel):
+    """Which tasks to make; equal configs give equal bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: str = "knapsack"
+    difficulty: Difficulty = Difficulty.MINI
+    rules: RuleSet = RuleSet.STRICT
+    count: int = Field(default=100, ge=1, le=1_000_000)
+    seed_start: int = 0
+    split: str = Field(default="train", pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")
+    """Names the folder: `<family>-<difficulty>-<split>`."""
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the folder that these tasks go to."""
+        return f"{self.family}-{self.difficulty}-{self.split}"
+
+
+def read_config(path: Path) -> TaskSetConfig:
+    """Read a task set's config.
+
+    Raises:
+        UserError: It is missing, no JSON, or has an unknown key or a bad value; the message names it.
+    """
+    hint = f"keys: {', '.join(TaskSetConfig.model_fields)}"
+    try:
+        return TaskSetConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}", "name an existing task config") from error
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error)}", hint) from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}", hint) from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first fault of a config: which key, what is wrong, and the value found."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "config"
+    return f"{place}: {first['msg']} (found {str(first['input'])[:60]!r})"
