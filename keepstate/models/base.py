@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, Protocol
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
 
+@with_config(ConfigDict(extra="forbid"))
 class Message(TypedDict):
     """One message of the conversation, as sent and as recorded."""
 
@@ -25,6 +29,16 @@ class Reply:
     """Prompt tokens that the server took from its prefix cache, where it says so."""
     truncated: bool = False
     """The answer hit the token limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a server picks tokens. The defaults are the specification's; recorded in every trace."""
+
+    temperature: float = 0.2
+    max_tokens: int = 12_288
+    """New tokens a turn; less where the context has no room for them."""
+    top_p: float | None = None
 
 
 class ContextOverflow(Exception):

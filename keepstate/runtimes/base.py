@@ -11,8 +11,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from keepstate.errors import EpisodeFailure
 from keepstate.tasks.base import Environment, ToolError
-from keepstate.vocabulary import Rung, RuntimeName
+from keepstate.vocabulary import Origin, Rung, RuntimeName
 
 FREE_TOOLS = frozenset({"finish"})
 """Tools that never count against the cap on calls per action."""
@@ -109,6 +110,7 @@ class ToolGate:
 
         Raises:
             ToolCallLimit: This call would exceed the cap; nothing was run.
+            EpisodeFailure: The environment itself failed (origin task).
         """
         if tool not in FREE_TOOLS:
             if self._counted >= self.limit:
@@ -121,6 +123,8 @@ class ToolGate:
                 record = ToolCall(tool, arguments, output=self.environment.call(tool, arguments))
             except ToolError as error:
                 record = ToolCall(tool, arguments, error=str(error))
+            except Exception as error:
+                raise EpisodeFailure(Origin.TASK, f"tool {tool}: {type(error).__name__}: {error}") from error
         self.calls.append(record)
         return record
 

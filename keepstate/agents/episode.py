@@ -1,0 +1,130 @@
+"""The one loop: play an episode of a task in a runtime and return its trace.
+
+    trace = await run_episode(task, runtime=RuntimeName.FORGET, model=model, sandbox=sandbox)
+
+The three runtimes differ in the object that `open_runtime` returns, in one paragraph of the prompt, and (react) in
+the format of an answer. The conversation only grows. What the agent does wrong is an observation, what we do wrong is
+a trace without a verdict. Writes no file, retries nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+
+from keepstate.agents.attribution import attributed
+from keepstate.agents.limits import EpisodeLimits
+from keepstate.agents.observations import render_observation
+from keepstate.agents.parsing import parse_answer
+from keepstate.agents.prompts import system_prompt
+from keepstate.agents.record import Trace
+from keepstate.agents.recorder import Recorder
+from keepstate.errors import EpisodeFailure
+from keepstate.models.base import ContextOverflow, Model, Reply
+from keepstate.runtimes import Sandbox, open_runtime
+from keepstate.runtimes.base import ActionResult, Runtime, ToolGate
+from keepstate.tasks import environment_for
+from keepstate.tasks.base import Environment, Task
+from keepstate.vocabulary import FinishReason, Origin, RuntimeName
+
+FORMAT_ERROR = "AnswerFormat"
+"""The `error_type` of a step whose answer held no single action."""
+
+
+async def run_episode(
+    task: Task,
+    *,
+    runtime: RuntimeName,
+    model: Model,
+    sandbox: Sandbox | None = None,
+    limits: EpisodeLimits | None = None,
+    seed: int = 0,
+) -> Trace:
+    """Play one episode.
+
+    Args:
+        task: What to solve.
+        runtime: What executes the actions.
+        model: Who answers.
+        sandbox: Where model-written code runs; react needs none.
+        limits: Bounds of the episode; the specification's where None.
+        seed: Of the run; each turn's own seed comes from it and the task.
+
+    Returns:
+        The trace, graded unless we failed (`trace.failure`).
+
+    Raises:
+        UserError: Something the user has to mend (say, an unknown model): the whole run should stop.
+    """
+    limits = limits or EpisodeLimits.default(runtime)
+    recorder = Recorder(task, runtime, model, limits, seed)
+    try:
+        with attributed(Origin.TASK):
+            environment = environment_for(task)
+            prompt = system_prompt(runtime, environment.tools, tool_calls=limits.runtime.tool_calls)
+        gate = ToolGate(environment, limits.runtime.tool_calls)
+        with attributed(Origin.RUNTIME):
+            interpreter = await open_runtime(runtime, gate, limits.runtime, sandbox)
+        recorder.rung = interpreter.rung
+        recorder.opened(prompt, environment.goal)
+        try:
+            reason = await _play(task, environment, interpreter, model, limits, seed, recorder)
+        finally:
+            with attributed(Origin.RUNTIME):
+                await interpreter.close()
+        with attributed(Origin.GRADER):
+            verdict = environment.verdict()
+    except EpisodeFailure as failure:
+        return recorder.failed(failure)
+    return recorder.graded(reason, verdict)
+
+
+async def _play(
+    task: Task,
+    environment: Environment,
+    interpreter: Runtime,
+    model: Model,
+    limits: EpisodeLimits,
+    seed: int,
+    recorder: Recorder,
+) -> FinishReason:
+    """Ask, act, observe, until something ends it."""
+    try:
+        async with asyncio.timeout(limits.seconds):
+            for turn in range(limits.turns):
+                reply = await _ask(model, recorder, turn, turn_seed(task, seed, turn))
+                action, result = await _act(interpreter, reply)
+                over = environment.finished or turn + 1 == limits.turns
+                observation = None if over else render_observation(interpreter.name, result)
+                recorder.stepped(turn, reply, action, result, observation)
+                if environment.finished:
+                    return FinishReason.FINISHED
+            return FinishReason.TURN_LIMIT
+    except TimeoutError:
+        return FinishReason.TIME_LIMIT
+    except ContextOverflow:
+        return FinishReason.CONTEXT_LIMIT
+
+
+async def _ask(model: Model, recorder: Recorder, turn: int, seed: int) -> Reply:
+    recorder.asked(turn, seed)
+    started = time.monotonic()
+    with attributed(Origin.MODEL):
+        reply = await model.reply(tuple(recorder.messages), seed=seed, turn=turn)
+    recorder.answered(turn, reply, time.monotonic() - started)
+    return reply
+
+
+async def _act(interpreter: Runtime, reply: Reply) -> tuple[str | None, ActionResult]:
+    answer = parse_answer(interpreter.name, reply.text, truncated=reply.truncated)
+    if answer.action is None:
+        return None, ActionResult(output="", error=answer.problem, error_type=FORMAT_ERROR)
+    with attributed(Origin.RUNTIME):
+        return answer.action, await interpreter.execute(answer.action)
+
+
+def turn_seed(task: Task, seed: int, turn: int) -> int:
+    """The sampling seed of one turn, in [0, 2**31): differs by task and turn, equal in every runtime and repetition."""
+    digest = hashlib.sha256(f"{task.content_hash}:{seed}:{turn}".encode()).digest()
+    return int.from_bytes(digest[:4]) >> 1

@@ -1,0 +1,68 @@
+"""The one system message of an episode: how to act, the tools, and one paragraph that states the runtime.
+
+The prompts of `persistent` and `forget` are equal but for that paragraph. The goal is not here: it is the first user
+message. Short on purpose: a 135M model on a CPU reads this as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from keepstate.tasks.base import Tool
+from keepstate.vocabulary import RuntimeName
+
+RUNTIME_PARAGRAPHS: dict[RuntimeName, str] = {
+    RuntimeName.PERSISTENT: (
+        "State persists: variables, functions and imports of earlier blocks still exist in later blocks. Reuse them."
+    ),
+    RuntimeName.FORGET: (
+        "State does not persist: every block starts in a fresh interpreter, and variables, functions and imports of"
+        " earlier blocks are gone. Define again what you need."
+    ),
+}
+"""The only difference between the two CodeAct prompts."""
+
+CODEACT = """\
+Solve the task by writing Python. In each turn think briefly, then write exactly one code block:
+
+```python
+print(...)
+```
+
+The block is executed and you see a JSON observation: "output" is what it printed, "error" its error if any, "globals" \
+the names you defined that the next block can use. A block may make at most {tool_calls} tool calls.
+
+{runtime}
+
+Tools, already defined as functions:
+{tools}"""
+
+REACT = """\
+Solve the task by calling tools. In each turn write exactly:
+
+Thought: what you know and what to do next
+Action: [{{"tool": "name", "args": {{"parameter": "value"}}}}]
+
+The action is one JSON list of at most {tool_calls} tool calls, which run in order. For each you see a line \
+"Observation: [tool] result".
+
+Tools:
+{tools}"""
+
+
+def tool_docs(tools: Iterable[Tool]) -> str:
+    """One line a tool: its signature and what it does."""
+    return "\n".join(f"- {tool.signature}: {tool.description}" for tool in tools)
+
+
+def system_prompt(runtime: RuntimeName, tools: Iterable[Tool], *, tool_calls: int) -> str:
+    """The system message of an episode.
+
+    Args:
+        runtime: What will execute the actions.
+        tools: What the environment offers.
+        tool_calls: The cap on calls per action.
+    """
+    if runtime is RuntimeName.REACT:
+        return REACT.format(tool_calls=tool_calls, tools=tool_docs(tools))
+    return CODEACT.format(tool_calls=tool_calls, runtime=RUNTIME_PARAGRAPHS[runtime], tools=tool_docs(tools))

@@ -1,0 +1,228 @@
+"""The record of one episode: the trace, schema `keepstate.trace.v1`.
+
+`keepstate.traces` writes and reads it. Everything that happened is here: what was sent, what came back byte for byte,
+what was executed, what was shown, what it cost, and how it was graded. A trace without a verdict was not graded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from keepstate.models.base import Message
+from keepstate.tasks.base import Task, Verdict
+from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
+
+TRACE_SCHEMA = "keepstate.trace.v1"
+
+
+class Record(BaseModel):
+    """Closed and frozen: an unknown key is an error, and nothing changes after it was written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+
+
+class TaskRef(Record):
+    """Which task was played, without what is hidden in it."""
+
+    task_id: str
+    family: str
+    difficulty: str
+    seed: int
+    content_hash: str
+    """SHA-256 of the problem itself: equal in two traces of the same problem under different ids."""
+
+    @property
+    def name(self) -> str:
+        """`<family>-<task_id>`: the stem of the files."""
+        return f"{self.family}-{self.task_id}"
+
+    @classmethod
+    def of(cls, task: Task) -> TaskRef:
+        """The reference to `task`."""
+        return cls(
+            task_id=task.task_id,
+            family=task.family,
+            difficulty=task.difficulty,
+            seed=task.seed,
+            content_hash=task.content_hash,
+        )
+
+
+class TokenUsage(Record):
+    """Tokens of one call or the sum over an episode's calls, as counted by the server."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int | None = None
+    """Prompt tokens that came from the server's prefix cache; None where it does not say."""
+
+
+class ToolCallRecord(Record):
+    """One tool call as the host saw it."""
+
+    tool: str
+    arguments: dict[str, Any]
+    output: Any = None
+    error: str | None = None
+
+
+class InterpreterResult(Record):
+    """What one action did. See `keepstate.runtimes.base.ActionResult`."""
+
+    output: str
+    error: str | None
+    error_type: str | None
+    globals: tuple[str, ...] | None
+    results: tuple[ToolCallRecord, ...]
+    state_lost: bool = False
+    seconds: float = 0.0
+
+
+class StartEvent(Record):
+    """The episode begins."""
+
+    type: Literal["StartEvent"] = "StartEvent"
+    task: TaskRef
+
+
+class SystemPromptEvent(Record):
+    """The system messages, in order. Ours has exactly one."""
+
+    type: Literal["SystemPromptEvent"] = "SystemPromptEvent"
+    prompts: tuple[str, ...]
+
+
+class ModelCallEvent(Record):
+    """The model is asked."""
+
+    type: Literal["ModelCallEvent"] = "ModelCallEvent"
+    turn: int
+    seed: int
+    num_messages: int
+    """The first so many of the trace's `messages` were sent."""
+    prompt_hash: str
+    """Content hash of exactly these messages, taken when they were sent: proves that the conversation only grew."""
+
+
+class ModelResponseEvent(Record):
+    """The model answered; the text is in `messages` and in the `StepEvent`."""
+
+    type: Literal["ModelResponseEvent"] = "ModelResponseEvent"
+    turn: int
+    token_usage: TokenUsage
+    truncated: bool
+    seconds: float
+
+
+class StepEvent(Record):
+    """One turn: the answer, the action in it, and what the agent saw."""
+
+    type: Literal["StepEvent"] = "StepEvent"
+    turn: int
+    assistant_text: str
+    code: str | None
+    """What was executed: Python source or a JSON list of calls; None where the answer held no single action."""
+    interpreter_result: InterpreterResult
+    observation: str | None
+    """The user message that answers; None where the episode ended with this step."""
+    token_usage: TokenUsage
+
+
+class ErrorEvent(Record):
+    """A failure of ours."""
+
+    type: Literal["ErrorEvent"] = "ErrorEvent"
+    origin: Origin
+    message: str
+    traceback: str | None = None
+
+
+class FinishEvent(Record):
+    """The episode is over."""
+
+    type: Literal["FinishEvent"] = "FinishEvent"
+    reason: FinishReason
+
+
+Event = Annotated[
+    StartEvent | SystemPromptEvent | ModelCallEvent | ModelResponseEvent | StepEvent | ErrorEvent | FinishEvent,
+    Field(discriminator="type"),
+]
+
+
+class Failure(Record):
+    """A failure of ours: such an episode is not graded."""
+
+    origin: Origin
+    message: str
+
+
+class Summary(Record):
+    """The episode in a few figures."""
+
+    task: TaskRef
+    system_prompts: tuple[str, ...]
+    num_steps: int
+    finish_reason: FinishReason
+    errors: dict[str, int]
+    """How many steps ended in an error of the agent's own, by class of error (`NameError`, `ToolCallLimit`, ...)."""
+    token_usage: TokenUsage
+
+
+class LimitsRecord(Record):
+    """The limits that held. See `keepstate.agents.limits`."""
+
+    turns: int
+    seconds: float
+    tool_calls: int
+    action_seconds: float
+    memory_mib: int
+    output_chars: int
+
+
+class Trace(Record):
+    """One episode."""
+
+    schema_: Literal["keepstate.trace.v1"] = Field(default="keepstate.trace.v1", alias="schema")
+    started_at: str
+    """ISO 8601, UTC."""
+    finished_at: str
+    summary: Summary
+    runtime: RuntimeName
+    rung: Rung | None
+    """How the model's code was isolated; None where the episode failed before that was known."""
+    agent: str
+    model: str
+    sampling: dict[str, Any] | None
+    seed: int
+    limits: LimitsRecord | None
+    versions: dict[str, str]
+    failure: Failure | None
+    verdict: Verdict | None
+    """None where the episode was not graded."""
+    messages: tuple[Message, ...]
+    """The conversation, append-only; ends with an answer wherever the model gave one."""
+    events: tuple[Event, ...]
+
+    @property
+    def task(self) -> TaskRef:
+        """The task that was played."""
+        return self.summary.task
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the episode ended."""
+        return self.summary.finish_reason
+
+    @property
+    def steps(self) -> tuple[StepEvent, ...]:
+        """The steps, in order."""
+        return tuple(event for event in self.events if isinstance(event, StepEvent))
+
+    @property
+    def missed_variable(self) -> bool:
+        """Whether any step ended in a `NameError`: the agent relied on state that was not there."""
+        return "NameError" in self.summary.errors

@@ -1,0 +1,214 @@
+"""Collects what happens in an episode and makes its trace. Takes notes only: decides nothing, writes no file."""
+
+from __future__ import annotations
+
+import math
+import platform
+import traceback
+from collections import Counter
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from keepstate import __version__
+from keepstate.agents.limits import EpisodeLimits
+from keepstate.agents.record import (
+    ErrorEvent,
+    Event,
+    Failure,
+    FinishEvent,
+    InterpreterResult,
+    LimitsRecord,
+    ModelCallEvent,
+    ModelResponseEvent,
+    StartEvent,
+    StepEvent,
+    Summary,
+    SystemPromptEvent,
+    TaskRef,
+    TokenUsage,
+    ToolCallRecord,
+    Trace,
+)
+from keepstate.errors import EpisodeFailure
+from keepstate.files import content_hash
+from keepstate.models.base import Message, Model, Reply
+from keepstate.runtimes.base import ActionResult
+from keepstate.tasks.base import Task, Verdict
+from keepstate.vocabulary import FinishReason, Rung, RuntimeName
+
+MAX_DEPTH = 20
+MAX_ARGUMENT_CHARS = 10_000
+MAX_INT_BITS = 4_096
+MAX_TRACEBACK_CHARS = 8_000
+
+
+class Recorder:
+    """The notes of one episode. `messages` is the conversation itself: the loop appends to it only through here."""
+
+    def __init__(self, task: Task, runtime: RuntimeName, model: Model, limits: EpisodeLimits, seed: int) -> None:
+        self.messages: list[Message] = []
+        self.rung: Rung | None = None
+        self._task = TaskRef.of(task)
+        self._runtime, self._model, self._limits, self._seed = runtime, model, limits, seed
+        self._started_at = _now()
+        self._events: list[Event] = [StartEvent(task=self._task)]
+
+    def opened(self, system: str, goal: str) -> None:
+        """The conversation starts."""
+        self.messages += [{"role": "system", "content": system}, {"role": "user", "content": goal}]
+        self._events.append(SystemPromptEvent(prompts=(system,)))
+
+    def asked(self, turn: int, seed: int) -> None:
+        """The whole conversation so far is about to be sent."""
+        digest = content_hash(self.messages)
+        self._events.append(ModelCallEvent(turn=turn, seed=seed, num_messages=len(self.messages), prompt_hash=digest))
+
+    def answered(self, turn: int, reply: Reply, seconds: float) -> None:
+        """The model answered."""
+        self.messages.append({"role": "assistant", "content": reply.text})
+        self._events.append(
+            ModelResponseEvent(
+                turn=turn, token_usage=_usage(reply), truncated=reply.truncated, seconds=round(seconds, 6)
+            )
+        )
+
+    def stepped(
+        self, turn: int, reply: Reply, action: str | None, result: ActionResult, observation: str | None
+    ) -> None:
+        """The action was executed; `observation` is what the agent will see of it, None if nothing follows."""
+        if observation is not None:
+            self.messages.append({"role": "user", "content": observation})
+        self._events.append(
+            StepEvent(
+                turn=turn,
+                assistant_text=reply.text,
+                code=action,
+                interpreter_result=_result(result),
+                observation=observation,
+                token_usage=_usage(reply),
+            )
+        )
+
+    def graded(self, reason: FinishReason, verdict: Verdict) -> Trace:
+        """The trace of an episode that ended and was graded."""
+        return self._trace(reason, verdict=verdict, failure=None)
+
+    def failed(self, failure: EpisodeFailure) -> Trace:
+        """The trace of an episode that failed by our doing: without a verdict."""
+        text = "".join(traceback.format_exception(failure))[-MAX_TRACEBACK_CHARS:]
+        self._events.append(ErrorEvent(origin=failure.origin, message=failure.message, traceback=text))
+        record = Failure(origin=failure.origin, message=failure.message)
+        return self._trace(FinishReason.FAILED, verdict=None, failure=record)
+
+    def _trace(self, reason: FinishReason, verdict: Verdict | None, failure: Failure | None) -> Trace:
+        self._events.append(FinishEvent(reason=reason))
+        return Trace(
+            started_at=self._started_at,
+            finished_at=_now(),
+            summary=_summary(self._task, self._events, reason),
+            runtime=self._runtime,
+            rung=self.rung,
+            agent=self._runtime.agent,
+            model=self._model.name,
+            sampling=_sampling(self._model),
+            seed=self._seed,
+            limits=_limits(self._limits),
+            versions={"keepstate": __version__, "python": platform.python_version()},
+            failure=failure,
+            verdict=verdict,
+            messages=tuple(self.messages),
+            events=tuple(self._events),
+        )
+
+
+def jsonable(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """`value` as JSON of bounded size: what model-written code passed to a tool may be anything.
+
+    Text beyond 10,000 characters, nesting beyond 20 levels, integers beyond 4,096 bits and non-finite numbers are
+    replaced by text that says so.
+    """
+    if not isinstance(value, dict | list | tuple):
+        return _bounded(value)
+    if not depth:
+        return "<nested too deep>"
+    if isinstance(value, dict):
+        return {str(_bounded(key)): jsonable(item, depth - 1) for key, item in value.items()}
+    return [jsonable(item, depth - 1) for item in value]
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > MAX_ARGUMENT_CHARS:
+        return f"{value[:MAX_ARGUMENT_CHARS]}[... {len(value) - MAX_ARGUMENT_CHARS} characters left out]"
+    if isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
+        return f"<integer of {value.bit_length()} bits>"
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value if value is None or isinstance(value, str | int | float) else f"<{type(value).__name__}>"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _usage(reply: Reply) -> TokenUsage:
+    return TokenUsage(
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+        total_tokens=reply.prompt_tokens + reply.completion_tokens,
+        cached_tokens=reply.cached_tokens,
+    )
+
+
+def _result(result: ActionResult) -> InterpreterResult:
+    calls = tuple(
+        ToolCallRecord(
+            tool=call.tool, arguments=jsonable(call.arguments), output=jsonable(call.output), error=call.error
+        )
+        for call in result.tool_calls
+    )
+    return InterpreterResult(
+        output=result.output,
+        error=result.error,
+        error_type=result.error_type,
+        globals=result.globals,
+        results=calls,
+        state_lost=result.state_lost,
+        seconds=round(result.seconds, 6),
+    )
+
+
+def _summary(task: TaskRef, events: list[Event], reason: FinishReason) -> Summary:
+    steps = [event for event in events if isinstance(event, StepEvent)]
+    usages = [event.token_usage for event in events if isinstance(event, ModelResponseEvent)]
+    cached = [usage.cached_tokens for usage in usages if usage.cached_tokens is not None]
+    kinds = Counter(step.interpreter_result.error_type or "Error" for step in steps if step.interpreter_result.error)
+    return Summary(
+        task=task,
+        system_prompts=tuple(p for event in events if isinstance(event, SystemPromptEvent) for p in event.prompts),
+        num_steps=len(steps),
+        finish_reason=reason,
+        errors=dict(sorted(kinds.items())),
+        token_usage=TokenUsage(
+            prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+            completion_tokens=sum(usage.completion_tokens for usage in usages),
+            total_tokens=sum(usage.total_tokens for usage in usages),
+            cached_tokens=sum(cached) if cached else None,
+        ),
+    )
+
+
+def _sampling(model: Model) -> dict[str, Any] | None:
+    sampling = getattr(model, "sampling", None)
+    return asdict(sampling) if is_dataclass(sampling) and not isinstance(sampling, type) else None
+
+
+def _limits(limits: EpisodeLimits) -> LimitsRecord:
+    return LimitsRecord(
+        turns=limits.turns,
+        seconds=limits.seconds,
+        tool_calls=limits.runtime.tool_calls,
+        action_seconds=limits.runtime.seconds,
+        memory_mib=limits.runtime.memory_mib,
+        output_chars=limits.runtime.output_chars,
+    )

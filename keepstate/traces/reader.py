@@ -1,0 +1,110 @@
+"""Reading traces: ours, and by `keepstate.traces.importers` those of the research code.
+
+One bad file never stops a reader of many: it is named with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from keepstate.agents.record import TRACE_SCHEMA, Trace
+from keepstate.errors import UserError
+from keepstate.files import existing_folder
+from keepstate.traces.writer import TRACE_SUFFIX
+
+
+@dataclass(frozen=True, slots=True)
+class BadTrace:
+    """A file that should be a trace and is not."""
+
+    path: Path
+    reason: str
+
+
+class TraceError(ValueError):
+    """The content is no trace; the message says why."""
+
+
+def read_trace(path: Path) -> Trace:
+    """Read one trace.
+
+    Raises:
+        UserError: There is no such file, or it is no trace.
+    """
+    try:
+        return parse_trace(path.read_bytes())
+    except (TraceError, OSError) as error:
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        raise UserError(
+            f"cannot read trace {path}: {reason}", f"see all of them: keepstate traces check {path.parent}"
+        ) from error
+
+
+def iter_traces(folder: Path) -> Iterator[tuple[Path, Trace | BadTrace]]:
+    """Every `*.trace.json` below `folder`, sorted by path, one at a time.
+
+    Raises:
+        UserError: No such folder.
+    """
+    existing_folder(folder, "traces", "keepstate traces collect")
+    for path in sorted(folder.rglob(f"*{TRACE_SUFFIX}")):
+        if path.name.startswith("."):
+            continue
+        try:
+            yield path, parse_trace(path.read_bytes())
+        except (TraceError, OSError) as error:
+            reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+            yield path, BadTrace(path, reason)
+
+
+def parse_trace(raw: bytes) -> Trace:
+    """The trace in the bytes of a file.
+
+    Raises:
+        TraceError: They hold none.
+    """
+    value = _json_object(raw)
+    if value.get("schema") == TRACE_SCHEMA:
+        try:
+            return Trace.model_validate(value)
+        except ValidationError as error:
+            raise TraceError(first_error(error)) from error
+    if "schema" not in value and isinstance(value.get("events"), list):
+        return _imported(value)
+    raise TraceError(f"schema is {value.get('schema')!r}, expected {TRACE_SCHEMA!r}")
+
+
+def first_error(error: ValidationError) -> str:
+    """The first of pydantic's complaints, on one line, and how many there are."""
+    errors = error.errors(include_url=False, include_context=False)
+    place = ".".join(str(part) for part in errors[0]["loc"]) or "trace"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{place}: {errors[0]['msg']}{more}"
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    if not raw.strip():
+        raise TraceError("the file is empty")
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"no valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise TraceError(f"holds a JSON {type(value).__name__}, an object is needed")
+    return value
+
+
+def _imported(value: dict[str, Any]) -> Trace:
+    from keepstate.traces.importers import research_trace  # noqa: PLC0415
+
+    try:
+        trace: Trace = research_trace(value)
+    except ValidationError as error:
+        raise TraceError(first_error(error)) from error
+    return trace
