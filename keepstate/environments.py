@@ -1,0 +1,275 @@
+"""The Python environments beside the core: `.venv-train` (Axolotl) and `.venv-serve` (vLLM), made on demand.
+
+    python -m keepstate.environments train serve     # make what is missing or broken, say where it is
+
+Each is made once from its lock files (`locks/`, every wheel pinned by hash). A stamp, written last, names the locks it
+was made from and what is installed; an environment without a fitting stamp is made anew. `docs/environments.md` tells
+why there are three. Does not touch the core environment, and never imports what it installs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from keepstate import machine
+from keepstate.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from keepstate.files import write_json
+
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+"""PyTorch's own index of CPU builds, asked where the index in use has none. `KEEPSTATE_TORCH_INDEX` names another."""
+CPU_PYTHON = "3.11"
+"""The CPU locks hold wheels for this version alone (Axolotl 0.19.0 with torch 2.13.0, measured)."""
+NEEDED_GIB = {"cpu": 8, "cuda": 20}
+"""Free disk space to ask for: the larger CPU environment takes 4 GiB, and pip unpacks beside it."""
+
+Name = Literal["train", "serve"]
+Device = Literal["cpu", "cuda"]
+NAMES: tuple[Name, ...] = ("train", "serve")
+
+
+class State(StrEnum):
+    """What was found where an environment should be."""
+
+    READY = "ready"
+    MISSING = "missing"
+    STALE = "stale"
+    """Made from other locks than those in the repository."""
+    BROKEN = "broken"
+    """Half made, or changed since."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentSpec:
+    """One environment: where it lies and what it is made from."""
+
+    name: Name
+    device: Device
+    home: Path
+
+    @property
+    def folder(self) -> Path:
+        """The virtual environment's folder."""
+        return self.home / f".venv-{self.name}"
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.folder / "bin" / "python"
+
+    @property
+    def log(self) -> Path:
+        """What pip said when it was last made."""
+        return self.home / ".stamps" / f"{self.name}.log"
+
+    @property
+    def locks(self) -> tuple[Path, ...]:
+        """Its lock files, torch's first: a wrong index is then noticed within a second."""
+        own = f"{self.name}-{self.device}.txt"
+        names = ("torch-cpu.txt", own) if self.device == "cpu" else (own,)
+        return tuple(locks_folder() / name for name in names)
+
+    @property
+    def lock_hash(self) -> str:
+        """SHA-256 (hex) of the lock files."""
+        return hashlib.sha256(b"\0".join(path.read_bytes() for path in self.locks)).hexdigest()
+
+    @property
+    def command(self) -> str:
+        """What a user types to make it."""
+        return f"python -m keepstate.environments {self.name}"
+
+    def state(self) -> State:
+        """What is there now. Looks at files only (a millisecond); starts nothing."""
+        if not self.folder.is_dir():
+            return State.MISSING
+        try:
+            stamp = json.loads(self._stamp.read_bytes())
+        except (OSError, ValueError):
+            return State.BROKEN
+        if not isinstance(stamp, dict) or not os.access(self.python, os.X_OK):
+            return State.BROKEN
+        if stamp.get("locks") != self.lock_hash or stamp.get("device") != self.device:
+            return State.STALE
+        return State.READY if stamp.get("installed") == self._inventory() else State.BROKEN
+
+    def write_stamp(self) -> None:
+        """Declare the environment complete."""
+        stamp = {"locks": self.lock_hash, "device": self.device, "installed": self._inventory()}
+        write_json(self._stamp, stamp)
+
+    @property
+    def _stamp(self) -> Path:
+        return self.folder / "keepstate-stamp.json"
+
+    def _inventory(self) -> list[str]:
+        """Name and version of every installed package."""
+        return sorted(
+            path.name.removesuffix(".dist-info") for path in self.folder.glob("lib/python*/site-packages/*.dist-info")
+        )
+
+
+def home() -> Path:
+    """Where environments, models and results lie: `KEEPSTATE_HOME`, else the checkout, else the current folder."""
+    if named := os.environ.get("KEEPSTATE_HOME"):
+        return Path(named).expanduser().resolve()
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "locks").is_dir() else Path.cwd()
+
+
+def locks_folder() -> Path:
+    """The lock files: in the checkout, or inside the installed package."""
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / "locks", package / "locks"):
+        if folder.is_dir():
+            return folder
+    raise UserError(
+        "the lock files are missing beside the package", "install keepstate from a checkout: pip install -e ."
+    )
+
+
+def device() -> Device:
+    """`cuda` where nvidia-smi names a GPU, else `cpu`; `KEEPSTATE_DEVICE` decides otherwise.
+
+    Raises:
+        UserError: `KEEPSTATE_DEVICE` is neither.
+    """
+    match os.environ.get("KEEPSTATE_DEVICE"):
+        case None:
+            return "cuda" if machine.gpus() else "cpu"
+        case "cpu":
+            return "cpu"
+        case "cuda":
+            return "cuda"
+        case named:
+            raise UserError(f"KEEPSTATE_DEVICE is {named!r}", "set it to cpu or cuda, or unset it")
+
+
+def spec(name: Name) -> EnvironmentSpec:
+    """The environment `name` as this machine needs it."""
+    return EnvironmentSpec(name, device(), home())
+
+
+def ensure(name: Name) -> Path:
+    """Make the environment `name` unless it is ready, and return its interpreter.
+
+    Progress goes to stderr, pip's own words to `.stamps/<name>.log`. Of two callers at once, one makes it, the other
+    waits.
+
+    Raises:
+        UserError: No fitting Python, no space, or pip failed.
+    """
+    wanted = spec(name)
+    if wanted.state() is State.READY:
+        return wanted.python
+    with _alone(wanted):
+        found = wanted.state()
+        if found is not State.READY:
+            reason = {State.MISSING: "is made", State.STALE: "is made anew: its lock files changed"}
+            _say(f"{wanted.folder.name} {reason.get(found, 'is made anew: it is incomplete')} (log: {wanted.log})")
+            _build(wanted)
+    return wanted.python
+
+
+def _build(wanted: EnvironmentSpec) -> None:
+    from keepstate.installing import install  # noqa: PLC0415  (rich; only when there is something to make)
+
+    python = find_python(wanted.device)
+    wanted.home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(wanted.home).free / machine.GIB
+    needed = NEEDED_GIB[wanted.device]
+    if free < needed:
+        raise UserError(
+            f"{wanted.folder.name} needs {needed} GiB of disk, {free:.1f} GiB are free in {wanted.home}",
+            "free some space, or put environments and results elsewhere: export KEEPSTATE_HOME=/folder/with/space",
+        )
+    if wanted.folder.exists():
+        wanted._stamp.unlink(missing_ok=True)  # first of all, so that a half-removed one is known as broken
+        shutil.rmtree(wanted.folder)
+    install(wanted, python)
+    wanted.write_stamp()
+
+
+def find_python(for_device: Device) -> str:
+    """An interpreter that the lock files of `for_device` have wheels for.
+
+    Raises:
+        UserError: There is none, or the CPU wheels do not run on this kind of machine.
+    """
+    if for_device == "cuda":
+        return sys.executable
+    if not machine.is_x86_linux():
+        raise UserError(
+            "the CPU environments hold wheels for x86-64 Linux only",
+            "run keepstate there, or in a container of that kind; tasks, traces, datasets and reports work everywhere",
+        )
+    for candidate in (sys.executable, shutil.which(f"python{CPU_PYTHON}"), f"/usr/bin/python{CPU_PYTHON}"):
+        if candidate and _version(candidate) == CPU_PYTHON:
+            return candidate
+    raise UserError(
+        f"no Python {CPU_PYTHON} found, which .venv-train and .venv-serve need",
+        f"install it (your system's package, uv python install {CPU_PYTHON} or pyenv install {CPU_PYTHON}), "
+        "then repeat the command",
+    )
+
+
+def _version(python: str) -> str | None:
+    """`major.minor` of an interpreter; None where it does not run (a shim of pyenv may exist and fail)."""
+    try:
+        code = "import sys; print('%d.%d' % sys.version_info[:2])"
+        return subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, timeout=20, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@contextmanager
+def _alone(wanted: EnvironmentSpec) -> Iterator[None]:
+    """Hold the lock of one environment; the kernel drops it however we end."""
+    path = wanted.home / ".stamps" / f"{wanted.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"{wanted.folder.name} is being made by another keepstate: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make the named environments, print the path of each interpreter, and return the exit code."""
+    try:
+        if not arguments or not set(arguments) <= set(NAMES):
+            named = " ".join(arguments) or "(none named)"
+            raise UserError(f"not an environment: {named}", f"name one or more of: {', '.join(NAMES)}")
+        for name in NAMES:
+            if name in arguments:
+                print(ensure(name))
+    except UserError as error:
+        _say(f"error: {error.message}\nhint:  {error.hint}")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return EXIT_INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""What this machine has: processors, memory, CUDA GPUs. Asks the operating system and nvidia-smi, never torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One CUDA GPU as nvidia-smi names it."""
+
+    name: str
+    memory_gib: float
+    driver: str
+
+
+@cache
+def gpus() -> tuple[Gpu, ...]:
+    """The CUDA GPUs, empty where there is none or its driver does not answer within 10 s."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+        rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
+        return tuple(Gpu(name, float(mib) / 1024, driver) for name, mib, driver in rows)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return ()
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_gib() -> float:
+    """Main memory, or the container's limit where that is lower."""
+    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        total = min(total, float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total / GIB
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets by the kernel's names (`avx2`, `avx512f`, `amx_bf16`, ...); empty where they are not told."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def is_x86_linux() -> bool:
+    """Whether the CPU environments' wheels run here."""
+    return sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")

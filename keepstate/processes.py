@@ -1,0 +1,91 @@
+"""Long-running programs that keepstate starts (pip, Axolotl, vLLM) and that must never outlive it.
+
+`GuardedProcess` puts a small guard (`keepstate/guard.py`) between us and the program. However we end, by return,
+exception, Ctrl-C or SIGKILL, the guard notices and ends the program's whole process tree. Does not read its output.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from keepstate import guard
+
+
+class GuardedProcess:
+    """A running program. Use it as a context manager, or call `stop`.
+
+    Args:
+        command: Program and arguments.
+        output: Where its stdout and stderr go: an open file, or None to inherit ours.
+        env: Its whole environment; None inherits ours.
+        cwd: Its working folder.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        output: IO[Any] | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        read, self._write = os.pipe()
+        try:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", guard.__file__, str(read), *map(str, command)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+                env=env,
+                cwd=cwd,
+                pass_fds=(read,),
+                start_new_session=True,  # a Ctrl-C in the terminal reaches us alone; we then stop the program
+            )
+        except BaseException:
+            os.close(self._write)
+            raise
+        finally:
+            os.close(read)
+        self._stopped = False
+
+    @property
+    def pid(self) -> int:
+        """Process id of the guard; the program is its only child."""
+        return self._guard.pid
+
+    def poll(self) -> int | None:
+        """The program's exit code (128 + signal where one ended it), or None while it runs."""
+        return self._guard.poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the program's end and return its exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: It still runs after `timeout` seconds.
+        """
+        return self._guard.wait(timeout)
+
+    def stop(self) -> int:
+        """End the program and everything it started: SIGTERM, then SIGKILL after 10 s. Safe to call twice."""
+        if not self._stopped:
+            self._stopped = True
+            os.close(self._write)
+        while True:
+            try:
+                return self._guard.wait()
+            except KeyboardInterrupt:  # an impatient second Ctrl-C must not leave the program behind
+                continue
+
+    def __enter__(self) -> GuardedProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
