@@ -18,15 +18,14 @@ ECHO_CHARS = 60
 
 _ITEM = (Parameter(name="item_id", type="str"),)
 TOOLS = (
-    Tool(name="list_items", description="All item ids, as a JSON list.", returns="str"),
+    Tool(name="list_items", description="JSON list of all item ids.", returns="str"),
     Tool(
         name="inspect",
-        description='Look at one item: JSON with its "class", "value" and "weight". '
-        "Each distinct item costs one inspection; looking at it again is free.",
+        description='JSON with the item\'s "class", "value" and "weight". Each distinct item costs one inspection.',
         parameters=_ITEM,
         returns="str",
     ),
-    Tool(name="take_item", description="Put one item into the knapsack; it stays there.", parameters=_ITEM),
+    Tool(name="take_item", description="Put one item into the knapsack.", parameters=_ITEM),
     Tool(name="finish", description="End the task."),
 )
 
@@ -111,7 +110,7 @@ class KnapsackEnvironment(Environment):
         return action(**arguments)
 
     def _list_items(self) -> str:
-        return json.dumps(self._content.public.item_ids)
+        return json.dumps(self._content.public.item_ids, separators=(",", ":"))
 
     def _inspect(self, item_id: str) -> str:
         budget = self._content.public.inspect_budget
@@ -119,7 +118,8 @@ class KnapsackEnvironment(Environment):
             raise ToolError(f"inspection budget used up: {budget} of {budget}")
         self._inspected.add(item_id)
         item = self._content.private.items[item_id]
-        return json.dumps({"class": item.class_, "value": item.value, "weight": item.weight})
+        properties = {"class": item.class_, "value": item.value, "weight": item.weight}
+        return json.dumps(properties, separators=(",", ":"))
 
     def _take_item(self, item_id: str) -> None:
         if item_id in self._taken:

@@ -1,0 +1,135 @@
+"""What the scripted teacher writes: thoughts, code blocks and tool calls, in the formats of the agents.
+
+Pure text from a `Plan` and what was learnt; decides nothing. Kept short: these answers train a 135M-parameter model, so
+code does the arithmetic (CodeAct), and ids and numbers are copied, never computed, where a later block needs them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Known = Mapping[str, tuple[int, int]]
+"""Value and weight of each usable item, by id, in the order of inspection."""
+
+ORDERS = {"listed": "", "backward": "[::-1]", "third first": "\nids = ids[2:] + ids[:2]"}
+"""Exploration orders, and what each adds to the line that lists the ids: slices, which a small model can follow without
+code (react), where it could not sort or shuffle."""
+
+START = (
+    "I list the items and inspect the first {count}.",
+    "I begin with {count} inspections.",
+    "First I look at {count} items.",
+    "Let me list the items and look at {count} of them.",
+)
+MORE = (
+    "{usable} usable so far. I inspect the next {count}.",
+    "That gives {usable} usable items. Next {count} inspections.",
+    "Usable items: {usable}. I look at {count} more.",
+)
+PLAN = (
+    "The budget is used. I pack the best of {usable} usable items into {capacity} and finish.",
+    "All {usable} usable items are known. I take the best packing for capacity {capacity}.",
+    "With {usable} usable items I compute the best packing for {capacity}, take it and finish.",
+)
+RESTATE = (
+    "Variables are gone, so I write them again.",
+    "I define again what I know.",
+    "I restate the known items.",
+)
+NAMES = ("known", "found", "usable")
+"""What the dictionary of usable items is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """The choices of wording of one task, equal in all runtimes."""
+
+    start: str
+    more: tuple[str, ...]
+    plan: str
+    restate: str
+    name: str
+    order: str
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """The numbers of the goal that code and thoughts repeat."""
+
+    capacity: int
+    allowed: tuple[str, ...]
+
+
+def codeact(thought: str, code: str) -> str:
+    """An answer of a CodeAct agent."""
+    return f"{thought}\n\n```python\n{code}\n```"
+
+
+def react(thought: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """An answer of a ReAct agent."""
+    action = json.dumps([{"tool": tool, "args": dict(arguments)} for tool, arguments in calls], separators=(",", ":"))
+    return f"Thought: {thought}\nAction: {action}"
+
+
+def setup_code(style: Style) -> str:
+    """The import and the ids in the order of exploration."""
+    return f"import json\nids = json.loads(list_items()){ORDERS[style.order]}"
+
+
+def inspect_code(goal: Goal, style: Style, first: int, last: int) -> str:
+    """Inspect ids[first:last] and keep the usable ones."""
+    return (
+        f"for i in ids[{first or ''}:{last}]:\n"
+        "    x = json.loads(inspect(i))\n"
+        f"    if x['class'] in {list(goal.allowed)}:\n"
+        f"        {style.name}[i] = x['value'], x['weight']"
+    )
+
+
+def report_code(style: Style, *, whole: bool) -> str:
+    """Print the usable items where the next block needs to read them, else only their number."""
+    return f"print({style.name})" if whole else f"print(len({style.name}))"
+
+
+def pack_code(goal: Goal, style: Style) -> str:
+    """The exact packing (dynamic programming over total weights), taken, and the end."""
+    return (
+        "best = {0: (0, [])}\n"
+        f"for i, (v, w) in {style.name}.items():\n"
+        "    for t, (b, p) in list(best.items()):\n"
+        f"        if t + w <= {goal.capacity}:\n"
+        "            best[t + w] = max(best.get(t + w, (0,)), (b + v, p + [i]))\n"
+        "for i in max(best.values())[1]:\n"
+        "    take_item(i)\n"
+        "finish()"
+    )
+
+
+def best_packing(known: Known, capacity: int) -> list[str]:
+    """What `pack_code` computes, for the runtime that runs no code."""
+    best: dict[int, tuple[int, list[str]]] = {0: (0, [])}
+    for item, (value, weight) in known.items():
+        for total, (worth, pack) in list(best.items()):
+            if total + weight <= capacity:
+                best[total + weight] = max(best.get(total + weight, (0, [])), (worth + value, [*pack, item]))
+    return max(best.values())[1]
+
+
+def known_code(style: Style, known: Known) -> str:
+    """The usable items as a literal."""
+    return f"{style.name} = {dict(known)}"
+
+
+def known_words(known: Known) -> str:
+    """The usable items in a thought: id, value/weight."""
+    return ", ".join(f"{item} {value}/{weight}" for item, (value, weight) in known.items()) or "none"
+
+
+def packing_words(known: Known, pack: Sequence[str]) -> str:
+    """The chosen items as a sum of value/weight."""
+    parts = [known[item] for item in pack]
+    total = f"{sum(value for value, _ in parts)}/{sum(weight for _, weight in parts)}"
+    return f"{' + '.join(f'{value}/{weight}' for value, weight in parts) or 'nothing'} = {total}"
