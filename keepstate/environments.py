@@ -9,15 +9,14 @@ why there are three. Does not touch the core environment, and never imports what
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Literal
 from keepstate import machine
 from keepstate.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from keepstate.files import write_json
+from keepstate.processes import only_one
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's own index of CPU builds, asked where the index in use has none. `KEEPSTATE_TORCH_INDEX` names another."""
@@ -173,7 +173,7 @@ def ensure(name: Name) -> Path:
     wanted = spec(name)
     if wanted.state() is State.READY:
         return wanted.python
-    with _alone(wanted):
+    with only_one(wanted.log.with_suffix(".lock"), wanted.folder.name):
         found = wanted.state()
         if found is not State.READY:
             reason = {State.MISSING: "is made", State.STALE: "is made anew: its lock files changed"}
@@ -224,6 +224,11 @@ def find_python(for_device: Device) -> str:
     )
 
 
+def core_has_pip() -> bool:
+    """Whether the running interpreter can install (one made by uv cannot)."""
+    return importlib.util.find_spec("pip") is not None
+
+
 def _version(python: str) -> str | None:
     """`major.minor` of an interpreter; None where it does not run (a shim of pyenv may exist and fail)."""
     try:
@@ -233,20 +238,6 @@ def _version(python: str) -> str | None:
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-@contextmanager
-def _alone(wanted: EnvironmentSpec) -> Iterator[None]:
-    """Hold the lock of one environment; the kernel drops it however we end."""
-    path = wanted.home / ".stamps" / f"{wanted.name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say(f"{wanted.folder.name} is being made by another keepstate: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _say(text: str) -> None:

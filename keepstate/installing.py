@@ -7,7 +7,6 @@ would take as long as the rest together (.venv-train: 89 s with, 42 s without; P
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import sys
@@ -36,11 +35,11 @@ def install(wanted: EnvironmentSpec, python: str) -> None:
     Raises:
         UserError: pip failed; the message says why, as far as its log tells.
     """
-    from keepstate.environments import TORCH_CPU_INDEX  # noqa: PLC0415  (it imports us)
+    from keepstate.environments import TORCH_CPU_INDEX, core_has_pip  # noqa: PLC0415  (it imports us)
 
     wanted.log.parent.mkdir(parents=True, exist_ok=True)
     wanted.log.unlink(missing_ok=True)
-    own_pip = importlib.util.find_spec("pip") is None  # e.g. a core environment made by uv
+    own_pip = not core_has_pip()
     _run(wanted, [python, "-m", "venv", *([] if own_pip else ["--without-pip"]), str(wanted.folder)])
     pip = (
         [str(wanted.python), "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", str(wanted.python)]
@@ -71,13 +70,13 @@ def _run(wanted: EnvironmentSpec, command: list[str]) -> None:
     """Run one command into the log, with a progress bar; raise when it fails."""
     with wanted.log.open("a") as log:
         start = log.tell()
-        with GuardedProcess(command, output=log) as process, _progress(wanted, start):
+        with GuardedProcess(command, output=log) as process, _Progress(wanted, start):
             code = process.wait()
     if code:
         raise _explain(wanted, _text(wanted.log)[start:])
 
 
-class _progress:
+class _Progress:
     """Shows how far pip is, by its log and by what has appeared in site-packages, until the block ends."""
 
     def __init__(self, wanted: EnvironmentSpec, log_start: int) -> None:

@@ -6,10 +6,12 @@ exception, Ctrl-C or SIGKILL, the guard notices and ends the program's whole pro
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -89,3 +91,21 @@ class GuardedProcess:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+@contextmanager
+def only_one(lock: Path, what: str) -> Iterator[None]:
+    """Let one process at a time into the block; the kernel drops the lock however the holder ends.
+
+    Args:
+        lock: The file to lock; made where it is missing.
+        what: What the block makes, for the message to those who wait.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{what} is being made by another keepstate: waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
