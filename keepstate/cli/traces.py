@@ -1,0 +1,136 @@
+"""`keepstate traces`: collect, import, check, count and show the records of episodes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from keepstate.errors import EXIT_PARTIAL, UserError
+from keepstate.traces import BadTrace, Trace, iter_traces, read_trace
+from keepstate.traces.check import check_folders
+from keepstate.traces.statistics import summarise
+from keepstate.traces.view import printable, show
+
+COMMANDS = {
+    "collect": "Let a teacher act in a runtime and record it.",
+    "import": "Read traces from elsewhere into keepstate's schema.",
+    "check": "Check that traces are whole, append-only and paired.",
+    "stats": "Count what is in folders of traces.",
+    "view": "Show one trace in the terminal.",
+}
+ELSEWHERE = {"collect": "keepstate.cli._collect", "import": "keepstate.cli._import"}
+"""Commands with a module of their own, imported when called."""
+
+
+class TracesGroup(click.Group):
+    """A group that lists its commands without importing any."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, in the order of work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command that has one."""
+        if cmd_name in ELSEWHERE:
+            command: click.Command = importlib.import_module(ELSEWHERE[cmd_name]).command
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List commands from `COMMANDS`."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=TracesGroup)
+def command() -> None:
+    """Let a teacher act, and look at what was recorded."""
+
+
+@command.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--paired", is_flag=True, help="Folders (or the subfolders of one) must hold the same tasks.")
+def check(folders: tuple[Path, ...], paired: bool) -> None:
+    """Check every trace below FOLDERS; name the broken ones and exit with 1 if there are any."""
+    report = check_folders(folders, paired=paired)
+    if not report.checked:
+        raise UserError(f"no *.trace.json below {' '.join(map(str, folders))}", "make some: keepstate traces collect")
+    for path, reasons in report.problems.items():
+        for reason in reasons:
+            click.echo(printable(f"{path}: {reason}"))
+    for task, lacking in report.unpaired.items():
+        click.echo(printable(f"{task}: not in {', '.join(lacking)}"))
+    pairing = f", {len(report.unpaired)} tasks not in every folder" if paired else ""
+    click.echo(f"{report.checked} traces checked, {len(report.problems)} broken{pairing}", err=True)
+    if not report.good:
+        raise click.exceptions.Exit(EXIT_PARTIAL)
+
+
+@command.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Every figure, as JSON.")
+def stats(folders: tuple[Path, ...], as_json: bool) -> None:
+    """Count what is in FOLDERS: one row per runtime, task set and model. Exit 1 if a file could not be read."""
+    groups, bad = _grouped(folders)
+    rows = [(names, summarise(traces)) for names, traces in sorted(groups.items())]
+    if not rows:
+        raise UserError(f"no readable trace below {' '.join(map(str, folders))}", "make some: keepstate traces collect")
+    if as_json:
+        keys = ("runtime", "tasks", "model")
+        click.echo(json.dumps([dict(zip(keys, names, strict=True)) | row for names, row in rows], indent=2))
+    else:
+        _print_table(rows)
+    if bad:
+        click.echo(f"{bad} files are no traces: keepstate traces check names them", err=True)
+        raise click.exceptions.Exit(EXIT_PARTIAL)
+
+
+@command.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def view(path: Path) -> None:
+    """Show the trace at PATH: every message, and what each step cost."""
+    show(read_trace(path), Console(highlight=False))
+
+
+def _grouped(folders: tuple[Path, ...]) -> tuple[dict[tuple[str, str, str], list[Trace]], int]:
+    """Traces by runtime, task set and model, and how many files are none."""
+    groups: dict[tuple[str, str, str], list[Trace]] = defaultdict(list)
+    bad = 0
+    for folder in folders:
+        for _, trace in iter_traces(folder):
+            if isinstance(trace, BadTrace):
+                bad += 1
+            else:
+                tasks = f"{trace.task.family} {trace.task.difficulty}"
+                groups[str(trace.runtime), tasks, trace.model].append(trace)
+    return groups, bad
+
+
+def _print_table(rows: list[tuple[tuple[str, str, str], dict[str, Any]]]) -> None:
+    table = Table(
+        "runtime", "tasks", "model", "solved", "graded", "not graded", "score", "steps", "tokens", "NameError"
+    )
+    for names, row in rows:
+        failed = ", ".join(f"{origin} {count}" for origin, count in row["num_not_graded"].items()) or "0"
+        table.add_row(
+            *map(printable, names),
+            str(row["num_tasks_solved"]),
+            str(row["num_graded"]),
+            failed,
+            _figure(row["average_score"], ".3f"),
+            _figure(row["average_steps"], ".1f"),
+            _figure(row["average_total_tokens"], ",.0f"),
+            _figure(row["missing_variable_share"], ".0%"),
+        )
+    Console().print(table)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
