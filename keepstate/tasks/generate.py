@@ -48,10 +48,10 @@ def make_tasks(
         raise UserError(f"cannot make {count} tasks", "ask for one or more, e.g. --count 100")
     parameters = source.difficulties[Difficulty(difficulty)]
     taken = {problem_hash(task) for task in apart_from}
-    key = {"family": family_name, "parameters": parameters.model_dump(mode="json"), "seed": seed_start}
+    key = canonical_json([family_name, parameters.model_dump(mode="json"), seed_start])
     index = made = 0
     while made < count:
-        digest = hashlib.sha256(canonical_json({**key, "index": index}).encode()).digest()
+        digest = hashlib.sha256(f"{key}:{index}".encode()).digest()
         bits = np.random.PCG64(int.from_bytes(digest))
         instance = source.sample(bits, parameters, RuleSet(rules))
         task = Task(

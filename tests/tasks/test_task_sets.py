@@ -23,10 +23,10 @@ def tasks_command(*arguments: object) -> Result:
 
 
 GOLDEN = {
-    "mini": "3e7f568e811f1ece348c7ffa7fc30a9bf05ced8c87b890513b266f1b0ef6423d",
-    "easy": "9452da13513ba641259137d8609df040f47e963047ded2da8b75a8074b44510d",
-    "medium": "a2ce5a3ed6f73b9e6e00d910e2cb5283b75f7d7887955618d3c796ab3f36121a",
-    "hard": "46d037b909b9353a09e6afdb602525abd7585b128d6e783215d98d82bfdf3d4e",
+    "mini": "735a0e52bfa8523680eddcd06cab06bdff305a820ac643c0866434ee8f86f180",
+    "easy": "fa6e5d1ae9fe5298e75cd6e6b2ddd81ff9b84105f379b88c5b7548f137733ba1",
+    "medium": "bd246aa1d85ff317c9da60e6409efd38a8ad01bc10178a744ab8ed9d7d0f735d",
+    "hard": "e12492cea89c55448466e0db5380a5b0847e74868179f4953dbe2c26acbf88ad",
 }
 """Content hash of the third strict task of seed 123456789: changes only when every published set changes."""
 

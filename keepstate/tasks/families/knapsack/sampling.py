@@ -84,7 +84,9 @@ def _attempt(bits: np.random.BitGenerator, parameters: KnapsackParameters, rules
     allowed = _choose(parameters.classes, picks)
     classes = _bounded(drawn[0], 0, parameters.classes - 1)
     classes[0] = allowed[(int(lead) >> 32) * len(allowed) >> 32]
-    candidates = np.flatnonzero(np.isin(classes, allowed))
+    is_allowed = np.zeros(parameters.classes, dtype=bool)
+    is_allowed[allowed] = True
+    candidates = np.flatnonzero(is_allowed[classes])
     if len(candidates) < MIN_ALLOWED_ITEMS:
         return None
     weights = _bounded(drawn[1], *parameters.weight)
@@ -97,7 +99,8 @@ def _attempt(bits: np.random.BitGenerator, parameters: KnapsackParameters, rules
     optimum = solve(allowed_weights, allowed_values, capacity)
     if not _accepted(optimum, allowed_values):
         return None
-    ids = [f"item_{number:012x}" for number in (drawn[3] >> np.uint64(16)).tolist()]
+    digits = drawn[3].astype(">u8").tobytes().hex()
+    ids = [f"item_{digits[start : start + 12]}" for start in range(0, len(digits), 16)]
     if len(set(ids)) < count:
         return None
     items = {

@@ -31,22 +31,23 @@ def solve(weights: Sequence[int], values: Sequence[int], capacity: int) -> Packi
     Returns:
         An optimal packing; of several, always the same one: later items are left out where they add nothing.
     """
-    best = np.zeros(capacity + 1, dtype=np.int64)
-    better = np.zeros((len(weights), capacity + 1), dtype=bool)
+    best = np.zeros((len(weights) + 1, capacity + 1), dtype=np.int64)
     for position, (weight, value) in enumerate(zip(weights, values, strict=True)):
-        if weight > capacity:
-            continue
-        with_item = best[: capacity + 1 - weight] + value
-        np.greater(with_item, best[weight:], out=better[position, weight:])
-        np.maximum(best[weight:], with_item, out=best[weight:])
+        without, after = best[position], best[position + 1]
+        after[:weight] = without[:weight]
+        if weight <= capacity:
+            np.add(without[: capacity + 1 - weight], value, out=after[weight:])
+            np.maximum(after[weight:], without[weight:], out=after[weight:])
     chosen: list[int] = []
     free = capacity
+    column = best[:, free]
     for position in range(len(weights) - 1, -1, -1):
-        if better[position, free]:
+        if column[position + 1] != column[position]:
             chosen.append(position)
             free -= weights[position]
+            column = best[:, free]
     chosen.reverse()
-    return Packing(tuple(chosen), int(best[capacity]), sum(weights[position] for position in chosen))
+    return Packing(tuple(chosen), int(best[-1, capacity]), sum(weights[position] for position in chosen))
 
 
 def best_of_few(weights: Sequence[int], values: Sequence[int], capacity: int, count: int) -> int:
