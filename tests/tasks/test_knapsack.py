@@ -147,12 +147,12 @@ def test_refusals_say_what_is_wrong_in_few_words(tool: str, arguments: dict[str,
 
 
 def test_inspections_are_budgeted_and_a_second_look_is_free() -> None:
-    task = one("easy")
+    drawn = make_tasks("knapsack", "easy", 50, 0)
+    task = next(task for task in drawn if task.public["inspect_budget"] < len(task.public["item_ids"]))
     environment = environment_for(task)
     ids = json.loads(environment.call("list_items", {}))
     budget = task.public["inspect_budget"]
     assert ids == task.public["item_ids"]
-    assert budget < len(ids)
     for item in ids[:budget] * 2:
         assert json.loads(environment.call("inspect", {"item_id": item})) == task.private["items"][item]
     with pytest.raises(ToolError, match="budget used up"):
