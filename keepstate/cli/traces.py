@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +28,8 @@ COMMANDS = {
 }
 ELSEWHERE = {"collect": "keepstate.cli._collect", "import": "keepstate.cli._import"}
 """Commands with a module of their own, imported when called."""
+FILE_COLUMNS = 160
+"""Width of a table that goes into a file or pipe."""
 
 
 class TracesGroup(click.Group):
@@ -115,7 +118,17 @@ def _grouped(folders: tuple[Path, ...]) -> tuple[dict[tuple[str, str, str], list
 
 def _print_table(rows: list[tuple[tuple[str, str, str], dict[str, Any]]]) -> None:
     table = Table(
-        "runtime", "tasks", "model", "solved", "graded", "not graded", "score", "steps", "tokens", "NameError"
+        "runtime",
+        "tasks",
+        "model",
+        "solved",
+        "graded",
+        "not graded",
+        "score",
+        "steps",
+        "tokens",
+        "NameError",
+        box=box.SIMPLE,
     )
     for names, row in rows:
         failed = ", ".join(f"{origin} {count}" for origin, count in row["num_not_graded"].items()) or "0"
@@ -129,7 +142,10 @@ def _print_table(rows: list[tuple[tuple[str, str, str], dict[str, Any]]]) -> Non
             _figure(row["average_total_tokens"], ",.0f"),
             _figure(row["missing_variable_share"], ".0%"),
         )
-    Console().print(table)
+    screen = Console(markup=False, highlight=False)
+    if not screen.is_terminal:
+        screen.width = FILE_COLUMNS
+    screen.print(table)
 
 
 def _figure(value: float | None, form: str) -> str:

@@ -1,0 +1,54 @@
+"""Traces for tests, noted by the real recorder."""
+
+from dataclasses import replace
+from typing import Any
+
+from keepstate.agents.limits import EpisodeLimits
+from keepstate.agents.record import Trace
+from keepstate.agents.recorder import Recorder
+from keepstate.errors import EpisodeFailure
+from keepstate.models.base import Reply, Sampling
+from keepstate.models.scripted import ScriptedModel
+from keepstate.runtimes.base import ActionResult, ToolCall
+from keepstate.tasks.base import Task, Verdict
+from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
+
+
+def note_episode(
+    texts: list[str],
+    *,
+    task_id: str = "t0",
+    runtime: RuntimeName = RuntimeName.PERSISTENT,
+    secret: int = 0,
+    failure: str | None = None,
+    score: float = 1.0,
+    arguments: Any = None,
+    error_type: str | None = None,
+) -> Trace:
+    """A trace whose answers, codes, outputs and observations are `texts`, three tokens an answer."""
+    task = Task(
+        task_id=task_id,
+        family="knapsack",
+        difficulty="mini",
+        seed=1,
+        public={},
+        private={"secret": secret},
+        reference={},
+    )
+    model = ScriptedModel([])
+    model.sampling = Sampling()  # type: ignore[attr-defined]
+    recorder = Recorder(task, runtime, model, EpisodeLimits.default(runtime), seed=0)
+    recorder.rung = Rung.NAMESPACES
+    recorder.opened("system", texts[0] if texts else "goal")
+    for turn, text in enumerate(texts):
+        recorder.asked(turn, turn)
+        reply = Reply(text, prompt_tokens=10 * (turn + 1), completion_tokens=3, cached_tokens=turn or None)
+        recorder.answered(turn, reply, 0.25)
+        result = ActionResult(output=text, tool_calls=(ToolCall("inspect", arguments or {"a": text}, output=text),))
+        if error_type:
+            result = replace(result, error=text or "e", error_type=error_type)
+        last = turn == len(texts) - 1
+        recorder.stepped(turn, reply, text, result, None if last else text)
+    if failure is not None:
+        return recorder.failed(EpisodeFailure(Origin.SANDBOX, failure))
+    return recorder.graded(FinishReason.FINISHED, Verdict(is_solved=score == 1.0, score=score, metrics={"value": 2.0}))
