@@ -1,0 +1,180 @@
+"""Letting a teacher play every task in one or more runtimes, concurrently, and recording it.
+
+Resumable: an episode that is already recorded, graded, and of the same task, model, seed and limits is not played
+again. A failure of ours is recorded without a verdict, counted by its origin, and played again next time. Cancellation
+(Ctrl-C) loses the episodes in flight, nothing else. Selects nothing: a badly played episode is recorded like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from keepstate.agents import EpisodeLimits, run_episode
+from keepstate.agents.record import LimitsRecord, Trace
+from keepstate.errors import UserError
+from keepstate.models.base import Model, Sampling
+from keepstate.runtimes import Sandbox
+from keepstate.tasks.base import Task
+from keepstate.traces.reader import read_trace
+from keepstate.traces.writer import trace_path, write_trace
+from keepstate.vocabulary import Origin, RuntimeName
+
+Teacher = Callable[[Task, RuntimeName], Model]
+"""Who plays a task in a runtime: a new scripted teacher each time, or one shared server."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectPlan:
+    """What to play, and how."""
+
+    tasks: Sequence[Task]
+    runtimes: Sequence[RuntimeName]
+    teacher: Teacher
+    out: Path
+    """Traces of each runtime go to `<out>/<runtime>/`."""
+    seed: int = 0
+    concurrency: int = 8
+    limits: Callable[[RuntimeName], EpisodeLimits] = EpisodeLimits.default
+
+
+@dataclass
+class Tally:
+    """What came of it, by runtime."""
+
+    recorded: Counter[RuntimeName] = field(default_factory=Counter)
+    kept: Counter[RuntimeName] = field(default_factory=Counter)
+    """Recorded by an earlier run."""
+    solved: Counter[RuntimeName] = field(default_factory=Counter)
+    """Of both."""
+    score: dict[RuntimeName, float] = field(default_factory=lambda: dict.fromkeys(RuntimeName, 0.0))
+    """Sum over both."""
+    failures: Counter[Origin] = field(default_factory=Counter)
+    first_failure: str = ""
+
+    def add(self, trace: Trace, *, kept: bool = False) -> None:
+        """Count one episode."""
+        if trace.failure is not None:
+            self.failures[trace.failure.origin] += 1
+            self.first_failure = self.first_failure or f"{trace.task.name}: {trace.failure.message}"
+            return
+        (self.kept if kept else self.recorded)[trace.runtime] += 1
+        if trace.verdict is not None:
+            self.solved[trace.runtime] += trace.verdict.is_solved
+            self.score[trace.runtime] += trace.verdict.score
+
+    def graded(self, runtime: RuntimeName) -> int:
+        """Episodes of `runtime` that lie recorded now."""
+        return self.recorded[runtime] + self.kept[runtime]
+
+
+async def collect(
+    plan: CollectPlan,
+    *,
+    isolation: str = "auto",
+    allow_unsafe: bool = False,
+    progress: Callable[[Tally], None] = lambda _: None,
+) -> Tally:
+    """Play what is missing.
+
+    Args:
+        plan: What to play.
+        isolation: Passed on to `Sandbox`.
+        allow_unsafe: Passed on to `Sandbox`.
+        progress: Called after every episode, and once for those kept.
+
+    Raises:
+        UserError: Nothing could be played as asked (no sandbox, unknown model, full disk, ...).
+    """
+    tally = Tally()
+    owed = list(_owed(plan, tally))
+    progress(tally)
+    if not owed:
+        return tally
+    async with AsyncExitStack() as stack:
+        sandbox = None
+        if any(runtime is not RuntimeName.REACT for _, runtime, _ in owed):
+            sandbox = await stack.enter_async_context(Sandbox(isolation=isolation, allow_unsafe=allow_unsafe))
+        queue = iter(owed)
+
+        async def work() -> None:
+            for task, runtime, model in queue:
+                trace = await run_episode(
+                    task,
+                    runtime=runtime,
+                    model=model,
+                    sandbox=sandbox,
+                    limits=plan.limits(runtime),
+                    seed=plan.seed,
+                )
+                write_trace(plan.out / runtime, trace)
+                tally.add(trace)
+                progress(tally)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(plan.concurrency, len(owed))):
+                    group.create_task(work())
+        except* UserError as errors:
+            raise _first(errors) from errors
+    return tally
+
+
+def _owed(plan: CollectPlan, tally: Tally) -> Iterator[tuple[Task, RuntimeName, Model]]:
+    """Episodes to play, runtime by runtime; those that lie recorded are counted instead."""
+    for runtime in plan.runtimes:
+        for task in plan.tasks:
+            model = plan.teacher(task, runtime)
+            trace = _recorded(plan, task, runtime, model)
+            if trace is None:
+                yield task, runtime, model
+            else:
+                tally.add(trace, kept=True)
+
+
+def _recorded(plan: CollectPlan, task: Task, runtime: RuntimeName, model: Model) -> Trace | None:
+    """The graded trace of exactly this episode, if it lies there."""
+    path = trace_path(plan.out / runtime, task.name)
+    if not path.exists():
+        return None
+    try:
+        trace = read_trace(path)
+    except UserError:
+        return None
+    same = (
+        trace.verdict is not None
+        and trace.failure is None
+        and trace.task.content_hash == task.content_hash
+        and (trace.runtime, trace.model, trace.seed) == (runtime, model.name, plan.seed)
+        and trace.limits == limits_record(plan.limits(runtime))
+        and trace.sampling == sampling_record(model)
+    )
+    return trace if same else None
+
+
+def limits_record(limits: EpisodeLimits) -> LimitsRecord:
+    """How a trace records these limits."""
+    return LimitsRecord(
+        turns=limits.turns,
+        seconds=limits.seconds,
+        tool_calls=limits.runtime.tool_calls,
+        action_seconds=limits.runtime.seconds,
+        memory_mib=limits.runtime.memory_mib,
+        output_chars=limits.runtime.output_chars,
+    )
+
+
+def sampling_record(model: Model) -> dict[str, Any] | None:
+    """How a trace records the sampling of this model."""
+    sampling = getattr(model, "sampling", None)
+    return asdict(sampling) if isinstance(sampling, Sampling) else None
+
+
+def _first(errors: BaseExceptionGroup[UserError]) -> UserError:
+    found = errors.exceptions[0]
+    return found if isinstance(found, UserError) else _first(found)
