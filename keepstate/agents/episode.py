@@ -69,7 +69,7 @@ async def run_episode(
         recorder.rung = interpreter.rung
         recorder.opened(prompt, environment.goal)
         try:
-            reason = await _play(task, environment, interpreter, model, limits, seed, recorder)
+            reason = await _play(environment, interpreter, model, limits, recorder)
         finally:
             with attributed(Origin.RUNTIME):
                 await interpreter.close()
@@ -81,19 +81,13 @@ async def run_episode(
 
 
 async def _play(
-    task: Task,
-    environment: Environment,
-    interpreter: Runtime,
-    model: Model,
-    limits: EpisodeLimits,
-    seed: int,
-    recorder: Recorder,
+    environment: Environment, interpreter: Runtime, model: Model, limits: EpisodeLimits, recorder: Recorder
 ) -> FinishReason:
     """Ask, act, observe, until something ends it."""
     try:
         async with asyncio.timeout(limits.seconds):
             for turn in range(limits.turns):
-                reply = await _ask(model, recorder, turn, turn_seed(task, seed, turn))
+                reply = await _ask(model, recorder, turn)
                 action, result = await _act(interpreter, reply)
                 over = environment.finished or turn + 1 == limits.turns
                 observation = None if over else render_observation(interpreter.name, result)
@@ -107,7 +101,8 @@ async def _play(
         return FinishReason.CONTEXT_LIMIT
 
 
-async def _ask(model: Model, recorder: Recorder, turn: int, seed: int) -> Reply:
+async def _ask(model: Model, recorder: Recorder, turn: int) -> Reply:
+    seed = turn_seed(recorder.task.content_hash, recorder.seed, turn)
     recorder.asked(turn, seed)
     started = time.monotonic()
     with attributed(Origin.MODEL):
@@ -124,7 +119,13 @@ async def _act(interpreter: Runtime, reply: Reply) -> tuple[str | None, ActionRe
         return answer.action, await interpreter.execute(answer.action)
 
 
-def turn_seed(task: Task, seed: int, turn: int) -> int:
-    """The sampling seed of one turn, in [0, 2**31): differs by task and turn, equal in every runtime and repetition."""
-    digest = hashlib.sha256(f"{task.content_hash}:{seed}:{turn}".encode()).digest()
+def turn_seed(task_hash: str, seed: int, turn: int) -> int:
+    """The sampling seed of one turn, in [0, 2**31): differs by task and turn, equal in every runtime and repetition.
+
+    Args:
+        task_hash: Content hash of the task, so that its name and place in a set do not matter.
+        seed: Of the run.
+        turn: 0 for the first answer.
+    """
+    digest = hashlib.sha256(f"{task_hash}:{seed}:{turn}".encode()).digest()
     return int.from_bytes(digest[:4]) >> 1

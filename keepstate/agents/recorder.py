@@ -49,10 +49,10 @@ class Recorder:
     def __init__(self, task: Task, runtime: RuntimeName, model: Model, limits: EpisodeLimits, seed: int) -> None:
         self.messages: list[Message] = []
         self.rung: Rung | None = None
-        self._task = TaskRef.of(task)
-        self._runtime, self._model, self._limits, self._seed = runtime, model, limits, seed
+        self.task, self.seed = TaskRef.of(task), seed
+        self._runtime, self._model, self._limits = runtime, model, limits
         self._started_at = _now()
-        self._events: list[Event] = [StartEvent(task=self._task)]
+        self._events: list[Event] = [StartEvent(task=self.task)]
 
     def opened(self, system: str, goal: str) -> None:
         """The conversation starts."""
@@ -106,13 +106,13 @@ class Recorder:
         return Trace(
             started_at=self._started_at,
             finished_at=_now(),
-            summary=_summary(self._task, self._events, reason),
+            summary=_summary(self.task, self._events, reason),
             runtime=self._runtime,
             rung=self.rung,
             agent=self._runtime.agent,
             model=self._model.name,
             sampling=_sampling(self._model),
-            seed=self._seed,
+            seed=self.seed,
             limits=_limits(self._limits),
             versions={"keepstate": __version__, "python": platform.python_version()},
             failure=failure,
