@@ -190,22 +190,30 @@ class Trace(Record):
     started_at: str
     """ISO 8601, UTC."""
     finished_at: str
+    """ISO 8601, UTC."""
     summary: Summary
     runtime: RuntimeName
     rung: Rung | None
     """How the model's code was isolated; None where the episode failed before that was known."""
     agent: str
+    """`codeact` or `react`."""
     model: str
+    """Name of the base or the adapter as served, or of the teacher."""
     sampling: dict[str, Any] | None
+    """Temperature, top_p and new tokens a turn; None for a model that does not sample."""
     seed: int
+    """Of the run; the seed of each turn is in its `ModelCallEvent`."""
     limits: LimitsRecord | None
     versions: dict[str, str]
+    """Of keepstate and Python; an imported trace names its source here instead."""
     failure: Failure | None
+    """A failure of ours; None in a graded episode."""
     verdict: Verdict | None
     """None where the episode was not graded."""
     messages: tuple[Message, ...]
-    """The conversation, append-only; ends with an answer wherever the model gave one."""
+    """The conversation, append-only: what was sent and received, so it ends with the last answer."""
     events: tuple[Event, ...]
+    """What happened, in order; the kind of each is its `type`."""
 
     @property
     def task(self) -> TaskRef:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from keepstate.agents.recorder import MAX_ARGUMENT_CHARS, jsonable
 from keepstate.errors import UserError
 from keepstate.traces import BadTrace, TraceError, iter_traces, parse_trace, read_trace, write_trace
+from keepstate.traces.reference import page
 from keepstate.traces.schema import trace_json, verdict_json
 
 NASTY = st.one_of(
@@ -156,3 +157,7 @@ def test_hostile_arguments_become_bounded_json() -> None:
     assert safe["big"].startswith("<integer of")
     assert len(safe["long"]) < MAX_ARGUMENT_CHARS + 50
     assert (safe["object"], safe["t"]) == ("<object>", [True])
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    assert (Path(__file__).parents[2] / "docs" / "trace-schema.md").read_text() == page()
