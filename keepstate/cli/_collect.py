@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from keepstate.agents import EpisodeLimits
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.models.base import Model, Sampling
-from keepstate.models.server import ServerModel
+from keepstate.models.server import RETRIES, ServerModel
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.runtimes.base import RuntimeLimits
 from keepstate.tasks import read_tasks
@@ -36,6 +36,7 @@ ALL = "all"
 @click.option("--model", "model_name", help="Its model name. A key is read from OPENAI_API_KEY.")
 @click.option("--temperature", type=click.FloatRange(0), default=Sampling().temperature, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1), default=Sampling().max_tokens, show_default=True)
+@click.option("--retries", type=click.IntRange(0), default=RETRIES, show_default=True, help="Of a failed request.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed plays the same tasks differently.")
 @click.option("--turns", type=click.IntRange(1), default=EpisodeLimits().turns, show_default=True)
 @click.option("--tool-calls", type=click.IntRange(2), default=RuntimeLimits().tool_calls, show_default=True)
@@ -52,6 +53,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     model_name: str | None,
     temperature: float,
     max_tokens: int,
+    retries: int,
     seed: int,
     turns: int,
     tool_calls: int,
@@ -83,7 +85,7 @@ def command(  # noqa: PLR0913 - one parameter an option
         if not (base_url and model_name):
             return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, progress=progress)
         sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
-        async with ServerModel(base_url, model_name, sampling, concurrency=concurrency) as server:
+        async with ServerModel(base_url, model_name, sampling, concurrency=concurrency, retries=retries) as server:
             plan = replace(plan, teacher=lambda _task, _name: server)
             return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, progress=progress)
 

@@ -1,0 +1,166 @@
+"""Collecting traces: everything once, resumed exactly, failures counted, nothing half written."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from keepstate.cli import cli
+from keepstate.errors import EpisodeFailure, UserError
+from keepstate.models.base import Message, Reply
+from keepstate.models.teacher import ScriptedTeacher
+from keepstate.tasks import make_tasks, write_tasks
+from keepstate.tasks.base import Task
+from keepstate.traces import read_trace
+from keepstate.traces.collect import CollectPlan, Tally, Teacher, collect
+from keepstate.vocabulary import Origin, RuntimeName
+
+REACT = (RuntimeName.REACT,)
+
+
+def tasks_of(count: int, seed: int = 0) -> list[Task]:
+    return list(make_tasks("knapsack", "mini", count, seed))
+
+
+def plan(tasks: list[Task], out: Path, teacher: Teacher = ScriptedTeacher, **changes: object) -> CollectPlan:
+    return CollectPlan(tasks, **{"runtimes": REACT, "teacher": teacher, "out": out, **changes})  # type: ignore[arg-type]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["traces", "collect", *map(str, arguments)])
+
+
+class Failing:
+    """A model that fails, by us or by the user."""
+
+    name = ScriptedTeacher(tasks_of(1)[0], RuntimeName.REACT).name
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
+        raise self.error
+
+
+async def test_plays_every_task_in_every_runtime_and_the_second_run_plays_nothing(tmp_path: Path) -> None:
+    tasks = tasks_of(3)
+    everything = plan(tasks, tmp_path, runtimes=tuple(RuntimeName))
+    first = await collect(everything, allow_unsafe=True)
+    assert {runtime: first.recorded[runtime] for runtime in RuntimeName} == dict.fromkeys(RuntimeName, 3)
+    written = contents(tmp_path)
+    assert set(written) == {
+        f"{runtime}/{task.name}.{end}" for runtime in RuntimeName for task in tasks for end in ("json", "trace.json")
+    }
+    second = await collect(everything, allow_unsafe=True)
+    assert second.recorded.total() == 0
+    assert second.kept == first.recorded
+    assert second.score == pytest.approx(first.score)
+    assert second.solved == first.solved
+    assert contents(tmp_path) == written
+
+
+async def test_only_what_is_missing_or_differs_is_played(tmp_path: Path) -> None:
+    tasks = tasks_of(4)
+    await collect(plan(tasks, tmp_path))
+    react = tmp_path / "react"
+    (react / f"{tasks[0].name}.trace.json").unlink()
+    (react / f"{tasks[1].name}.trace.json").write_text("{")
+    other = tasks_of(1, seed=9)[0].model_copy(update={"task_id": tasks[2].task_id})
+    tally = await collect(plan([tasks[0], tasks[1], other, tasks[3]], tmp_path))
+    assert (tally.recorded.total(), tally.kept.total()) == (3, 1)
+    assert read_trace(react / f"{other.name}.trace.json").task.content_hash == other.content_hash
+    assert (await collect(plan(tasks[3:], tmp_path, seed=1))).recorded.total() == 1
+
+
+async def test_our_failures_are_counted_recorded_without_score_and_played_again(tmp_path: Path) -> None:
+    tasks = tasks_of(3)
+
+    def teacher(task: Task, runtime: RuntimeName) -> ScriptedTeacher | Failing:
+        if task == tasks[1]:
+            return Failing(EpisodeFailure(Origin.MODEL, "no answer"))
+        return ScriptedTeacher(task, runtime)
+
+    tally = await collect(plan(tasks, tmp_path, teacher))
+    assert (tally.recorded.total(), dict(tally.failures)) == (2, {Origin.MODEL: 1})
+    assert tally.first_failure == f"{tasks[1].name}: no answer"
+    assert read_trace(tmp_path / "react" / f"{tasks[1].name}.trace.json").verdict is None
+    again = await collect(plan(tasks, tmp_path))
+    assert (again.recorded.total(), again.kept.total(), again.failures.total()) == (1, 2, 0)
+
+
+async def test_what_the_user_must_mend_stops_the_run_as_one_error(tmp_path: Path) -> None:
+    error = UserError("no model of that name", "name another")
+    with pytest.raises(UserError, match="no model of that name"):
+        await collect(plan(tasks_of(4), tmp_path, lambda _task, _runtime: Failing(error)))
+
+
+async def test_cancelling_loses_only_the_episodes_in_flight(tmp_path: Path) -> None:
+    tasks = tasks_of(6)
+    stuck = asyncio.Event()
+
+    class Stuck(Failing):
+        async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
+            stuck.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    def teacher(task: Task, runtime: RuntimeName) -> ScriptedTeacher | Stuck:
+        return Stuck(ValueError()) if task in tasks[3:] else ScriptedTeacher(task, runtime)
+
+    seen: list[int] = []
+
+    def progress(tally: Tally) -> None:
+        seen.append(tally.recorded.total())
+
+    running = asyncio.create_task(collect(plan(tasks, tmp_path, teacher, concurrency=1), progress=progress))
+    await asyncio.wait_for(stuck.wait(), 20)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert seen == [0, 1, 2, 3]
+    assert len(contents(tmp_path)) == 6
+    resumed = await collect(plan(tasks, tmp_path))
+    assert (resumed.recorded.total(), resumed.kept.total()) == (3, 3)
+
+
+def test_the_command_plays_reports_and_says_by_its_exit_code_what_is_missing(tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks", tasks_of(2))
+    arguments = ("--tasks", tmp_path / "tasks", "--runtime", "react", "--out", tmp_path / "traces")
+    result = command(*arguments)
+    assert result.exit_code == 0, result.output
+    assert f"{tmp_path}/traces/react: 2 recorded, 0 kept, mean score" in result.stdout
+    (tmp_path / "tasks" / "broken.json").write_text("{")
+    result = command(*arguments)
+    assert result.exit_code == 1
+    assert "react: 0 recorded, 2 kept" in result.stdout
+    assert "broken.json: not JSON" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--teacher", "llm"], "--base-url and --model"),
+        (["--base-url", "http://127.0.0.1:9/v1"], "--teacher llm"),
+        (["--tasks", "/nowhere"], "no such folder"),
+    ],
+)
+def test_bad_options_are_explained(tmp_path: Path, options: list[str], says: str) -> None:
+    write_tasks(tmp_path, tasks_of(1))
+    result = command("--tasks", tmp_path, *options)
+    assert isinstance(result.exception, UserError)
+    assert says in result.exception.message
+
+
+def test_an_unreachable_teacher_is_a_counted_failure(tmp_path: Path, unused_tcp_port: int) -> None:
+    write_tasks(tmp_path / "tasks", tasks_of(1))
+    url = f"http://127.0.0.1:{unused_tcp_port}/v1"
+    options = ("--teacher", "llm", "--base-url", url, "--model", "m", "--runtime", "react", "--retries", 0)
+    result = command("--tasks", tmp_path / "tasks", "--out", tmp_path / "traces", *options)
+    assert result.exit_code == 1
+    assert "not recorded: 1 (model 1)" in result.stderr
