@@ -115,47 +115,41 @@ class ScriptedTeacher:
     def _codeact(self, messages: Sequence[Message], turn: int) -> str:
         goal, style, bounds = self._goal, self._plan.style, self._plan.bounds
         forgets = self._runtime is RuntimeName.FORGET
-        known: text.Known = {}
-        usable = 0
-        if turn:
-            seen = _output(messages[-1])
-            known = ast.literal_eval(seen) if forgets else {}
-            usable = len(known) if forgets else int(seen)
+        printed = [_output(message) for message in messages[3::2]]
         code: list[str] = []
+        thought = self._words(turn)
         if turn < len(bounds):
-            thought = self._look_words(turn, usable)
             if turn == 0 or forgets:
-                code += [text.setup_code(style), text.known_code(style, known)]
+                code += [text.setup_code(style), text.known_code(style, ())]
             code += [text.inspect_code(goal, style, *bounds[turn]), text.report_code(style, whole=forgets)]
         else:
-            thought = style.plan.format(usable=usable, capacity=goal.capacity)
             if forgets:
-                code += [text.known_code(style, known)]
+                thought = f"{thought} {style.restate}"
+                code += [text.known_code(style, [ast.literal_eval(batch) for batch in printed])]
             code += [text.pack_code(goal, style)]
-        if turn and forgets:
-            thought = f"{thought} {style.restate}"
         return text.codeact(thought, "\n".join(code))
 
     def _react(self, messages: Sequence[Message], turn: int) -> str:
-        goal, style, bounds = self._goal, self._plan.style, self._plan.bounds
+        goal, bounds = self._goal, self._plan.bounds
         if turn == 0:
             return text.react("I need the item ids first.", [("list_items", {})])
         ids, known, new = self._learnt(messages)
-        listed = f"Usable (value/weight): {text.known_words(new)}."
+        thought = self._words(turn - 1)
+        if turn > 1:
+            thought = f"Usable (value/weight): {text.known_words(new)}. {thought}"
         if turn <= len(bounds):
             first, last = bounds[turn - 1]
-            thought = self._look_words(turn - 1, len(known))
-            calls = [("inspect", {"item_id": item}) for item in ids[first:last]]
-            return text.react(thought if turn == 1 else f"{listed} {thought}", calls)
+            return text.react(thought, [("inspect", {"item_id": item}) for item in ids[first:last]])
         pack = text.best_packing(known, goal.capacity)
-        thought = style.plan.format(usable=len(known), capacity=goal.capacity)
         takes: list[tuple[str, dict[str, Any]]] = [("take_item", {"item_id": item}) for item in pack]
-        return text.react(f"{listed} {thought} Best: {text.packing_words(known, pack)}.", [*takes, ("finish", {})])
+        return text.react(f"{thought} Best: {text.packing_words(known, pack)}.", [*takes, ("finish", {})])
 
-    def _look_words(self, batch: int, usable: int) -> str:
-        first, last = self._plan.bounds[batch]
-        words = self._plan.style.more[batch - 1] if batch else self._plan.style.start
-        return words.format(count=last - first, usable=usable)
+    def _words(self, step: int) -> str:
+        """What a turn's thought says about the budget; the step after the last batch is the packing."""
+        bounds, style = self._plan.bounds, self._plan.style
+        words = (style.start, *style.more, style.plan)[step]
+        first, last = bounds[step] if step < len(bounds) else bounds[-1]
+        return words.format(first=first, last=last, budget=bounds[-1][1], capacity=self._goal.capacity)
 
     def _learnt(self, messages: Sequence[Message]) -> tuple[list[str], text.Known, text.Known]:
         """From the conversation alone: ids in the order of exploration, usable items, those of the last action."""
@@ -182,7 +176,7 @@ def _ordered(ids: list[str], order: str) -> list[str]:
 
 
 def _output(message: Message) -> str:
-    """What the last CodeAct block printed; a block that failed is not one of ours."""
+    """What a CodeAct block printed; a block that failed is not one of ours."""
     observation = json.loads(message["content"])
     if observation.get("error"):
         raise ValueError("its code failed")

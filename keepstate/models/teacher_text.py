@@ -19,25 +19,25 @@ ORDERS = {"listed": "", "backward": "[::-1]", "third first": "\nids = ids[2:] + 
 code (react), where it could not sort or shuffle."""
 
 START = (
-    "I list the items and inspect the first {count}.",
-    "I begin with {count} inspections.",
-    "First I look at {count} items.",
-    "Let me list the items and look at {count} of them.",
+    "I list the items and inspect the first {last} of {budget}.",
+    "I begin with {last} of {budget} inspections.",
+    "First {last} of {budget} inspections.",
 )
 MORE = (
-    "{usable} usable so far. I inspect the next {count}.",
-    "That gives {usable} usable items. Next {count} inspections.",
-    "Usable items: {usable}. I look at {count} more.",
+    "{first} of {budget} inspected. I go on to {last}.",
+    "{first} of {budget} done. Next up to {last}.",
+    "{first} of {budget} inspections used, now up to {last}.",
 )
 PLAN = (
-    "The budget is used. I pack the best of {usable} usable items into {capacity} and finish.",
-    "All {usable} usable items are known. I take the best packing for capacity {capacity}.",
-    "With {usable} usable items I compute the best packing for {capacity}, take it and finish.",
+    "{budget} of {budget} inspected. I pack the best into {capacity} and finish.",
+    "{budget} of {budget} done. Now the best packing for {capacity}.",
+    "{budget} of {budget} inspections used. I take the best packing for {capacity} and finish.",
 )
+"""All three say how much of the budget is used, copied from the last turn: that decides what comes next."""
 RESTATE = (
-    "Variables are gone, so I write them again.",
-    "I define again what I know.",
-    "I restate the known items.",
+    "Variables are gone, so I write the items again.",
+    "I define again what I saw.",
+    "I restate the items.",
 )
 NAMES = ("known", "found", "usable")
 """What the dictionary of usable items is called."""
@@ -118,9 +118,9 @@ def best_packing(known: Known, capacity: int) -> list[str]:
     return max(best.values())[1]
 
 
-def known_code(style: Style, known: Known) -> str:
-    """The usable items as a literal."""
-    return f"{style.name} = {dict(known)}"
+def known_code(style: Style, batches: Sequence[Known]) -> str:
+    """The usable items as literals, batch by batch as they were printed; none yet without batches."""
+    return f"{style.name} = {' | '.join(str(dict(known)) for known in batches) or '{}'}"
 
 
 def known_words(known: Known) -> str:
