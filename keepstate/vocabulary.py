@@ -76,3 +76,22 @@ class Rung(StrEnum):
     """A separate process with limits only: not a sandbox, used on explicit request alone."""
     NONE = "none"
     """Nothing to isolate: the react runtime executes no code."""
+
+
+class Adapter(StrEnum):
+    """Who is measured: the base model, or it with the adapter trained on the traces of one runtime.
+
+    Also its name on the server.
+    """
+
+    BASE = "base"
+    PERSISTENT = "persistent"
+    FORGET = "forget"
+    REACT = "react"
+
+    @property
+    def runtimes(self) -> tuple[RuntimeName, ...]:
+        """The runtimes whose answers it can give: both of CodeAct, or react, or (base) all."""
+        if self is Adapter.BASE:
+            return tuple(RuntimeName)
+        return (RuntimeName.REACT,) if self is Adapter.REACT else (RuntimeName.PERSISTENT, RuntimeName.FORGET)

@@ -1,0 +1,98 @@
+"""How many episodes may be open at once: so many as concurrency and the server's cache allow.
+
+An episode comes back to the server at every turn with all it said before. While the key-value cache holds the tokens of
+all open episodes, each turn recomputes only what is new; once it does not, the oldest are evicted just before they are
+needed and nothing hits (measured on vLLM: 64 and 80 open episodes hit .84, 96 hit .11, 128 hit 0). So an episode is let
+in only when the tokens that all open ones are expected to reach fit the pool. Knows nothing of tasks and models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+FIRST_ESTIMATE = 8_192
+"""Tokens expected of an episode while none of its kind has ended (medium tasks in the published runs: 4,000-8,000)."""
+SHARE = 0.95
+"""Of the pool that is handed out; the rest covers partly filled blocks."""
+REMEMBERED = 50
+"""Ended episodes of a kind that the estimate is made from."""
+
+
+@dataclass(eq=False, slots=True)
+class Seat:
+    """One open episode."""
+
+    kind: str
+    tokens: int = 0
+    """Of its conversation now; update it after every turn."""
+
+
+class Admission:
+    """Lets episodes in, first come, first served.
+
+    Args:
+        concurrency: Most episodes at once.
+        pool_tokens: What the server's cache holds; None where it is not known.
+        first_estimate: Tokens expected of an episode before any of its kind has ended.
+    """
+
+    def __init__(self, concurrency: int, pool_tokens: int | None, first_estimate: int = FIRST_ESTIMATE) -> None:
+        self.concurrency = concurrency
+        self.pool_tokens = pool_tokens
+        self._first = first_estimate
+        self._room = int(pool_tokens * SHARE) if pool_tokens else None
+        self._open: set[Seat] = set()
+        self._waiting: deque[tuple[Seat, asyncio.Future[None]]] = deque()
+        self._ended: dict[str, deque[int]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+
+    @property
+    def open_episodes(self) -> int:
+        """Episodes let in and not yet ended."""
+        return len(self._open)
+
+    def estimate(self, kind: str) -> int:
+        """Tokens that an episode of this kind is expected to reach: what nine of ten stayed within."""
+        ended = sorted(self._ended[kind])
+        return ended[(len(ended) * 9) // 10] if ended else self._first
+
+    def expected_tokens(self) -> int:
+        """Tokens that all open episodes are expected to reach."""
+        estimates = {kind: self.estimate(kind) for kind in {seat.kind for seat in self._open}}
+        return sum(max(seat.tokens, estimates[seat.kind]) for seat in self._open)
+
+    @asynccontextmanager
+    async def seat(self, kind: str) -> AsyncIterator[Seat]:
+        """Wait for room, and hold it as long as the context lasts."""
+        seat = Seat(kind)
+        admitted = asyncio.get_running_loop().create_future()
+        self._waiting.append((seat, admitted))
+        self._let_in()
+        try:
+            await admitted
+            yield seat
+            if seat.tokens:
+                self._ended[kind].append(seat.tokens)
+        finally:
+            self._open.discard(seat)
+            if not admitted.done() or admitted.cancelled():
+                self._waiting = deque(entry for entry in self._waiting if entry[0] is not seat)
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """Let in whoever is next, as long as the next one fits."""
+        while self._waiting and self._fits(self._waiting[0][0].kind):
+            seat, admitted = self._waiting.popleft()
+            self._open.add(seat)
+            if not admitted.done():
+                admitted.set_result(None)
+
+    def _fits(self, kind: str) -> bool:
+        if not self._open:
+            return True
+        if len(self._open) >= self.concurrency:
+            return False
+        return self._room is None or self.expected_tokens() + self.estimate(kind) <= self._room

@@ -1,0 +1,157 @@
+"""A cell on disk: its folder, its `cell.json`, which episodes lie there graded, and whether they still belong to it.
+
+`cell.json` holds what decides the results and its digest. Repeating a run keeps finished episodes; a cell that was made
+with another config is refused, and the changed keys are named. Plays nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from keepstate import __version__
+from keepstate.agents import system_prompt
+from keepstate.bench.config import BenchmarkConfig
+from keepstate.errors import UserError
+from keepstate.files import content_hash, write_json
+from keepstate.tasks import environment_for
+from keepstate.tasks.base import Task
+from keepstate.tasks.policies import reference_scores
+from keepstate.traces import trace_path, verdict_path
+
+CELL_SCHEMA = "keepstate.cell.v1"
+CELL_FILE = "cell.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a run. `decisive` is what its digest covers."""
+
+    config: BenchmarkConfig
+    tasks: tuple[Task, ...]
+    folder: Path
+    served: Mapping[str, Any] = field(default_factory=dict)
+    """What the server says of the model: `root`, `weights` (SHA-256, where they can be read), `max_model_len`."""
+
+    @cached_property
+    def decisive(self) -> dict[str, Any]:
+        """Everything that decides the results."""
+        limits = self.config.limits.episode(self.config.runtime)
+        tools = environment_for(self.tasks[0]).tools
+        prompt = system_prompt(self.config.runtime, tools, tool_calls=limits.runtime.tool_calls)
+        return self.config.decisive() | {
+            "tasks": content_hash([[task.name, task.content_hash] for task in self.tasks]),
+            "prompt": content_hash(prompt),
+            "weights": self.served.get("weights"),
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `decisive`."""
+        return content_hash(self.decisive)
+
+    def changes(self) -> list[str]:
+        """What differs from the config that the recorded episodes were played with: `key: old -> new`."""
+        path = self.folder / CELL_FILE
+        if not path.exists():
+            return []
+        recorded = read_cell_file(path)["config"]
+        before, now = dict(_flat(recorded)), dict(_flat(self.decisive))
+        if before.get("weights") is None or now["weights"] is None:
+            before["weights"] = now["weights"] = None  # unknown on one side: nothing to compare
+        return [
+            f"{key}: {_short(before.get(key))} -> {_short(now.get(key))}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
+
+    def recorded(self) -> dict[str, dict[str, Any]]:
+        """Verdict files of the tasks that lie there graded, by task name."""
+        found = {}
+        for task in self.tasks:
+            verdict = _read(verdict_path(self.folder, task.name))
+            if verdict and verdict.get("status") == "completed" and trace_path(self.folder, task.name).exists():
+                found[task.name] = verdict
+        return found
+
+    def clear(self) -> None:
+        """Remove what an earlier config left: its `cell.json`, traces, verdicts and summaries, nothing else."""
+        patterns = (CELL_FILE, "summary_*.json", "*.trace.json")
+        for path in [path for pattern in patterns for path in self.folder.glob(pattern)]:
+            if path.name.endswith(".trace.json"):
+                verdict_path(self.folder, path.name.removesuffix(".trace.json")).unlink(missing_ok=True)
+            path.unlink()
+
+    def write(self) -> None:
+        """Write `cell.json`."""
+        first = self.tasks[0]
+        write_json(
+            self.folder / CELL_FILE,
+            {
+                "schema": CELL_SCHEMA,
+                "name": self.config.name,
+                "adapter": self.config.adapter,
+                "runtime": self.config.runtime,
+                "family": first.family,
+                "difficulty": "+".join(sorted({task.difficulty for task in self.tasks})),
+                "rules": first.public.get("rules"),
+                "digest": self.digest,
+                "config": self.decisive,
+                "server": {"base_url": self.config.base_url, **self.served},
+                "isolation": self.config.isolation,
+                "versions": {"keepstate": __version__, "python": platform.python_version()},
+                "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "tasks": {task.name: {"hash": task.content_hash, **reference_scores(task)} for task in self.tasks},
+            },
+        )
+
+
+def make_cell(config: BenchmarkConfig, run: Path, served: Mapping[str, Any] | None = None) -> Cell:
+    """The cell of `config` in the folder of a run, with its tasks.
+
+    Raises:
+        UserError: The tasks cannot be had, or two have one name.
+    """
+    tasks = tuple(config.tasks.load())
+    if len({task.name for task in tasks}) < len(tasks):
+        raise UserError(f"{config.name}: two tasks have the same family and task_id", "give each its own task_id")
+    return Cell(config, tasks, run / config.name, served or {})
+
+
+def read_cell_file(path: Path) -> dict[str, Any]:
+    """A `cell.json`.
+
+    Raises:
+        UserError: It is none.
+    """
+    value = _read(path)
+    if value is None or value.get("schema") != CELL_SCHEMA or not isinstance(value.get("config"), dict):
+        raise UserError(f"{path}: not a {CELL_SCHEMA} file", f"move {path.parent} away, or choose another --run")
+    return value
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, dict):
+            yield from _flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text

@@ -1,0 +1,201 @@
+"""The config of one benchmark cell: closed, frozen, loaded from YAML (train/assets/benchmark_configs/*.yaml).
+
+The defaults are those of the specification's benchmarks. An unknown key is an error that names it and those allowed.
+Does not look for the server or the tasks.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from keepstate.agents.limits import EpisodeLimits
+from keepstate.errors import UserError
+from keepstate.models.base import Sampling
+from keepstate.runtimes.base import RuntimeLimits
+from keepstate.tasks import load_tasks, make_tasks
+from keepstate.tasks.base import Task
+from keepstate.tasks.config import TaskSetConfig, read_config
+from keepstate.vocabulary import Adapter, Difficulty, RuleSet, RuntimeName
+
+DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
+DEFAULT_CONTEXT = 40_960
+
+
+class Closed(BaseModel):
+    """Frozen; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskSource(Closed):
+    """Which tasks: a task-set file, a folder of task files, or a difficulty to sample from. Exactly one of the three.
+
+    Relative paths start at the folder of the benchmark config.
+    """
+
+    config: Path | None = None
+    """A task-set file such as train/assets/task_configs/easy_100.json."""
+    folder: Path | None = None
+    difficulty: Difficulty | None = None
+    family: str = "knapsack"
+    rules: RuleSet = RuleSet.STRICT
+    count: int = Field(default=100, ge=1)
+    """With `folder`, `config` or `difficulty`: at most so many, the first ones."""
+    seed_start: int = 123_456_789
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> TaskSource:
+        given = [name for name in ("config", "folder", "difficulty") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of config, folder, difficulty (found {', '.join(given) or 'none'})")
+        return self
+
+    def load(self) -> list[Task]:
+        """The tasks, in order.
+
+        Raises:
+            UserError: They cannot be read or made.
+        """
+        if self.folder is not None:
+            return load_tasks(self.folder)[: self.count]
+        source: TaskSetConfig | TaskSource = read_config(self.config) if self.config is not None else self
+        assert source.difficulty is not None
+        count = min(self.count, source.count)
+        return list(make_tasks(source.family, source.difficulty, count, source.seed_start, rules=source.rules))
+
+    def beside(self, folder: Path) -> TaskSource:
+        """The same with relative paths resolved against `folder`."""
+        changes = {name: folder / path for name in ("config", "folder") if (path := getattr(self, name)) is not None}
+        return self.model_copy(update=changes)
+
+
+class LimitsConfig(Closed):
+    """Bounds of an episode; reaching one ends the episode or the action, which is graded as it stands."""
+
+    turns: int = Field(default=40, ge=1)
+    seconds: float | None = Field(default=None, gt=0)
+    """Wall-clock of an episode; 900, in react 600, where it is not given."""
+    tool_calls: int = Field(default=RuntimeLimits().tool_calls, ge=1)
+    """In one action."""
+    action_seconds: float = Field(default=RuntimeLimits().seconds, gt=0)
+    memory_mib: int = Field(default=RuntimeLimits().memory_mib, ge=16)
+    output_chars: int = Field(default=RuntimeLimits().output_chars, ge=100)
+
+    def episode(self, runtime: RuntimeName) -> EpisodeLimits:
+        """As the loop takes them."""
+        return EpisodeLimits(
+            turns=self.turns,
+            seconds=self.seconds or EpisodeLimits.default(runtime).seconds,
+            runtime=RuntimeLimits(
+                tool_calls=self.tool_calls,
+                seconds=self.action_seconds,
+                memory_mib=self.memory_mib,
+                output_chars=self.output_chars,
+            ),
+        )
+
+
+class SamplingConfig(Closed):
+    """How the server picks tokens."""
+
+    temperature: float = Field(default=Sampling().temperature, ge=0)
+    max_tokens: int = Field(default=Sampling().max_tokens, ge=1)
+    """New tokens a turn."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+
+
+class BenchmarkConfig(Closed):
+    """One cell: who, where, on what, and within which limits."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,79}$")
+    """Also the cell's folder in the run."""
+    adapter: Adapter
+    runtime: RuntimeName
+    tasks: TaskSource
+    model: str | None = None
+    """Its name on the server, where that is not the adapter's."""
+    limits: LimitsConfig = LimitsConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    context: int = Field(default=DEFAULT_CONTEXT, ge=256)
+    """Tokens that the server must offer a conversation."""
+    nothink: bool = True
+    """Send `enable_thinking: false` to the chat template."""
+    seed: int = 0
+    """Another seed repeats the same tasks with other draws."""
+    base_url: str = DEFAULT_BASE_URL
+    concurrency: int = Field(default=64, ge=1)
+    """Episodes at once; a run of several cells takes the largest. The server's cache may allow fewer."""
+    isolation: str = "auto"
+    """Rung of the sandbox."""
+
+    @property
+    def served_name(self) -> str:
+        """Its name on the server."""
+        return self.model or str(self.adapter)
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the results, tasks apart: not where the server is, nor how many episodes run at once."""
+        return {
+            "adapter": str(self.adapter),
+            "model": self.served_name,
+            "runtime": str(self.runtime),
+            "limits": asdict(self.limits.episode(self.runtime)),
+            "sampling": self.sampling.model_dump(),
+            "context": self.context,
+            "nothink": self.nothink,
+            "seed": self.seed,
+        }
+
+
+def load_config(path: Path) -> BenchmarkConfig:
+    """Read a benchmark config.
+
+    Raises:
+        UserError: It is missing, no YAML, or has an unknown key or a bad value; the message names it.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot read: {error.strerror}", "those of the specification: ls train/assets/benchmark_configs"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}", "repair the file") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a mapping of keys is needed", f"keys: {', '.join(BenchmarkConfig.model_fields)}")
+    try:
+        config = BenchmarkConfig.model_validate(raw)
+    except ValidationError as error:
+        raise explain(path, error) from error
+    return config.model_copy(update={"tasks": config.tasks.beside(path.parent)})
+
+
+def explain(path: Path, error: ValidationError) -> UserError:
+    """What is wrong with a config: the key, the value found, and what is allowed."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "config"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    allowed = _keys(first["loc"][:-1])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
+        guess = f"did you mean {near[0]}? " if near else ""
+        return UserError(f"{path}: unknown key {place!r}{more}", f"{guess}allowed: {', '.join(allowed)}")
+    found = f" (found {str(first['input'])[:60]!r})" if first["type"] != "missing" else ""
+    return UserError(f"{path}: {place}: {first['msg']}{found}{more}", f"allowed keys: {', '.join(allowed)}")
+
+
+def _keys(place: tuple[int | str, ...]) -> list[str]:
+    """Keys allowed at a place in the config."""
+    model: type[BaseModel] = BenchmarkConfig
+    for part in place:
+        field = model.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            break
+        model = field.annotation
+    return list(model.model_fields)

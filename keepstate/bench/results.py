@@ -1,0 +1,144 @@
+"""The results of a run, read back from its folder: one row an episode, grouped by cell.
+
+Reads `cell.json` and the traces beside it. Computes nothing but what stands in them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keepstate.agents.record import Trace
+from keepstate.bench.cells import CELL_FILE, read_cell_file
+from keepstate.errors import UserError
+from keepstate.files import existing_folder
+from keepstate.traces import BadTrace, iter_traces
+from keepstate.traces.statistics import seconds
+from keepstate.vocabulary import Adapter, FinishReason, Origin, RuntimeName
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One graded episode."""
+
+    task: str
+    score: float
+    solved: bool
+    steps: int
+    prompt_tokens: int
+    """Summed over the calls of the episode, so a token that is sent at every turn counts every time."""
+    completion_tokens: int
+    cached_tokens: int | None
+    missed_variable: bool
+    seconds: float
+    finish_reason: FinishReason
+    rung: str
+    errors: tuple[str, ...]
+    """Classes of the agent's own errors."""
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class CellResult:
+    """One cell: what was played, how it went, and what of it is not graded."""
+
+    name: str
+    adapter: Adapter
+    runtime: RuntimeName
+    family: str
+    difficulty: str
+    rules: str | None
+    digest: str
+    task_set: str
+    """Digest of the tasks: two cells with equal ones compare task by task."""
+    config: dict[str, Any]
+    references: dict[str, dict[str, float]]
+    """Scores of the reference policies, by task."""
+    episodes: tuple[Episode, ...]
+    not_graded: dict[Origin, int]
+    missing: int
+    """Tasks without any record."""
+    unreadable: tuple[str, ...]
+    """Files that should be traces and are not, with reasons."""
+
+    @property
+    def label(self) -> str:
+        """`persistent → forget`: who, in which runtime."""
+        return f"{self.adapter} → {self.runtime}"
+
+
+def read_results(run: Path) -> list[CellResult]:
+    """Every cell of a run, by difficulty, then adapter, then runtime.
+
+    Raises:
+        UserError: There is no such folder, or it holds no cell.
+    """
+    existing_folder(run, "results", "keepstate bench run --help")
+    files = [run / CELL_FILE] if (run / CELL_FILE).exists() else sorted(run.glob(f"*/{CELL_FILE}"))
+    if not files:
+        raise UserError(f"no benchmark results in {run}", "run a benchmark first: keepstate bench run --help")
+    adapters, runtimes = list(Adapter), list(RuntimeName)
+    cells = [read_cell(path.parent) for path in files]
+    return sorted(cells, key=lambda c: (c.difficulty, adapters.index(c.adapter), runtimes.index(c.runtime), c.name))
+
+
+def read_cell(folder: Path) -> CellResult:
+    """One cell.
+
+    Raises:
+        UserError: `folder` is no cell.
+    """
+    cell = read_cell_file(folder / CELL_FILE)
+    tasks: dict[str, dict[str, Any]] = cell["tasks"]
+    episodes: list[Episode] = []
+    failed: dict[Origin, int] = {}
+    unreadable: list[str] = []
+    for path, trace in iter_traces(folder):
+        if isinstance(trace, BadTrace):
+            unreadable.append(f"{path.name}: {trace.reason}")
+        elif tasks.get(trace.task.name, {}).get("hash") != trace.task.content_hash:
+            unreadable.append(f"{path.name}: of a task that is not in {CELL_FILE}")
+        elif trace.failure is not None:
+            failed[trace.failure.origin] = failed.get(trace.failure.origin, 0) + 1
+        elif trace.verdict is not None:
+            episodes.append(_episode(trace))
+    return CellResult(
+        name=cell["name"],
+        adapter=Adapter(cell["adapter"]),
+        runtime=RuntimeName(cell["runtime"]),
+        family=cell["family"],
+        difficulty=cell["difficulty"],
+        rules=cell["rules"],
+        digest=cell["digest"],
+        task_set=cell["config"]["tasks"],
+        config=cell["config"],
+        references={name: {key: v for key, v in task.items() if key != "hash"} for name, task in tasks.items()},
+        episodes=tuple(sorted(episodes, key=lambda episode: episode.task)),
+        not_graded=dict(sorted(failed.items())),
+        missing=len(tasks) - len(episodes) - sum(failed.values()),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _episode(trace: Trace) -> Episode:
+    assert trace.verdict is not None
+    usage = trace.summary.token_usage
+    return Episode(
+        task=trace.task.name,
+        score=trace.verdict.score,
+        solved=trace.verdict.is_solved,
+        steps=trace.summary.num_steps,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+        missed_variable=trace.missed_variable,
+        seconds=seconds(trace),
+        finish_reason=trace.finish_reason,
+        rung=str(trace.rung) if trace.rung else "unknown",
+        errors=tuple(trace.summary.errors),
+    )

@@ -1,0 +1,137 @@
+"""`keepstate bench`: play tasks with every model in every runtime against a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keepstate.bench.config import (
+    DEFAULT_BASE_URL,
+    DEFAULT_CONTEXT,
+    BenchmarkConfig,
+    LimitsConfig,
+    SamplingConfig,
+    TaskSource,
+    load_config,
+)
+from keepstate.bench.launch import bench
+from keepstate.bench.matrix import matrix_configs
+from keepstate.bench.runner import CellTally
+from keepstate.cli._bench_progress import display
+from keepstate.errors import EXIT_PARTIAL
+from keepstate.vocabulary import Adapter, Difficulty
+
+RUNS = Path("runs")
+LIMITS, SAMPLING = LimitsConfig(), SamplingConfig()
+
+
+def _shared(function: Callable[..., None]) -> Callable[..., None]:
+    """The options that both commands have."""
+    options = (
+        click.option("--concurrency", type=click.IntRange(1), help="Episodes at once; the config's where not given."),
+        click.option("--isolation", help="Rung of the sandbox; see: keepstate doctor"),
+        click.option("--allow-unsafe", is_flag=True, help="Run model-written code without a sandbox if there is none."),
+        click.option("--fresh", is_flag=True, help="Replace results that were made with another config."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.group()
+def command() -> None:
+    """Play tasks with every model in every runtime, against a running server."""
+
+
+@command.command("run")
+@click.argument("configs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--run", "run_name", default="bench", show_default=True, help="Results go to runs/NAME.")
+@click.option("--base-url", help="Of the server, ending in /v1; the config's where not given.")
+@_shared
+def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | None, **options: Any) -> None:
+    """Play the cells of CONFIGS (YAML), all at once. Repeating the command plays only what is missing."""
+    loaded = [load_config(path) for path in configs]
+    if base_url:
+        loaded = [config.model_copy(update={"base_url": base_url}) for config in loaded]
+    _play(loaded, RUNS / run_name, options)
+
+
+@command.command("matrix")
+@click.option("--tasks", "path", type=click.Path(path_type=Path), help="Folder of tasks, or a task-set JSON.")
+@click.option("--difficulty", type=click.Choice(list(map(str, Difficulty))), help="Or: sample tasks of this one.")
+@click.option("--count", type=click.IntRange(1), default=100, show_default=True, help="At most so many tasks.")
+@click.option("--seed-start", type=int, default=123_456_789, show_default=True, help="Of tasks that are sampled.")
+@click.option("--adapter", "adapters", multiple=True, type=click.Choice(list(map(str, Adapter))), help="Only these.")
+@click.option("--run", "run_name", default="matrix", show_default=True, help="Results go to runs/NAME.")
+@click.option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="Of the server, ending in /v1.")
+@click.option("--turns", type=click.IntRange(1), default=LIMITS.turns, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Of an episode; 900, react 600.")
+@click.option("--tool-calls", type=click.IntRange(1), default=LIMITS.tool_calls, show_default=True, help="An action.")
+@click.option("--max-tokens", type=click.IntRange(1), default=SAMPLING.max_tokens, show_default=True, help="A turn.")
+@click.option("--temperature", type=click.FloatRange(0), default=SAMPLING.temperature, show_default=True)
+@click.option("--context", type=click.IntRange(256), default=DEFAULT_CONTEXT, show_default=True, help="Least tokens.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed repeats with other draws.")
+@_shared
+def matrix_command(  # noqa: PLR0913 - one parameter an option
+    *,
+    path: Path | None,
+    difficulty: str | None,
+    count: int,
+    seed_start: int,
+    adapters: tuple[str, ...],
+    run_name: str,
+    base_url: str,
+    turns: int,
+    seconds: float | None,
+    tool_calls: int,
+    max_tokens: int,
+    temperature: float,
+    context: int,
+    seed: int,
+    **options: Any,
+) -> None:
+    """Play the base and every adapter in every runtime whose answers it can give: eight cells on the same tasks."""
+    if (path is None) == (difficulty is None):
+        raise click.UsageError("give either --tasks or --difficulty")
+    where = {"difficulty": difficulty} if path is None else {("folder" if path.is_dir() else "config"): path}
+    source = TaskSource.model_validate({**where, "count": count, "seed_start": seed_start})
+    label = source.load()[0].difficulty
+    configs = matrix_configs(
+        source,
+        label,
+        adapters=[Adapter(name) for name in adapters] or tuple(Adapter),
+        limits=LimitsConfig(turns=turns, seconds=seconds, tool_calls=tool_calls),
+        sampling=SamplingConfig(temperature=temperature, max_tokens=max_tokens),
+        context=context,
+        seed=seed,
+        base_url=base_url,
+    )
+    _play(list(configs), RUNS / run_name, options)
+
+
+def _play(configs: Sequence[BenchmarkConfig], run: Path, options: dict[str, Any]) -> None:
+    """Play with a progress display, then say what came of it."""
+    with display() as shown:
+        try:
+            tallies = asyncio.run(bench(configs, run, on_progress=shown, **options))
+        except KeyboardInterrupt:
+            done = sum(tally.done for tally in shown.last.tallies) if shown.last else 0
+            click.echo(f"stopped; {done} episodes are recorded in {run}: repeat the command to go on", err=True)
+            raise
+    _report(tallies, run)
+    if any(tally.not_graded for tally in tallies):
+        sys.exit(EXIT_PARTIAL)
+
+
+def _report(tallies: Sequence[CellTally], run: Path) -> None:
+    for tally in tallies:
+        graded = tally.kept + tally.graded
+        origins = ", ".join(f"{origin} {count}" for origin, count in sorted(tally.not_graded.items()))
+        line = f"{tally.cell.folder}: solved {tally.solved} / graded {graded} / not graded {tally.not_graded.total()}"
+        click.echo(line + (f" ({origins}); first: {tally.first_failure}" if origins else ""))
+    click.echo(f"report: keepstate report {run}", err=True)
