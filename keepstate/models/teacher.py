@@ -54,11 +54,10 @@ def decide(task_hash: str, seed: int, budget: int, max_batch: int) -> Plan:
         digest = hashlib.sha256(f"{task_hash}:{seed}:{name}".encode()).digest()
         return options[int.from_bytes(digest[:8]) % len(options)]
 
-    least = max(2, -(-budget // max_batch))
-    count = min(budget, least + pick("batches", (0, 0, 1)))
+    count = min(budget, max(2, -(-budget // max_batch)))
     edges = [budget * step // count for step in range(count + 1)]
     if count > 1:
-        moved = edges[1] + pick("edge", (-1, 0, 1))
+        moved = edges[1] + pick("edge", (-2, -1, 0, 0, 1, 2))
         if 0 < moved <= max_batch and 0 < edges[2] - moved <= max_batch:
             edges[1] = moved
     style = text.Style(
@@ -67,7 +66,7 @@ def decide(task_hash: str, seed: int, budget: int, max_batch: int) -> Plan:
         plan=pick("plan", text.PLAN),
         restate=pick("restate", text.RESTATE),
         name=pick("name", text.NAMES),
-        order=pick("order", ("listed", "listed", "backward", "third first")),
+        order=pick("order", ("listed", "listed", "listed", "backward", "third first")),
     )
     return Plan(tuple(itertools.pairwise(edges)), style)
 
@@ -145,11 +144,13 @@ class ScriptedTeacher:
         return text.react(f"{thought} Best: {text.packing_words(known, pack)}.", [*takes, ("finish", {})])
 
     def _words(self, step: int) -> str:
-        """What a turn's thought says about the budget; the step after the last batch is the packing."""
-        bounds, style = self._plan.bounds, self._plan.style
-        words = (style.start, *style.more, style.plan)[step]
-        first, last = bounds[step] if step < len(bounds) else bounds[-1]
-        return words.format(first=first, last=last, budget=bounds[-1][1], capacity=self._goal.capacity)
+        """What a turn's thought says of the plan; the step after the last batch is the packing."""
+        batches, style = [text.batch_words(*bounds) for bounds in self._plan.bounds], self._plan.style
+        if step == 0:
+            return style.start.format(first=batches[0], rest=", ".join(batches[1:]))
+        if step == len(batches):
+            return style.plan.format(capacity=self._goal.capacity)
+        return style.more[step - 1].format(batch=batches[step])
 
     def _learnt(self, messages: Sequence[Message]) -> tuple[list[str], text.Known, text.Known]:
         """From the conversation alone: ids in the order of exploration, usable items, those of the last action."""

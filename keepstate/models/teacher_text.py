@@ -19,21 +19,18 @@ ORDERS = {"listed": "", "backward": "[::-1]", "third first": "\nids = ids[2:] + 
 code (react), where it could not sort or shuffle."""
 
 START = (
-    "I list the items and inspect the first {last} of {budget}.",
-    "I begin with {last} of {budget} inspections.",
-    "First {last} of {budget} inspections.",
+    "I inspect {first}, then {rest}.",
+    "First I look at {first}, after that at {rest}.",
+    "Batches: {first}, then {rest}.",
 )
-MORE = (
-    "{first} of {budget} inspected. I go on to {last}.",
-    "{first} of {budget} done. Next up to {last}.",
-    "{first} of {budget} inspections used, now up to {last}.",
-)
+MORE = ("Now {batch}.", "I go on with {batch}.", "Next {batch}.")
 PLAN = (
-    "{budget} of {budget} inspected. I pack the best into {capacity} and finish.",
-    "{budget} of {budget} done. Now the best packing for {capacity}.",
-    "{budget} of {budget} inspections used. I take the best packing for {capacity} and finish.",
+    "All batches are inspected. I pack the best into {capacity} and finish.",
+    "Nothing is left to inspect. I take the best packing for {capacity} and finish.",
+    "The budget is used. Now the best packing for {capacity}, and finish.",
 )
-"""All three say how much of the budget is used, copied from the last turn: that decides what comes next."""
+"""The first turn names every batch, as slices of the ids; later turns copy the next one from it. A 135M model that had
+to count the budget down stopped early or overran it (60 traces, one pass: none of 4 held-out tasks played to the end)."""
 RESTATE = (
     "Variables are gone, so I write the items again.",
     "I define again what I saw.",
@@ -79,10 +76,15 @@ def setup_code(style: Style) -> str:
     return f"import json\nids = json.loads(list_items()){ORDERS[style.order]}"
 
 
+def batch_words(first: int, last: int) -> str:
+    """A batch, as a slice of the ids: what thoughts announce and code inspects."""
+    return f"ids[{first or ''}:{last}]"
+
+
 def inspect_code(goal: Goal, style: Style, first: int, last: int) -> str:
     """Inspect ids[first:last] and keep the usable ones."""
     return (
-        f"for i in ids[{first or ''}:{last}]:\n"
+        f"for i in {batch_words(first, last)}:\n"
         "    x = json.loads(inspect(i))\n"
         f"    if x['class'] in {list(goal.allowed)}:\n"
         f"        {style.name}[i] = x['value'], x['weight']"
