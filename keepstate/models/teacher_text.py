@@ -30,7 +30,7 @@ PLAN = (
     "The budget is used. Now the best packing for {capacity}, and finish.",
 )
 """The first turn names every batch, as slices of the ids; later turns copy the next one from it. A 135M model that had
-to count the budget down stopped early or overran it (60 traces, one pass: none of 4 held-out tasks played to the end)."""
+to count the budget down stopped early or overran it (60 traces, one pass: 0 of 4 held-out tasks played to the end)."""
 RESTATE = (
     "Variables are gone, so I write the items again.",
     "I define again what I saw.",

@@ -1,6 +1,8 @@
 """Collecting traces: everything once, resumed exactly, failures counted, nothing half written."""
 
 import asyncio
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -164,3 +166,29 @@ def test_an_unreachable_teacher_is_a_counted_failure(tmp_path: Path, unused_tcp_
     result = command("--tasks", tmp_path / "tasks", "--out", tmp_path / "traces", *options)
     assert result.exit_code == 1
     assert "not recorded: 1 (model 1)" in result.stderr
+
+
+async def test_ctrl_c_ends_the_command_with_130_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks", tasks_of(2))
+    asked = asyncio.Event()
+
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(never_answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    options = ["--tasks", str(tmp_path / "tasks"), "--out", str(tmp_path / "traces"), "--runtime", "react"]
+    teacher = ["--teacher", "llm", "--base-url", url, "--model", "m"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "keepstate", "traces", "collect", *options, *teacher, stderr=asyncio.subprocess.PIPE
+    )
+    await asyncio.wait_for(asked.wait(), 30)
+    process.send_signal(signal.SIGINT)
+    _, stderr = await asyncio.wait_for(process.communicate(), 20)
+    server.close()
+    assert process.returncode == 130
+    assert b"Traceback" not in stderr
+    assert b"interrupted" in stderr
+    assert not list((tmp_path / "traces").rglob("*"))
