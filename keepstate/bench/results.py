@@ -17,12 +17,16 @@ from keepstate.traces import BadTrace, iter_traces
 from keepstate.traces.statistics import seconds
 from keepstate.vocabulary import Adapter, FinishReason, Origin, RuntimeName
 
+MISSING = frozenset({"NameError", "UnboundLocalError"})
+
 
 @dataclass(frozen=True, slots=True)
 class Episode:
     """One graded episode."""
 
     task: str
+    task_hash: str
+    """What pairs two episodes: the problem, whatever its name."""
     score: float
     solved: bool
     steps: int
@@ -31,6 +35,7 @@ class Episode:
     completion_tokens: int
     cached_tokens: int | None
     missed_variable: bool
+    """A step ended in an error of `MISSING`: the agent relied on state that was not there."""
     seconds: float
     finish_reason: FinishReason
     rung: str
@@ -130,13 +135,14 @@ def _episode(trace: Trace) -> Episode:
     usage = trace.summary.token_usage
     return Episode(
         task=trace.task.name,
+        task_hash=trace.task.content_hash,
         score=trace.verdict.score,
         solved=trace.verdict.is_solved,
         steps=trace.summary.num_steps,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         cached_tokens=usage.cached_tokens,
-        missed_variable=trace.missed_variable,
+        missed_variable=not MISSING.isdisjoint(trace.summary.errors),
         seconds=seconds(trace),
         finish_reason=trace.finish_reason,
         rung=str(trace.rung) if trace.rung else "unknown",

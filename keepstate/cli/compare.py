@@ -1,0 +1,61 @@
+"""`keepstate compare`: two results, task by task."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from keepstate.bench.results import CellResult, read_results
+from keepstate.errors import UserError
+from keepstate.reports.comparison import MARGIN, Comparison, compare_cells
+from keepstate.reports.tables import print_comparisons
+
+
+@click.command()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=MARGIN,
+    show_default=True,
+    help="Differences of optimality below it count as equivalent.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Every figure as JSON.")
+def command(first: Path, second: Path, *, margin: float, as_json: bool) -> None:
+    """Compare FIRST with SECOND on the tasks they share: two cells (runs/NAME/CELL), or two runs cell by cell."""
+    comparisons = [compare_cells(a, b, margin=margin) for a, b in _pairs(read_results(first), read_results(second))]
+    if as_json:
+        rows = [asdict(c) | {"first": c.first.name, "second": c.second.name} for c in comparisons]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    print_comparisons(comparisons, Console())
+    for comparison in comparisons:
+        click.echo(_sentence(comparison, margin), err=True)
+
+
+def _pairs(first: list[CellResult], second: list[CellResult]) -> list[tuple[CellResult, CellResult]]:
+    """Cells that belong together: the only ones, or those of one adapter, runtime and set of tasks."""
+    if len(first) == len(second) == 1:
+        return [(first[0], second[0])]
+    others = {(cell.adapter, cell.runtime, cell.task_set): cell for cell in second}
+    pairs = [(cell, others[key]) for cell in first if (key := (cell.adapter, cell.runtime, cell.task_set)) in others]
+    if not pairs:
+        raise UserError(
+            "no cell of the one has its like (adapter, runtime, tasks) in the other",
+            "name two cells instead, e.g. keepstate compare runs/bench/bench-easy-lora runs/bench/bench-easy-base",
+        )
+    return pairs
+
+
+def _sentence(comparison: Comparison, margin: float) -> str:
+    only_first, only_second = comparison.solved_only
+    left_out = f"; {comparison.left_out} tasks are graded in one only" if comparison.left_out else ""
+    return (
+        f"{comparison.first.name} vs {comparison.second.name}: {comparison.n} tasks in common{left_out}; solved by"
+        f" the first alone {only_first}, by the second alone {only_second}; equivalence margin {100 * margin:g} points"
+    )

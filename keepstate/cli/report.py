@@ -1,0 +1,28 @@
+"""`keepstate report`: tables, plots and one HTML file from benchmark results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from keepstate.reports import HTML_FILE, MARGIN, build_report
+from keepstate.reports.tables import print_report
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: RUN/report]")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=MARGIN,
+    show_default=True,
+    help="Differences of optimality below it count as equivalent.",
+)
+def command(run: Path, *, out: Path | None, margin: float) -> None:
+    """Report on the benchmark results in RUN, e.g. runs/bench."""
+    report = build_report(run, out, margin=margin)
+    print_report(report, Console())
+    click.echo(f"report: {(out or run / 'report') / HTML_FILE}", err=True)

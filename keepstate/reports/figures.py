@@ -1,0 +1,76 @@
+"""The figures of one cell: everything that a row of a report shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from statistics import fmean
+
+from keepstate.bench.results import CellResult
+from keepstate.reports.statistics import Estimate, bounded_mean, chance_corrected, mean_of, share
+from keepstate.vocabulary import Adapter, FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class CellFigures:
+    """One cell in figures; None where no episode is graded."""
+
+    cell: CellResult
+    solved: Estimate | None
+    optimality: Estimate | None
+    corrected: Estimate | None
+    """(score - floor) / (oracle - floor)."""
+    floor: float | None
+    """Mean score of the blind policy on the graded tasks."""
+    oracle: float | None
+    """Mean of the best score that the budget of inspections can buy."""
+    greedy: float | None
+    steps: Estimate | None
+    tokens: Estimate | None
+    """Prompt and completion tokens of an episode, summed over its calls."""
+    completion_tokens: Estimate | None
+    cached_share: float | None
+    """Of prompt tokens, from the server's prefix cache; None where it does not say."""
+    missed: Estimate | None
+    """Share of episodes in which a variable was missing."""
+    rungs: tuple[str, ...]
+    endings: dict[FinishReason, int]
+
+    @property
+    def n(self) -> int:
+        """Graded episodes."""
+        return len(self.cell.episodes)
+
+    @property
+    def kind(self) -> str:
+        """`base`, `matched` (trained where it runs) or `mismatched`."""
+        if self.cell.adapter is Adapter.BASE:
+            return "base"
+        return "matched" if str(self.cell.adapter) == str(self.cell.runtime) else "mismatched"
+
+
+def cell_figures(cell: CellResult) -> CellFigures:
+    """Compute the figures of a cell."""
+    episodes = cell.episodes
+    scores = [episode.score for episode in episodes]
+    references = [cell.references[episode.task] for episode in episodes]
+    floors = [reference["blind"] for reference in references]
+    oracles = [reference["oracle"] for reference in references]
+    cached = [episode.cached_tokens for episode in episodes if episode.cached_tokens is not None]
+    prompts = sum(episode.prompt_tokens for episode in episodes if episode.cached_tokens is not None)
+    return CellFigures(
+        cell=cell,
+        solved=share(sum(episode.solved for episode in episodes), len(episodes)),
+        optimality=bounded_mean(scores),
+        corrected=chance_corrected(scores, floors, oracles),
+        floor=fmean(floors) if floors else None,
+        oracle=fmean(oracles) if oracles else None,
+        greedy=fmean(reference["greedy"] for reference in references) if references else None,
+        steps=mean_of([episode.steps for episode in episodes]),
+        tokens=mean_of([episode.tokens for episode in episodes]),
+        completion_tokens=mean_of([episode.completion_tokens for episode in episodes]),
+        cached_share=sum(cached) / prompts if prompts else None,
+        missed=share(sum(episode.missed_variable for episode in episodes), len(episodes)),
+        rungs=tuple(sorted({episode.rung for episode in episodes})),
+        endings=dict(sorted(Counter(episode.finish_reason for episode in episodes).items())),
+    )

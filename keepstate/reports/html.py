@@ -1,0 +1,67 @@
+"""The report as one HTML file: no script, no external resource, light and dark, readable without the plots."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+import jinja2
+from markupsafe import Markup, escape
+
+from keepstate import __version__
+from keepstate.reports.model import Report
+from keepstate.reports.plots import DARK, LIGHT, optimality_plot, to_svg, tokens_plot
+from keepstate.reports.tables import COLUMNS, COMPARISON_HEAD, comparison_row, how
+
+PLOTS = (
+    (
+        "optimality",
+        optimality_plot,
+        "Optimality by cell",
+        "Points with 95 % intervals; dashed lines mark the blind floor and the oracle.",
+    ),
+    (
+        "tokens",
+        tokens_plot,
+        "Tokens per episode by cell",
+        "Prompt and completion tokens over all calls; the darker part is the completion.",
+    ),
+)
+
+
+def html(report: Report) -> str:
+    """The document."""
+    source = (files("keepstate.reports") / "templates" / "report.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["split_interval"] = split_interval
+    plots = [
+        {
+            "title": title,
+            "words": words,
+            "light": Markup(_inline(to_svg(plot(report, LIGHT)), f"{key}-light")),
+            "dark": Markup(_inline(to_svg(plot(report, DARK)), f"{key}-dark")),
+        }
+        for key, plot, title, words in PLOTS
+    ]
+    return environment.from_string(source).render(
+        report=report,
+        cells=sum(len(group.figures) for group in report.groups),
+        version=__version__,
+        columns=COLUMNS,
+        comparison_head=COMPARISON_HEAD,
+        row=comparison_row,
+        plots=plots,
+        how=how(report),
+    )
+
+
+def split_interval(text: str) -> Markup:
+    """`75.4 (70.1 to 80.2)` with the bracket on a line of its own."""
+    value, bracket, rest = text.partition(" (")
+    return Markup("{}<small>({}</small>").format(value, rest) if bracket else escape(text)
+
+
+def _inline(svg: str, name: str) -> str:
+    """An SVG document as an element: ids made unique, so that two drawings on a page do not mix."""
+    element = svg[svg.index("<svg") :]
+    return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", element)

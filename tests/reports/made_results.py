@@ -1,0 +1,71 @@
+"""Results of a benchmark, written through the real cell and trace files, with scores of our choosing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from keepstate.agents.limits import EpisodeLimits
+from keepstate.agents.recorder import Recorder
+from keepstate.bench.cells import make_cell
+from keepstate.bench.config import BenchmarkConfig, TaskSource
+from keepstate.errors import EpisodeFailure
+from keepstate.models.base import Reply, Sampling
+from keepstate.models.scripted import ScriptedModel
+from keepstate.runtimes.base import ActionResult
+from keepstate.tasks.base import Task, Verdict
+from keepstate.traces import Trace, write_trace
+from keepstate.vocabulary import Adapter, Difficulty, FinishReason, Origin, Rung, RuntimeName
+
+
+@dataclass(frozen=True)
+class Made:
+    """One episode to note down."""
+
+    score: float = 1.0
+    steps: int = 3
+    prompt: int = 1000
+    completion: int = 100
+    error_type: str | None = None
+    failure: Origin | None = None
+    reason: FinishReason = FinishReason.FINISHED
+
+
+def made_trace(task: Task, config: BenchmarkConfig, made: Made) -> Trace:
+    """A trace of `made`, noted by the real recorder."""
+    model = ScriptedModel([], name=config.served_name)
+    model.sampling = Sampling()  # type: ignore[attr-defined]
+    recorder = Recorder(task, config.runtime, model, EpisodeLimits.default(config.runtime), config.seed)
+    recorder.rung = Rung.NONE if config.runtime is RuntimeName.REACT else Rung.NAMESPACES
+    recorder.opened("system", "goal")
+    for turn in range(made.steps):
+        recorder.asked(turn, turn)
+        reply = Reply(f"answer {turn}", made.prompt, made.completion, cached_tokens=made.prompt // 2)
+        recorder.answered(turn, reply, 0.1)
+        failed = made.error_type if turn == 1 else None
+        result = ActionResult(output="", error="trouble" if failed else None, error_type=failed)
+        recorder.stepped(turn, reply, "code", result, None if turn == made.steps - 1 else "seen")
+    if made.failure is not None:
+        return recorder.failed(EpisodeFailure(made.failure, "lost"))
+    return recorder.graded(made.reason, Verdict(is_solved=made.score == 1.0, score=made.score, metrics={}))
+
+
+def write_made_cell(  # noqa: PLR0913
+    run: Path,
+    adapter: Adapter,
+    runtime: RuntimeName,
+    episode: Callable[[int], Made | None],
+    count: int = 12,
+    difficulty: Difficulty = Difficulty.MINI,
+    **settings: object,
+) -> BenchmarkConfig:
+    """Write a cell whose episode on task i is `episode(i)`; None leaves the task unplayed."""
+    settings = {"name": f"{adapter}-{runtime}-{difficulty}"} | settings
+    tasks = TaskSource(difficulty=difficulty, count=count)
+    config = BenchmarkConfig.model_validate({"adapter": adapter, "runtime": runtime, "tasks": tasks, **settings})
+    cell = make_cell(config, run)
+    cell.write()
+    for index, task in enumerate(cell.tasks):
+        made = episode(index)
+        if made is not None:
+            write_trace(cell.folder, made_trace(task, config, made))
+    return config
