@@ -147,7 +147,8 @@ class ScriptedTeacher:
         """What a turn's thought says of the plan; the step after the last batch is the packing."""
         batches, style = [text.batch_words(*bounds) for bounds in self._plan.bounds], self._plan.style
         if step == 0:
-            return style.start.format(first=batches[0], rest=", ".join(batches[1:]))
+            budget = self._plan.bounds[-1][1]
+            return style.start.format(budget=budget, first=batches[0], rest=", ".join(batches[1:]))
         if step == len(batches):
             return style.plan.format(capacity=self._goal.capacity)
         return style.more[step - 1].format(batch=batches[step])

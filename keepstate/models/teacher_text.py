@@ -19,9 +19,9 @@ ORDERS = {"listed": "", "backward": "[::-1]", "third first": "\nids = ids[2:] + 
 code (react), where it could not sort or shuffle."""
 
 START = (
-    "I inspect {first}, then {rest}.",
-    "First I look at {first}, after that at {rest}.",
-    "Batches: {first}, then {rest}.",
+    "Budget {budget}: {first}, then {rest}.",
+    "I have {budget} inspections: {first}, then {rest}.",
+    "With {budget} inspections I look at {first}, then at {rest}.",
 )
 MORE = ("Now {batch}.", "I go on with {batch}.", "Next {batch}.")
 PLAN = (
@@ -29,8 +29,9 @@ PLAN = (
     "Nothing is left to inspect. I take the best packing for {capacity} and finish.",
     "The budget is used. Now the best packing for {capacity}, and finish.",
 )
-"""The first turn names every batch, as slices of the ids; later turns copy the next one from it. A 135M model that had
-to count the budget down stopped early or overran it (60 traces, one pass: 0 of 4 held-out tasks played to the end)."""
+"""The first turn repeats the budget and names every batch, as slices of the ids; later turns copy from it. Measured on
+a 135M model (60 traces, one pass): where it had to count the budget down it stopped early or overran it, and where the
+budget was not repeated, every slice ended at 8."""
 RESTATE = (
     "Variables are gone, so I write the items again.",
     "I define again what I saw.",
