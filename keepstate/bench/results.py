@@ -78,7 +78,7 @@ class CellResult:
 
 
 def read_results(run: Path) -> list[CellResult]:
-    """Every cell of a run, by difficulty, then adapter, then runtime.
+    """Every cell of a run, by difficulty, then runtime, then adapter: what compares directly stands together.
 
     Raises:
         UserError: There is no such folder, or it holds no cell.
@@ -89,7 +89,7 @@ def read_results(run: Path) -> list[CellResult]:
         raise UserError(f"no benchmark results in {run}", "run a benchmark first: keepstate bench run --help")
     adapters, runtimes = list(Adapter), list(RuntimeName)
     cells = [read_cell(path.parent) for path in files]
-    return sorted(cells, key=lambda c: (c.difficulty, adapters.index(c.adapter), runtimes.index(c.runtime), c.name))
+    return sorted(cells, key=lambda c: (c.difficulty, runtimes.index(c.runtime), adapters.index(c.adapter), c.name))
 
 
 def read_cell(folder: Path) -> CellResult:

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from keepstate.bench.results import CellResult, read_results
 from keepstate.errors import UserError
-from keepstate.reports.comparison import MARGIN, Comparison, compare_cells
-from keepstate.reports.tables import print_comparisons
+from keepstate.reports.comparison import MARGIN, compare_cells
+from keepstate.reports.tables import print_comparison
 
 
 @click.command()
@@ -33,9 +33,9 @@ def command(first: Path, second: Path, *, margin: float, as_json: bool) -> None:
         rows = [asdict(c) | {"first": c.first.name, "second": c.second.name} for c in comparisons]
         click.echo(json.dumps(rows, indent=2))
         return
-    print_comparisons(comparisons, Console())
+    console = Console()
     for comparison in comparisons:
-        click.echo(_sentence(comparison, margin), err=True)
+        print_comparison(comparison, console)
 
 
 def _pairs(first: list[CellResult], second: list[CellResult]) -> list[tuple[CellResult, CellResult]]:
@@ -50,12 +50,3 @@ def _pairs(first: list[CellResult], second: list[CellResult]) -> list[tuple[Cell
             "name two cells instead, e.g. keepstate compare runs/bench/bench-easy-lora runs/bench/bench-easy-base",
         )
     return pairs
-
-
-def _sentence(comparison: Comparison, margin: float) -> str:
-    only_first, only_second = comparison.solved_only
-    left_out = f"; {comparison.left_out} tasks are graded in one only" if comparison.left_out else ""
-    return (
-        f"{comparison.first.name} vs {comparison.second.name}: {comparison.n} tasks in common{left_out}; solved by"
-        f" the first alone {only_first}, by the second alone {only_second}; equivalence margin {100 * margin:g} points"
-    )

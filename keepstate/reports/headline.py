@@ -35,47 +35,56 @@ def _is_mismatch(comparison: Comparison) -> bool:
 
 def _mismatch(comparison: Comparison) -> str:
     first = comparison.first
-    facts = [_optimality(comparison), _tokens(comparison)]
-    if missing := _missing(comparison):
-        facts.append(missing)
+    facts = [fact for fact in (_optimality(comparison), _tokens(comparison), _missing(comparison)) if fact]
+    joined = ", ".join(facts[:-1]) + (", and " if len(facts) > 1 else "") + facts[-1]
+    intervals = ", 95 % intervals" if comparison.n > 1 else ""
     return (
-        f"Trained {first.adapter}, run {first.runtime}: against the adapter trained for this runtime"
-        f" ({counted(comparison.n, 'task')} in common), {'; '.join(facts)}."
+        f"Running the {first.adapter} adapter in the {first.runtime} runtime, in place of the adapter trained for it,"
+        f" {joined} ({counted(comparison.n, 'task')}{intervals})."
     )
 
 
 def _optimality(comparison: Comparison) -> str:
     paired = comparison.optimality
-    size = points(paired.difference)
+    change = points(paired.difference).replace(" (", " points, ").removesuffix(")")
     if comparison.n == 1:
-        return f"the one score differs by {size} points, which shows nothing"
-    margin = f"{100 * paired.margin:.0f} points"
+        return f"changed one score by {change} points, which shows nothing"
+    margin = f"{100 * paired.margin:g} points"
     if paired.verdict == "undecided":
-        return f"whether optimality differs is undecided: {size} points"
+        return f"left undecided whether optimality changes ({change})"
     if paired.verdict == "equivalent":
-        return f"optimality is equivalent within {margin}: {size}"
-    word = "lower" if paired.difference.value < 0 else "higher"
-    tail = f", yet within {margin}" if "within" in paired.verdict else ""
-    return f"optimality is {word}: {size} points{tail}"
+        return f"changed optimality by less than {margin} ({change})"
+    value, low, high = (
+        f"{abs(100 * (end or 0.0)):.1f}"
+        for end in (paired.difference.value, paired.difference.low, paired.difference.high)
+    )
+    lost = paired.difference.value < 0
+    ends = f"{high} to {low}" if lost else f"{low} to {high}"
+    tail = f", less than {margin}" if "within" in paired.verdict else ""
+    return f"{'cost' if lost else 'gained'} {value} points of optimality ({ends}{tail})"
 
 
 def _tokens(comparison: Comparison) -> str:
     ratio = comparison.tokens
     if ratio is None:
-        return "tokens are not known"
-    size = f"{number(ratio, 2)} times the tokens"
+        return ""
+    size = number(ratio, 2).replace(" (", ", ").removesuffix(")")
     if ratio.low is None or ratio.high is None:
-        return f"it took {size}"
+        return f"took {size} times the tokens"
+    times = size.replace(",", " times the tokens,", 1)
     if ratio.low > 1 or ratio.high < 1:
-        return f"it took {size} per episode"
-    return f"no difference in tokens is shown ({size})"
+        return f"took {number(ratio, 2, interval=False)} times the tokens ({ratio.low:,.2f} to {ratio.high:,.2f})"
+    return f"showed no difference in tokens ({times})"
 
 
 def _missing(comparison: Comparison) -> str:
     here, there = comparison.missed
-    if here is None or there is None or not (here.value or there.value):
+    if here is None or there is None or not here.value:
         return ""
-    return f"a variable was missing in {percent(here)} % of its episodes, against {percent(there, interval=False)} %"
+    share = (
+        percent(here).replace(" (", " % of episodes (", 1) if "(" in percent(here) else f"{percent(here)} % of episodes"
+    )
+    return f"missed a variable in {share} against {percent(there, interval=False)} %"
 
 
 def _reached(figures: Sequence[CellFigures]) -> str:

@@ -16,6 +16,9 @@ SAME = ("limits", "sampling", "context", "nothink", "seed", "prompt")
 
 def notes(figures: Sequence[CellFigures]) -> Iterator[str]:
     """Remarks on one group of cells; none where all is well."""
+    lost = [f"{f.cell.label} {_origins(f)}" for f in figures if f.cell.not_graded]
+    if lost:
+        yield f"Not graded by a failure of ours, and in no figure: {'; '.join(lost)}."
     for figure in figures:
         yield from _cell_notes(figure)
     yield from _differences(figures)
@@ -26,9 +29,6 @@ def notes(figures: Sequence[CellFigures]) -> Iterator[str]:
 
 def _cell_notes(figure: CellFigures) -> Iterator[str]:
     cell = figure.cell
-    if cell.not_graded:
-        origins = ", ".join(f"{origin} {count}" for origin, count in cell.not_graded.items())
-        yield f"{cell.label}: {counted(sum(cell.not_graded.values()), 'episode')} not graded ({origins}), left out."
     if cell.missing:
         yield f"{cell.label}: {counted(cell.missing, 'task')} not played yet; the figures are of the others."
     for reason in cell.unreadable:
@@ -38,6 +38,11 @@ def _cell_notes(figure: CellFigures) -> Iterator[str]:
         yield f"{cell.label}: {counted(late, 'episode')} ended by the time limit, which depends on the machine's load."
     if figure.n == 1:
         yield f"{cell.label}: one episode, so no interval."
+
+
+def _origins(figure: CellFigures) -> str:
+    lost = figure.cell.not_graded
+    return f"{sum(lost.values())} ({', '.join(f'{origin} {count}' for origin, count in lost.items())})"
 
 
 def _differences(figures: Sequence[CellFigures]) -> Iterator[str]:

@@ -93,7 +93,10 @@ def _tokens_panel(group: Group, theme: Theme) -> Any:
     rows = [_row(figures, figures.tokens, 1.0) for figures in group.figures if figures.tokens]
     base = _chart(rows)
     x = alt.X(
-        "value:Q", scale=alt.Scale(zero=True, nice=True), title="tokens per episode (all calls), with 95 % interval"
+        "value:Q",
+        scale=alt.Scale(zero=True, nice=True),
+        title="tokens per episode (all calls), with 95 % interval",
+        axis=alt.Axis(tickCount=5),
     )
     bars = base.mark_bar(height=14, opacity=0.45).encode(x=x, y=_y(group), color=_color(theme))
     written = base.mark_bar(height=14).encode(x="completion:Q", y=_y(group), color=_color(theme))

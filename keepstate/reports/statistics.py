@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 SEED = 20_260_301
-DRAWS = 40_000
+DRAWS = 20_000
+RESAMPLES = 4_999
 LEVEL = 0.95
 
 Array = NDArray[np.float64]
@@ -56,11 +57,7 @@ def bounded_mean(
         return None
     if sample.size == 1:
         return Estimate(float(sample[0]), None, None, 1, level)
-    below, above = _completed_means(sample, lower, upper, seed)
-    tail = (1 - level) / 2
-    value = float(sample.mean())
-    low, high = float(np.quantile(below, tail)), float(np.quantile(above, 1 - tail))
-    return Estimate(value, max(lower, min(low, value)), min(upper, max(high, value)), int(sample.size), level)
+    return _between(sample, *_completed_means(sample, lower, upper, seed), lower, upper, level)
 
 
 def share(count: int, n: int, *, level: float = LEVEL) -> Estimate | None:
@@ -149,16 +146,23 @@ def paired_difference(
     contradict it.
     """
     sample = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    estimate = bounded_mean(sample.tolist(), -1.0, 1.0, level=level, seed=seed)
-    if estimate is None:
+    if sample.size == 0:
         return None
     if sample.size == 1:
-        return PairedDifference(estimate, margin, None, None)
+        return PairedDifference(Estimate(float(sample[0]), None, None, 1, level), margin, None, None)
     below, above = _completed_means(sample, -1.0, 1.0, seed)
+    estimate = _between(sample, below, above, -1.0, 1.0, level)
     equivalent = max(float(np.mean(above >= margin)), float(np.mean(below <= -margin)))
     different = min(1.0, 2 * min(float(np.mean(below <= 0)), float(np.mean(above >= 0))))
     floor = 1 / DRAWS  # a simulated p-value is never 0
     return PairedDifference(estimate, margin, max(equivalent, floor), max(different, floor))
+
+
+def _between(sample: Array, below: Array, above: Array, lower: float, upper: float, level: float) -> Estimate:
+    """The mean with the quantiles of its completed draws."""
+    tail, value = (1 - level) / 2, float(sample.mean())
+    low, high = float(np.quantile(below, tail)), float(np.quantile(above, 1 - tail))
+    return Estimate(value, max(lower, min(low, value)), min(upper, max(high, value)), int(sample.size), level)
 
 
 def _completed_means(sample: Array, lower: float, upper: float, seed: int) -> tuple[Array, Array]:
@@ -188,7 +192,7 @@ def _bootstrap(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of degenerate resamples; the outcome is checked below
-        options: dict[str, Any] = {"n_resamples": 9_999, "confidence_level": level, "paired": len(data) > 1}
+        options: dict[str, Any] = {"n_resamples": RESAMPLES, "confidence_level": level, "paired": len(data) > 1}
         for method in ("BCa", "percentile"):
             generator = np.random.default_rng(seed)
             interval = bootstrap(data, statistic, method=method, rng=generator, **options).confidence_interval

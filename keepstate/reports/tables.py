@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from keepstate.reports.comparison import Comparison
 from keepstate.reports.figures import CellFigures
 from keepstate.reports.model import Group, Report
-from keepstate.reports.words import NONE, number, p_value, percent, plain, points
+from keepstate.reports.words import NONE, brief, number, p_value, percent, plain, points
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,8 +22,12 @@ class Column:
     title: str
     meaning: str
     text: Callable[[CellFigures], str]
-    short: bool = True
-    """Also shown on a terminal."""
+
+
+def _solved(figures: CellFigures) -> str:
+    counted = f"{sum(episode.solved for episode in figures.cell.episodes)}/{figures.n}"
+    _, bracket, interval = percent(figures.solved).partition(" ")
+    return f"{counted} {interval}" if bracket else counted
 
 
 def _corrected(figures: CellFigures) -> str:
@@ -38,36 +42,33 @@ def _lost(figures: CellFigures) -> str:
 COLUMNS = (
     Column("cell", "who was trained where → the runtime it ran in", lambda f: f.cell.label),
     Column(
-        "solved",
-        "episodes that reached the optimum, of those graded; share in % with Wilson's interval",
-        lambda f: f"{sum(e.solved for e in f.cell.episodes)}/{f.n}",
+        "solved", "episodes that reached the optimum, of those graded; in brackets the share's interval, %", _solved
     ),
-    Column("solved %", "the same as a share", lambda f: percent(f.solved), short=False),
-    Column("optimality %", "mean of value taken / optimal value, with its interval", lambda f: percent(f.optimality)),
-    Column("n", "graded episodes", lambda f: str(f.n), short=False),
+    Column("optimality %", "mean of value taken / optimal value", lambda f: percent(f.optimality)),
+    Column("n", "graded episodes", lambda f: str(f.n)),
     Column("floor %", "the blind policy on the same tasks", lambda f: plain(f.floor)),
     Column("oracle %", "the best that the inspections can buy, on the same tasks", lambda f: plain(f.oracle)),
-    Column(
-        "corrected",
-        "(score - floor) / (oracle - floor): 0 is blind, 1 the best there is",
-        _corrected,
-        short=False,
-    ),
+    Column("corrected", "(score - floor) / (oracle - floor): 0 is blind, 1 the best there is", _corrected),
     Column("steps", "assistant turns in an episode, mean", lambda f: number(f.steps, 1, interval=False)),
+    Column("tokens", "prompt and completion tokens of an episode, summed over its calls", lambda f: number(f.tokens)),
+    Column("completion tokens", "of them, written by the model", lambda f: number(f.completion_tokens)),
     Column(
-        "tokens",
-        "prompt and completion tokens of an episode, summed over its calls, mean with its interval",
-        lambda f: number(f.tokens),
-    ),
-    Column("completion tokens", "completion tokens of an episode, mean", lambda f: number(f.completion_tokens), False),
-    Column(
-        "missing variable %",
-        "episodes in which a step ended in NameError or UnboundLocalError",
-        lambda f: percent(f.missed),
+        "missing %", "episodes in which a step ended in NameError or UnboundLocalError", lambda f: percent(f.missed)
     ),
     Column("not graded", "episodes lost by a failure of ours, by origin; in no other figure", _lost),
-    Column("rung", "how model-written code was isolated", lambda f: ", ".join(f.rungs) or NONE, short=False),
+    Column("rung", "how model-written code was isolated", lambda f: ", ".join(f.rungs) or NONE),
 )
+
+TERMINAL: tuple[tuple[str, Callable[[CellFigures], str]], ...] = (
+    ("solved", lambda f: f"{sum(e.solved for e in f.cell.episodes)}/{f.n}"),
+    ("optimality %", lambda f: brief(f.optimality)),
+    ("steps", lambda f: number(f.steps, 1, interval=False)),
+    ("tokens", lambda f: number(f.tokens, interval=False)),
+    ("missing", lambda f: percent(f.missed, interval=False)),
+    ("lost", lambda f: str(sum(f.cell.not_graded.values()))),
+)
+"""What fits 80 columns: brackets hold the 95 % interval, `missing` is in %, `lost` is `not graded`."""
+REFERENCES = (("blind", "blind (the floor)"), ("greedy", "inspect, then greedy"), ("oracle", "oracle"))
 
 COMPARISON_HEAD = (
     "comparison",
@@ -134,29 +135,41 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def print_table(group: Group, console: Console) -> None:
-    """Print the table of one group."""
+    """Print the table of one group, and what the reference policies reach on its tasks."""
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    shown = [column for column in COLUMNS if column.short]
-    for column in shown:
-        left = column.title == "cell"
-        table.add_column(column.title, justify="left" if left else "right", no_wrap=left)
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    table.add_column("cell", no_wrap=True)
+    for title, _ in TERMINAL:
+        table.add_column(title, justify="right", no_wrap=True)
     for figures in group.figures:
-        table.add_row(*(column.text(figures) for column in shown))
+        table.add_row(figures.cell.label, *(text(figures) for _, text in TERMINAL))
+    references = list(group.figures[0].cell.references.values())
+    for key, words in REFERENCES:
+        scores = [reference[key] for reference in references]
+        solved = f"{sum(score == 1.0 for score in scores)}/{len(scores)}"
+        table.add_row(words, solved, f"{100 * sum(scores) / len(scores):.1f}", style="dim")
     console.print(table)
 
 
-def print_comparisons(comparisons: Sequence[Comparison], console: Console) -> None:
-    """Print paired differences."""
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in COMPARISON_HEAD:
-        table.add_column(title, justify="left" if title in ("comparison", "verdict") else "right")
-    for comparison in comparisons:
-        table.add_row(*comparison_row(comparison))
-    console.print(table)
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print one paired comparison as a block of lines."""
+    first, second, paired = comparison.first, comparison.second, comparison.optimality
+    left_out = f"; {comparison.left_out} graded in one of the two only" if comparison.left_out else ""
+    console.print(f"[bold]{first.name} vs {second.name}[/bold] ({comparison.n} tasks in common{left_out})")
+    only_first, only_second = comparison.solved_only
+    shown = paired.verdict if comparison.n > 1 else "one task shows nothing"
+    lines = {
+        "optimality": f"{points(paired.difference)} points: {shown}",
+        "equivalence": f"within {100 * paired.margin:g} points: p = {p_value(paired.p_equivalent)} (TOST)",
+        "solved": f"by the first alone {only_first}, by the second alone {only_second}",
+        "tokens": f"{number(comparison.tokens, 2)} times",
+        "completion": f"{number(comparison.completion_tokens, 2)} times",
+        "steps": f"{number(comparison.steps, 2)} times",
+        "missing": " vs ".join(f"{percent(share)} %" for share in comparison.missed),
+    }
+    for title, words in lines.items():
+        console.print(f"  {title:12} {words}", highlight=False)
 
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

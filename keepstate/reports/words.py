@@ -22,6 +22,13 @@ def number(estimate: Estimate | None, digits: int = 0, *, interval: bool = True)
     return _with_interval(estimate, 1.0, digits, interval)
 
 
+def brief(estimate: Estimate | None) -> str:
+    """`75.4 [70.1, 80.2]`, in percent, for a terminal."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return percent(estimate)
+    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
 def plain(value: float | None, scale: float = 100.0, digits: int = 1) -> str:
     """A figure without an interval."""
     return NONE if value is None else f"{value * scale:,.{digits}f}"
