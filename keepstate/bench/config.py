@@ -181,13 +181,14 @@ def explain(path: Path, error: ValidationError) -> UserError:
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "config"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    allowed = _keys(first["loc"][:-1])
+    allowed = _keys(first["loc"])
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
+        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1, cutoff=0.5)
         guess = f"did you mean {near[0]}? " if near else ""
         return UserError(f"{path}: unknown key {place!r}{more}", f"{guess}allowed: {', '.join(allowed)}")
-    found = f" (found {str(first['input'])[:60]!r})" if first["type"] != "missing" else ""
-    return UserError(f"{path}: {place}: {first['msg']}{found}{more}", f"allowed keys: {', '.join(allowed)}")
+    found = f" (found {str(first['input'])[:60]!r})" if first["type"] not in ("missing", "value_error") else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return UserError(f"{path}: {place}: {message}{found}{more}", f"allowed keys: {', '.join(allowed)}")
 
 
 def _keys(place: tuple[int | str, ...]) -> list[str]:

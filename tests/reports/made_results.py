@@ -49,7 +49,7 @@ def made_trace(task: Task, config: BenchmarkConfig, made: Made) -> Trace:
     return recorder.graded(made.reason, Verdict(is_solved=made.score == 1.0, score=made.score, metrics={}))
 
 
-def write_made_cell(  # noqa: PLR0913
+def write_made_cell(
     run: Path,
     adapter: Adapter,
     runtime: RuntimeName,

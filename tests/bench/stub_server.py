@@ -1,0 +1,104 @@
+"""A real HTTP server that speaks as much of vLLM as a benchmark needs, answering at once from a rule."""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Rule = Callable[[dict[str, Any]], str | tuple[int, str]]
+
+
+def look_then_finish(request: dict[str, Any]) -> str:
+    """List the items, then finish: in the format that the system prompt asks for."""
+    tool = "list_items" if len(request["messages"]) == 2 else "finish"
+    if '"tool"' in request["messages"][0]["content"]:
+        return f'Thought: on\nAction: [{{"tool": "{tool}", "args": {{}}}}]'
+    return f"On.\n```python\nprint({tool}())\n```"
+
+
+@dataclass
+class StubServer:
+    """What it serves, how it answers, and what it was asked."""
+
+    models: tuple[str, ...] = ("base", "persistent", "forget", "react")
+    rule: Rule = look_then_finish
+    context: int | None = 40_960
+    pool: tuple[int, int] | None = None
+    """Blocks and their size, told in the metrics."""
+    completion_tokens: int = 50
+    requests: Counter[str] = field(default_factory=Counter)
+    """By model."""
+    url: str = ""
+    seen: list[dict[str, Any]] = field(default_factory=list)
+
+    def card(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": 0, "root": f"/nowhere/{name}", "max_model_len": self.context}
+
+    def metrics(self) -> str:
+        if self.pool is None:
+            return "# HELP nothing\n"
+        blocks, size = self.pool
+        return f'vllm:cache_config_info{{block_size="{size}",engine="0",num_gpu_blocks="{blocks}"}} 1.0\n'
+
+    def complete(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        self.requests[request["model"]] += 1
+        self.seen.append(request)
+        answer = self.rule(request)
+        if isinstance(answer, tuple):
+            return answer[0], {"error": {"message": answer[1], "type": "Error", "code": answer[0]}}
+        prompt = sum(len(message["content"]) for message in request["messages"]) // 4
+        usage = {"prompt_tokens": prompt, "completion_tokens": self.completion_tokens}
+        usage["total_tokens"] = sum(usage.values())
+        message = {"role": "assistant", "content": answer}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        body = {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"]}
+        return 200, body | {"choices": [choice], "usage": usage}
+
+
+@contextmanager
+def serving(stub: StubServer) -> Iterator[StubServer]:
+    """Serve `stub` on a free port of this machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_GET(self) -> None:
+            if self.path == "/v1/models":
+                self.send(200, {"object": "list", "data": [stub.card(name) for name in stub.models]})
+            elif self.path == "/metrics":
+                self.send(200, stub.metrics())
+            else:
+                self.send(404, {})
+
+        def do_POST(self) -> None:
+            self.send(*stub.complete(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+
+        def send(self, status: int, value: dict[str, Any] | str) -> None:
+            body = (value if isinstance(value, str) else json.dumps(value)).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "text/plain" if isinstance(value, str) else "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Http(ThreadingHTTPServer):
+        request_queue_size = 256
+
+    http = Http(("127.0.0.1", 0), Handler)
+    stub.url = f"http://127.0.0.1:{http.server_port}/v1"
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield stub
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()

@@ -1,0 +1,116 @@
+"""Admission: never more episodes than concurrency and cache allow, in order, without a standstill."""
+
+import asyncio
+
+import pytest
+
+from keepstate.bench.admission import SHARE, Admission
+from keepstate.bench.server import pool_tokens
+
+
+class Watch:
+    """Episodes of given sizes; notes the most that were open, and the most tokens."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission, self.most, self.most_tokens = admission, 0, 0
+        self.order: list[int] = []
+        self._open: dict[int, int] = {}
+
+    async def episode(self, number: int, sizes: list[int], kind: str = "a") -> None:
+        async with self.admission.seat(kind) as seat:
+            self.order.append(number)
+            for size in sizes:
+                seat.tokens = self._open[number] = size
+                self.most = max(self.most, len(self._open))
+                self.most_tokens = max(self.most_tokens, sum(self._open.values()))
+                await asyncio.sleep(0)
+            del self._open[number]
+
+
+async def test_concurrency_bounds_where_the_pool_is_not_known() -> None:
+    watch = Watch(Admission(5, None))
+    await asyncio.gather(*(watch.episode(i, [10_000] * 3) for i in range(40)))
+    assert watch.most == 5
+    assert watch.order == list(range(40))
+
+
+async def test_the_pool_bounds_by_what_episodes_of_the_kind_came_to() -> None:
+    admission = Admission(64, 100_000, first_estimate=50_000)
+    watch = Watch(admission)
+    await asyncio.gather(*(watch.episode(i, [2_000, 5_000, 10_000]) for i in range(60)))
+    assert admission.estimate("a") == 10_000
+    assert watch.most == 9, "nine times 10,000 fit 95,000; it started with one at a time"
+    assert watch.most_tokens <= 100_000 * SHARE
+
+
+async def test_kinds_are_estimated_apart() -> None:
+    admission = Admission(64, 100_000, first_estimate=90_000)
+    watch = Watch(admission)
+    await watch.episode(0, [1_000], "short")
+    assert admission.estimate("short") == 1_000
+    assert admission.estimate("long") == 90_000
+    await asyncio.gather(*(watch.episode(i, [1_000], "short") for i in range(1, 50)))
+    assert watch.most == 49
+
+
+async def test_an_episode_larger_than_the_pool_plays_alone() -> None:
+    watch = Watch(Admission(64, 1_000))
+    await asyncio.gather(*(watch.episode(i, [50_000]) for i in range(4)))
+    assert watch.most == 1
+    assert len(watch.order) == 4
+
+
+async def test_an_episode_that_outgrows_the_estimate_counts_as_it_is() -> None:
+    admission = Admission(64, 10_000, first_estimate=1_000)
+    async with admission.seat("a") as seat:
+        seat.tokens = 9_400
+        late = asyncio.create_task(Watch(admission).episode(1, [1]))
+        await asyncio.sleep(0.01)
+        assert admission.open_episodes == 1
+        assert admission.expected_tokens() == 9_400
+    await late
+
+
+async def test_cancelled_waiters_and_failures_give_their_place_back() -> None:
+    admission = Admission(1, None)
+    async with admission.seat("a"):
+        waiting = [asyncio.create_task(Watch(admission).episode(i, [1])) for i in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+    await asyncio.gather(*waiting[1:])
+    with pytest.raises(RuntimeError):
+        async with admission.seat("a"):
+            raise RuntimeError
+    admitted = asyncio.create_task(Watch(admission).episode(9, [1]))
+    await asyncio.wait_for(admitted, 1)
+    assert admission.open_episodes == 0
+
+
+async def test_cancelled_in_the_moment_of_being_let_in() -> None:
+    admission = Admission(1, None)
+    async with admission.seat("a"):
+        first, second = (asyncio.create_task(Watch(admission).episode(i, [1])) for i in range(2))
+        await asyncio.sleep(0)
+    first.cancel()  # its turn is set, it has not run yet
+    await asyncio.wait_for(second, 1)
+    assert admission.open_episodes == 0
+
+
+@pytest.mark.parametrize(
+    ("metrics", "tokens"),
+    [
+        ('vllm:cache_config_info{block_size="16",num_gpu_blocks="1000"} 1.0\n', 16_000),
+        (
+            'vllm:cache_config_info{block_size="16",kv_cache_size_tokens="900",num_gpu_blocks="200",engine="0"} 1.0\n'
+            'vllm:cache_config_info{block_size="16",kv_cache_size_tokens="700",num_gpu_blocks="200",engine="1"} 1.0\n',
+            1_600,
+        ),
+        ('vllm:cache_config_info{block_size="16",kv_cache_size_tokens="None",num_gpu_blocks="None"} 1.0\n', None),
+        ('vllm:cache_config_info{block_size="32",note="a\\"},b",num_gpu_blocks="10"} 1.0\n', 320),
+        ("# HELP vllm:cache_config_info Information\nother 1.0\n", None),
+        ("", None),
+    ],
+)
+def test_the_pool_is_read_from_metrics_of_old_and_new_servers(metrics: str, tokens: int | None) -> None:
+    assert pool_tokens(metrics) == tokens

@@ -1,0 +1,136 @@
+"""Benchmark configs: those of the specification, and what is wrong with others."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from keepstate.bench import BenchmarkConfig, TaskSource, load_config, matrix_configs
+from keepstate.errors import UserError
+from keepstate.vocabulary import Adapter, Difficulty, RuntimeName
+
+CONFIGS = Path(__file__).parents[2] / "train/assets/benchmark_configs"
+PERSISTENT, FORGET, REACT = RuntimeName
+TARGETS = {
+    "bench-{}-base": (Adapter.BASE, PERSISTENT),
+    "bench-{}-lora": (Adapter.PERSISTENT, PERSISTENT),
+    "bench-forget-{}-base": (Adapter.BASE, FORGET),
+    "bench-forget-{}-lora": (Adapter.FORGET, FORGET),
+    "bench-react-{}-base": (Adapter.BASE, REACT),
+    "bench-react-{}-lora": (Adapter.REACT, REACT),
+    "bench-cross-plora-reset-{}": (Adapter.PERSISTENT, FORGET),
+    "bench-cross-flora-persist-{}": (Adapter.FORGET, PERSISTENT),
+}
+
+
+def written(folder: Path, **changes: object) -> Path:
+    values = {"name": "a", "adapter": "base", "runtime": "react", "tasks": {"difficulty": "mini"}} | changes
+    path = folder / "cell.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize(("short", "difficulty"), [("easy", Difficulty.EASY), ("med", Difficulty.MEDIUM)])
+@pytest.mark.parametrize("target", TARGETS)
+def test_each_target_of_the_specification_has_its_cell(target: str, short: str, difficulty: Difficulty) -> None:
+    name = target.format(short)
+    config = load_config(CONFIGS / f"{name}.yaml")
+    assert config.name == name
+    assert (config.adapter, config.runtime) == TARGETS[target]
+    tasks = config.tasks.load()
+    assert len(tasks) == 100
+    assert {task.difficulty for task in tasks} == {difficulty}
+    assert {task.seed for task in tasks} == {123_456_789}
+
+
+def test_the_sixteen_differ_in_nothing_but_name_adapter_runtime_tasks_and_the_time_of_react() -> None:
+    paths = sorted(CONFIGS.rglob("*.*"))
+    assert len(paths) == 16
+    rest = set()
+    for path in paths:
+        config = load_config(path)
+        limits = config.limits.episode(config.runtime)
+        assert limits.seconds == (600 if config.runtime is REACT else 900)
+        assert (limits.turns, limits.runtime.tool_calls, config.context) == (40, 25, 40_960)
+        assert (config.sampling.temperature, config.sampling.max_tokens, config.nothink) == (0.2, 12_288, True)
+        values = config.model_dump(exclude={"name", "adapter", "runtime", "tasks"})
+        values["limits"].pop("seconds")
+        rest.add(yaml.safe_dump(values))
+    assert len(rest) == 1
+
+
+def test_the_defaults_are_those_written_out_in_the_files() -> None:
+    config = load_config(CONFIGS / "bench-easy-lora.yaml")
+    bare = BenchmarkConfig(name=config.name, adapter=config.adapter, runtime=config.runtime, tasks=config.tasks)
+    assert bare.decisive() == config.decisive()
+    assert (bare.base_url, bare.concurrency, bare.isolation) == (config.base_url, config.concurrency, config.isolation)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "hint"),
+    [
+        ({"adaptor": "base"}, "unknown key 'adaptor'", "did you mean adapter"),
+        ({"limits": {"turn": 3}}, "unknown key 'limits.turn'", "did you mean turns? allowed: turns, seconds"),
+        ({"tasks": {"difficulty": "mini", "seed": 1}}, "unknown key 'tasks.seed'", "did you mean seed_start"),
+        ({"runtime": "reset"}, "runtime: Input should be 'persistent', 'forget' or 'react' (found 'reset')", "allowed"),
+        ({"limits": {"turns": 0}}, "limits.turns: Input should be greater than or equal to 1 (found '0')", "turns"),
+        ({"tasks": {}}, "exactly one of config, folder, difficulty (found none)", "allowed keys: config, folder"),
+        ({"tasks": {"folder": "x", "difficulty": "mini"}}, "found folder, difficulty", "config"),
+        ({"name": "../x"}, "name: String should match pattern", "allowed"),
+    ],
+)
+def test_what_is_wrong_with_a_config_is_named(
+    changes: dict[str, object], message: str, hint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(written(tmp_path, **changes))
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("content", ["", "- a", "a: [", "\x00", "name: b\nadapter: base"])
+def test_files_that_are_no_config_are_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"bad\.yaml"):
+        load_config(path)
+    with pytest.raises(UserError, match="cannot read"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_relative_task_paths_start_at_the_config(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, tasks={"folder": "there"}))
+    assert config.tasks.folder == tmp_path / "there"
+    with pytest.raises(UserError, match="no such folder"):
+        config.tasks.load()
+
+
+def test_tasks_are_the_first_so_many() -> None:
+    three, two = (TaskSource(difficulty=Difficulty.MINI, count=count).load() for count in (3, 2))
+    assert three[:2] == two
+
+
+def test_the_matrix_has_every_cell_that_fits_and_no_other() -> None:
+    tasks = TaskSource(difficulty=Difficulty.MINI, count=4)
+    configs = list(matrix_configs(tasks, "mini", context=4096))
+    assert [config.name for config in configs] == [
+        "base-persistent-mini",
+        "base-forget-mini",
+        "base-react-mini",
+        "persistent-persistent-mini",
+        "persistent-forget-mini",
+        "forget-persistent-mini",
+        "forget-forget-mini",
+        "react-react-mini",
+    ]
+    assert {config.context for config in configs} == {4096}
+    assert {config.served_name for config in configs} == {"base", "persistent", "forget", "react"}
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = BenchmarkConfig(
+        name="a", adapter=Adapter.BASE, runtime=REACT, tasks=TaskSource(difficulty=Difficulty.MINI)
+    )
+    with pytest.raises(ValidationError):
+        config.seed = 1  # type: ignore[misc]
