@@ -30,6 +30,8 @@ class StubServer:
     pool: tuple[int, int] | None = None
     """Blocks and their size, told in the metrics."""
     completion_tokens: int = 50
+    gone: bool = False
+    """Closes every connection without an answer."""
     requests: Counter[str] = field(default_factory=Counter)
     """By model."""
     url: str = ""
@@ -68,7 +70,9 @@ def serving(stub: StubServer) -> Iterator[StubServer]:
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
-            if self.path == "/v1/models":
+            if stub.gone:
+                self.close_connection = True
+            elif self.path == "/v1/models":
                 self.send(200, {"object": "list", "data": [stub.card(name) for name in stub.models]})
             elif self.path == "/metrics":
                 self.send(200, stub.metrics())
@@ -76,7 +80,11 @@ def serving(stub: StubServer) -> Iterator[StubServer]:
                 self.send(404, {})
 
         def do_POST(self) -> None:
-            self.send(*stub.complete(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if stub.gone:
+                self.close_connection = True
+                return
+            self.send(*stub.complete(request))
 
         def send(self, status: int, value: dict[str, Any] | str) -> None:
             body = (value if isinstance(value, str) else json.dumps(value)).encode()

@@ -1,0 +1,288 @@
+"""Whole benchmarks against a real HTTP server: played, kept, resumed, refused, stopped."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from stub_server import StubServer, look_then_finish, serving
+
+from keepstate.bench import BenchmarkConfig, LimitsConfig, TaskSource, matrix_configs, read_results, runner
+from keepstate.bench import launch as launching
+from keepstate.bench.launch import bench
+from keepstate.bench.runner import RETRIES, CellTally, Progress
+from keepstate.bench.server import is_alive
+from keepstate.cli import bench as commands
+from keepstate.errors import UserError
+from keepstate.models.server import ServerModel
+from keepstate.tasks import write_tasks
+from keepstate.traces import read_trace
+from keepstate.vocabulary import Adapter, Difficulty, FinishReason, Origin, RuntimeName
+
+REACT = RuntimeName.REACT
+
+
+def react_cell(stub: StubServer, *, count: int = 6, **changes: Any) -> BenchmarkConfig:
+    values = {"name": "cell", "adapter": "base", "runtime": "react", "base_url": stub.url, "concurrency": 4}
+    return BenchmarkConfig.model_validate(
+        values | {"tasks": TaskSource(difficulty=Difficulty.MINI, count=count)} | changes
+    )
+
+
+def figures(tallies: list[CellTally]) -> list[tuple[int, int, int]]:
+    """Kept, graded now, not graded."""
+    return [(tally.kept, tally.graded, tally.not_graded.total()) for tally in tallies]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+async def test_all_cells_are_played_at_once_and_kept(tmp_path: Path) -> None:
+    with serving(StubServer()) as stub:
+        tasks = TaskSource(difficulty=Difficulty.MINI, count=3)
+        configs = list(matrix_configs(tasks, "mini", base_url=stub.url))
+        tallies = await bench(configs, tmp_path, allow_unsafe=True)
+        assert figures(tallies) == [(0, 3, 0)] * 8
+        assert stub.requests == {"base": 18, "persistent": 12, "forget": 12, "react": 6}
+        order = [request["model"] for request in stub.seen[:8]]
+        assert set(order) == {"base", "persistent", "forget", "react"}, "cells take turns"
+        assert {request["chat_template_kwargs"]["enable_thinking"] for request in stub.seen} == {False}
+        assert {request["temperature"] for request in stub.seen} == {0.2}
+        before = files(tmp_path)
+        again = await bench(configs, tmp_path, allow_unsafe=True)
+        assert figures(again) == [(3, 0, 0)] * 8
+        assert files(tmp_path) == before, "nothing is played or written twice"
+    cells = read_results(tmp_path)
+    assert len(cells) == 8
+    for cell in cells:
+        assert len(cell.episodes) == 3
+        assert (cell.missing, cell.not_graded, cell.unreadable) == (0, {}, ())
+        assert {episode.finish_reason for episode in cell.episodes} == {FinishReason.FINISHED}
+    summary = json.loads((tmp_path / "base-forget-mini/summary_codeact-knapsack.json").read_text())
+    assert summary["num_tasks_executed"] == 3
+
+
+async def test_the_same_task_has_the_same_seed_in_every_cell(tmp_path: Path) -> None:
+    with serving(StubServer()) as stub:
+        configs = [react_cell(stub, name=name, adapter=name) for name in ("base", "react")]
+        await bench(configs, tmp_path)
+        seeds = {name: sorted(r["seed"] for r in stub.seen if r["model"] == name) for name in ("base", "react")}
+    assert seeds["base"] == seeds["react"]
+    assert len(set(seeds["base"])) == len(seeds["base"])
+
+
+async def test_only_what_is_missing_is_played(tmp_path: Path) -> None:
+    with serving(StubServer()) as stub:
+        await bench([react_cell(stub)], tmp_path)
+        names = [name.removesuffix(".trace.json") for name in files(tmp_path / "cell") if name.endswith(".trace.json")]
+        (tmp_path / "cell" / f"{names[0]}.json").unlink()
+        (tmp_path / "cell" / f"{names[1]}.json").write_text("{")
+        (tmp_path / "cell" / f"{names[2]}.trace.json").unlink()
+        assert figures(await bench([react_cell(stub)], tmp_path)) == [(3, 3, 0)]
+        assert figures(await bench([react_cell(stub, concurrency=9, isolation="namespaces")], tmp_path)) == [(6, 0, 0)]
+
+
+async def test_a_changed_config_is_refused_with_its_keys_and_fresh_replaces(tmp_path: Path) -> None:
+    with serving(StubServer()) as stub:
+        await bench([react_cell(stub)], tmp_path)
+        (tmp_path / "cell" / "mine.txt").write_text("kept")
+        changed = react_cell(stub, limits=LimitsConfig(turns=7), count=5)
+        with pytest.raises(UserError) as caught:
+            await bench([changed], tmp_path)
+        assert "limits.turns: 40 -> 7" in caught.value.message
+        assert "tasks: " in caught.value.message
+        assert "temperature" not in caught.value.message
+        assert "--fresh" in caught.value.hint
+        assert figures(await bench([changed], tmp_path, fresh=True)) == [(0, 5, 0)]
+        assert (tmp_path / "cell" / "mine.txt").exists()
+        assert len(read_results(tmp_path)[0].episodes) == 5
+        assert figures(await bench([changed], tmp_path, fresh=True)) == [(5, 0, 0)], "fresh keeps what still belongs"
+
+
+async def test_new_weights_under_the_same_name_are_another_config(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(b"one")
+
+    class Local(StubServer):
+        def card(self, name: str) -> dict[str, Any]:
+            return super().card(name) | {"root": str(adapter)}
+
+    with serving(Local()) as stub:
+        await bench([react_cell(stub)], tmp_path / "run")
+        weights.write_bytes(b"two")
+        with pytest.raises(UserError, match="weights: "):
+            await bench([react_cell(stub)], tmp_path / "run")
+
+
+async def test_our_failures_are_retried_then_recorded_without_score_and_tried_next_time(tmp_path: Path) -> None:
+    broken: set[int] = set()
+
+    def rule(request: dict[str, Any]) -> str | tuple[int, str]:
+        return (422, "no") if request["seed"] in broken else look_then_finish(request)
+
+    with serving(StubServer(rule=rule)) as stub:
+        await bench([react_cell(stub, count=3)], tmp_path / "probe")
+        broken.add(stub.seen[0]["seed"])
+        stub.seen.clear()
+        tallies = await bench([react_cell(stub, count=3)], tmp_path / "run")
+        assert figures(tallies) == [(0, 2, 1)]
+        assert tallies[0].not_graded == {Origin.MODEL: 1}
+        assert "no" in tallies[0].first_failure
+        assert sum(request["seed"] in broken for request in stub.seen) == 1 + RETRIES
+        cell = read_results(tmp_path / "run")[0]
+        assert (len(cell.episodes), cell.not_graded, cell.missing) == (2, {Origin.MODEL: 1}, 0)
+        broken.clear()
+        assert figures(await bench([react_cell(stub, count=3)], tmp_path / "run")) == [(2, 1, 0)]
+        assert read_results(tmp_path / "run")[0].not_graded == {}
+
+
+async def test_missing_servers_models_and_context_are_told_with_the_command(tmp_path: Path) -> None:
+    with serving(StubServer(models=("base",), context=4096)) as stub:
+        with pytest.raises(UserError) as caught:
+            await bench([react_cell(stub, adapter="react")], tmp_path)
+        assert "does not serve 'react'" in caught.value.message
+        assert "it serves: base" in caught.value.message
+        assert "keepstate serve --lora out/qwen3-8b-react-a100" in caught.value.hint
+        with pytest.raises(UserError, match=r"context of 4,096 tokens, cell asks for 40,960"):
+            await bench([react_cell(stub)], tmp_path)
+        with pytest.raises(UserError, match="answers with HTTP status 404"):
+            await bench([react_cell(stub).model_copy(update={"base_url": stub.url + "/v1"})], tmp_path)
+        cells = [react_cell(stub), react_cell(stub)]
+        with pytest.raises(UserError, match="more than one config is named cell"):
+            await bench(cells, tmp_path)
+    with pytest.raises(UserError, match="no server answers") as caught:
+        await bench(cells[:1], tmp_path)
+    assert "keepstate serve" in caught.value.hint
+    assert files(tmp_path) == {}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives a server up at once."""
+    monkeypatch.setattr(runner, "ServerModel", partial(ServerModel, retries=0))
+    monkeypatch.setattr(runner, "is_alive", partial(is_alive, pause=0.01))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": ()}, "does not serve a model named 'base'"),
+        ({"gone": True}, "no longer answers"),
+    ],
+)
+async def test_a_server_that_goes_away_stops_the_run_and_nothing_is_lost(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    def rule(request: dict[str, Any]) -> str | tuple[int, str]:
+        if len(stub.seen) > 20:
+            for name, value in change.items():
+                setattr(stub, name, value)
+        return look_then_finish(request) if stub.models else (404, "unknown model")
+
+    with serving(StubServer(rule=rule)) as stub, pytest.raises(UserError, match=message):
+        await bench([react_cell(stub, count=40, concurrency=2)], tmp_path)
+    graded = list((tmp_path / "cell").glob("*.trace.json"))
+    assert 8 <= len(graded) <= 11
+    assert all(read_trace(path).verdict for path in graded)
+
+
+async def test_the_cache_of_the_server_bounds_open_episodes(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def note(progress: Progress) -> None:
+        seen.extend(admission.open_episodes for admission in progress.admissions.values())
+
+    with serving(StubServer(pool=(2_000, 16))) as stub:
+        await bench([react_cell(stub, count=30, concurrency=64)], tmp_path, on_progress=note)
+    opened = [request for request in stub.seen if len(request["messages"]) == 2]
+    assert len(opened) == 30
+    assert max(seen) > 4, "episodes turn out short, so more are let in than the first guess of 8,192 tokens allows"
+
+
+async def test_cancelling_loses_only_the_episodes_in_flight(tmp_path: Path) -> None:
+    enough = asyncio.Event()
+
+    def note(progress: Progress) -> None:
+        if progress.tallies[0].graded >= 5:
+            enough.set()
+
+    with serving(StubServer()) as stub:
+        config = react_cell(stub, count=60, concurrency=2)
+        running = asyncio.create_task(bench([config], tmp_path, on_progress=note))
+        await asyncio.wait_for(enough.wait(), 20)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await asyncio.sleep(0.2)  # the write of an episode that had ended may still be going on
+        graded = len(list((tmp_path / "cell").glob("*.trace.json")))
+        assert 5 <= graded < 60
+        assert figures(await bench([config], tmp_path)) == [(graded, 60 - graded, 0)]
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(commands.command, [str(argument) for argument in arguments])
+
+
+def test_the_commands_play_and_say_what_came_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serving(StubServer(context=2_048)) as stub:
+        write_tasks(tmp_path / "tasks", TaskSource(difficulty=Difficulty.MINI, count=2).load())
+        arguments = ("--tasks", "tasks", "--base-url", stub.url, "--context", 2048, "--adapter", "react")
+        result = command("matrix", *arguments)
+        assert result.exit_code == 0, result.output
+        assert "runs/matrix/react-react-mini: solved 0 / graded 2 / not graded 0" in result.stdout
+        (tmp_path / "cell.yaml").write_text(
+            "name: mine\nadapter: base\nruntime: react\ncontext: 2048\ntasks: {folder: tasks}\nconcurrency: 2\n"
+        )
+        result = command("run", "cell.yaml", "--base-url", stub.url, "--run", "here")
+        assert result.exit_code == 0, result.output
+        assert "runs/here/mine: solved 0 / graded 2" in result.stdout
+        assert "keepstate report runs/here" in result.stderr
+
+
+def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(tmp_path: Path) -> None:
+    stopped = threading.Event()
+
+    def slow(request: dict[str, Any]) -> str:
+        stopped.wait(0.05 if len(stub.seen) < 20 else 30)
+        return look_then_finish(request)
+
+    with serving(StubServer(rule=slow)) as stub:
+        arguments = ["bench", "matrix", "--difficulty", "mini", "--base-url", stub.url, "--adapter", "react"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "keepstate", *arguments, "--concurrency", "2"],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 30
+        while len(stub.seen) < 22 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, words = process.communicate(timeout=10)
+        took = time.monotonic() - started
+        stopped.set()
+    assert took < 2
+    assert process.returncode == 130
+    graded = len(list(tmp_path.rglob("*.trace.json")))
+    assert graded >= 5
+    assert "repeat the command to go on" in words
+    assert "Traceback" not in words
+
+
+def test_launching_is_what_the_command_calls() -> None:
+    assert commands.bench is launching.bench
+    assert Adapter.BASE.runtimes == tuple(RuntimeName)
