@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from rich.console import Console
 
 from keepstate.bench.results import CellResult, read_results
 from keepstate.errors import UserError
+from keepstate.reports.build import comparison_json
 from keepstate.reports.comparison import MARGIN, compare_cells
 from keepstate.reports.tables import print_comparison
 
@@ -30,8 +30,7 @@ def command(first: Path, second: Path, *, margin: float, as_json: bool) -> None:
     """Compare FIRST with SECOND on the tasks they share: two cells (runs/NAME/CELL), or two runs cell by cell."""
     comparisons = [compare_cells(a, b, margin=margin) for a, b in _pairs(read_results(first), read_results(second))]
     if as_json:
-        rows = [asdict(c) | {"first": c.first.name, "second": c.second.name} for c in comparisons]
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps([comparison_json(comparison) for comparison in comparisons], indent=2))
         return
     console = Console()
     for comparison in comparisons:

@@ -5,13 +5,14 @@ report = build_report(Path("runs/demo"))     # writes runs/demo/report/{index.ht
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from keepstate.bench.results import read_results
 from keepstate.files import write_atomic, write_json
-from keepstate.reports.comparison import MARGIN
+from keepstate.reports.comparison import MARGIN, Comparison
+from keepstate.reports.figures import CellFigures
 from keepstate.reports.model import Report, make_report
 
 HTML_FILE = "index.html"
@@ -39,17 +40,21 @@ def write_report(report: Report, folder: Path) -> Path:
     from keepstate.reports.html import html  # noqa: PLC0415
     from keepstate.reports.tables import markdown  # noqa: PLC0415
 
-    for name, plot in (("optimality", plots.optimality_plot(report)), ("tokens", plots.tokens_plot(report))):
-        write_atomic(folder / f"{name}.svg", plots.to_svg(plot))
-        write_atomic(folder / f"{name}.png", plots.to_png(plot))
+    drawings: dict[tuple[str, str], str] = {}
+    for name, plot in (("optimality", plots.optimality_plot), ("tokens", plots.tokens_plot)):
+        light = plot(report, plots.LIGHT)
+        drawings[name, "light"] = plots.to_svg(light)
+        drawings[name, "dark"] = plots.to_svg(plot(report, plots.DARK))
+        write_atomic(folder / f"{name}.svg", drawings[name, "light"])
+        write_atomic(folder / f"{name}.png", plots.to_png(light))
     write_atomic(folder / "report.md", markdown(report))
     write_json(folder / "report.json", figures_json(report))
-    write_atomic(folder / HTML_FILE, html(report))
+    write_atomic(folder / HTML_FILE, html(report, drawings))
     return folder / HTML_FILE
 
 
 def figures_json(report: Report) -> dict[str, Any]:
-    """Every figure of a report, for other programs."""
+    """Every figure of a report, for other programs: estimates as {value, low, high, n, level}."""
     return {
         "schema": "keepstate.report.v1",
         "name": report.name,
@@ -59,28 +64,34 @@ def figures_json(report: Report) -> dict[str, Any]:
                 "title": group.title,
                 "headline": list(group.headline),
                 "notes": list(group.notes),
-                "cells": [
-                    {
-                        "name": figures.cell.name,
-                        "adapter": figures.cell.adapter,
-                        "runtime": figures.cell.runtime,
-                        "n": figures.n,
-                        "not_graded": figures.cell.not_graded,
-                        **{key: value for key, value in asdict(figures).items() if key not in ("cell", "endings")},
-                        "endings": figures.endings,
-                    }
-                    for figures in group.figures
-                ],
-                "comparisons": [
-                    {
-                        "first": comparison.first.name,
-                        "second": comparison.second.name,
-                        "verdict": comparison.optimality.verdict,
-                        **{key: value for key, value in asdict(comparison).items() if key not in ("first", "second")},
-                    }
-                    for comparison in group.comparisons
-                ],
+                "cells": [_cell_json(figures) for figures in group.figures],
+                "comparisons": [comparison_json(comparison) for comparison in group.comparisons],
             }
             for group in report.groups
         ],
     }
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """The figures of one comparison."""
+    names = {"first": comparison.first.name, "second": comparison.second.name}
+    return names | {"verdict": comparison.optimality.verdict} | _plain(comparison, without=("first", "second"))
+
+
+def _cell_json(figures: CellFigures) -> dict[str, Any]:
+    cell = figures.cell
+    about = {"name": cell.name, "adapter": cell.adapter, "runtime": cell.runtime, "digest": cell.digest}
+    counts = {"n": figures.n, "not_graded": cell.not_graded, "missing": cell.missing}
+    return about | counts | _plain(figures, without=("cell",))
+
+
+def _plain(value: Any, without: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of a dataclass as JSON, but for those named."""
+    found = {field.name: getattr(value, field.name) for field in fields(value) if field.name not in without}
+    return {name: _jsonable(item) for name, item in found.items()}
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_jsonable(item) for item in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 
 import jinja2
@@ -10,38 +11,36 @@ from markupsafe import Markup, escape
 
 from keepstate import __version__
 from keepstate.reports.model import Report
-from keepstate.reports.plots import DARK, LIGHT, optimality_plot, to_svg, tokens_plot
 from keepstate.reports.tables import COLUMNS, COMPARISON_HEAD, comparison_row, how
 
 PLOTS = (
     (
         "optimality",
-        optimality_plot,
         "Optimality by cell",
         "Points with 95 % intervals; dashed lines mark the blind floor and the oracle.",
     ),
     (
         "tokens",
-        tokens_plot,
         "Tokens per episode by cell",
         "Prompt and completion tokens over all calls; the darker part is the completion.",
     ),
 )
 
 
-def html(report: Report) -> str:
-    """The document."""
+def html(report: Report, drawings: Mapping[tuple[str, str], str]) -> str:
+    """The document.
+
+    Args:
+        report: What it says.
+        drawings: SVG by name of plot (`optimality`, `tokens`) and theme (`light`, `dark`).
+    """
     source = (files("keepstate.reports") / "templates" / "report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["split_interval"] = split_interval
     plots = [
-        {
-            "title": title,
-            "words": words,
-            "light": Markup(_inline(to_svg(plot(report, LIGHT)), f"{key}-light")),
-            "dark": Markup(_inline(to_svg(plot(report, DARK)), f"{key}-dark")),
-        }
-        for key, plot, title, words in PLOTS
+        {"title": title, "words": words}
+        | {theme: Markup(_inline(drawings[key, theme], f"{key}-{theme}")) for theme in ("light", "dark")}
+        for key, title, words in PLOTS
     ]
     return environment.from_string(source).render(
         report=report,
