@@ -1,31 +1,35 @@
 """What the harness itself costs: episodes a second with a model that answers at once.
 
-    python benchmarks/harness.py [--runtime persistent] [--episodes 1000] [--concurrency 32] [--isolation auto]
+    python benchmarks/harness.py [--runtime persistent] [--episodes 1000] [--rounds 1] [--concurrency 32] [--server]
 
-Plays scripted five-step episodes of `mini` tasks through the real loop and the real sandbox, writes no files unless
-`--write` names a folder, and prints episodes/s, CPU seconds and the growth of this process's memory. Target on two
-cores: 150 episodes/s, flat memory. The time of a real model is not in it.
+Plays scripted five-step episodes of `mini` tasks by the real benchmark runner: the real loop, the real sandbox, traces
+and verdicts written durably. The model is in this process, or (`--server`) behind HTTP, asked by the real client.
+Prints episodes/s, CPU seconds of this process, and its memory after every round. Target on two cores: 150 episodes/s,
+flat memory. The time of a real model is not in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import cProfile
 import json
+import pstats
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from itertools import cycle, islice
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from keepstate.agents import EpisodeLimits, run_episode
+from keepstate.bench.cells import Cell, make_cell
+from keepstate.bench.config import BenchmarkConfig, TaskSource
+from keepstate.bench.runner import run_benchmark
 from keepstate.models.scripted import ScriptedModel
-from keepstate.runtimes import Sandbox
-from keepstate.tasks import make_tasks
-from keepstate.tasks.base import Task
-from keepstate.traces import write_trace
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import Adapter, Difficulty, RuntimeName
 
 CODE = (
     "items = __import__('json').loads(list_items())\nprint(len(items))",
@@ -52,26 +56,40 @@ def memory_mib() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-async def play(tasks: Sequence[Task], runtime: RuntimeName, options: argparse.Namespace) -> Counter[str]:
-    """Play every task, at most `concurrency` at once; how the episodes ended."""
-    endings: Counter[str] = Counter()
-    queue = iter(tasks)
-    limits = EpisodeLimits.default(runtime)
-    answers = script(runtime)
+@contextmanager
+def instant_server(folder: Path) -> Iterator[str]:
+    """Base URL of a server that answers at once; each runtime's script is a model of its name."""
+    path = folder / "answers.json"
+    path.write_text(json.dumps({str(runtime): script(runtime) for runtime in RuntimeName}))
+    command = [sys.executable, str(Path(__file__).with_name("instant_server.py")), str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
-    async def worker(sandbox: Sandbox) -> None:
-        for task in queue:
-            trace = await run_episode(
-                task, runtime=runtime, model=ScriptedModel(answers), sandbox=sandbox, limits=limits
-            )
-            endings[trace.failure.message if trace.failure else str(trace.finish_reason)] += 1
-            if options.write:
-                await asyncio.to_thread(write_trace, options.write, trace)
 
-    async with Sandbox(isolation=options.isolation, allow_unsafe=True) as sandbox:
-        print(f"isolation {sandbox.rung}", end="  ")
-        await asyncio.gather(*(worker(sandbox) for _ in range(options.concurrency)))
-    return endings
+def play(cell: Cell, options: argparse.Namespace) -> None:
+    """Play a cell and print what it took."""
+    model = ScriptedModel(script(cell.config.runtime))
+    started, cpu = time.perf_counter(), time.process_time()
+    tallies = asyncio.run(
+        run_benchmark(
+            [cell],
+            player=None if options.server else lambda _cell, _task: ScriptedModel(model.answers),
+            concurrency=options.concurrency,
+            isolation=options.isolation,
+            allow_unsafe=True,
+        )
+    )
+    took, cpu = time.perf_counter() - started, time.process_time() - cpu
+    endings = Counter({"graded": tallies[0].graded}) + tallies[0].not_graded
+    print(
+        f"{cell.config.runtime:10}  {options.episodes / took:6.0f} episodes/s  host CPU {cpu:5.1f} s of {took:5.1f} s"
+        f"  memory {memory_mib():.0f} MiB  {dict(endings)}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -79,20 +97,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runtime", action="append", choices=[str(name) for name in RuntimeName])
     parser.add_argument("--episodes", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--isolation", default="auto")
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("--server", action="store_true", help="ask over HTTP")
+    parser.add_argument("--profile", action="store_true", help="print where this process spends its time")
     options = parser.parse_args()
-    tasks = list(islice(cycle(make_tasks("knapsack", "mini", 100, 0)), options.episodes))
-    for name in options.runtime or list(RuntimeName):
-        runtime = RuntimeName(name)
-        before, started, cpu = memory_mib(), time.perf_counter(), time.process_time()
-        endings = asyncio.run(play(tasks, runtime, options))
-        took = time.perf_counter() - started
-        print(
-            f"{runtime:10}  {options.episodes / took:6.0f} episodes/s  host CPU {time.process_time() - cpu:5.1f} s of"
-            f" {took:5.1f} s  memory {before:.0f} -> {memory_mib():.0f} MiB  {dict(endings)}"
-        )
+    tasks = TaskSource(difficulty=Difficulty.MINI, count=options.episodes)
+    profile = cProfile.Profile()
+    with tempfile.TemporaryDirectory() as name, instant_server(Path(name)) as url:
+        for runtime in options.runtime or list(RuntimeName):
+            for number in range(options.rounds):
+                config = BenchmarkConfig(
+                    name=f"{runtime}-{number}",
+                    adapter=Adapter(runtime),
+                    runtime=RuntimeName(runtime),
+                    tasks=tasks,
+                    base_url=url,
+                )
+                cell = make_cell(config, Path(name))
+                if options.profile:
+                    profile.runcall(play, cell, options)
+                else:
+                    play(cell, options)
+    if options.profile:
+        pstats.Stats(profile).sort_stats("tottime").print_stats(25)
 
 
 if __name__ == "__main__":

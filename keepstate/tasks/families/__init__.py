@@ -5,6 +5,7 @@ Adding a family is adding one file here. `names()` lists them without importing 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,7 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+@functools.cache
 def family(name: str) -> Family:
     """The family called `name`.
 
