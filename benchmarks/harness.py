@@ -11,7 +11,6 @@ flat memory. The time of a real model is not in it.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import cProfile
 import json
 import pstats
@@ -25,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from keepstate import eventloop
 from keepstate.bench.cells import Cell, make_cell
 from keepstate.bench.config import BenchmarkConfig, TaskSource
 from keepstate.bench.runner import run_benchmark
@@ -74,7 +74,7 @@ def play(cell: Cell, options: argparse.Namespace) -> None:
     """Play a cell and print what it took."""
     model = ScriptedModel(script(cell.config.runtime))
     started, cpu = time.perf_counter(), time.process_time()
-    tallies = asyncio.run(
+    tallies = eventloop.run(
         run_benchmark(
             [cell],
             player=None if options.server else lambda _cell, _task: ScriptedModel(model.answers),

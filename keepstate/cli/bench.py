@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from keepstate import eventloop
 from keepstate.bench.config import (
     DEFAULT_BASE_URL,
     DEFAULT_CONTEXT,
@@ -118,7 +118,7 @@ def _play(configs: Sequence[BenchmarkConfig], run: Path, options: dict[str, Any]
     """Play with a progress display, then say what came of it."""
     with display() as shown:
         try:
-            tallies = asyncio.run(bench(configs, run, on_progress=shown, **options))
+            tallies = eventloop.run(bench(configs, run, on_progress=shown, **options))
         except KeyboardInterrupt:
             done = sum(tally.done for tally in shown.last.tallies) if shown.last else 0
             click.echo(f"stopped; {done} episodes are recorded in {run}: repeat the command to go on", err=True)
