@@ -1,1 +1,21 @@
-"""TODO one paragraph by the owner."""
+"""Data sets: from traces to training conversations that are, token for token, what the server sees.
+
+Run `keepstate dataset build`, then `keepstate dataset check`. `docs/data.md` tells how the proof works.
+"""
+
+from keepstate.datasets.build import build_dataset, build_datasets
+from keepstate.datasets.manifest import Manifest, read_manifest
+from keepstate.datasets.options import Balance, BuildOptions, Length
+from keepstate.datasets.templates import ChatTemplate, load_template
+
+__all__ = [
+    "Balance",
+    "BuildOptions",
+    "ChatTemplate",
+    "Length",
+    "Manifest",
+    "build_dataset",
+    "build_datasets",
+    "load_template",
+    "read_manifest",
+]

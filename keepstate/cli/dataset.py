@@ -1,0 +1,157 @@
+"""`keepstate dataset`: turn traces into training conversations, prove them, look at them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keepstate.datasets.convert import UNREADABLE
+from keepstate.datasets.manifest import LEFT_OUT, Manifest
+from keepstate.datasets.options import Balance, BuildOptions, Length
+from keepstate.errors import EXIT_PARTIAL, UserError
+from keepstate.vocabulary import RuntimeName
+
+DEFAULTS = BuildOptions()
+NAMED = 20
+"""Bad files named on the screen; `left_out.jsonl` names all."""
+
+FOLDER = click.Path(path_type=Path)
+RUNTIMES = click.Choice([str(name) for name in RuntimeName])
+
+
+@click.group()
+def command() -> None:
+    """Turn traces into training conversations."""
+
+
+@command.command(context_settings={"show_default": True})
+@click.option("--traces", type=FOLDER, default="data/traces", help="Folder with a subfolder for each runtime.")
+@click.option("--runtime", "runtimes", type=RUNTIMES, multiple=True, help="Arm to build, repeatable; else all there.")
+@click.option("--out", type=FOLDER, default="data/datasets", help="Folder; each arm gets a subfolder.")
+@click.option("--template", default="chatml", help="chatml, qwen3_nothink or a Jinja file.")
+@click.option("--tokenizer", help="Model folder, tokenizer.json, or qwen3; else the laptop's base model.")
+@click.option("--max-tokens", type=click.IntRange(1), default=DEFAULTS.max_tokens, help="The training context.")
+@click.option("--length", type=click.Choice([str(name) for name in Length]), default="drop", help="For what is longer.")
+@click.option("--solved", is_flag=True, help="Only solved tasks.")
+@click.option("--min-score", type=click.FloatRange(0, 1), default=0.0, help="Only scores of at least this.")
+@click.option("--unfinished", is_flag=True, help="Also episodes that a limit ended.")
+@click.option("--failed", is_flag=True, help="Also episodes that a failure of ours ended.")
+@click.option("--paired", is_flag=True, help="Only tasks that every arm has.")
+@click.option(
+    "--balance", type=click.Choice([str(name) for name in Balance]), default="none", help="Equal tokens per arm."
+)
+@click.option("--val-fraction", type=float, default=DEFAULTS.val_fraction, help="Share of the tasks held out.")
+@click.option("--seed", type=int, default=0, help="Of the split and the order of rows.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes; else one a core.")
+def build(
+    traces: Path,
+    runtimes: tuple[str, ...],
+    out: Path,
+    template: str,
+    tokenizer: str | None,
+    jobs: int | None,
+    **chosen: Any,
+) -> None:
+    """Build ShareGPT JSONL, split by task, with a manifest that counts every trace.
+
+    Exit 1 if a file could not be read as a trace or its conversation could not be proven.
+    """
+    from keepstate.datasets.build import build_datasets  # noqa: PLC0415
+
+    options = _options(chosen)
+    arms = _arms(traces, runtimes)
+    with _progress() as shown:
+        manifests = build_datasets(
+            arms,
+            {runtime: out / runtime for runtime in arms},
+            template=template,
+            tokenizer_path=tokenizer_folder(tokenizer),
+            options=options,
+            jobs=jobs,
+            progress=shown,
+        )
+    for runtime, manifest in manifests.items():
+        for line in describe(out / runtime, manifest):
+            click.echo(line)
+    bad = [item for runtime in manifests for item in _unreadable(out / runtime)]
+    for item in bad[:NAMED]:
+        click.echo(f"{item['path']}: {item['reason']}: {item['detail']}", err=True)
+    if len(bad) > NAMED:
+        click.echo(f"and {len(bad) - NAMED} more; {LEFT_OUT} in each folder names all", err=True)
+    if bad:
+        raise click.exceptions.Exit(EXIT_PARTIAL)
+
+
+def describe(folder: Path, manifest: Manifest) -> Sequence[str]:
+    """What a data set holds and what it does not, for people."""
+    lines = [f"{folder}: {manifest.rows} rows of {manifest.read} traces"]
+    for name, split in manifest.splits.items():
+        lines.append(
+            f"  {name:5}  {split.rows} rows, {split.tasks} tasks, {split.turns} turns, {split.tokens:,} tokens "
+            f"({split.trained_tokens:,} trained), longest {split.longest:,}"
+        )
+    for title, counts in (("left out", manifest.left_out), ("shortened", manifest.shortened)):
+        lines += [f"  {title}: {reason}: {count}" for reason, count in counts.items()]
+    return lines
+
+
+def tokenizer_folder(name: str | None) -> Path:
+    """The folder of the tokenizer the user named: a path, `qwen3`, or by default the laptop's base model.
+
+    Raises:
+        UserError: It could not be made.
+    """
+    if name == "qwen3":
+        from keepstate.datasets.qwen3 import ensure_qwen3_tokenizer  # noqa: PLC0415
+
+        return ensure_qwen3_tokenizer()
+    if name is not None:
+        return Path(name)
+    from keepstate.basemodel import ensure_base_model  # noqa: PLC0415
+
+    return ensure_base_model()
+
+
+def _options(chosen: dict[str, Any]) -> BuildOptions:
+    if not 0 <= chosen["val_fraction"] < 1:
+        raise UserError(f"--val-fraction is {chosen['val_fraction']}", "choose 0 or more, and less than 1")
+    chosen["finished"] = not chosen.pop("unfinished")
+    return BuildOptions.model_validate(chosen)
+
+
+def _arms(traces: Path, runtimes: tuple[str, ...]) -> dict[RuntimeName, Path]:
+    """The trace folder of each arm."""
+    if runtimes:
+        names = [RuntimeName(name) for name in runtimes]
+        alone = len(names) == 1 and not (traces / names[0]).is_dir()
+        return {name: traces if alone else traces / name for name in names}
+    arms = {name: traces / name for name in RuntimeName if (traces / name).is_dir()}
+    if not arms:
+        raise UserError(
+            f"{traces} has no subfolder {', '.join(RuntimeName)}",
+            "record traces: keepstate traces collect, or name --runtime",
+        )
+    return arms
+
+
+def _unreadable(folder: Path) -> list[dict[str, str]]:
+    """Traces that are broken or refused, not merely unwanted."""
+    items = map(json.loads, (folder / LEFT_OUT).read_text().splitlines())
+    return [item for item in items if item["reason"] in UNREADABLE]
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, where that is a terminal."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        job = bar.add_task("reading traces")
+        yield lambda done, total: bar.update(job, completed=done, total=total)

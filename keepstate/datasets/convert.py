@@ -1,0 +1,161 @@
+"""One trace file to one proven row, or to the reason why not. Runs in every worker process; knows no other file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from keepstate.agents.record import Trace
+from keepstate.datasets.options import BuildOptions, Length
+from keepstate.datasets.sample import REFUSALS, Refused, Sample, prove
+from keepstate.datasets.templates import ChatTemplate
+from keepstate.datasets.tokenizer import TextTokenizer
+from keepstate.models.base import Message
+from keepstate.traces.reader import TraceError, parse_trace
+from keepstate.vocabulary import FinishReason, RuntimeName
+
+SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
+NOT_A_TRACE = "not a trace"
+UNREADABLE = frozenset({NOT_A_TRACE, *REFUSALS})
+"""Reasons that tell of something wrong with a file; the others tell of something not wanted."""
+TOO_LONG = "too long"
+CUT_TO_LENGTH = "cut to max_tokens"
+NO_LAST_ANSWER = "ended without an answer"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file that becomes no row."""
+
+    path: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A proven row."""
+
+    path: str
+    task: str
+    """Name of the task."""
+    task_hash: bytes
+    content_hash: bytes
+    """Of the conversation."""
+    line: str
+    """The ShareGPT JSON."""
+    turns: int
+    tokens: int
+    trained: int
+    shortened: tuple[str, ...] = ()
+    """Why it holds less than its trace."""
+
+
+class Converter:
+    """Turns trace files into rows with one template, one tokenizer and one choice of options."""
+
+    def __init__(
+        self, template: ChatTemplate, tokenizer: TextTokenizer, options: BuildOptions, runtime: RuntimeName
+    ) -> None:
+        self.template = template
+        self.tokenizer = tokenizer
+        self.options = options
+        self.runtime = runtime
+
+    def convert(self, path: Path) -> Row | LeftOut:
+        """The row of the trace in the file at `path`, or why there is none."""
+        try:
+            trace = parse_trace(path.read_bytes())
+            if reason := self._unwanted(trace):
+                return LeftOut(str(path), *reason)
+            return self._row(path, trace)
+        except TraceError as error:
+            return LeftOut(str(path), NOT_A_TRACE, str(error))
+        except OSError as error:
+            return LeftOut(str(path), NOT_A_TRACE, error.strerror or str(error))
+        except Refused as error:
+            return LeftOut(str(path), error.reason, str(error))
+
+    def _unwanted(self, trace: Trace) -> tuple[str, str] | None:
+        """Reason and detail, where the options do not want this trace."""
+        wanted, verdict, failure = self.options, trace.verdict, trace.failure
+        if trace.runtime is not self.runtime:
+            return "another runtime", f"recorded in {trace.runtime}"
+        if failure is not None:
+            return None if wanted.failed else ("failure of ours", f"{failure.origin}: {failure.message}")
+        if wanted.finished and trace.finish_reason is not FinishReason.FINISHED:
+            return "not finished", f"ended by {trace.finish_reason}"
+        if verdict is None:
+            return ("not graded", "it has no verdict") if wanted.solved or wanted.min_score else None
+        if (wanted.solved and not verdict.is_solved) or verdict.score < wanted.min_score:
+            return "not good enough", f"score {verdict.score:.3f}"
+        return None
+
+    def _row(self, path: Path, trace: Trace) -> Row:
+        messages: Sequence[Message] = trace.messages
+        shortened: list[str] = []
+        if messages and messages[-1]["role"] == "user":
+            messages = messages[:-1]
+            shortened.append(NO_LAST_ANSWER)
+        sample = prove(messages, self.template, self.tokenizer)
+        if len(sample.ids) > self.options.max_tokens:
+            messages, sample = self._shorten(messages, sample)
+            shortened.append(CUT_TO_LENGTH)
+        line = sharegpt_line(messages)
+        return Row(
+            path=str(path),
+            task=trace.task.name,
+            task_hash=hashlib.sha256(trace.task.content_hash.encode()).digest(),
+            content_hash=hashlib.sha256(line.encode()).digest(),
+            line=line,
+            turns=len(sample.answers),
+            tokens=len(sample.ids),
+            trained=sample.trained,
+            shortened=tuple(shortened),
+        )
+
+    def _shorten(self, messages: Sequence[Message], sample: Sample) -> tuple[Sequence[Message], Sample]:
+        """Cut after the last answer that fits.
+
+        Raises:
+            Refused: The policy is to drop or to stop, or not even one turn fits.
+        """
+        limit = self.options.max_tokens
+        detail = f"{len(sample.ids)} tokens, {limit} allowed"
+        if self.options.length is Length.CUT:
+            for span in reversed(sample.answers):
+                if span.end > limit:
+                    continue
+                shorter = prove(messages[: span.message + 1], self.template, self.tokenizer)
+                if len(shorter.ids) <= limit:
+                    return messages[: span.message + 1], shorter
+            detail = f"its first turn alone is longer than {limit} tokens"
+        raise Refused(TOO_LONG, detail)
+
+
+def sharegpt_line(messages: Sequence[Message]) -> str:
+    """The conversation as one line of ShareGPT JSONL."""
+    turns = [{"from": SHAREGPT_ROLES[message["role"]], "value": message["content"]} for message in messages]
+    return json.dumps({"conversations": turns}, ensure_ascii=False)
+
+
+_worker: Converter
+
+
+def start_worker(
+    template: ChatTemplate, tokenizer_path: Path, options: BuildOptions, runtime: RuntimeName, own_process: bool
+) -> None:
+    """Prepare this process; Ctrl-C is left to the parent."""
+    global _worker  # noqa: PLW0603  (a process pool's initializer has no other place for its state)
+    if own_process:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker = Converter(template, TextTokenizer(tokenizer_path), options, runtime)
+
+
+def convert_all(paths: Sequence[Path]) -> list[Row | LeftOut]:
+    """Convert some files in a prepared worker."""
+    return [_worker.convert(path) for path in paths]

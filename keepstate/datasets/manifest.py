@@ -1,0 +1,117 @@
+"""What a data set says about itself: `manifest.json`, schema `keepstate.dataset.v1`.
+
+Everything that was read is in exactly one count: a row of a split, or left out for a reason. Reads and writes the file
+only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from keepstate.errors import UserError
+from keepstate.files import write_json
+from keepstate.vocabulary import RuntimeName
+
+MANIFEST = "manifest.json"
+TEMPLATE = "chat_template.jinja"
+INDEX = "index.jsonl"
+"""One line a row of the data: split, trace, task, hash, tokens."""
+LEFT_OUT = "left_out.jsonl"
+"""One line a file that is in no split: its path, the reason, the detail."""
+
+
+class Closed(BaseModel):
+    """An unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class SplitCount(Closed):
+    """One split."""
+
+    rows: int
+    tasks: int
+    turns: int
+    tokens: int
+    trained_tokens: int
+    """Tokens of answers and their end-of-turn tokens."""
+    longest: int
+    """Tokens of the longest row."""
+    sha256: str
+    """Of its JSONL file."""
+
+
+class Source(Closed):
+    """A file that the data depends on."""
+
+    name: str
+    sha256: str
+
+
+class Certificate(Closed):
+    """The last successful `keepstate dataset check`: what was proven, by what."""
+
+    data_sha256: dict[str, str]
+    """Of the JSONL files that were checked, by split. Another file, no certificate."""
+    rows: int
+    turns: int
+    tokens: int
+    trained_tokens: int
+    axolotl: str | None
+    """Version of Axolotl whose own tokenisation was compared."""
+    server: str | None
+    """The server whose prompt tokens were compared; None where the template and tokenizer on disk stood for it."""
+    checked_at: str
+    """ISO 8601, UTC."""
+
+
+class Manifest(Closed):
+    """One data set."""
+
+    schema_: Literal["keepstate.dataset.v1"] = Field(default="keepstate.dataset.v1", alias="schema")
+    keepstate: str
+    """Version that built it."""
+    runtime: RuntimeName
+    template: Source
+    tokenizer: Source
+    options: dict[str, Any]
+    """As given and as defaulted."""
+    read: int
+    """Traces found."""
+    splits: dict[str, SplitCount]
+    """`train` and `val`."""
+    left_out: dict[str, int]
+    """Traces in no split, by reason; `left_out.jsonl` names each."""
+    shortened: dict[str, int]
+    """Rows that hold less than their trace, by reason."""
+    certificate: Certificate | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of all splits."""
+        return sum(split.rows for split in self.splits.values())
+
+    def write(self, folder: Path) -> Path:
+        """Write `manifest.json` into `folder` and return its path."""
+        path = folder / MANIFEST
+        write_json(path, self.model_dump(mode="json", by_alias=True))
+        return path
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the data set in `folder`.
+
+    Raises:
+        UserError: There is none, or it is none.
+    """
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{error.error_count()} keys are wrong"
+        raise UserError(
+            f"no data set in {folder}: {path.name}: {reason}", "build one: keepstate dataset build"
+        ) from error
