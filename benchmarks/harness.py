@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--isolation", default="auto")
     parser.add_argument("--server", action="store_true", help="ask over HTTP")
-    parser.add_argument("--profile", action="store_true", help="print where this process spends its time")
+    parser.add_argument("--profile", choices=["tottime", "cumtime"], help="print where this process spends its time")
     options = parser.parse_args()
     tasks = TaskSource(difficulty=Difficulty.MINI, count=options.episodes)
     profile = cProfile.Profile()
@@ -121,7 +121,7 @@ def main() -> None:
                 else:
                     play(cell, options)
     if options.profile:
-        pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+        pstats.Stats(profile).sort_stats(options.profile).print_stats(40)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -102,6 +102,24 @@ def canonical_json(value: Any) -> str:
 def content_hash(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of `value`."""
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class ListHash:
+    """`content_hash` of a list that only grows, at the cost of its new items."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256(b"[")
+        self._items = 0
+
+    def of(self, items: Sequence[Any]) -> str:
+        """`content_hash(items)`; the items of the last call must still be its beginning."""
+        for item in items[self._items :]:
+            text = ("," if self._items else "") + canonical_json(item)
+            self._hash.update(text.encode("utf-8", "surrogatepass"))
+            self._items += 1
+        whole = self._hash.copy()
+        whole.update(b"]")
+        return whole.hexdigest()
 
 
 def file_hash(path: Path) -> str:

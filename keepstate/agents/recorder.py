@@ -31,7 +31,7 @@ from keepstate.agents.record import (
     Trace,
 )
 from keepstate.errors import EpisodeFailure
-from keepstate.files import content_hash
+from keepstate.files import ListHash
 from keepstate.models.base import Message, Model, Reply
 from keepstate.runtimes.base import ActionResult
 from keepstate.tasks.base import Task, Verdict
@@ -52,6 +52,7 @@ class Recorder:
         self.task, self.seed = TaskRef.of(task), seed
         self._runtime, self._model, self._limits = runtime, model, limits
         self._started_at = _now()
+        self._conversation = ListHash()
         self._events: list[Event] = [StartEvent(task=self.task)]
 
     def opened(self, system: str, goal: str) -> None:
@@ -61,7 +62,7 @@ class Recorder:
 
     def asked(self, turn: int, seed: int) -> None:
         """The whole conversation so far is about to be sent."""
-        digest = content_hash(self.messages)
+        digest = self._conversation.of(self.messages)
         self._events.append(ModelCallEvent(turn=turn, seed=seed, num_messages=len(self.messages), prompt_hash=digest))
 
     def answered(self, turn: int, reply: Reply, seconds: float) -> None:

@@ -1,0 +1,18 @@
+"""Files and hashes that everything else stands on."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keepstate.files import ListHash, content_hash
+
+TEXT = st.text(st.characters(codec=None))
+ITEMS = st.lists(st.one_of(TEXT, st.integers(), st.dictionaries(TEXT, TEXT), st.none()), max_size=8)
+
+
+@given(ITEMS, st.lists(st.integers(0, 8), max_size=5))
+def test_the_hash_of_a_growing_list_is_that_of_the_whole(items: list[Any], stops: list[int]) -> None:
+    running = ListHash()
+    for stop in [*sorted(stops), len(items), len(items)]:
+        assert running.of(items[:stop]) == content_hash(items[:stop])
