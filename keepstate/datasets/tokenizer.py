@@ -16,6 +16,7 @@ from pathlib import Path
 from keepstate.errors import UserError
 from keepstate.files import file_hash
 
+END_OF_TURN = "<|im_end|>"
 CACHED_PIECES = 512
 """Pieces kept: the system prompt and the template's own words. What comes once pushes out what came once."""
 CACHED_CHARS = 20_000
@@ -62,6 +63,17 @@ class TextTokenizer:
     def sha256(self) -> str:
         """SHA-256 (hex) of the file."""
         return file_hash(self.path)
+
+    @property
+    def end_of_turn(self) -> int:
+        """Id of the token that ends an answer: ChatML's.
+
+        Raises:
+            UserError: The tokenizer has none.
+        """
+        if END_OF_TURN not in self.specials:
+            raise UserError(f"{self.path} has no {END_OF_TURN}", "keepstate's templates need a ChatML tokenizer")
+        return self.specials[END_OF_TURN]
 
     def _encode(self, text: str) -> tuple[int, ...]:
         start = time.perf_counter()
