@@ -54,18 +54,21 @@ def cell_figures(cell: CellResult) -> CellFigures:
     episodes = cell.episodes
     scores = [episode.score for episode in episodes]
     references = [cell.references[episode.task] for episode in episodes]
-    floors = [reference["blind"] for reference in references]
-    oracles = [reference["oracle"] for reference in references]
+    floor, oracle, greedy = (
+        fmean(reference[key] for reference in references) if references else None
+        for key in ("blind", "oracle", "greedy")
+    )
+    optimality = bounded_mean(scores)
     cached = [episode.cached_tokens for episode in episodes if episode.cached_tokens is not None]
     prompts = sum(episode.prompt_tokens for episode in episodes if episode.cached_tokens is not None)
     return CellFigures(
         cell=cell,
         solved=share(sum(episode.solved for episode in episodes), len(episodes)),
-        optimality=bounded_mean(scores),
-        corrected=chance_corrected(scores, floors, oracles),
-        floor=fmean(floors) if floors else None,
-        oracle=fmean(oracles) if oracles else None,
-        greedy=fmean(reference["greedy"] for reference in references) if references else None,
+        optimality=optimality,
+        corrected=chance_corrected(optimality, floor, oracle) if optimality and floor is not None and oracle else None,
+        floor=floor,
+        oracle=oracle,
+        greedy=greedy,
         steps=mean_of([episode.steps for episode in episodes]),
         tokens=mean_of([episode.tokens for episode in episodes]),
         completion_tokens=mean_of([episode.completion_tokens for episode in episodes]),

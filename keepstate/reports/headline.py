@@ -22,7 +22,7 @@ def headline(figures: Sequence[CellFigures], comparisons: Sequence[Comparison]) 
         yield "No adapter was run both in its own runtime and beside another's, so nothing can be said of a mismatch."
     if reached := _reached(figures):
         yield reached
-    if weak := [f for f in figures if f.corrected and (f.corrected.high if f.corrected.high is not None else 1) <= 0]:
+    if weak := [f for f in figures if f.corrected and f.corrected.high is not None and f.corrected.high <= 0]:
         names = ", ".join(f.cell.label for f in weak)
         yield f"Below what blind taking reaches on these tasks: {names}."
 

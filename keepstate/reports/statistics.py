@@ -93,27 +93,20 @@ def ratio_of_means(
     return _bootstrap(ratio, (above, below), level, seed)
 
 
-def chance_corrected(
-    scores: Sequence[float],
-    floors: Sequence[float],
-    oracles: Sequence[float],
-    *,
-    level: float = LEVEL,
-    seed: int = SEED,
-) -> Estimate | None:
-    """(score - floor) / (oracle - floor) of means over the same tasks, BCa interval over tasks; None where undefined.
+def chance_corrected(optimality: Estimate, floor: float, oracle: float) -> Estimate | None:
+    """(score - floor) / (oracle - floor), its interval moved with it; None where the two references are equal.
 
-    0 is what the blind policy reaches, 1 the best that the budget can buy; below the floor it is negative.
+    0 is what the blind policy reaches, 1 the best that the budget can buy; below the floor it is negative. Floor and
+    oracle are known exactly for the tasks played, so the interval is that of the mean score.
     """
-    if not len(scores) or not np.mean(oracles) - np.mean(floors):
+    width = oracle - floor
+    if not width:
         return None
-
-    def corrected(s: Array, f: Array, o: Array, axis: int = -1) -> Any:
-        floor = np.mean(f, axis=axis)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return (np.mean(s, axis=axis) - floor) / (np.mean(o, axis=axis) - floor)
-
-    return _bootstrap(corrected, (scores, floors, oracles), level, seed)
+    value, low, high = (
+        None if end is None else (end - floor) / width for end in (optimality.value, optimality.low, optimality.high)
+    )
+    assert value is not None
+    return Estimate(value, low, high, optimality.n, optimality.level)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,6 @@ def test_equal_scores_do_not_make_a_certainty() -> None:
         share(1, 1),
         mean_of([12.0]),
         ratio_of_means([3.0], [2.0]),
-        chance_corrected([0.9], [0.5], [1.0]),
     ],
 )
 def test_one_observation_has_no_interval(one: Estimate | None) -> None:
@@ -57,8 +56,6 @@ def test_of_nothing_comes_nothing() -> None:
     assert mean_of([]) is None
     assert ratio_of_means([], []) is None
     assert ratio_of_means([1.0], [0.0]) is None
-    assert chance_corrected([], [], []) is None
-    assert chance_corrected([0.5], [1.0], [1.0]) is None
     assert paired_difference([], [], margin=0.05) is None
 
 
@@ -80,13 +77,15 @@ def test_wilson_against_a_published_value() -> None:
     assert made.high == pytest.approx(0.3662, abs=5e-4)
 
 
-def test_chance_correction_is_a_ratio_of_means() -> None:
-    made = chance_corrected([0.6, 1.0, 0.8], [0.5, 0.7, 0.6], [1.0, 1.0, 1.0])
+def test_chance_correction_maps_floor_to_zero_and_oracle_to_one() -> None:
+    made = chance_corrected(Estimate(0.8, 0.7, 0.9, 30), floor=0.6, oracle=1.0)
     assert made is not None
-    assert made.value == pytest.approx((0.8 - 0.6) / (1.0 - 0.6))
-    below = chance_corrected([0.1, 0.2, 0.1], [0.5, 0.7, 0.6], [1.0, 1.0, 1.0])
+    assert (made.value, made.low, made.high) == pytest.approx((0.5, 0.25, 0.75))
+    below = chance_corrected(Estimate(0.1, None, None, 1), floor=0.6, oracle=1.0)
     assert below is not None
     assert below.value < 0
+    assert below.low is None
+    assert chance_corrected(Estimate(0.5, None, None, 1), floor=1.0, oracle=1.0) is None
 
 
 def test_pairing_finds_what_spread_between_tasks_would_hide() -> None:
