@@ -15,7 +15,10 @@ from keepstate.datasets.sample import REFUSALS, Refused, Sample, prove
 from keepstate.datasets.templates import ChatTemplate
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.models.base import Message
+from keepstate.tasks.base import Verdict
+from keepstate.traces.imported import ASSUMED, SOURCE
 from keepstate.traces.reader import TraceError, parse_trace
+from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
 from keepstate.vocabulary import FinishReason, RuntimeName
 
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
@@ -69,7 +72,7 @@ class Converter:
     def convert(self, path: Path) -> Row | LeftOut:
         """The row of the trace in the file at `path`, or why there is none."""
         try:
-            trace = parse_trace(path.read_bytes())
+            trace = _with_verdict(path, parse_trace(path.read_bytes()))
             if reason := self._unwanted(trace):
                 return LeftOut(str(path), *reason)
             return self._row(path, trace)
@@ -83,7 +86,8 @@ class Converter:
     def _unwanted(self, trace: Trace) -> tuple[str, str] | None:
         """Reason and detail, where the options do not want this trace."""
         wanted, verdict, failure = self.options, trace.verdict, trace.failure
-        if trace.runtime is not self.runtime:
+        assumed = ASSUMED in trace.versions and trace.agent == self.runtime.agent
+        if trace.runtime is not self.runtime and not assumed:
             return "another runtime", f"recorded in {trace.runtime}"
         if failure is not None:
             return None if wanted.failed else ("failure of ours", f"{failure.origin}: {failure.message}")
@@ -135,6 +139,17 @@ class Converter:
                     return messages[: span.message + 1], shorter
             detail = f"its first turn alone is longer than {limit} tokens"
         raise Refused(TOO_LONG, detail)
+
+
+def _with_verdict(path: Path, trace: Trace) -> Trace:
+    """An imported trace with the verdict in the file beside it, as the research code writes it; ours holds its own."""
+    if trace.verdict is not None or SOURCE not in trace.versions:
+        return trace
+    try:
+        result = json.loads(verdict_path(path.parent, path.name.removesuffix(TRACE_SUFFIX)).read_bytes())["result"]
+        return trace.model_copy(update={"verdict": Verdict.model_validate(result)})
+    except (OSError, ValueError, KeyError, TypeError):
+        return trace
 
 
 def sharegpt_line(messages: Sequence[Message]) -> str:

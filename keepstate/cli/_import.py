@@ -1,0 +1,99 @@
+"""`keepstate traces import`: traces of the research code, `messages` and ShareGPT JSONL in; also out again."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from keepstate.agents.record import Trace
+from keepstate.errors import EXIT_PARTIAL, UserError
+from keepstate.traces.conversations import iter_conversations
+from keepstate.traces.exporters import EXPORTERS, NOT_CARRIED
+from keepstate.traces.imported import NOT_CARRIED as LOST
+from keepstate.traces.imported import file_word
+from keepstate.traces.reader import BadTrace, TraceError, iter_traces, parse_trace
+from keepstate.traces.writer import TRACE_SUFFIX, trace_path, write_trace
+from keepstate.vocabulary import RuntimeName
+
+RUNTIMES = click.Choice([str(name) for name in RuntimeName])
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--runtime", type=click.Choice([str(name) for name in RuntimeName]), help="Of JSONL rows, which do not tell."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="data/traces", show_default=True, help="Folder to write."
+)
+@click.option("--to", "form", type=click.Choice(list(EXPORTERS)), help="Print in this format, one a line, instead.")
+def command(sources: tuple[Path, ...], runtime: str | None, out: Path, form: str | None) -> None:
+    """Read SOURCES (folders or files of traces, JSONL of messages or ShareGPT) and write keepstate's traces.
+
+    Exit 1 if something could not be read; each is named.
+    """
+    lost: Counter[str] = Counter()
+    written: Counter[str] = Counter()
+    bad = 0
+    for place, trace in _read(sources, RuntimeName(runtime) if runtime else None):
+        if isinstance(trace, BadTrace) or file_word(trace.task.name) != trace.task.name:
+            bad += 1
+            unsafe = "its task's name cannot be part of a file name"
+            click.echo(f"{place}: {trace.reason if isinstance(trace, BadTrace) else unsafe}", err=True)
+            continue
+        lost.update(filter(None, trace.versions.get(LOST, "").split("; ")))
+        written[str(trace.runtime)] += 1
+        if form:
+            click.echo(json.dumps(EXPORTERS[form](trace)))
+        else:
+            write_trace(_free(out / trace.runtime, trace), trace)
+    for what, count in lost.most_common():
+        click.echo(f"not carried over in {count}: {what}", err=True)
+    if form:
+        click.echo(f"{form} does not carry {NOT_CARRIED[form]}", err=True)
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(written.items())) or "none"
+    click.echo(f"{counts}; {bad} could not be read", err=True)
+    if bad:
+        raise click.exceptions.Exit(EXIT_PARTIAL)
+
+
+def _read(sources: tuple[Path, ...], runtime: RuntimeName | None) -> Iterator[tuple[str, Trace | BadTrace]]:
+    """Every trace of every source, with its place."""
+    for source in sources:
+        if source.is_dir():
+            yield from ((str(path), trace) for path, trace in iter_traces(source))
+        elif source.suffix == ".jsonl":
+            if runtime is None:
+                raise UserError(f"{source} does not tell its runtime", f"add --runtime {'|'.join(RuntimeName)}")
+            yield from _opened(source, runtime)
+        else:
+            yield str(source), _one(source)
+
+
+def _opened(source: Path, runtime: RuntimeName) -> Iterator[tuple[str, Trace | BadTrace]]:
+    try:
+        yield from iter_conversations(source, runtime)
+    except OSError as error:
+        raise UserError(
+            f"cannot read {source}: {error.strerror}", f"name a folder, a *{TRACE_SUFFIX} or a *.jsonl"
+        ) from error
+
+
+def _one(source: Path) -> Trace | BadTrace:
+    try:
+        return parse_trace(source.read_bytes())
+    except (TraceError, OSError) as error:
+        return BadTrace(source, str(error))
+
+
+def _free(folder: Path, trace: Trace) -> Path:
+    """The folder for a trace, or a numbered subfolder where another trace of the same task lies there already."""
+    place, number = folder, 1
+    while trace_path(place, trace.task.name).exists():
+        number += 1
+        place = folder / f"run-{number}"
+    return place

@@ -1,0 +1,98 @@
+"""Traces for other programs: ShareGPT, OpenAI `messages`, ATIF (the trajectory format of harbor).
+
+Run `keepstate traces import ... --to atif`. Each format carries less than a trace; `NOT_CARRIED` says what it loses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from keepstate.agents.record import StepEvent, TokenUsage, Trace
+
+ATIF_VERSION = "ATIF-v1.4"
+"""harborframework.com/docs/trajectory-format"""
+
+NOT_CARRIED = {
+    "sharegpt": "everything but the texts: task, verdict, executed code, tool calls, tokens, times, limits, sampling",
+    "messages": "everything but the texts: task, verdict, executed code, tool calls, tokens, times, limits, sampling",
+    "atif": "hashes of prompts, errors of ours and their tracebacks, names of globals",
+}
+SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
+
+
+def to_sharegpt(trace: Trace) -> dict[str, Any]:
+    """A ShareGPT row: `conversations` of `from` and `value`."""
+    turns = [{"from": SHAREGPT_ROLES[message["role"]], "value": message["content"]} for message in trace.messages]
+    return {"id": trace.task.name, "conversations": turns}
+
+
+def to_messages(trace: Trace) -> dict[str, Any]:
+    """A row of OpenAI `messages`."""
+    return {"id": trace.task.name, "messages": [dict(message) for message in trace.messages]}
+
+
+def to_atif(trace: Trace) -> dict[str, Any]:
+    """An ATIF trajectory: an observation belongs to the step of the agent that it answers."""
+    steps: list[dict[str, Any]] = []
+    recorded = iter(trace.steps)
+    for place, message in enumerate(trace.messages):
+        answered = place and trace.messages[place - 1]["role"] == "assistant"
+        if message["role"] == "assistant":
+            steps.append(_agent_step(message["content"], next(recorded, None)))
+        elif message["role"] == "user" and answered:
+            steps[-1]["observation"] = {"results": [{"content": message["content"]}]}
+        else:
+            steps.append({"source": message["role"], "message": message["content"]})
+    numbered = [{"step_id": number, **step} for number, step in enumerate(steps, start=1)]
+    return {
+        "schema_version": ATIF_VERSION,
+        "session_id": f"{trace.task.name}-{trace.runtime}-{trace.seed}",
+        "agent": {
+            "name": f"keepstate-{trace.agent}",
+            "version": trace.versions.get("keepstate", "imported"),
+            "model_name": trace.model,
+            "extra": {"runtime": trace.runtime, "rung": trace.rung},
+        },
+        "steps": numbered,
+        "final_metrics": _total(trace.summary.token_usage) | {"total_steps": len(numbered)},
+        "extra": {
+            "task": trace.task.model_dump(),
+            "finish_reason": trace.finish_reason,
+            "verdict": trace.verdict.model_dump() if trace.verdict else None,
+            "sampling": trace.sampling,
+            "limits": trace.limits.model_dump() if trace.limits else None,
+            "started_at": trace.started_at,
+            "finished_at": trace.finished_at,
+        },
+    }
+
+
+def _agent_step(text: str, step: StepEvent | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"source": "agent", "message": text}
+    if step is None:
+        return found
+    usage = step.token_usage
+    if usage.total_tokens:
+        found["metrics"] = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+        if usage.cached_tokens is not None:
+            found["metrics"]["cached_tokens"] = usage.cached_tokens
+    if step.code is not None:
+        found["extra"] = {
+            "code": step.code,
+            "error_type": step.interpreter_result.error_type,
+            "tool_calls": [call.model_dump() for call in step.interpreter_result.results],
+        }
+    return found
+
+
+def _total(usage: TokenUsage) -> dict[str, int]:
+    total = {"total_prompt_tokens": usage.prompt_tokens, "total_completion_tokens": usage.completion_tokens}
+    return total if usage.cached_tokens is None else total | {"total_cached_tokens": usage.cached_tokens}
+
+
+EXPORTERS: dict[str, Callable[[Trace], dict[str, Any]]] = {
+    "sharegpt": to_sharegpt,
+    "messages": to_messages,
+    "atif": to_atif,
+}

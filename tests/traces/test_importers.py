@@ -1,0 +1,186 @@
+"""Traces from elsewhere: what is carried over, what is named as lost, and that nothing hostile gets through."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keepstate.cli import cli
+from keepstate.tasks import make_tasks
+from keepstate.traces import Trace, TraceError, parse_trace, read_trace
+from keepstate.traces.conversations import conversation_trace
+from keepstate.traces.exporters import to_atif, to_messages, to_sharegpt
+from keepstate.traces.imported import NOT_CARRIED
+from keepstate.vocabulary import FinishReason, Origin, RuntimeName
+
+TASK = {"task_id": "a1", "family": "knapsack", "seed": 3, "difficulty": {"name": "easy"}, "nl": "Fill the sack."}
+
+
+def step(turn: int, text: str, **result: Any) -> dict[str, Any]:
+    return {"type": "StepEvent", "turn": turn, "assistant_text": text, "code": "x", "interpreter_result": result}
+
+
+def research(*events: dict[str, Any], **keys: Any) -> bytes:
+    start = {"type": "StartEvent", "task": TASK}
+    prompts = {"type": "SystemPromptEvent", "prompts": ["Act.", "Tools."]}
+    return json.dumps({"events": [start, prompts, *events], **keys}).encode()
+
+
+FINISH = {"type": "FinishEvent", "reason": "finish_called"}
+
+
+def texts(trace: Trace) -> list[tuple[str, str]]:
+    return [(message["role"], message["content"]) for message in trace.messages]
+
+
+def test_a_codeact_episode_is_put_together_in_order_of_turns() -> None:
+    late = step(1, "then", output="")
+    first = step(0, "look", output="[1]\n", error="NameError: x", globals=["b", "a"])
+    trace = parse_trace(research(FINISH, late, first, runtime="stateless"))
+    assert texts(trace) == [
+        ("system", "Act.\n\nTools."),
+        ("user", "Fill the sack."),
+        ("assistant", "look"),
+        ("user", '{"output":"[1]\\n","error":"NameError: x","globals":["a","b"]}'),
+        ("assistant", "then"),
+    ]
+    assert (trace.runtime, trace.finish_reason, trace.failure) == (RuntimeName.FORGET, FinishReason.FINISHED, None)
+    assert trace.summary.errors == {"NameError": 1}
+    assert trace.task.name == "knapsack-a1"
+    assert "2 system messages" in trace.versions[NOT_CARRIED]
+
+
+@pytest.mark.parametrize("key", ["results", "tool_calls"])
+def test_react_results_of_both_generations(key: str) -> None:
+    calls = [{"tool": "inspect", "args": {"item_id": "a"}, "output": "5"}]
+    trace = parse_trace(research(step(0, "Thought", **{key: calls}), step(1, "Done"), FINISH))
+    assert trace.runtime is RuntimeName.REACT
+    assert trace.messages[3]["content"] == "Observation: [inspect] 5"
+    assert trace.steps[0].interpreter_result.results[0].arguments == {"item_id": "a"}
+
+
+def test_a_file_that_breaks_off_is_a_failure_and_not_a_bad_score() -> None:
+    trace = parse_trace(research(step(0, "look")))
+    assert trace.failure is not None
+    assert trace.failure.origin is Origin.RUNTIME
+    assert trace.verdict is None
+    assert parse_trace(research(step(0, "a"), summary={"finish_reason": "max_turns"})).finish_reason == "turn_limit"
+
+
+def test_the_runtime_that_a_file_does_not_tell_is_marked_as_assumed() -> None:
+    assert "CodeAct runtime" in parse_trace(research(step(0, "a"), FINISH)).versions[NOT_CARRIED]
+
+
+def test_the_goal_is_the_tasks_own_or_its_familys_and_never_invented() -> None:
+    (task,) = make_tasks("knapsack", "mini", 1, 0)
+    raw = task.model_dump(by_alias=True) | {"schema": "pythonformer.task.v1"}
+    event = {"type": "StartEvent", "task": raw}
+    told = parse_trace(json.dumps({"events": [event, step(0, "a"), FINISH]}).encode())
+    assert str(task.public["capacity"]) in told.messages[0]["content"]
+    alone = {"events": [{"prompts": ["Only one."]}, step(0, "a"), FINISH]}
+    with pytest.raises(TraceError, match="goal"):
+        parse_trace(json.dumps(alone).encode())
+
+
+def test_a_task_id_cannot_leave_the_folder(tmp_path: Path) -> None:
+    evil = {"type": "StartEvent", "task": {**TASK, "task_id": "../../evil"}}
+    source = tmp_path / "in" / "x.trace.json"
+    source.parent.mkdir()
+    source.write_text(json.dumps({"events": [evil, step(0, "a"), FINISH]}))
+    done = CliRunner().invoke(cli, ["traces", "import", str(source), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    (written,) = tmp_path.rglob("out/**/*.trace.json")
+    assert read_trace(written).task.task_id.startswith("x")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = [
+    "turn",
+    "assistant_text",
+    "interpreter_result",
+    "results",
+    "tool_calls",
+    "task",
+    "prompts",
+    "reason",
+    "nl",
+    "type",
+]
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(KEYS), JSON | st.just("StepEvent"), max_size=5), max_size=4), JSON)
+def test_any_event_list_is_a_trace_or_refused(events: list[dict[str, Any]], summary: Any) -> None:
+    with suppress(TraceError):
+        parse_trace(json.dumps({"events": events, "summary": summary}).encode())
+
+
+@given(st.dictionaries(st.sampled_from(["messages", "conversations", "id", "x"]), JSON))
+def test_any_row_is_a_trace_or_refused(row: dict[str, Any]) -> None:
+    with suppress(TraceError):
+        conversation_trace(row, RuntimeName.REACT)
+
+
+TALK = [("system", "s"), ("user", "u"), ("assistant", "a"), ("user", "o"), ("assistant", "b")]
+
+
+def test_messages_and_sharegpt_go_in_and_out_unchanged() -> None:
+    row = {"messages": [{"role": role, "content": text} for role, text in TALK]}
+    trace = conversation_trace(row, RuntimeName.PERSISTENT)
+    assert texts(trace) == TALK
+    assert to_messages(trace)["messages"] == row["messages"]
+    shared = to_sharegpt(trace)
+    assert [turn["from"] for turn in shared["conversations"]] == ["system", "human", "gpt", "human", "gpt"]
+    assert texts(conversation_trace(shared, RuntimeName.PERSISTENT)) == TALK
+    assert [step.observation for step in trace.steps] == ["o", None]
+
+
+def test_what_a_row_holds_beside_texts_is_named() -> None:
+    row = {
+        "tools": [],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "u"}, {"type": "image_url"}]},
+            {"role": "assistant", "content": "a", "tool_calls": [{}]},
+            {"role": "tool", "content": "o"},
+            {"role": "assistant", "content": "b"},
+        ],
+    }
+    lost = conversation_trace(row, RuntimeName.REACT).versions[NOT_CARRIED]
+    for word in ("keys tools", "image_url", "tool_calls", "role tool"):
+        assert word in lost
+
+
+def test_the_command_names_every_bad_line_and_ends_with_1(tmp_path: Path) -> None:
+    lines = [json.dumps({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]})] * 2
+    (tmp_path / "in.jsonl").write_text("\n".join([*lines, "{", "[]", '{"messages": [{"role": "judge"}]}']))
+    out = tmp_path / "out"
+    done = CliRunner().invoke(
+        cli, ["traces", "import", str(tmp_path / "in.jsonl"), "--runtime", "react", "--out", str(out)]
+    )
+    assert done.exit_code == 1
+    assert [f"in.jsonl:{number}" in done.stderr for number in (1, 2, 3, 4, 5)] == [False, False, True, True, True]
+    assert "'judge'" in done.stderr
+    assert len(list(out.rglob("*.trace.json"))) == 2
+
+
+def test_atif_holds_steps_observations_and_totals() -> None:
+    trace = parse_trace(research(step(0, "look", output="1"), step(1, "then"), FINISH))
+    atif = to_atif(trace)
+    assert [(step["step_id"], step["source"]) for step in atif["steps"]] == [
+        (1, "system"),
+        (2, "user"),
+        (3, "agent"),
+        (4, "agent"),
+    ]
+    assert atif["steps"][2]["observation"]["results"] == [{"content": trace.messages[3]["content"]}]
+    assert "observation" not in atif["steps"][3]
+    assert atif["final_metrics"]["total_steps"] == 4
+    json.dumps(atif)
