@@ -44,7 +44,9 @@ async def bench(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"more than one config is named {twice[0]}", "give each its own name: it is the cell's folder")
     servers = await _servers(configs)
-    cells = [make_cell(config, run, servers[config.base_url].served(config)) for config in configs]
+    served = [servers[config.base_url].served(config) for config in configs]
+    tasks = {source: source.load() for source in dict.fromkeys(config.tasks for config in configs)}
+    cells = [make_cell(config, run, says, tasks[config.tasks]) for config, says in zip(configs, served, strict=True)]
     if fresh:
         _clear(cells)
     return await run_benchmark(

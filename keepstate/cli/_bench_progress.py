@@ -14,6 +14,7 @@ from keepstate.bench.runner import CellTally
 from keepstate.bench.runner import Progress as State
 
 SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_DRAWINGS = 0.1
 
 
 class Display:
@@ -23,23 +24,26 @@ class Display:
         self._bars = bars
         self._rows: dict[str, TaskID] = {}
         self._total: TaskID | None = None
-        self._started = self._printed = time.monotonic()
+        self._started = self._shown = time.monotonic()
         self.last: State | None = None
 
     def __call__(self, state: State) -> None:
         """Show `state`."""
-        self.last = state
-        if self._bars is not None:
+        first, self.last = self.last is None, state
+        now = time.monotonic()
+        over = all(tally.done == len(tally.cell.tasks) for tally in state.tallies)
+        if self._bars is not None and (first or over or now - self._shown >= SECONDS_BETWEEN_DRAWINGS):
+            self._shown = now
             self._draw(self._bars, state)
-        elif time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
-            self._printed = time.monotonic()
+        elif self._bars is None and now - self._shown >= SECONDS_BETWEEN_LINES:
+            self._shown = now
             click.echo(self._line(state), err=True)
 
     def _draw(self, bars: Progress, state: State) -> None:
         if self._total is None:
             for tally in state.tallies:
-                self._rows[tally.cell.config.name] = bars.add_task("", total=len(tally.cell.tasks))
-            self._total = bars.add_task("", total=sum(len(tally.cell.tasks) for tally in state.tallies))
+                self._rows[tally.cell.config.name] = bars.add_task("", total=len(tally.cell.tasks), words="")
+            self._total = bars.add_task("", total=_total(state), words="")
         for tally in state.tallies:
             row = self._rows[tally.cell.config.name]
             bars.update(row, completed=tally.done, description=tally.cell.config.name, words=_words(tally))
@@ -55,14 +59,13 @@ class Display:
 
     def _line(self, state: State) -> str:
         done = sum(tally.done for tally in state.tallies)
-        total = sum(len(tally.cell.tasks) for tally in state.tallies)
-        return f"{done}/{total} episodes; {self._rate(state)}"
+        return f"{done}/{_total(state)} episodes; {self._rate(state)}"
 
 
 @contextmanager
-def display() -> Iterator[Display]:
-    """A display for one run."""
-    console = Console(stderr=True)
+def display(console: Console | None = None) -> Iterator[Display]:
+    """A display for one run, on stderr unless another console is given."""
+    console = console or Console(stderr=True)
     if not console.is_terminal:
         yield Display(None)
         return
@@ -75,6 +78,10 @@ def display() -> Iterator[Display]:
     )
     with Progress(*columns, console=console) as bars:
         yield Display(bars)
+
+
+def _total(state: State) -> int:
+    return sum(len(tally.cell.tasks) for tally in state.tallies)
 
 
 def _words(tally: CellTally) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,12 +19,12 @@ from keepstate.bench.config import (
     TaskSource,
     load_config,
 )
-from keepstate.bench.launch import bench
 from keepstate.bench.matrix import matrix_configs
-from keepstate.bench.runner import CellTally
-from keepstate.cli._bench_progress import display
 from keepstate.errors import EXIT_PARTIAL
 from keepstate.vocabulary import Adapter, Difficulty
+
+if TYPE_CHECKING:
+    from keepstate.bench.runner import CellTally
 
 RUNS = Path("runs")
 LIMITS, SAMPLING = LimitsConfig(), SamplingConfig()
@@ -116,6 +116,9 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
 
 def _play(configs: Sequence[BenchmarkConfig], run: Path, options: dict[str, Any]) -> None:
     """Play with a progress display, then say what came of it."""
+    from keepstate.bench.launch import bench  # noqa: PLC0415 - client and sandbox: 0.6 s that --help need not wait for
+    from keepstate.cli._bench_progress import display  # noqa: PLC0415
+
     with display() as shown:
         try:
             tallies = eventloop.run(bench(configs, run, on_progress=shown, **options))

@@ -8,24 +8,26 @@ import sys
 import threading
 import time
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 from stub_server import StubServer, look_then_finish, serving
 
 from keepstate.bench import BenchmarkConfig, LimitsConfig, TaskSource, matrix_configs, read_results, runner
-from keepstate.bench import launch as launching
 from keepstate.bench.launch import bench
 from keepstate.bench.runner import RETRIES, CellTally, Progress
 from keepstate.bench.server import is_alive
 from keepstate.cli import bench as commands
+from keepstate.cli._bench_progress import display
 from keepstate.errors import UserError
 from keepstate.models.server import ServerModel
 from keepstate.tasks import write_tasks
 from keepstate.traces import read_trace
-from keepstate.vocabulary import Adapter, Difficulty, FinishReason, Origin, RuntimeName
+from keepstate.vocabulary import Difficulty, FinishReason, Origin, RuntimeName
 
 REACT = RuntimeName.REACT
 
@@ -50,11 +52,11 @@ async def test_all_cells_are_played_at_once_and_kept(tmp_path: Path) -> None:
     with serving(StubServer()) as stub:
         tasks = TaskSource(difficulty=Difficulty.MINI, count=3)
         configs = list(matrix_configs(tasks, "mini", base_url=stub.url))
-        tallies = await bench(configs, tmp_path, allow_unsafe=True, concurrency=8)
+        tallies = await bench(configs, tmp_path, allow_unsafe=True, concurrency=1)
         assert figures(tallies) == [(0, 3, 0)] * 8
         assert stub.requests == {"base": 18, "persistent": 12, "forget": 12, "react": 6}
         opened = [request["model"] for request in stub.seen if len(request["messages"]) == 2]
-        assert set(opened[:8]) == {"base", "persistent", "forget", "react"}, "cells take turns"
+        assert opened == [config.served_name for config in configs] * 3, "cells take turns"
         assert {request["chat_template_kwargs"]["enable_thinking"] for request in stub.seen} == {False}
         assert {request["temperature"] for request in stub.seen} == {0.2}
         before = files(tmp_path)
@@ -231,6 +233,16 @@ async def test_cancelling_loses_only_the_episodes_in_flight(tmp_path: Path) -> N
         assert figures(await bench([config], tmp_path)) == [(graded, 60 - graded, 0)]
 
 
+async def test_a_terminal_shows_every_cell_and_what_it_came_to(tmp_path: Path) -> None:
+    screen = StringIO()
+    with serving(StubServer()) as stub, display(Console(file=screen, force_terminal=True, width=140)) as shown:
+        await bench([react_cell(stub, name=name) for name in ("one", "two")], tmp_path, on_progress=shown)
+    last = [line for line in screen.getvalue().replace("\x1b[2K", "\n").splitlines() if "6/6" in line]
+    assert any("one" in line and "solved 0, optimality 0 %" in line for line in last)
+    assert any("two" in line for line in last)
+    assert "12/12" in screen.getvalue()
+
+
 def command(*arguments: object) -> Result:
     return CliRunner().invoke(commands.command, [str(argument) for argument in arguments])
 
@@ -281,8 +293,3 @@ def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(tmp_path: Path) -
     assert graded >= 5
     assert "repeat the command to go on" in words
     assert "Traceback" not in words
-
-
-def test_launching_is_what_the_command_calls() -> None:
-    assert commands.bench is launching.bench
-    assert Adapter.BASE.runtimes == tuple(RuntimeName)
