@@ -66,7 +66,7 @@ def decide(task_hash: str, seed: int, budget: int, max_batch: int) -> Plan:
         plan=pick("plan", text.PLAN),
         restate=pick("restate", text.RESTATE),
         name=pick("name", text.NAMES),
-        order=pick("order", ("listed", "listed", "listed", "backward", "third first")),
+        order=pick("order", ("listed", "listed", *text.ORDERS)),
     )
     return Plan(tuple(itertools.pairwise(edges)), style)
 
@@ -132,10 +132,10 @@ class ScriptedTeacher:
         goal, bounds = self._goal, self._plan.bounds
         if turn == 0:
             return text.react("I need the item ids first.", [("list_items", {})])
-        ids, known, new = self._learnt(messages)
+        ids, known, last_seen = self._learnt(messages)
         thought = self._words(turn - 1)
-        if turn > 1:
-            thought = f"Usable (value/weight): {text.known_words(new)}. {thought}"
+        if last_seen:
+            thought = f"{text.seen_words(last_seen, goal.allowed)}. {thought}"
         if turn <= len(bounds):
             first, last = bounds[turn - 1]
             return text.react(thought, [("inspect", {"item_id": item}) for item in ids[first:last]])
@@ -153,28 +153,22 @@ class ScriptedTeacher:
             return style.plan.format(capacity=self._goal.capacity)
         return style.more[step - 1].format(batch=batches[step])
 
-    def _learnt(self, messages: Sequence[Message]) -> tuple[list[str], text.Known, text.Known]:
-        """From the conversation alone: ids in the order of exploration, usable items, those of the last action."""
+    def _learnt(self, messages: Sequence[Message]) -> tuple[list[str], text.Known, text.Seen]:
+        """From the conversation alone: ids in the order of exploration, usable items, what the last action showed."""
         ids: list[str] = []
         known: dict[str, tuple[int, int]] = {}
-        new: dict[str, tuple[int, int]] = {}
+        seen: dict[str, tuple[str, int, int]] = {}
         for results in _results(messages):
-            new = {}
+            seen = {}
             for tool, arguments, result in results:
                 value = json.loads(result)
                 if tool == "list_items":
-                    ids = _ordered(value, self._plan.style.order)
-                elif value["class"] in self._goal.allowed:
-                    new[arguments["item_id"]] = (value["value"], value["weight"])
-            known.update(new)
-        return ids, known, new
-
-
-def _ordered(ids: list[str], order: str) -> list[str]:
-    """What the expression of `text.ORDERS` makes of the list."""
-    if order == "third first":
-        return ids[2:] + ids[:2]
-    return ids[::-1] if order == "backward" else ids
+                    places = text.ORDERS[self._plan.style.order]
+                    ids = value[places:] + value[:places]
+                else:
+                    seen[arguments["item_id"]] = value["class"], value["value"], value["weight"]
+            known.update({item: (v, w) for item, (class_, v, w) in seen.items() if class_ in self._goal.allowed})
+        return ids, known, seen
 
 
 def _output(message: Message) -> str:

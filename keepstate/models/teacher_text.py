@@ -14,9 +14,12 @@ from typing import Any
 Known = Mapping[str, tuple[int, int]]
 """Value and weight of each usable item, by id, in the order of inspection."""
 
-ORDERS = {"listed": "", "backward": "[::-1]", "third first": "\nids = ids[2:] + ids[:2]"}
-"""Exploration orders, and what each adds to the line that lists the ids: slices, which a small model can follow without
-code (react), where it could not sort or shuffle."""
+Seen = Mapping[str, tuple[str, int, int]]
+"""Class, value and weight of each inspected item, by id."""
+
+ORDERS = {"listed": 0, "third first": 2, "fifth first": 4}
+"""Exploration orders, and by how many places each rotates the list of ids. Rotations, because react has no code to
+reverse or shuffle with: its next id is the next in the list."""
 
 START = (
     "Budget {budget}: {first}, then {rest}.",
@@ -74,7 +77,9 @@ def react(thought: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 
 def setup_code(style: Style) -> str:
     """The import and the ids in the order of exploration."""
-    return f"import json\nids = json.loads(list_items()){ORDERS[style.order]}"
+    places = ORDERS[style.order]
+    rotation = f"\nids = ids[{places}:] + ids[:{places}]" if places else ""
+    return f"import json\nids = json.loads(list_items()){rotation}"
 
 
 def batch_words(first: int, last: int) -> str:
@@ -126,9 +131,12 @@ def known_code(style: Style, batches: Sequence[Known]) -> str:
     return f"{style.name} = {' | '.join(str(dict(known)) for known in batches) or '{}'}"
 
 
-def known_words(known: Known) -> str:
-    """The usable items in a thought: id, value/weight."""
-    return ", ".join(f"{item} {value}/{weight}" for item, (value, weight) in known.items()) or "none"
+def seen_words(seen: Seen, allowed: Sequence[str]) -> str:
+    """What a batch showed, item by item in its order: id, class, value/weight and whether it can be used."""
+    return ", ".join(
+        f"{item} {class_} {value}/{weight} {'yes' if class_ in allowed else 'no'}"
+        for item, (class_, value, weight) in seen.items()
+    )
 
 
 def packing_words(known: Known, pack: Sequence[str]) -> str:
