@@ -109,7 +109,9 @@ def test_the_gold_answer_solves_the_task(difficulty: Difficulty, rules: RuleSet)
         assert verdict.metrics["refused_calls"] == 0
 
 
-@given(st.text(), st.dictionaries(st.text(), JSON, max_size=3))
+@given(
+    st.text().filter(lambda tool: tool not in ("finish", "list_items")), st.dictionaries(st.text(), JSON, max_size=3)
+)
 @settings(max_examples=200, deadline=None)
 def test_any_json_is_refused_without_effect(tool: str, arguments: dict[str, object]) -> None:
     environment = environment_for(one())
