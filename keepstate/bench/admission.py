@@ -14,8 +14,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-FIRST_ESTIMATE = 8_192
-"""Tokens expected of an episode while none of its kind has ended (medium tasks in the published runs: 4,000-8,000)."""
 SHARE = 0.95
 """Of the pool that is handed out; the rest covers partly filled blocks."""
 REMEMBERED = 50
@@ -37,10 +35,11 @@ class Admission:
     Args:
         concurrency: Most episodes at once.
         pool_tokens: What the server's cache holds; None where it is not known.
-        first_estimate: Tokens expected of an episode before any of its kind has ended.
+        first_estimate: Tokens expected of an episode before any of its kind has ended: the context, as an untrained
+            model may talk until it is full. So a run starts slowly, and opens up when the first of each kind end.
     """
 
-    def __init__(self, concurrency: int, pool_tokens: int | None, first_estimate: int = FIRST_ESTIMATE) -> None:
+    def __init__(self, concurrency: int, pool_tokens: int | None, first_estimate: int) -> None:
         self.concurrency = concurrency
         self.pool_tokens = pool_tokens
         self._first = first_estimate
@@ -55,9 +54,16 @@ class Admission:
         return len(self._open)
 
     def estimate(self, kind: str) -> int:
-        """Tokens that an episode of this kind is expected to reach: what nine of ten stayed within."""
+        """Tokens that an episode of this kind is expected to reach: what nine of ten stayed within.
+
+        Short episodes end first; so open ones that have outgrown those that ended count as well.
+        """
         ended = sorted(self._ended[kind])
-        return ended[(len(ended) * 9) // 10] if ended else self._first
+        if not ended:
+            return self._first
+        outgrown = sorted(seat.tokens for seat in self._open if seat.kind == kind and seat.tokens > ended[-1])
+        known = ended + outgrown
+        return known[(len(known) * 9) // 10]
 
     def expected_tokens(self) -> int:
         """Tokens that all open episodes are expected to reach."""

@@ -128,7 +128,8 @@ async def run_benchmark(
     tallies = [CellTally(cell) for cell in cells]
     queues = _owed(tallies)
     limit = concurrency or max((cell.config.concurrency for cell in cells), default=1)
-    admissions = {url: Admission(limit, (pools or {}).get(url)) for url in queues}
+    context = max((cell.config.context for cell in cells), default=1)
+    admissions = {url: Admission(limit, (pools or {}).get(url), context) for url in queues}
     progress = Progress(tallies, admissions)
     on_progress(progress)
     if queues:

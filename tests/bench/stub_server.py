@@ -100,6 +100,9 @@ def serving(stub: StubServer) -> Iterator[StubServer]:
     class Http(ThreadingHTTPServer):
         request_queue_size = 256
 
+        def handle_error(self, *_: Any) -> None:
+            """A client that hung up is no news."""
+
     http = Http(("127.0.0.1", 0), Handler)
     stub.url = f"http://127.0.0.1:{http.server_port}/v1"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})

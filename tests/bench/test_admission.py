@@ -1,6 +1,7 @@
 """Admission: never more episodes than concurrency and cache allow, in order, without a standstill."""
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -14,21 +15,21 @@ class Watch:
     def __init__(self, admission: Admission) -> None:
         self.admission, self.most, self.most_tokens = admission, 0, 0
         self.order: list[int] = []
-        self._open: dict[int, int] = {}
+        self._open: dict[tuple[str, int], int] = {}
 
     async def episode(self, number: int, sizes: list[int], kind: str = "a") -> None:
         async with self.admission.seat(kind) as seat:
             self.order.append(number)
             for size in sizes:
-                seat.tokens = self._open[number] = size
+                seat.tokens = self._open[kind, number] = size
                 self.most = max(self.most, len(self._open))
                 self.most_tokens = max(self.most_tokens, sum(self._open.values()))
                 await asyncio.sleep(0)
-            del self._open[number]
+            del self._open[kind, number]
 
 
 async def test_concurrency_bounds_where_the_pool_is_not_known() -> None:
-    watch = Watch(Admission(5, None))
+    watch = Watch(Admission(5, None, 1))
     await asyncio.gather(*(watch.episode(i, [10_000] * 3) for i in range(40)))
     assert watch.most == 5
     assert watch.order == list(range(40))
@@ -53,8 +54,28 @@ async def test_kinds_are_estimated_apart() -> None:
     assert watch.most == 49
 
 
+async def test_long_talkers_among_short_ones_do_not_overrun_the_pool() -> None:
+    """The pool of an 80 GB card; trained models end at 5,000 tokens, an untrained one talks until its context is full."""
+    admission = Admission(64, 378_640, first_estimate=40_960)
+    watch = Watch(admission)
+    trained, untrained = [1_500, 3_000, 4_000, 5_000], list(range(2_000, 40_960, 974))
+    kinds = [("base", untrained), ("persistent", trained), ("forget", trained), ("react", trained)]
+    await asyncio.gather(*(watch.episode(i, sizes, kind) for i in range(100) for kind, sizes in kinds))
+    assert watch.most_tokens <= 378_640
+    assert watch.most > 16, "and yet it opens up"
+
+
+async def test_short_episodes_end_first_and_do_not_hide_the_long_ones() -> None:
+    admission = Admission(64, 100_000, first_estimate=10_000)
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            (await stack.enter_async_context(admission.seat("a"))).tokens = 9_000
+        await Watch(admission).episode(0, [1_000])
+        assert admission.estimate("a") == 9_000
+
+
 async def test_an_episode_larger_than_the_pool_plays_alone() -> None:
-    watch = Watch(Admission(64, 1_000))
+    watch = Watch(Admission(64, 1_000, 500))
     await asyncio.gather(*(watch.episode(i, [50_000]) for i in range(4)))
     assert watch.most == 1
     assert len(watch.order) == 4
@@ -72,7 +93,7 @@ async def test_an_episode_that_outgrows_the_estimate_counts_as_it_is() -> None:
 
 
 async def test_cancelled_waiters_and_failures_give_their_place_back() -> None:
-    admission = Admission(1, None)
+    admission = Admission(1, None, 1)
     async with admission.seat("a"):
         waiting = [asyncio.create_task(Watch(admission).episode(i, [1])) for i in range(3)]
         await asyncio.sleep(0)
@@ -88,7 +109,7 @@ async def test_cancelled_waiters_and_failures_give_their_place_back() -> None:
 
 
 async def test_cancelled_in_the_moment_of_being_let_in() -> None:
-    admission = Admission(1, None)
+    admission = Admission(1, None, 1)
     async with admission.seat("a"):
         first, second = (asyncio.create_task(Watch(admission).episode(i, [1])) for i in range(2))
         await asyncio.sleep(0)

@@ -210,7 +210,7 @@ async def test_the_cache_of_the_server_bounds_open_episodes(tmp_path: Path) -> N
         await bench([react_cell(stub, count=30, concurrency=64)], tmp_path, on_progress=note)
     opened = [request for request in stub.seen if len(request["messages"]) == 2]
     assert len(opened) == 30
-    assert max(seen) > 4, "episodes turn out short, so more are let in than the first guess of 8,192 tokens allows"
+    assert max(seen) > 4, "episodes turn out short, so more are let in than the context would allow"
 
 
 async def test_cancelling_loses_only_the_episodes_in_flight(tmp_path: Path) -> None:
