@@ -55,7 +55,7 @@ async def test_kinds_are_estimated_apart() -> None:
 
 
 async def test_long_talkers_among_short_ones_do_not_overrun_the_pool() -> None:
-    """The pool of an 80 GB card; trained models end at 5,000 tokens, an untrained one talks until its context is full."""
+    """The pool of an 80 GB card; trained models end at 5,000 tokens, an untrained one fills its context."""
     admission = Admission(64, 378_640, first_estimate=40_960)
     watch = Watch(admission)
     trained, untrained = [1_500, 3_000, 4_000, 5_000], list(range(2_000, 40_960, 974))
