@@ -38,13 +38,14 @@ class TextTokenizer:
 
         self.path = path / "tokenizer.json" if path.is_dir() else path
         try:
-            self._tokenizer = Tokenizer.from_file(str(self.path))
+            self.raw = Tokenizer.from_file(str(self.path))
+            """The tokenizer itself, of the package `tokenizers`."""
         except Exception as error:  # tokenizers raises bare Exception
             raise UserError(
                 f"no tokenizer in {path}: {error}",
                 "name a model folder or a tokenizer.json; the laptop's: python -m keepstate.basemodel",
             ) from error
-        added = self._tokenizer.get_added_tokens_decoder()
+        added = self.raw.get_added_tokens_decoder()
         odd = [token.content for token in added.values() if token.lstrip or token.rstrip or token.single_word]
         if odd:
             raise UserError(
@@ -77,7 +78,7 @@ class TextTokenizer:
 
     def _encode(self, text: str) -> tuple[int, ...]:
         start = time.perf_counter()
-        ids = tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        ids = tuple(self.raw.encode(text, add_special_tokens=False).ids)
         self.encode_seconds += time.perf_counter() - start
         return ids
 
@@ -111,4 +112,4 @@ class TextTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens shown."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+        return str(self.raw.decode(list(ids), skip_special_tokens=False))

@@ -103,18 +103,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-KEYS = [
-    "turn",
-    "assistant_text",
-    "interpreter_result",
-    "results",
-    "tool_calls",
-    "task",
-    "prompts",
-    "reason",
-    "nl",
-    "type",
-]
+KEYS = ("turn", "assistant_text", "interpreter_result", "results", "tool_calls", "task", "prompts", "reason", "type")
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(KEYS), JSON | st.just("StepEvent"), max_size=5), max_size=4), JSON)

@@ -1,0 +1,127 @@
+"""How fast traces become a data set, and how much of that is the tokenizer: python benchmarks/dataset.py [--count N]
+
+Makes traces of realistic size, then measures, in one process and alternating: tokenising each conversation's text once
+(the floor); building, which reads, converts and proves every turn; the share of it spent inside the tokenizer. Then the
+whole command with all cores, and its peak memory for N and 4N traces. Leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from keepstate.datasets.convert import Converter, Row
+from keepstate.datasets.options import BuildOptions
+from keepstate.datasets.templates import ChatTemplate, load_template
+from keepstate.datasets.tokenizer import TextTokenizer
+from keepstate.traces import read_trace
+from keepstate.vocabulary import RuntimeName
+
+ROUNDS = 5
+TURNS = 6
+ITEMS = 12
+BUILD = """
+import resource, sys, time
+from pathlib import Path
+from keepstate.datasets import build_dataset
+from keepstate.vocabulary import RuntimeName
+if __name__ == "__main__":
+    root, out, template, tokenizer = sys.argv[1:]
+    start = time.perf_counter()
+    build_dataset(Path(root), RuntimeName.PERSISTENT, Path(out), template=template, tokenizer_path=Path(tokenizer))
+    seconds = time.perf_counter() - start
+    peak = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(seconds, *peak)
+"""
+
+
+def make_traces(folder: Path, count: int) -> int:
+    """Write `count` traces of a knapsack-like conversation and return their bytes."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "datasets"))
+    from made_traces import make_trace, write_traces  # noqa: PLC0415
+
+    system = "You act by writing Python. " + " ".join(f"Tool {n}: does thing {n} and returns text." for n in range(60))
+    for number in range(count):
+        rng = random.Random(number)
+        answers = [_answer(rng, turn) for turn in range(TURNS)]
+        write_traces(folder, [make_trace(number, answers=answers, observation=_observation(rng), system=system)])
+    return sum(path.stat().st_size for path in folder.glob("*.trace.json"))
+
+
+def _answer(rng: random.Random, turn: int) -> str:
+    ids = [f"item_{rng.randrange(16**12):012x}" for _ in range(ITEMS)]
+    thought = f"Step {turn}: {ITEMS} more items, then the best by value per weight."
+    return f"{thought}\n```python\nfor i in {ids}:\n    look(i)\n```"
+
+
+def _observation(rng: random.Random) -> str:
+    rows = [f'{{"class": "c{rng.randrange(9)}", "value": {rng.randrange(100)}}}' for _ in range(ITEMS)]
+    return '{"output": "' + " ".join(rows).replace('"', '\\"') + '", "globals": ["items", "seen"]}'
+
+
+def one_process(folder: Path, template: ChatTemplate, tokenizer_path: Path) -> None:
+    """Print the floor, the build and their ratio, best of some rounds."""
+    paths = sorted(folder.glob("*.trace.json"))
+    texts = [template.render(read_trace(path).messages) for path in paths]
+    size = sum(path.stat().st_size for path in paths)
+    once, built, inside = [], [], []
+    for _ in range(ROUNDS):
+        raw = TextTokenizer(tokenizer_path).raw
+        start = time.perf_counter()
+        for text in texts:
+            raw.encode(text, add_special_tokens=False)
+        once.append(time.perf_counter() - start)
+        tokenizer = TextTokenizer(tokenizer_path)
+        converter = Converter(template, tokenizer, BuildOptions(), RuntimeName.PERSISTENT)
+        start = time.perf_counter()
+        rows = [converter.convert(path) for path in paths]
+        built.append(time.perf_counter() - start)
+        inside.append(tokenizer.encode_seconds / built[-1])
+        assert all(isinstance(row, Row) for row in rows)
+    tokens = sum(row.tokens for row in rows if isinstance(row, Row))
+    count, best = len(paths), min(built)
+    print(f"one process, {count} traces of {size / count / 1000:.1f} kB, {tokens / count:.0f} tokens, {TURNS} turns:")
+    print(f"  tokenise each once       {count / min(once):8.0f} traces/s  {size / min(once) / 1e6:6.1f} MB/s")
+    print(f"  build and prove          {count / best:8.0f} traces/s  {size / best / 1e6:6.1f} MB/s")
+    print(f"  build : tokenise once    {best / min(once):8.2f}      (target: at most 1.5)")
+    print(f"  inside the tokenizer     {max(inside):8.0%}      (target: at least 80 %)")
+
+
+def whole_command(folder: Path, count: int, template: str, tokenizer_path: Path) -> None:
+    """Print the speed and peak memory of a build with all cores."""
+    with tempfile.TemporaryDirectory() as out:
+        script = Path(out) / "build.py"
+        script.write_text(BUILD)
+        command = [sys.executable, str(script), str(folder), out, template, str(tokenizer_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, own, child = map(float, done.stdout.split())
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"{cores} processes, {count:6} traces: {count / seconds:6.0f} traces/s, "
+        f"peak memory {own / 1024:.0f} MiB here, {child / 1024:.0f} MiB in a worker"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--template", default="chatml")
+    parser.add_argument("--tokenizer", type=Path, default=Path("models/smollm2-135m-instruct"))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as small, tempfile.TemporaryDirectory() as large:
+        make_traces(Path(small), args.count)
+        one_process(Path(small), load_template(args.template), args.tokenizer)
+        make_traces(Path(large), 4 * args.count)
+        whole_command(Path(small), args.count, args.template, args.tokenizer)
+        whole_command(Path(large), 4 * args.count, args.template, args.tokenizer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Building data sets: every trace is a row or left out for a named reason, arms see the same tasks."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from made_traces import ANSWERS, make_trace, write_traces
+
+from keepstate.cli import cli
+from keepstate.datasets import Manifest, build_dataset, build_datasets, read_manifest
+from keepstate.datasets.options import BuildOptions
+from keepstate.datasets.templates import load_template
+from keepstate.datasets.tokenizer import TextTokenizer
+from keepstate.errors import UserError
+from keepstate.vocabulary import FinishReason, RuntimeName
+
+PERSISTENT, FORGET = RuntimeName.PERSISTENT, RuntimeName.FORGET
+
+
+def build(root: Path, out: Path, tokenizer: TextTokenizer, **chosen: Any) -> Manifest:
+    return build_dataset(root, PERSISTENT, out, template="chatml", tokenizer_path=tokenizer.path, **chosen)
+
+
+def lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_rows_are_the_traces_texts_and_the_counts_are_the_files(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    write_traces(tmp_path / "t", [make_trace(number) for number in range(10)])
+    manifest = build(tmp_path / "t", tmp_path / "d", small_tokenizer, val_fraction=0.2)
+    train, val = lines(tmp_path / "d/train.jsonl"), lines(tmp_path / "d/val.jsonl")
+    assert (len(train), len(val)) == (8, 2)
+    turns = train[0]["conversations"]
+    assert [turn["from"] for turn in turns] == ["system", "human", "gpt", "human", "gpt"]
+    assert [turn["value"] for turn in turns if turn["from"] == "gpt"] == list(ANSWERS)
+    split = manifest.splits["train"]
+    assert (split.rows, split.tasks, split.turns) == (8, 8, 16)
+    texts = [
+        load_template("chatml").render(make_trace(int(row["conversations"][1]["value"][5:-1])).messages)
+        for row in train
+    ]
+    assert split.tokens == sum(len(small_tokenizer.raw.encode(text).ids) for text in texts)
+    assert split.sha256 == hashlib.sha256((tmp_path / "d/train.jsonl").read_bytes()).hexdigest()
+    assert (tmp_path / "d/chat_template.jinja").read_text() == load_template("chatml").text
+    assert read_manifest(tmp_path / "d") == manifest
+    index = lines(tmp_path / "d/index.jsonl")
+    assert [(item["split"], item["row"]) for item in index] == [("train", n) for n in range(8)] + [
+        ("val", 0),
+        ("val", 1),
+    ]
+
+
+def test_nothing_is_lost_in_silence(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    root = write_traces(
+        tmp_path / "t",
+        [
+            *(make_trace(number) for number in range(4)),
+            make_trace(4, score=0.5),
+            make_trace(5, finish=FinishReason.TURN_LIMIT),
+            make_trace(6, failed=True),
+            make_trace(7, runtime=FORGET),
+            make_trace(8, answers=["a <|im_end|> b"]),
+            make_trace(9, goal="long " * 400),
+        ],
+    )
+    write_traces(root / "again", [make_trace(0)])
+    (root / "empty.trace.json").write_text("")
+    manifest = build(root, tmp_path / "d", small_tokenizer, solved=True, max_tokens=500)
+    assert manifest.left_out == {
+        "another runtime": 1,
+        "duplicate": 1,
+        "failure of ours": 1,
+        "not a trace": 1,
+        "not finished": 1,
+        "not good enough": 1,
+        "special token in text": 1,
+        "too long": 1,
+    }
+    assert manifest.read == manifest.rows + sum(manifest.left_out.values()) == 12
+    named = {item["reason"]: item["path"] for item in lines(tmp_path / "d/left_out.jsonl")}
+    assert named["not a trace"].endswith("empty.trace.json")
+    assert named["special token in text"].endswith("knapsack-t8.trace.json")
+
+
+def test_a_long_conversation_is_dropped_cut_or_stops_the_build(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    root = write_traces(tmp_path / "t", [make_trace(0), make_trace(1, answers=[*ANSWERS, "x " * 300])])
+    assert build(root, tmp_path / "d", small_tokenizer, max_tokens=400).left_out == {"too long": 1}
+    manifest = build(root, tmp_path / "d", small_tokenizer, max_tokens=400, length="cut", val_fraction=0)
+    assert (manifest.rows, manifest.shortened) == (2, {"cut to max_tokens": 1})
+    (cut,) = [item for item in lines(tmp_path / "d/index.jsonl") if item["shortened"]]
+    row = lines(tmp_path / "d/train.jsonl")[cut["row"]]["conversations"]
+    assert [turn["from"] for turn in row] == ["system", "human", "gpt", "human", "gpt"]
+    assert row[-1]["value"] == ANSWERS[1]
+    with pytest.raises(UserError, match="knapsack-t1"):
+        build(root, tmp_path / "d", small_tokenizer, max_tokens=400, length="raise")
+
+
+def test_arms_are_paired_split_alike_and_balanced(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    long = [*ANSWERS, "and once more, with many words " * 20]
+    arms = {
+        PERSISTENT: write_traces(tmp_path / "t/persistent", [make_trace(n) for n in range(30)]),
+        FORGET: write_traces(
+            tmp_path / "t/forget", [make_trace(n, runtime=FORGET, answers=long) for n in range(5, 40)]
+        ),
+    }
+    out = {runtime: tmp_path / "d" / runtime for runtime in arms}
+
+    def both(**chosen: Any) -> dict[RuntimeName, Manifest]:
+        options = BuildOptions(val_fraction=0.2, **chosen)
+        return build_datasets(arms, out, template="chatml", tokenizer_path=small_tokenizer.path, options=options)
+
+    paired = both(paired=True)
+    assert [manifest.left_out["task missing in another arm"] for manifest in paired.values()] == [5, 10]
+    tasks = [[(item["split"], item["task"]) for item in lines(folder / "index.jsonl")] for folder in out.values()]
+    assert tasks[0] == tasks[1]
+    assert {task for split, task in tasks[0] if split == "val"}.isdisjoint(
+        t for split, t in tasks[0] if split == "train"
+    )
+    balanced = both(paired=True, balance="trained")
+    small, large = (balanced[runtime].splits["train"].trained_tokens for runtime in arms)
+    longest = max(item["trained_tokens"] for item in lines(out[FORGET] / "index.jsonl"))
+    assert small - longest < large <= small
+    assert balanced[FORGET].left_out["over the balance of tokens"] > 0
+
+
+def test_the_same_traces_give_the_same_bytes_whatever_the_number_of_processes(
+    tmp_path: Path, small_tokenizer: TextTokenizer
+) -> None:
+    root = write_traces(tmp_path / "t", [make_trace(number) for number in range(40)])
+    build(root, tmp_path / "a", small_tokenizer, jobs=1)
+    build(root, tmp_path / "b", small_tokenizer, jobs=2)
+    for name in ("train.jsonl", "val.jsonl", "index.jsonl", "left_out.jsonl", "manifest.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    build(root, tmp_path / "c", small_tokenizer, seed=1)
+    assert (tmp_path / "c/train.jsonl").read_bytes() != (tmp_path / "a/train.jsonl").read_bytes()
+
+
+def test_two_traces_of_one_task_are_in_one_split(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    root = write_traces(tmp_path / "t/a", [make_trace(number) for number in range(10)])
+    write_traces(tmp_path / "t/b", [make_trace(number, answers=["Other words."]) for number in range(10)])
+    build(root.parent, tmp_path / "d", small_tokenizer, val_fraction=0.3)
+    splits: dict[str, set[str]] = {}
+    for item in lines(tmp_path / "d/index.jsonl"):
+        splits.setdefault(item["task"], set()).add(item["split"])
+    assert all(len(found) == 1 for found in splits.values())
+    assert sum(found == {"val"} for found in splits.values()) == 3
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["dataset", *map(str, arguments)])
+
+
+def test_the_command_builds_every_arm_and_names_what_is_broken(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    write_traces(tmp_path / "t/persistent", [make_trace(number) for number in range(3)])
+    write_traces(tmp_path / "t/forget", [make_trace(number, runtime=FORGET) for number in range(3)])
+    arguments = ("build", "--traces", tmp_path / "t", "--out", tmp_path / "d", "--tokenizer", small_tokenizer.path)
+    done = command(*arguments)
+    assert done.exit_code == 0, done.output
+    assert f"{tmp_path}/d/persistent: 3 rows of 3 traces" in done.stdout
+    (tmp_path / "t/forget/bad.trace.json").write_text("{")
+    done = command(*arguments)
+    assert done.exit_code == 1
+    assert "bad.trace.json: not a trace: no valid JSON" in done.stderr
+
+
+def test_user_errors_leave_no_manifest(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    root = write_traces(tmp_path / "t", [make_trace(0, score=0.2), make_trace(1)])
+    build(root, tmp_path / "d", small_tokenizer)
+    (root / "knapsack-t1.trace.json").unlink()
+    with pytest.raises(UserError, match="not good enough 1"):
+        build(root, tmp_path / "d", small_tokenizer, solved=True)
+    with pytest.raises(UserError, match="no data set"):
+        read_manifest(tmp_path / "d")
+    with pytest.raises(UserError, match="no such folder"):
+        build(tmp_path / "none", tmp_path / "d", small_tokenizer)
+    with pytest.raises(UserError, match="no tokenizer"):
+        build_dataset(root, PERSISTENT, tmp_path / "d", template="chatml", tokenizer_path=tmp_path)
+
+
+def test_ten_thousand_mixed_files_with_broken_ones(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    """A hundredth of them here, two broken: ours, the research code's, and files that are neither."""
+    root = write_traces(tmp_path / "t", [make_trace(number) for number in range(49)])
+    for number in range(49):
+        task = {"task_id": f"r{number}", "family": "knapsack", "nl": f"Research task {number}."}
+        step = {"type": "StepEvent", "turn": 0, "assistant_text": "Done.", "interpreter_result": {}}
+        events = [{"type": "StartEvent", "task": task}, step, {"type": "FinishEvent", "reason": "finished"}]
+        (root / f"r{number}.trace.json").write_text(json.dumps({"events": events}))
+    (root / "cut.trace.json").write_bytes((root / "r0.trace.json").read_bytes()[:40])
+    (root / "list.trace.json").write_text("[1]")
+    manifest = build(root, tmp_path / "d", small_tokenizer)
+    assert (manifest.read, manifest.rows, manifest.left_out) == (100, 98, {"not a trace": 2})
+    assert {Path(item["path"]).name for item in lines(tmp_path / "d/left_out.jsonl")} == {
+        "cut.trace.json",
+        "list.trace.json",
+    }
