@@ -10,8 +10,9 @@ from pathlib import Path
 
 from keepstate.bench.cells import Cell, make_cell
 from keepstate.bench.config import BenchmarkConfig
-from keepstate.bench.runner import CellTally, Progress, run_benchmark
+from keepstate.bench.runner import run_benchmark
 from keepstate.bench.server import ServerInfo, ask_server
+from keepstate.bench.tally import CellTally, Progress
 from keepstate.errors import UserError
 
 

@@ -7,20 +7,20 @@ without a verdict. Cancellation (Ctrl-C) loses the episodes in flight and nothin
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from keepstate.agents import run_episode
 from keepstate.agents.record import Trace
 from keepstate.bench.admission import Admission, Seat
 from keepstate.bench.cells import Cell
+from keepstate.bench.players import Metered, Player, ServerPlayers
 from keepstate.bench.server import is_alive
+from keepstate.bench.tally import CellTally, Progress
 from keepstate.errors import UserError
-from keepstate.models.base import Message, Model, Reply, Sampling
-from keepstate.models.server import ServerModel
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
 from keepstate.traces import write_trace
@@ -30,52 +30,6 @@ from keepstate.vocabulary import Origin, RuntimeName
 RETRIES = 2
 """Further attempts at an episode that failed by our doing."""
 
-Player = Callable[[Cell, Task], Model]
-"""Who plays a task of a cell: one shared server model, or a script in tests and benchmarks."""
-
-
-@dataclass
-class CellTally:
-    """How far a cell is."""
-
-    cell: Cell
-    kept: int = 0
-    """Graded by an earlier run."""
-    graded: int = 0
-    """By this run."""
-    solved: int = 0
-    """Of both."""
-    score: float = 0.0
-    """Sum over both."""
-    tokens: int = 0
-    """Prompt and completion tokens of this run."""
-    not_graded: Counter[Origin] = field(default_factory=Counter)
-    first_failure: str = ""
-
-    @property
-    def done(self) -> int:
-        """Episodes that are over, graded or given up."""
-        return self.kept + self.graded + self.not_graded.total()
-
-    def keep(self, verdict: dict[str, object]) -> None:
-        """Count an episode of an earlier run by its verdict file."""
-        result = verdict["result"]
-        assert isinstance(result, dict)
-        self.kept += 1
-        self.solved += bool(result["is_solved"])
-        self.score += float(result["score"])
-
-    def add(self, trace: Trace) -> None:
-        """Count an episode of this run."""
-        self.tokens += trace.summary.token_usage.total_tokens
-        if trace.verdict is not None:
-            self.graded += 1
-            self.solved += trace.verdict.is_solved
-            self.score += trace.verdict.score
-        elif trace.failure is not None:
-            self.not_graded[trace.failure.origin] += 1
-            self.first_failure = self.first_failure or f"{trace.task.name}: {trace.failure.message}"
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -84,15 +38,6 @@ class Job:
     tally: CellTally
     task: Task
     attempt: int = 0
-
-
-@dataclass
-class Progress:
-    """What a display may show; changes in place."""
-
-    tallies: list[CellTally]
-    admissions: dict[str, Admission]
-    """By server."""
 
 
 async def run_benchmark(
@@ -134,7 +79,7 @@ async def run_benchmark(
     on_progress(progress)
     if queues:
         async with AsyncExitStack() as stack:
-            run = _Run(player or _ServerPlayers(stack, limit), checks_server=player is None)
+            run = _Run(player or ServerPlayers(stack, limit), checks_server=player is None)
             await run.open_sandboxes(stack, queues, isolation, allow_unsafe)
             await _finish_all(
                 run.work(queue, admissions[url], partial(on_progress, progress))
@@ -213,7 +158,7 @@ class _Run:
         return await run_episode(
             job.task,
             runtime=config.runtime,
-            model=_Metered(self._player(job.tally.cell, job.task), seat),
+            model=Metered(self._player(job.tally.cell, job.task), seat),
             sandbox=self._sandboxes.get(self._isolation or config.isolation),
             limits=config.limits.episode(config.runtime),
             seed=config.seed,
@@ -227,44 +172,6 @@ class _Run:
                 f"the server at {url} no longer answers: {trace.failure.message}",
                 "start it again and repeat the command: finished episodes are kept",
             )
-
-
-class _ServerPlayers:
-    """The models of a run, one client for each name, server and sampling."""
-
-    def __init__(self, stack: AsyncExitStack, concurrency: int) -> None:
-        self._stack, self._concurrency = stack, concurrency
-        self._models: dict[object, ServerModel] = {}
-
-    def __call__(self, cell: Cell, task: Task) -> Model:
-        config = cell.config
-        key = (config.base_url, config.served_name, config.sampling, config.nothink)
-        if key not in self._models:
-            model = ServerModel(
-                config.base_url,
-                config.served_name,
-                Sampling(**config.sampling.model_dump()),
-                nothink=config.nothink,
-                concurrency=self._concurrency,
-            )
-            self._stack.push_async_callback(model.aclose)
-            self._models[key] = model
-        return self._models[key]
-
-
-class _Metered:
-    """A model that keeps its seat told how long the conversation is."""
-
-    def __init__(self, model: Model, seat: Seat) -> None:
-        self.name = model.name
-        self.sampling = getattr(model, "sampling", None)
-        self._model, self._seat = model, seat
-
-    async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
-        """Ask the model."""
-        reply = await self._model.reply(messages, seed=seed, turn=turn)
-        self._seat.tokens = reply.prompt_tokens + reply.completion_tokens
-        return reply
 
 
 async def _shielded_write(cell: Cell, trace: Trace) -> None:

@@ -10,8 +10,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from keepstate.bench.runner import CellTally
-from keepstate.bench.runner import Progress as State
+from keepstate.bench.tally import CellTally
+from keepstate.bench.tally import Progress as State
 
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_BETWEEN_DRAWINGS = 0.1

@@ -24,7 +24,7 @@ from keepstate.errors import EXIT_PARTIAL
 from keepstate.vocabulary import Adapter, Difficulty
 
 if TYPE_CHECKING:
-    from keepstate.bench.runner import CellTally
+    from keepstate.bench.tally import CellTally
 
 RUNS = Path("runs")
 LIMITS, SAMPLING = LimitsConfig(), SamplingConfig()

@@ -17,10 +17,11 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from stub_server import StubServer, look_then_finish, serving
 
-from keepstate.bench import BenchmarkConfig, LimitsConfig, TaskSource, matrix_configs, read_results, runner
+from keepstate.bench import BenchmarkConfig, LimitsConfig, TaskSource, matrix_configs, players, read_results, runner
 from keepstate.bench.launch import bench
-from keepstate.bench.runner import RETRIES, CellTally, Progress
+from keepstate.bench.runner import RETRIES
 from keepstate.bench.server import is_alive
+from keepstate.bench.tally import CellTally, Progress
 from keepstate.cli import bench as commands
 from keepstate.cli._bench_progress import display
 from keepstate.errors import UserError
@@ -172,7 +173,7 @@ async def test_missing_servers_models_and_context_are_told_with_the_command(tmp_
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives a server up at once."""
-    monkeypatch.setattr(runner, "ServerModel", partial(ServerModel, retries=0))
+    monkeypatch.setattr(players, "ServerModel", partial(ServerModel, retries=0))
     monkeypatch.setattr(runner, "is_alive", partial(is_alive, pause=0.01))
 
 

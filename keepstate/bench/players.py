@@ -1,0 +1,54 @@
+"""Who plays: one client for each model on each server, and the meter that tells admission how long talks are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+
+from keepstate.bench.admission import Seat
+from keepstate.bench.cells import Cell
+from keepstate.models.base import Message, Model, Reply, Sampling
+from keepstate.models.server import ServerModel
+from keepstate.tasks.base import Task
+
+Player = Callable[[Cell, Task], Model]
+"""Who plays a task of a cell: one shared server model, or a script in tests and benchmarks."""
+
+
+class ServerPlayers:
+    """The models of a run, one client for each name, server and sampling."""
+
+    def __init__(self, stack: AsyncExitStack, concurrency: int) -> None:
+        self._stack, self._concurrency = stack, concurrency
+        self._models: dict[object, ServerModel] = {}
+
+    def __call__(self, cell: Cell, task: Task) -> Model:
+        """The model of `cell`, shared by all its episodes."""
+        config = cell.config
+        key = (config.base_url, config.served_name, config.sampling, config.nothink)
+        if key not in self._models:
+            model = ServerModel(
+                config.base_url,
+                config.served_name,
+                Sampling(**config.sampling.model_dump()),
+                nothink=config.nothink,
+                concurrency=self._concurrency,
+            )
+            self._stack.push_async_callback(model.aclose)
+            self._models[key] = model
+        return self._models[key]
+
+
+class Metered:
+    """A model that keeps its seat told how long the conversation is."""
+
+    def __init__(self, model: Model, seat: Seat) -> None:
+        self.name = model.name
+        self.sampling = getattr(model, "sampling", None)
+        self._model, self._seat = model, seat
+
+    async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
+        """Ask the model."""
+        reply = await self._model.reply(messages, seed=seed, turn=turn)
+        self._seat.tokens = reply.prompt_tokens + reply.completion_tokens
+        return reply

@@ -1,0 +1,63 @@
+"""How far the cells of a run are: counted as episodes end, shown by a display."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from keepstate.agents.record import Trace
+from keepstate.bench.admission import Admission
+from keepstate.bench.cells import Cell
+from keepstate.vocabulary import Origin
+
+
+@dataclass
+class CellTally:
+    """How far a cell is."""
+
+    cell: Cell
+    kept: int = 0
+    """Graded by an earlier run."""
+    graded: int = 0
+    """By this run."""
+    solved: int = 0
+    """Of both."""
+    score: float = 0.0
+    """Sum over both."""
+    tokens: int = 0
+    """Prompt and completion tokens of this run."""
+    not_graded: Counter[Origin] = field(default_factory=Counter)
+    first_failure: str = ""
+
+    @property
+    def done(self) -> int:
+        """Episodes that are over, graded or given up."""
+        return self.kept + self.graded + self.not_graded.total()
+
+    def keep(self, verdict: dict[str, object]) -> None:
+        """Count an episode of an earlier run by its verdict file."""
+        result = verdict["result"]
+        assert isinstance(result, dict)
+        self.kept += 1
+        self.solved += bool(result["is_solved"])
+        self.score += float(result["score"])
+
+    def add(self, trace: Trace) -> None:
+        """Count an episode of this run."""
+        self.tokens += trace.summary.token_usage.total_tokens
+        if trace.verdict is not None:
+            self.graded += 1
+            self.solved += trace.verdict.is_solved
+            self.score += trace.verdict.score
+        elif trace.failure is not None:
+            self.not_graded[trace.failure.origin] += 1
+            self.first_failure = self.first_failure or f"{trace.task.name}: {trace.failure.message}"
+
+
+@dataclass
+class Progress:
+    """What a display may show; changes in place."""
+
+    tallies: list[CellTally]
+    admissions: dict[str, Admission]
+    """By server."""
