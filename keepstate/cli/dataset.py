@@ -124,6 +124,27 @@ def check(folder: Path, tokenizer: str | None, **chosen: str | None) -> None:
     raise click.exceptions.Exit(EXIT_PARTIAL)
 
 
+@command.command(context_settings={"show_default": True})
+@click.argument("folder", type=FOLDER)
+@click.option("--split", default="train", help="train or val.")
+@click.option("--row", type=int, default=0, help="Counted from 0.")
+@click.option("--tokenizer", help="Another tokenizer than the data set's.")
+@click.option("--html", "page", type=FOLDER, help="Write a page to this file instead.")
+def preview(folder: Path, split: str, row: int, tokenizer: str | None, page: Path | None) -> None:
+    """Show a row of the data set in FOLDER: trained text coloured, masked text grey, tokens per turn."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from keepstate.datasets import preview as looking  # noqa: PLC0415
+    from keepstate.files import write_atomic  # noqa: PLC0415
+
+    shown = looking.preview(folder, split, row, tokenizer_folder(tokenizer) if tokenizer else None)
+    if page:
+        write_atomic(page, looking.as_html(shown))
+        click.echo(page)
+    else:
+        Console(highlight=False).print(looking.as_text(shown), soft_wrap=True)
+
+
 def describe(folder: Path, manifest: Manifest) -> Sequence[str]:
     """What a data set holds and what it does not, for people."""
     lines = [f"{folder}: {manifest.rows} rows of {manifest.read} traces"]

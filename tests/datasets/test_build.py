@@ -196,3 +196,22 @@ def test_ten_thousand_mixed_files_with_broken_ones(tmp_path: Path, small_tokeniz
         "cut.trace.json",
         "list.trace.json",
     }
+
+
+def test_the_preview_shows_trained_and_masked_text_and_escapes_hostile_text(
+    tmp_path: Path, small_tokenizer: TextTokenizer
+) -> None:
+    hostile = "<script>alert(1)</script> \x1b[2J & more"
+    root = write_traces(tmp_path / "t", [make_trace(0, answers=[hostile])])
+    manifest = build(root, tmp_path / "d", small_tokenizer)
+    done = command("preview", tmp_path / "d")
+    assert done.exit_code == 0, done.output
+    assert "\x1b[2J" not in done.stdout
+    split = manifest.splits["train"]
+    assert f"{split.tokens} tokens, {split.trained_tokens} trained" in done.stdout
+    page = tmp_path / "page.html"
+    assert command("preview", tmp_path / "d", "--html", page).exit_code == 0
+    text = page.read_text()
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; \\x1b[2J &amp; more&lt;|im_end|&gt;" in text
+    assert isinstance(command("preview", tmp_path / "d", "--row", 1).exception, UserError)
