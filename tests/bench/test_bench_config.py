@@ -6,7 +6,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from keepstate.bench import BenchmarkConfig, TaskSource, load_config, matrix_configs
+from keepstate.bench import (
+    BenchmarkConfig,
+    LimitsConfig,
+    SamplingConfig,
+    TaskSource,
+    load_config,
+    matrix_configs,
+)
 from keepstate.errors import UserError
 from keepstate.vocabulary import Adapter, Difficulty, RuntimeName
 
@@ -134,3 +141,10 @@ def test_a_config_cannot_be_changed() -> None:
     )
     with pytest.raises(ValidationError):
         config.seed = 1  # type: ignore[misc]
+
+
+def test_every_key_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs/benchmarks.md").read_text()
+    for model in (BenchmarkConfig, LimitsConfig, SamplingConfig, TaskSource):
+        for key in model.model_fields:
+            assert f"`{key}`" in text or f"`{key}:`" in text, key
