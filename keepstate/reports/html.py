@@ -22,7 +22,7 @@ PLOTS = (
     (
         "tokens",
         "Tokens per episode by cell",
-        "Prompt and completion tokens over all calls; the darker part is the completion.",
+        "Prompt and completion tokens over all calls; the strongly coloured part is the completion.",
     ),
 )
 

@@ -44,7 +44,7 @@ def optimality_plot(report: Report, theme: Theme = LIGHT) -> dict[str, Any]:
 
 
 def tokens_plot(report: Report, theme: Theme = LIGHT) -> dict[str, Any]:
-    """The Vega-Lite specification of tokens per episode by cell, the completion's part darker."""
+    """The Vega-Lite specification of tokens per episode by cell, the completion in strong colour."""
     panels = [_tokens_panel(group, theme) for group in report.groups]
     return _finished(panels, theme)
 

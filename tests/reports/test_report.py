@@ -269,3 +269,10 @@ def test_compare_command(run: Path, tmp_path: Path) -> None:
     write_made_cell(tmp_path / "other", Adapter.BASE, REACT, lambda _: Made(), 2, Difficulty.EASY)
     result = CliRunner().invoke(compare_command.command, [str(run), str(tmp_path / "other")])
     assert isinstance(result.exception, UserError)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": "keepstate.cell.v0"}', '{"schema": "keepstate.cell.v1"}'])
+def test_a_broken_cell_file_is_named(content: str, run: Path) -> None:
+    (run / "react-react-mini" / "cell.json").write_text(content)
+    with pytest.raises(UserError, match=r"react-react-mini/cell\.json: not a keepstate\.cell\.v1 file"):
+        build_report(run)
