@@ -118,8 +118,8 @@ def how(report: Report) -> str:
     return (
         "In brackets: 95 % intervals. Optimality and its differences: Gaffke's bound (a Bayesian bootstrap completed by"
         " the worst value still possible, seeded); shares: Wilson; tokens, steps and ratios: seeded BCa bootstrap over"
-        f" tasks. The column p (equal) tests that the true difference is {100 * report.margin:g} points or more: below .05 the"
-        " two are equivalent. Several comparisons are shown and none is corrected for their number."
+        f" tasks. The column p (equal) tests that the true difference is {100 * report.margin:g} points or more: below"
+        " .05 the two are equivalent. Several comparisons are shown and none is corrected for their number."
     )
 
 
