@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +17,15 @@ from keepstate.datasets.options import Balance, BuildOptions, Length
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.vocabulary import RuntimeName
 
+if TYPE_CHECKING:
+    from keepstate.datasets.parity import RowReport
+
 DEFAULTS = BuildOptions()
 NAMED = 20
 """Bad files named on the screen; `left_out.jsonl` names all."""
+
+NAMED_ROWS = 5
+"""Rows named on the screen that a check found wrong."""
 
 FOLDER = click.Path(path_type=Path)
 RUNTIMES = click.Choice([str(name) for name in RuntimeName])
@@ -89,39 +95,48 @@ def build(
 
 
 @command.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folders", type=FOLDER, nargs=-1, required=True)
 @click.option("--server", help="URL of a running vLLM: its own prompt tokens are compared.")
 @click.option("--model", help="Model or adapter on that server; else its first.")
 @click.option("--tokenizer", help="Another tokenizer than the data set's.")
 @click.option("--training-template", help="Another to train with: a Jinja file, qwen3-stock, or axolotl:NAME.")
 @click.option("--serving-template", help="Another to serve with: a Jinja file, or qwen3-stock.")
-def check(folder: Path, tokenizer: str | None, **chosen: str | None) -> None:
-    """Prove the data set in FOLDER: every turn's prompt and answer, as served, against Axolotl's own tokens.
+def check(folders: tuple[Path, ...], tokenizer: str | None, **chosen: str | None) -> None:
+    """Prove the data sets in FOLDERS: every turn's prompt and answer, as served, against Axolotl's own tokens.
 
     Exit 1 if a turn differs; the first difference is shown decoded. If none does, the manifest gets a certificate.
     """
     from keepstate.datasets.check import CheckPlan, check_dataset  # noqa: PLC0415
+
+    path = tokenizer_folder(tokenizer) if tokenizer else None
+    proven = True
+    for folder in folders:
+        report = check_dataset(CheckPlan(folder, tokenizer_path=path, **chosen))
+        found = f"{report.rows} rows, {report.turns:,} turns, {report.tokens:,} tokens, {report.trained:,} trained"
+        click.echo(f"{folder}: {'NOT proven' if report.bad else 'proven'}: {found}")
+        if report.bad:
+            proven = False
+            _show_wrong(report.bad, path or Path(read_manifest(folder).tokenizer.name))
+    if not proven:
+        raise click.exceptions.Exit(EXIT_PARTIAL)
+
+
+def _show_wrong(bad: Sequence[tuple[str, RowReport]], tokenizer_path: Path) -> None:
+    """What a check found wrong, and its first difference."""
     from keepstate.datasets.parity import show, total  # noqa: PLC0415
     from keepstate.datasets.tokenizer import TextTokenizer  # noqa: PLC0415
 
-    path = tokenizer_folder(tokenizer) if tokenizer else None
-    report = check_dataset(CheckPlan(folder, tokenizer_path=path, **chosen))
-    found = f"{report.rows} rows, {report.turns:,} turns, {report.tokens:,} tokens, {report.trained:,} trained"
-    if not report.bad:
-        click.echo(f"{folder}: proven: {found}")
-        return
-    wrong = total(bad for _, bad in report.bad)
-    click.echo(f"{folder}: NOT proven: {found}")
+    wrong = total(report for _, report in bad)
     click.echo(
-        f"  {len(report.bad)} rows differ: {wrong.context_wrong} turns are trained out of context, "
-        f"{wrong.mask_wrong} have wrong labels; {wrong.trained_wrong:,} trained tokens are in such turns"
+        f"  {len(bad)} rows differ: {wrong.context_wrong:,} turns are trained out of context, "
+        f"{wrong.mask_wrong:,} have wrong labels; {wrong.trained_wrong:,} trained tokens are in such turns"
     )
-    for name, bad in report.bad[:NAMED]:
-        click.echo(f"  {name}{': ' + bad.problem if bad.problem else ''}")
+    for name, report in bad[:NAMED_ROWS]:
+        click.echo(f"  {name}{': ' + report.problem if report.problem else ''}")
+    if len(bad) > NAMED_ROWS:
+        click.echo(f"  and {len(bad) - NAMED_ROWS} more")
     if wrong.first:
-        shown = TextTokenizer(path or Path(read_manifest(folder).tokenizer.name))
-        click.echo("\n".join(show(wrong.first, shown)))
-    raise click.exceptions.Exit(EXIT_PARTIAL)
+        click.echo("\n".join(show(wrong.first, TextTokenizer(tokenizer_path))))
 
 
 @command.command(context_settings={"show_default": True})

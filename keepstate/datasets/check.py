@@ -84,7 +84,7 @@ class CheckReport:
 
 
 def check_dataset(plan: CheckPlan) -> CheckReport:
-    """Prove every turn of a data set, and write the certificate if all are proven.
+    """Prove every turn of a data set as built: it gets its certificate if all are proven, and loses it if not.
 
     Raises:
         UserError: No data set, changed since it was built, or Axolotl or the server could not be asked.
@@ -108,8 +108,9 @@ def check_dataset(plan: CheckPlan) -> CheckReport:
             versions = json.loads(next(lines))
             for (trace, messages), line in zip(_conversations(plan.folder, manifest), lines, strict=True):
                 report.add(trace, _compare(messages, line, prompts, tokenizer))
-    if plan.as_built and not report.bad:
-        report.certificate = _certificate(plan, manifest, report, versions["axolotl"])
+    if plan.as_built:
+        if not report.bad:
+            report.certificate = _certificate(plan, manifest, report, versions["axolotl"])
         manifest.model_copy(update={"certificate": report.certificate}).write(plan.folder)
     return report
 

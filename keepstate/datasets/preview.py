@@ -102,7 +102,7 @@ def as_text(shown: Preview) -> Text:
     text = Text()
     text.append(f"{shown.title}: {_counts(shown)}\n{shown.trace}\n", "bold")
     for segment in shown.segments:
-        text.append(f"\n--- turn {segment.turn}: {segment.tokens} tokens {_word(segment)} ---\n", "cyan")
+        text.append(f"\n--- turn {segment.turn}: {_size(segment)} ---\n", "cyan")
         text.append(printable(segment.text), "green" if segment.trained else "bright_black")
     return text
 
@@ -110,8 +110,8 @@ def as_text(shown: Preview) -> Text:
 def as_html(shown: Preview) -> str:
     """The row as one page that needs nothing else."""
     runs = "\n".join(
-        f'<section class="{_word(segment)}"><h2>turn {segment.turn} · {segment.tokens} tokens {_word(segment)}</h2>'
-        f"<pre>{html.escape(printable(segment.text))}</pre></section>"
+        f'<section class="{_word(segment)}"><h2>turn {segment.turn} · {_size(segment)}</h2>'
+        f"<pre>\n{html.escape(printable(segment.text))}</pre></section>"  # HTML drops the first newline of a pre
         for segment in shown.segments
     )
     title, counts, trace = (html.escape(text) for text in (shown.title, _counts(shown), shown.trace))
@@ -123,6 +123,10 @@ def as_html(shown: Preview) -> str:
 
 def _counts(shown: Preview) -> str:
     return f"{shown.tokens:,} tokens, {shown.trained:,} trained ({shown.trained / shown.tokens:.0%})"
+
+
+def _size(segment: Segment) -> str:
+    return f"{segment.tokens} token{'s' if segment.tokens != 1 else ''} {_word(segment)}"
 
 
 def _word(segment: Segment) -> str:
