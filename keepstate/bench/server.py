@@ -35,6 +35,8 @@ class ServerInfo:
     base_url: str
     models: Mapping[str, Mapping[str, Any]]
     """What `/v1/models` says, by name."""
+    start: str
+    """How to start one for all cells that need it."""
     pool_tokens: int | None
     """Tokens that its key-value cache holds; None where it does not tell."""
 
@@ -49,14 +51,14 @@ class ServerInfo:
             raise UserError(
                 f"{self.base_url} does not serve {config.served_name!r} ({config.name} needs it);"
                 f" it serves: {', '.join(sorted(self.models)) or 'nothing'}",
-                start_command([config]),
+                self.start,
             )
         context = card.get("max_model_len")
         if context is not None and context < config.context:
             raise UserError(
                 f"{self.base_url} serves {config.served_name!r} with a context of {context:,} tokens,"
                 f" {config.name} asks for {config.context:,}",
-                f"restart the server with a longer context, or set context: {context} in the config",
+                f"restart it with a longer context, or do with less: --context {context} (bench matrix), context: in a config",
             )
         root = card.get("root")
         return {"root": root, "max_model_len": context, "weights": _weights(root)}
@@ -95,7 +97,7 @@ async def ask_server(base_url: str, configs: Sequence[BenchmarkConfig]) -> Serve
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{base_url} is no OpenAI-compatible server", start_command(configs)) from error
-        return ServerInfo(base_url, models, await _pool(client, base_url))
+        return ServerInfo(base_url, models, start_command(configs), await _pool(client, base_url))
 
 
 async def is_alive(base_url: str, *, attempts: int = 3, pause: float = 2.0) -> bool:

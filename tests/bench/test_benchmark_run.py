@@ -153,10 +153,10 @@ async def test_our_failures_are_retried_then_recorded_without_score_and_tried_ne
 async def test_missing_servers_models_and_context_are_told_with_the_command(tmp_path: Path) -> None:
     with serving(StubServer(models=("base",), context=4096)) as stub:
         with pytest.raises(UserError) as caught:
-            await bench([react_cell(stub, adapter="react")], tmp_path)
+            await bench([react_cell(stub, adapter="react"), react_cell(stub, name="b", adapter="forget")], tmp_path)
         assert "does not serve 'react'" in caught.value.message
         assert "it serves: base" in caught.value.message
-        assert "keepstate serve --lora out/qwen3-8b-react-a100" in caught.value.hint
+        assert "keepstate serve --lora out/qwen3-8b-forget-a100 --lora out/qwen3-8b-react-a100" in caught.value.hint
         with pytest.raises(UserError, match=r"context of 4,096 tokens, cell asks for 40,960"):
             await bench([react_cell(stub)], tmp_path)
         with pytest.raises(UserError, match="answers with HTTP status 404"):
