@@ -53,12 +53,13 @@ class ServerInfo:
                 f" it serves: {', '.join(sorted(self.models)) or 'nothing'}",
                 self.start,
             )
-        context = card.get("max_model_len")
+        base = self.models.get(str(card.get("parent")), {})
+        context = card.get("max_model_len") or base.get("max_model_len")  # vLLM tells it of the base alone
         if context is not None and context < config.context:
             raise UserError(
                 f"{self.base_url} serves {config.served_name!r} with a context of {context:,} tokens,"
                 f" {config.name} asks for {config.context:,}",
-                f"restart it with a longer context, or do with less: --context {context} (bench matrix), context: in a config",
+                f"restart it with a longer context, or ask for less: context: {context} (bench matrix: --context)",
             )
         root = card.get("root")
         return {"root": root, "max_model_len": context, "weights": _weights(root)}

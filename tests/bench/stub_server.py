@@ -38,7 +38,11 @@ class StubServer:
     seen: list[dict[str, Any]] = field(default_factory=list)
 
     def card(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": 0, "root": f"/nowhere/{name}", "max_model_len": self.context}
+        """As vLLM's: an adapter names its base and tells no context of its own."""
+        about = {"id": name, "object": "model", "created": 0, "root": f"/nowhere/{name}"}
+        if name == "base":
+            return about | {"parent": None, "max_model_len": self.context}
+        return about | {"parent": "base", "max_model_len": None}
 
     def metrics(self) -> str:
         if self.pool is None:

@@ -159,6 +159,9 @@ async def test_missing_servers_models_and_context_are_told_with_the_command(tmp_
         assert "keepstate serve --lora out/qwen3-8b-forget-a100 --lora out/qwen3-8b-react-a100" in caught.value.hint
         with pytest.raises(UserError, match=r"context of 4,096 tokens, cell asks for 40,960"):
             await bench([react_cell(stub)], tmp_path)
+        stub.models = ("base", "react")
+        with pytest.raises(UserError, match=r"'react' with a context of 4,096 tokens, cell asks for 40,960"):
+            await bench([react_cell(stub, adapter="react")], tmp_path)
         with pytest.raises(UserError, match="answers with HTTP status 404"):
             await bench([react_cell(stub).model_copy(update={"base_url": stub.url + "/v1"})], tmp_path)
         cells = [react_cell(stub), react_cell(stub)]
