@@ -1,1 +1,10 @@
-"""TODO one paragraph by the owner."""
+"""Training: one LoRA adapter from one data set, with Axolotl in an environment of its own.
+
+Run `keepstate train RUNTIME`. `train/README.md` tells what it costs.
+"""
+
+from keepstate.training.launch import Plan, plan, train
+from keepstate.training.progress import Progress
+from keepstate.training.result import TrainedAdapter, read_done
+
+__all__ = ["Plan", "Progress", "TrainedAdapter", "plan", "read_done", "train"]

@@ -47,6 +47,18 @@ class ProgressWriter(TrainerCallback):  # type: ignore[misc]
             file.write(json.dumps(entry, default=float) + "\n")
 
 
+class Stopper(TrainerCallback):  # type: ignore[misc]
+    """Saves a checkpoint and ends the training after the step in which its file appears."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Look for the file."""
+        if self._path.exists():
+            control.should_save = control.should_training_stop = True
+
+
 class KeepstateArgs(BaseModel):
     """The keys that this plugin adds to Axolotl's configuration."""
 
@@ -56,7 +68,7 @@ class KeepstateArgs(BaseModel):
 class FewerCheckpoints(TrainerCallback):  # type: ignore[misc]
     """Profile `speed`: after the first step, layers that fit into free memory are no longer recomputed.
 
-    The first optimiser step runs with every layer checkpointed. What is then left of the GPU, less a reserve, divided by
+    The first optimiser step runs with every layer checkpointed. What is then left of the GPU, less a reserve, over
     what one layer's activations take, is the number of layers that stop recomputing. Same mathematics.
     """
 
@@ -102,6 +114,8 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         callbacks: list[TrainerCallback] = []
         if path := os.environ.get("KEEPSTATE_PROGRESS"):
             callbacks.append(ProgressWriter(Path(path)))
+        if path := os.environ.get("KEEPSTATE_STOP"):
+            callbacks.append(Stopper(Path(path)))
         if cfg.keepstate_profile == "speed":
             callbacks.append(FewerCheckpoints(cfg.sequence_len))
         return callbacks

@@ -1,0 +1,119 @@
+"""Axolotl's configuration as keepstate reads, checks and resolves it. Starts nothing; does not import Axolotl.
+
+Axolotl drops unknown keys without a word, so they are refused here, against its own schema (`axolotl_keys.txt`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from keepstate.errors import UserError
+from keepstate.vocabulary import RuntimeName
+
+REQUIRED = ("base_model", "adapter", "datasets", "output_dir", "sequence_len", "chat_template_jinja")
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "train" / "configs"
+PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
+
+
+def config_path(runtime: RuntimeName, *, laptop: bool) -> Path:
+    """The project's own config of one runtime."""
+    name = f"smollm2_135m_{runtime}_laptop" if laptop else f"qwen3_8b_{runtime}_a100"
+    return CONFIGS / f"axolotl_{name}.yaml"
+
+
+def known_keys() -> frozenset[str]:
+    """Every key that Axolotl 0.19.0 reads, with the plugins we use."""
+    lines = (Path(__file__).parent / "axolotl_keys.txt").read_text().splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read an Axolotl YAML file.
+
+    Raises:
+        UserError: It cannot be read, is no mapping, has an unknown key or lacks a needed one.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the config {path}: {error}", f"the project's own are in {CONFIGS}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}", "correct the line it names") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no keys", f"the project's own configs are in {CONFIGS}")
+    check_keys(config, str(path))
+    missing = [key for key in REQUIRED if config.get(key) is None]
+    if missing:
+        raise UserError(f"{path}: missing: {', '.join(missing)}", f"see the project's own configs in {CONFIGS}")
+    return config
+
+
+def check_keys(config: Mapping[str, Any], where: str) -> None:
+    """Refuse keys that Axolotl would drop in silence.
+
+    Raises:
+        UserError: Names each, with the nearest known key.
+    """
+    known = known_keys()
+    unknown = [str(key) for key in config if key not in known]
+    if unknown:
+        near = [match for key in unknown for match in difflib.get_close_matches(key, known, n=1)]
+        hint = f"did you mean: {', '.join(near)}" if near else "axolotl config-schema lists the keys"
+        raise UserError(f"{where}: unknown keys: {', '.join(unknown)} (Axolotl would ignore them)", hint)
+
+
+def resolve(
+    config: Mapping[str, Any],
+    *,
+    dataset: Path,
+    output: Path,
+    base_model: str | Path | None,
+    data_hash: str,
+    has_validation: bool,
+    overrides: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The config that Axolotl is given: absolute paths, this data, this output, and what the user named.
+
+    Args:
+        config: As read.
+        dataset: Folder with `train.jsonl`, `val.jsonl`, `chat_template.jinja`.
+        output: The adapter's folder.
+        base_model: A model folder or hub name instead of the config's.
+        data_hash: Keys the prepared data, which Axolotl would otherwise reuse for other data at the same place.
+        has_validation: Whether `val.jsonl` has rows.
+        overrides: Keys to replace; None means not given.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    check_keys(given, "options")
+    resolved = dict(config) | given
+    resolved["base_model"] = str(absolute_model(str(base_model or config["base_model"])))
+    resolved["datasets"] = [dict(entry, path=str(dataset / "train.jsonl")) for entry in config["datasets"]]
+    resolved["chat_template_jinja"] = str(dataset / "chat_template.jinja")
+    resolved["output_dir"] = str(output)
+    resolved["dataset_prepared_path"] = str(output / "prepared" / data_hash[:16])
+    if has_validation and config.get("test_datasets"):
+        resolved["test_datasets"] = [dict(entry, path=str(dataset / "val.jsonl")) for entry in config["test_datasets"]]
+    else:
+        for key in ("test_datasets", "evals_per_epoch", "eval_steps"):
+            resolved.pop(key, None)
+    return resolved
+
+
+def absolute_model(name: str) -> str | Path:
+    """A model folder as an absolute path (from here, or from the checkout), a hub name as it is."""
+    for folder in (Path(name), ROOT / name):
+        if folder.is_dir():
+            return folder.resolve()
+    return name
+
+
+def needs_gpu(config: Mapping[str, Any]) -> bool:
+    """Whether it trains on 4 bits or with Triton kernels."""
+    kernels = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "fused_attn_kernel", "liger_rms_norm")
+    return bool(config["adapter"] == "qlora" or any(config.get(key) for key in kernels))
