@@ -75,7 +75,7 @@ def one_process(folder: Path, template: ChatTemplate, tokenizer_path: Path) -> N
         raw = TextTokenizer(tokenizer_path).raw
         start = time.perf_counter()
         for text in texts:
-            raw.encode(text, add_special_tokens=False)
+            raw.encode_batch_fast([text], add_special_tokens=False)
         once.append(time.perf_counter() - start)
         tokenizer = TextTokenizer(tokenizer_path)
         converter = Converter(template, tokenizer, BuildOptions(), RuntimeName.PERSISTENT)

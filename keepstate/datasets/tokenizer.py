@@ -78,7 +78,7 @@ class TextTokenizer:
 
     def _encode(self, text: str) -> tuple[int, ...]:
         start = time.perf_counter()
-        ids = tuple(self.raw.encode(text, add_special_tokens=False).ids)
+        ids = tuple(self.raw.encode_batch_fast([text], add_special_tokens=False)[0].ids)  # no offsets: 13-20 % faster
         self.encode_seconds += time.perf_counter() - start
         return ids
 
