@@ -164,7 +164,7 @@ def convert(
     lines = (dataset / LEFT_OUT).read_text(encoding="utf-8").splitlines()
     bad = [item for item in map(json.loads, lines) if item["reason"] in UNREADABLE]
     for item in bad[:NAMED]:
-        click.echo(f"skipped {item['path']}: {item['detail']}", err=True)
+        click.echo(f"skipped {Path(item['path']).resolve()}: {item['detail']}", err=True)
     if bad:
         click.echo(f"{len(bad)} of {manifest.read} files skipped", err=True)
     return len(bad)
