@@ -16,9 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-
+QUIET = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 DATASET = {
     "type": "chat_template",
     "field_messages": "conversations",
@@ -26,6 +24,7 @@ DATASET = {
     "roles_to_train": ["assistant"],
     "train_on_eos": "turn",
 }
+"""How a training config reads these files; a test compares it with those in `train/configs`."""
 CHUNK = 8
 
 _strategy: Any
@@ -80,6 +79,8 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     args = parser.parse_args()
 
+    os.environ |= QUIET  # before Axolotl is imported
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     load_strategy(args.tokenizer, args.template, json.loads(args.dataset))
     from importlib.metadata import version  # noqa: PLC0415
 

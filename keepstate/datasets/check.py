@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from keepstate import environments
+from keepstate.agents.record import ModelCallEvent
 from keepstate.datasets.convert import sharegpt_line
 from keepstate.datasets.manifest import INDEX, TEMPLATE, Certificate, Manifest, read_manifest
 from keepstate.datasets.parity import PromptIds, RowReport, TrainingRow, compare, local_prompts
@@ -24,7 +25,7 @@ from keepstate.datasets.server_ids import server_prompts
 from keepstate.datasets.templates import load_template
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.errors import UserError
-from keepstate.files import file_hash
+from keepstate.files import content_hash, file_hash
 from keepstate.models.base import Message
 from keepstate.processes import GuardedProcess
 from keepstate.traces.reader import read_trace
@@ -143,6 +144,11 @@ def _held(about: dict[str, Any], row: str) -> Sequence[Message] | str:
     messages = trace.messages[:count]
     if sharegpt_line(messages) + "\n" != row:
         return "the row is not what the trace says"
+    for event in trace.events:
+        if isinstance(event, ModelCallEvent):
+            sent = content_hash(list(trace.messages[: event.num_messages]))
+            if sent != event.prompt_hash:
+                return f"turn {event.turn}: what was sent is no prefix of the conversation"
     return messages
 
 

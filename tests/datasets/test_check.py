@@ -5,16 +5,20 @@ import random
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from made_traces import ANSWERS, make_trace, write_traces
 
 from keepstate.cli import cli
 from keepstate.datasets import build_dataset, read_manifest
+from keepstate.datasets.axolotl_ids import DATASET
 from keepstate.datasets.check import CheckPlan, check_dataset
+from keepstate.datasets.templates import FOLDER
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.errors import UserError
 from keepstate.vocabulary import RuntimeName
 
+ROOT = Path(__file__).parents[2]
 ODD = ["🎒", "e\u0301", "\x00\x07", "\u2028", "\r\n", "<|im_", " \n ", "[[dummy_message]]", "{{x}}", "\ufeff"]
 
 
@@ -39,6 +43,15 @@ def build(tmp_path: Path, tokenizer: TextTokenizer, template: str = "qwen3_nothi
         max_tokens=10**6,
     )
     return tmp_path / "d"
+
+
+def test_the_check_reads_a_data_set_as_every_training_config_does() -> None:
+    configs = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "train/configs").glob("*.yaml"))]
+    assert len(configs) >= 3
+    for config in configs:
+        assert (ROOT / config["chat_template_jinja"]).parent == FOLDER
+        for entry in [*config["datasets"], *config.get("test_datasets", [])]:
+            assert {key: entry[key] for key in entry.keys() - {"path", "ds_type", "split"}} == DATASET
 
 
 @pytest.mark.train_env
