@@ -40,7 +40,7 @@ def command() -> None:
 @click.option("--traces", type=FOLDER, default="data/traces", help="Folder with a subfolder for each runtime.")
 @click.option("--runtime", "runtimes", type=RUNTIMES, multiple=True, help="Arm to build, repeatable; else all there.")
 @click.option("--out", type=FOLDER, default="data/datasets", help="Folder; each arm gets a subfolder.")
-@click.option("--template", default="chatml", help="chatml, qwen3_nothink or a Jinja file.")
+@click.option("--template", help="chatml, qwen3_nothink or a Jinja file; else what fits the tokenizer.")
 @click.option("--tokenizer", help="Model folder, tokenizer.json, or qwen3; else the laptop's base model.")
 @click.option("--max-tokens", type=click.IntRange(1), default=DEFAULTS.max_tokens, help="The training context.")
 @click.option("--length", type=click.Choice([str(name) for name in Length]), default="drop", help="For what is longer.")
@@ -59,7 +59,7 @@ def build(
     traces: Path,
     runtimes: tuple[str, ...],
     out: Path,
-    template: str,
+    template: str | None,
     tokenizer: str | None,
     jobs: int | None,
     **chosen: Any,

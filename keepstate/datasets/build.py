@@ -34,7 +34,7 @@ def build_dataset(
     runtime: RuntimeName,
     out: Path,
     *,
-    template: str | Path,
+    template: str | Path | None = None,
     tokenizer_path: Path,
     pair_with: Mapping[RuntimeName, Path] | None = None,
     jobs: int | None = None,
@@ -46,7 +46,7 @@ def build_dataset(
         trace_root: Folder of its traces.
         runtime: The runtime they were recorded in.
         out: Folder to write `train.jsonl`, `val.jsonl`, `manifest.json` and `chat_template.jinja` into.
-        template: A built-in chat template's name or a Jinja file.
+        template: A built-in chat template's name or a Jinja file; None chooses the built-in one for the tokenizer.
         tokenizer_path: A model folder or `tokenizer.json`.
         pair_with: Other arms and their trace folders, read for pairing and balance, not written.
         jobs: Processes; by default one a core.
@@ -73,15 +73,15 @@ def build_datasets(
     arms: Mapping[RuntimeName, Path],
     out: Mapping[RuntimeName, Path],
     *,
-    template: str | Path,
+    template: str | Path | None,
     tokenizer_path: Path,
     options: BuildOptions,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> dict[RuntimeName, Manifest]:
     """Build several arms that are chosen together; those in `out` are written. See `build_dataset`."""
-    chat_template = load_template(template)
     tokenizer = TextTokenizer(tokenizer_path)
+    chat_template = load_template(template or fitting_template(tokenizer))
     sources = {
         "template": Source(name=chat_template.name, sha256=chat_template.sha256),
         "tokenizer": Source(name=str(tokenizer_path), sha256=tokenizer.sha256),
@@ -108,6 +108,11 @@ def build_datasets(
             runtime: _write(folder, runtime, read[runtime], choices[runtime], chat_template, sources, options)
             for runtime, folder in out.items()
         }
+
+
+def fitting_template(tokenizer: TextTokenizer) -> str:
+    """The built-in template for a model: `qwen3_nothink` where it has think tokens, else `chatml`."""
+    return "qwen3_nothink" if "<think>" in tokenizer.specials else "chatml"
 
 
 def _refuse_long(arm: Arm, options: BuildOptions) -> None:

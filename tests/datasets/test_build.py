@@ -149,6 +149,17 @@ def test_two_traces_of_one_task_are_in_one_split(tmp_path: Path, small_tokenizer
     assert sum(found == {"val"} for found in splits.values()) == 3
 
 
+def test_the_template_follows_the_tokenizer(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    root = write_traces(tmp_path / "t", [make_trace(0), make_trace(1)])
+    raw = json.loads(small_tokenizer.path.read_text())
+    raw["added_tokens"] = [token for token in raw["added_tokens"] if "think" not in token["content"]]
+    plain = tmp_path / "tokenizer.json"
+    plain.write_text(json.dumps(raw))
+    assert build_dataset(root, PERSISTENT, tmp_path / "d", tokenizer_path=plain).template.name == "chatml"
+    with pytest.raises(UserError, match="melts into the prompt 2"):
+        build_dataset(root, PERSISTENT, tmp_path / "d", tokenizer_path=small_tokenizer.path)
+
+
 def command(*arguments: object) -> Result:
     return CliRunner().invoke(cli, ["dataset", *map(str, arguments)])
 
@@ -157,6 +168,7 @@ def test_the_command_builds_every_arm_and_names_what_is_broken(tmp_path: Path, s
     write_traces(tmp_path / "t/persistent", [make_trace(number) for number in range(3)])
     write_traces(tmp_path / "t/forget", [make_trace(number, runtime=FORGET) for number in range(3)])
     arguments = ("build", "--traces", tmp_path / "t", "--out", tmp_path / "d", "--tokenizer", small_tokenizer.path)
+    arguments += ("--template", "chatml")
     done = command(*arguments)
     assert done.exit_code == 0, done.output
     assert f"{tmp_path}/d/persistent: 3 rows of 3 traces" in done.stdout

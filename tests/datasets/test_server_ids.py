@@ -41,7 +41,7 @@ def server(small_tokenizer: TextTokenizer) -> Iterator[str]:
             pass
 
     served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=served.serve_forever)
+    thread = threading.Thread(target=served.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{served.server_port}"
     served.shutdown()
