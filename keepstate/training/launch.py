@@ -39,8 +39,8 @@ STOP_SECONDS = 120.0
 """How long a Ctrl-C waits for the step in progress and its checkpoint."""
 TAIL_LINES = 8
 SPIN_COUNT = "10000"
-"""How long OpenMP threads spin before they sleep. A forward and backward of 656 tokens on two cores: 1.5 s alone as with
-the default, 3.2 s beside a second such program; by default steps then took up to 50 s."""
+"""How long OpenMP threads spin before they sleep. A forward and backward of 656 tokens on two cores: 1.5 s alone, as
+with the default, 3.2 s beside a second such program; by default steps then took up to 50 s."""
 
 
 @dataclass(frozen=True, slots=True)
