@@ -16,11 +16,17 @@ export NOTHINK
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "keepstate needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
 	rm -rf .venv && $(PYTHON) -m venv .venv
 	$(CORE) -m pip install -q --disable-pip-version-check --require-hashes -r locks/core.txt
-	$(CORE) -m pip install -q --disable-pip-version-check --no-deps -e .
+	$(CORE) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: setup
+# What tests and lint need beside the core (locks/dev.txt holds the core too, at the same versions).
+.venv/.installed-dev: .venv/.installed locks/dev.txt
+	$(CORE) -m pip install -q --disable-pip-version-check --require-hashes -r locks/dev.txt
+	touch $@
+
+.PHONY: setup setup-dev
 setup: .venv/.installed ## the core environment (.venv)
+setup-dev: .venv/.installed-dev ## the core environment with the tools of tests and lint
 
 .PHONY: setup-train setup-serve
 setup-train: setup ## the training environment (.venv-train: Axolotl)
@@ -36,11 +42,11 @@ demo: setup ## the whole loop on this machine: tasks to report, no GPU needed
 doctor: setup ## what this machine can do, what is missing and the command that mends it
 	$(RUN) doctor
 test: test-core test-loop ## every test, with the set-up it needs
-test-core: setup ## tests of the core environment (under two minutes)
+test-core: setup-dev ## tests of the core environment (under two minutes)
 	$(CORE) -m pytest
-test-loop: setup-train setup-serve ## tests that train and serve for real
+test-loop: setup-dev setup-train setup-serve ## tests that train and serve for real
 	$(CORE) -m pytest -m "e2e or train_env or serve_env"
-lint: setup ## ruff and mypy
+lint: setup-dev ## ruff and mypy
 	$(CORE) -m ruff check .
 	$(CORE) -m ruff format --check .
 	$(CORE) -m mypy
