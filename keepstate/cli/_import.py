@@ -14,19 +14,19 @@ from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.traces.conversations import iter_conversations
 from keepstate.traces.exporters import EXPORTERS, NOT_CARRIED
 from keepstate.traces.imported import NOT_CARRIED as LOST
-from keepstate.traces.imported import file_word
-from keepstate.traces.reader import BadTrace, TraceError, iter_traces, parse_trace
+from keepstate.traces.imported import file_word, with_verdict
+from keepstate.traces.reader import BadTrace, TraceError, iter_traces, parse_trace, trace_stem
+from keepstate.traces.schema import trace_json
 from keepstate.traces.writer import TRACE_SUFFIX, trace_path, write_trace
 from keepstate.vocabulary import RuntimeName
 
 RUNTIMES = click.Choice([str(name) for name in RuntimeName])
+JSONL = ".jsonl"
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--runtime", type=click.Choice([str(name) for name in RuntimeName]), help="Of JSONL rows, which do not tell."
-)
+@click.option("--runtime", type=RUNTIMES, help="Of JSONL rows, which do not tell.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default="data/traces", show_default=True, help="Folder to write."
 )
@@ -34,10 +34,11 @@ RUNTIMES = click.Choice([str(name) for name in RuntimeName])
 def command(sources: tuple[Path, ...], runtime: str | None, out: Path, form: str | None) -> None:
     """Read SOURCES (folders or files of traces, JSONL of messages or ShareGPT) and write keepstate's traces.
 
-    Exit 1 if something could not be read; each is named.
+    What was imported before is not written twice. Exit 1 if something could not be read; each is named.
     """
     lost: Counter[str] = Counter()
     written: Counter[str] = Counter()
+    numbers: dict[Path, int] = {}
     bad = 0
     for place, trace in _read(sources, RuntimeName(runtime) if runtime else None):
         if isinstance(trace, BadTrace) or file_word(trace.task.name) != trace.task.name:
@@ -50,7 +51,7 @@ def command(sources: tuple[Path, ...], runtime: str | None, out: Path, form: str
         if form:
             click.echo(json.dumps(EXPORTERS[form](trace)))
         else:
-            write_trace(_free(out / trace.runtime, trace), trace)
+            write_trace(_free(out / trace.runtime, trace, numbers), trace)
     for what, count in lost.most_common():
         click.echo(f"not carried over in {count}: {what}", err=True)
     if form:
@@ -65,35 +66,45 @@ def _read(sources: tuple[Path, ...], runtime: RuntimeName | None) -> Iterator[tu
     """Every trace of every source, with its place."""
     for source in sources:
         if source.is_dir():
-            yield from ((str(path), trace) for path, trace in iter_traces(source))
-        elif source.suffix == ".jsonl":
-            if runtime is None:
-                raise UserError(f"{source} does not tell its runtime", f"add --runtime {'|'.join(RuntimeName)}")
-            yield from _opened(source, runtime)
+            for path, trace in iter_traces(source):
+                yield str(path), trace if isinstance(trace, BadTrace) else with_verdict(path, trace)
+            for path in sorted(source.rglob(f"*{JSONL}")):
+                yield from _rows(path, runtime)
+        elif source.suffix == JSONL:
+            yield from _rows(source, runtime)
         else:
             yield str(source), _one(source)
 
 
-def _opened(source: Path, runtime: RuntimeName) -> Iterator[tuple[str, Trace | BadTrace]]:
+def _rows(source: Path, runtime: RuntimeName | None) -> Iterator[tuple[str, Trace | BadTrace]]:
+    if runtime is None:
+        raise UserError(f"{source} does not tell its runtime", f"add --runtime {'|'.join(RuntimeName)}")
     try:
         yield from iter_conversations(source, runtime)
     except OSError as error:
         raise UserError(
-            f"cannot read {source}: {error.strerror}", f"name a folder, a *{TRACE_SUFFIX} or a *.jsonl"
+            f"cannot read {source}: {error.strerror}", f"name a folder, a *{TRACE_SUFFIX} or a *{JSONL}"
         ) from error
 
 
 def _one(source: Path) -> Trace | BadTrace:
     try:
-        return parse_trace(source.read_bytes())
+        return with_verdict(source, parse_trace(source.read_bytes(), trace_stem(source)))
     except (TraceError, OSError) as error:
         return BadTrace(source, str(error))
 
 
-def _free(folder: Path, trace: Trace) -> Path:
-    """The folder for a trace, or a numbered subfolder where another trace of the same task lies there already."""
-    place, number = folder, 1
-    while trace_path(place, trace.task.name).exists():
+def _free(folder: Path, trace: Trace, numbers: dict[Path, int]) -> Path:
+    """The folder for a trace: a numbered subfolder where another trace of the same task lies there already.
+
+    `numbers` holds the last number by path, so that the thousandth row of one task is not looked for a thousand times.
+    """
+    first = trace_path(folder, trace.task.name)
+    number = numbers.get(first, 0)
+    while True:
         number += 1
-        place = folder / f"run-{number}"
-    return place
+        place = folder if number == 1 else folder / f"run-{number}"
+        path = trace_path(place, trace.task.name)
+        if not path.exists() or path.read_bytes() == trace_json(trace):
+            numbers[first] = number
+            return place

@@ -19,7 +19,7 @@ from typing import IO, Any
 from keepstate import __version__
 from keepstate.datasets.convert import TOO_LONG, LeftOut
 from keepstate.datasets.manifest import INDEX, LEFT_OUT, MANIFEST, TEMPLATE, Manifest, Source, SplitCount
-from keepstate.datasets.options import BuildOptions, Length
+from keepstate.datasets.options import Balance, BuildOptions, Length
 from keepstate.datasets.scan import Arm, Entry, Progress, scan
 from keepstate.datasets.select import Choice, choose
 from keepstate.datasets.templates import ChatTemplate, load_template
@@ -80,6 +80,11 @@ def build_datasets(
     progress: Progress | None = None,
 ) -> dict[RuntimeName, Manifest]:
     """Build several arms that are chosen together; those in `out` are written. See `build_dataset`."""
+    if len(arms) < 2 and (options.paired or options.balance is not Balance.NONE):
+        raise UserError(
+            f"pairing and balance compare two arms or more; here is only {', '.join(arms)}",
+            "name more: --runtime persistent --runtime forget, or leave --paired and --balance out",
+        )
     tokenizer = TextTokenizer(tokenizer_path)
     chat_template = load_template(template or fitting_template(tokenizer))
     sources = {

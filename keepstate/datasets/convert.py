@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keepstate.agents.record import Trace
+from keepstate.agents.record import ModelResponseEvent, Trace
 from keepstate.datasets.options import BuildOptions, Length
 from keepstate.datasets.sample import REFUSALS, Refused, Sample, prove
 from keepstate.datasets.templates import ChatTemplate
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.models.base import Message
-from keepstate.tasks.base import Verdict
-from keepstate.traces.imported import ASSUMED, SOURCE
-from keepstate.traces.reader import TraceError, parse_trace
-from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
+from keepstate.traces.imported import ASSUMED, with_verdict
+from keepstate.traces.reader import TraceError, parse_trace, trace_stem
 from keepstate.vocabulary import FinishReason, RuntimeName
 
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
@@ -28,6 +26,8 @@ UNREADABLE = frozenset({NOT_A_TRACE, *REFUSALS})
 TOO_LONG = "too long"
 CUT_TO_LENGTH = "cut to max_tokens"
 NO_LAST_ANSWER = "ended without an answer"
+CUT_OFF = "answer cut off"
+"""The limit on new tokens ended it: the model never wrote the end of turn that would be trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ class Converter:
     def convert(self, path: Path) -> Row | LeftOut:
         """The row of the trace in the file at `path`, or why there is none."""
         try:
-            trace = _with_verdict(path, parse_trace(path.read_bytes()))
-            if reason := self._unwanted(trace):
-                return LeftOut(str(path), *reason)
+            trace = with_verdict(path, parse_trace(path.read_bytes(), trace_stem(path)))
+            for reason, detail in self._objections(trace):
+                return LeftOut(str(path), reason, detail)
             return self._row(path, trace)
         except TraceError as error:
             return LeftOut(str(path), NOT_A_TRACE, str(error))
@@ -83,21 +83,26 @@ class Converter:
         except Refused as error:
             return LeftOut(str(path), error.reason, str(error))
 
-    def _unwanted(self, trace: Trace) -> tuple[str, str] | None:
-        """Reason and detail, where the options do not want this trace."""
+    def _objections(self, trace: Trace) -> Iterator[tuple[str, str]]:
+        """Reason and detail of everything for which the options do not want this trace."""
         wanted, verdict, failure = self.options, trace.verdict, trace.failure
         assumed = ASSUMED in trace.versions and trace.agent == self.runtime.agent
         if trace.runtime is not self.runtime and not assumed:
-            return "another runtime", f"recorded in {trace.runtime}"
+            yield "another runtime", f"recorded in {trace.runtime}"
+        if failure is not None and not wanted.failed:
+            yield "failure of ours", f"{failure.origin}: {failure.message}"
+        for event in trace.events:
+            if isinstance(event, ModelResponseEvent) and event.truncated:
+                yield CUT_OFF, f"turn {event.turn}: the limit on new tokens ended it"
         if failure is not None:
-            return None if wanted.failed else ("failure of ours", f"{failure.origin}: {failure.message}")
+            return
         if wanted.finished and trace.finish_reason is not FinishReason.FINISHED:
-            return "not finished", f"ended by {trace.finish_reason}"
+            yield "not finished", f"ended by {trace.finish_reason}"
         if verdict is None:
-            return ("not graded", "it has no verdict") if wanted.solved or wanted.min_score else None
-        if (wanted.solved and not verdict.is_solved) or verdict.score < wanted.min_score:
-            return "not good enough", f"score {verdict.score:.3f}"
-        return None
+            if wanted.solved or wanted.min_score:
+                yield "not graded", "it has no verdict"
+        elif (wanted.solved and not verdict.is_solved) or not verdict.score >= wanted.min_score:  # NaN is not good
+            yield "not good enough", f"score {verdict.score:.3f}"
 
     def _row(self, path: Path, trace: Trace) -> Row:
         messages: Sequence[Message] = trace.messages
@@ -139,17 +144,6 @@ class Converter:
                     return messages[: span.message + 1], shorter
             detail = f"its first turn alone is longer than {limit} tokens"
         raise Refused(TOO_LONG, detail)
-
-
-def _with_verdict(path: Path, trace: Trace) -> Trace:
-    """An imported trace with the verdict in the file beside it, as the research code writes it; ours holds its own."""
-    if trace.verdict is not None or SOURCE not in trace.versions:
-        return trace
-    try:
-        result = json.loads(verdict_path(path.parent, path.name.removesuffix(TRACE_SUFFIX)).read_bytes())["result"]
-        return trace.model_copy(update={"verdict": Verdict.model_validate(result)})
-    except (OSError, ValueError, KeyError, TypeError):
-        return trace
 
 
 def sharegpt_line(messages: Sequence[Message]) -> str:

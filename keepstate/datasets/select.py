@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, takewhile
 
 from keepstate.datasets.options import Balance, BuildOptions
 from keepstate.datasets.scan import Entry
@@ -79,11 +80,7 @@ def _balance(choices: Mapping[RuntimeName, Choice], balance: Balance) -> None:
 
     budget = min(sum(map(size, choice.train)) for choice in choices.values())
     for choice in choices.values():
-        total, kept = 0, []
-        for entry in choice.train:
-            if total + size(entry) <= budget:
-                kept.append(entry)
-                total += size(entry)
-            else:
-                choice.left_out.append((entry, BALANCED))
-        choice.train = kept
+        totals = accumulate(map(size, choice.train))
+        kept = sum(1 for _ in takewhile(lambda total: total <= budget, totals))  # shorter ones behind would be a bias
+        choice.left_out += [(entry, BALANCED) for entry in choice.train[kept:]]
+        choice.train = choice.train[:kept]

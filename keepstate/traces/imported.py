@@ -6,9 +6,11 @@ sampling, seeds and times that the source does not tell stay empty.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from keepstate.agents.record import (
     ErrorEvent,
@@ -26,6 +28,7 @@ from keepstate.agents.record import (
 from keepstate.files import content_hash
 from keepstate.models.base import Message
 from keepstate.tasks.base import Verdict
+from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 SOURCE = "imported from"
@@ -66,6 +69,8 @@ class Imported:
         failure = None
         if self.finish is None:
             failure = Failure(origin=Origin.RUNTIME, message="the recording breaks off before the episode's end")
+        elif self.finish is FinishReason.FAILED:
+            failure = Failure(origin=Origin.RUNTIME, message=(self.errors or ["the source does not tell why"])[-1])
         reason = self.finish or FinishReason.FAILED
         prompts = tuple(message["content"] for message in self.messages if message["role"] == "system")
         counts: dict[str, int] = {}
@@ -108,3 +113,19 @@ class Imported:
         events += self.steps
         events += [ErrorEvent(origin=Origin.RUNTIME, message=message) for message in self.errors]
         return [*events, FinishEvent(reason=reason)]
+
+
+def with_verdict(path: Path, trace: Trace) -> Trace:
+    """An imported trace with the verdict in the file beside it, as the research code writes it; ours holds its own.
+
+    Metrics that are no numbers are not carried over.
+    """
+    if trace.verdict is not None or trace.failure is not None or SOURCE not in trace.versions:
+        return trace
+    try:
+        result = json.loads(verdict_path(path.parent, path.name.removesuffix(TRACE_SUFFIX)).read_bytes())["result"]
+        metrics = {key: value for key, value in result["metrics"].items() if isinstance(value, int | float)}
+        verdict = Verdict(is_solved=result["is_solved"], score=result["score"], metrics=metrics)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return trace
+    return trace.model_copy(update={"verdict": verdict})

@@ -1,9 +1,11 @@
 """Traces of the research code: event lists without the conversation itself, which is put together again here.
 
 `keepstate.traces.read_trace` and `keepstate dataset build` read such files directly; `keepstate traces import` also
-writes them in keepstate's schema. Several system prompts, legacy `tool_calls`, events out of order and files that break
-off are all met. What cannot be carried over is named in the trace (`keepstate.traces.imported`). JSONL of messages or
-ShareGPT is read by `keepstate.traces.conversations`.
+writes them in keepstate's schema. The published code (github.com/mrcabbage972/agents-learn-runtime, and its successor
+with ReAct and recorded observations) puts what an event tells into its `data` and the goal's text into `task`; flat
+events and whole tasks are read too. Several system prompts, legacy `tool_calls`, events out of order and files that
+break off are all met. What cannot be carried over is named in the trace (`keepstate.traces.imported`). JSONL of
+messages or ShareGPT is read by `keepstate.traces.conversations`.
 """
 
 from __future__ import annotations
@@ -48,33 +50,41 @@ RUNTIMES = {
     RuntimeName.FORGET: ("forget", "reset", "stateless"),
     RuntimeName.PERSISTENT: ("persist", "stateful"),
 }
+PROMPTS = {
+    RuntimeName.REACT: "react-style",
+    RuntimeName.FORGET: "variables do not persist",
+    RuntimeName.PERSISTENT: "globals persist",
+}
+"""What the system prompts of the published agents say of their runtime, in small letters."""
 ERROR_CLASS = re.compile(r"^\s*([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit))\b", re.MULTILINE)
 
 Json = Mapping[str, Any]
 
 
-def research_trace(value: Json) -> Trace:
+def research_trace(value: Json, stem: str = "") -> Trace:
     """The trace in a file of the research code.
+
+    Args:
+        value: The file's content.
+        stem: `<family>-<task id>`, the file's name, which tells the task where its content does not.
 
     Raises:
         TraceError: It holds no step, or does not tell what the agent was asked.
     """
     summary = _object(value.get("summary"))
-    events = [_object(event) for event in value["events"]]
-    by_kind: dict[str, list[Json]] = {}
-    for event in events:
-        by_kind.setdefault(_kind(event), []).append(event)
+    by_kind = _by_kind(value["events"])
     steps = sorted(by_kind.get("StepEvent", []), key=lambda step: _whole(step.get("turn")))
     if not steps:
         raise TraceError("no StepEvent: the agent never answered")
-    raw_task = _object(_first(by_kind, "StartEvent", "task") or summary.get("task"))
-    runtime, assumed = _runtime(value, summary, steps)
-    imported = Imported(SOURCE, _task_ref(raw_task), runtime, [], runtime_assumed=assumed)
+    task = _first(by_kind, "StartEvent", "task") or summary.get("task")
+    task = {"nl": task} if isinstance(task, str) else _object(task)
+    prompts = _texts(_first(by_kind, "SystemPromptEvent", "prompts") or summary.get("system_prompts"))
+    runtime, assumed = _runtime(value, summary, prompts, steps)
+    imported = Imported(SOURCE, _task_ref(task, stem), runtime, [], runtime_assumed=assumed)
     if assumed:
         imported.not_carried.append("which CodeAct runtime it was, which the file does not tell")
-    _open(imported, _first(by_kind, "SystemPromptEvent", "prompts") or summary.get("system_prompts"), raw_task)
-    for place, step in enumerate(steps):
-        _add_step(imported, step, last=place == len(steps) - 1)
+    _open(imported, prompts, task)
+    _add_steps(imported, steps, by_kind.get("UserObservationEvent", []))
     imported.errors = [
         str(event.get("message") or event.get("error") or event) for event in by_kind.get("ErrorEvent", [])
     ]
@@ -84,27 +94,33 @@ def research_trace(value: Json) -> Trace:
     imported.started_at = str(value.get("started") or value.get("started_at") or "")
     imported.finished_at = str(value.get("finished") or value.get("finished_at") or "")
     imported.usage = _usage(summary.get("token_usage"))
-    imported.not_carried.append("the messages as sent: they are put together from events, observations by keepstate")
     return imported.trace()
 
 
-def _open(imported: Imported, prompts: Any, task: Json) -> None:
+def _by_kind(events: Sequence[Any]) -> dict[str, list[Json]]:
+    """What the events tell, by their class; each tells it in `data` or in itself."""
+    by_kind: dict[str, list[Json]] = {}
+    for event in map(_object, events):
+        told = _object(event.get("data")) or event
+        named = (event[key] for key in TYPE_KEYS if isinstance(event.get(key), str))
+        kind = next(named, None) or next((kind for key, kind in TELLING_KEYS.items() if key in told), UNKNOWN)
+        by_kind.setdefault(kind, []).append(told)
+    return by_kind
+
+
+def _open(imported: Imported, prompts: Sequence[str], task: Json) -> None:
     """The system message and the goal.
 
     Raises:
         TraceError: There is no goal.
     """
-    texts = list(map(str, prompts)) if isinstance(prompts, list) else [prompts] if isinstance(prompts, str) else []
     goal = _goal(task)
-    if goal is None and len(texts) > 1:
-        goal = texts.pop()
-        imported.not_carried.append("the goal's place: the last system prompt stands as the user's message")
     if goal is None:
-        raise TraceError("it does not tell the goal: neither the task's text nor a second system prompt")
-    if len(texts) > 1:
-        imported.not_carried.append(f"that there were {len(texts)} system messages: they are joined")
-    if texts:
-        imported.messages.append(Message(role="system", content="\n\n".join(texts)))
+        raise TraceError("it does not tell the goal: no task with a text in a StartEvent or the summary")
+    if len(prompts) > 1:
+        imported.not_carried.append(f"that there were {len(prompts)} system messages: they are joined")
+    if prompts:
+        imported.messages.append(Message(role="system", content="\n\n".join(prompts)))
     imported.messages.append(Message(role="user", content=goal))
 
 
@@ -123,36 +139,46 @@ def _goal(task: Json) -> str | None:
         return None
 
 
-def _add_step(imported: Imported, step: Json, *, last: bool) -> None:
-    text = step.get("assistant_text")
-    if not isinstance(text, str):
-        raise TraceError(f"turn {step.get('turn')}: its answer is no text")
-    raw = step.get("interpreter_result")
-    result = _result({"output": raw} if isinstance(raw, str) else _object(raw), step)
-    imported.messages.append(Message(role="assistant", content=text))
-    observation = None
-    if not last:
-        observation = render_observation(imported.runtime, result)
-        imported.messages.append(Message(role="user", content=observation))
+def _add_steps(imported: Imported, steps: Sequence[Json], observed: Sequence[Json]) -> None:
+    """Each answer with what the agent saw of its action: as recorded, or else as keepstate renders it."""
+    recorded = {_whole(event.get("turn")): event.get("content") for event in observed}
+    rendered = 0
+    for place, step in enumerate(steps):
+        text = step.get("assistant_text")
+        if not isinstance(text, str):
+            raise TraceError(f"turn {step.get('turn')}: its answer is no text")
+        raw = step.get("interpreter_result")
+        result = _result({"output": raw} if isinstance(raw, str) else _object(raw), step)
+        imported.messages.append(Message(role="assistant", content=text))
+        observation = None
+        if place < len(steps) - 1:
+            told = recorded.get(_whole(step.get("turn")))
+            rendered += not isinstance(told, str)
+            observation = told if isinstance(told, str) else render_observation(imported.runtime, result)
+            imported.messages.append(Message(role="user", content=observation))
+        imported.steps.append(_step(len(imported.steps), step, result, observation))
+    lost = "the messages as sent: they are put together from events"
+    imported.not_carried.append(f"{lost}, observations by keepstate" if rendered else lost)
+
+
+def _step(turn: int, step: Json, result: ActionResult, observation: str | None) -> StepEvent:
     code = step.get("code")
-    imported.steps.append(
-        StepEvent(
-            turn=len(imported.steps),
-            assistant_text=text,
-            code=code if isinstance(code, str) else None,
-            interpreter_result=InterpreterResult(
-                output=result.output,
-                error=result.error,
-                error_type=result.error_type,
-                globals=result.globals,
-                results=tuple(
-                    ToolCallRecord(tool=call.tool, arguments=call.arguments, output=call.output, error=call.error)
-                    for call in result.tool_calls
-                ),
+    return StepEvent(
+        turn=turn,
+        assistant_text=step["assistant_text"],
+        code=code if isinstance(code, str) else None,
+        interpreter_result=InterpreterResult(
+            output=result.output,
+            error=result.error,
+            error_type=result.error_type,
+            globals=result.globals,
+            results=tuple(
+                ToolCallRecord(tool=call.tool, arguments=call.arguments, output=call.output, error=call.error)
+                for call in result.tool_calls
             ),
-            observation=observation,
-            token_usage=_usage(step.get("token_usage")),
-        )
+        ),
+        observation=observation,
+        token_usage=_usage(step.get("token_usage")),
     )
 
 
@@ -171,14 +197,14 @@ def _result(raw: Json, step: Json) -> ActionResult:
 
 
 def _call(call: Json) -> ToolCall:
-    arguments = call.get("args") or call.get("arguments") or {}
+    arguments = call.get("args") or call.get("arguments") or call.get("input") or {}
     output = call.get("output", call.get("result"))
     arguments = dict(arguments) if isinstance(arguments, Mapping) else {"args": arguments}
     error = call.get("error")
     return ToolCall(str(call.get("tool") or call.get("name")), arguments, output, str(error) if error else None)
 
 
-def _runtime(value: Json, summary: Json, steps: Sequence[Json]) -> tuple[RuntimeName, bool]:
+def _runtime(value: Json, summary: Json, prompts: Sequence[str], steps: Sequence[Json]) -> tuple[RuntimeName, bool]:
     """The runtime, and whether it is only assumed."""
     told = " ".join(str(source.get(key, "")) for source in (value, summary) for key in ("runtime", "agent", "mode"))
     for runtime, words in RUNTIMES.items():
@@ -187,17 +213,24 @@ def _runtime(value: Json, summary: Json, steps: Sequence[Json]) -> tuple[Runtime
     results = (_object(step.get("interpreter_result")) for step in steps)
     if any("results" in result or "tool_calls" in result for result in results) or "tool_calls" in steps[0]:
         return RuntimeName.REACT, False
+    prompt = " ".join(prompts).lower()
+    for runtime, note in PROMPTS.items():
+        if note in prompt:
+            return runtime, False
     return RuntimeName.PERSISTENT, True
 
 
-def _task_ref(task: Json) -> TaskRef:
+def _task_ref(task: Json, stem: str) -> TaskRef:
     told = {key: task.get(key) for key in ("family", "public", "private")}
+    known = dict(task)
+    if not {"task_id", "id"} & known.keys() and "-" in stem:
+        known["family"], known["task_id"] = stem.split("-", 1)
     return TaskRef(
-        task_id=file_word(str(task.get("task_id") or task.get("id") or content_hash(told)[:12])),
-        family=file_word(str(task.get("family") or UNKNOWN)),
+        task_id=file_word(str(known.get("task_id") or known.get("id") or content_hash(known)[:12])),
+        family=file_word(str(known.get("family") or UNKNOWN)),
         difficulty=_difficulty(task),
         seed=_whole(task.get("seed")),
-        content_hash=str(task.get("content_hash") or content_hash(told if task.get("public") else dict(task))),
+        content_hash=str(task.get("content_hash") or content_hash(told if task.get("public") else known)),
     )
 
 
@@ -220,11 +253,8 @@ def _usage(raw: Any) -> TokenUsage:
     return TokenUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total)
 
 
-def _kind(event: Json) -> str:
-    for key in TYPE_KEYS:
-        if isinstance(event.get(key), str):
-            return str(event[key])
-    return next((kind for key, kind in TELLING_KEYS.items() if key in event), UNKNOWN)
+def _texts(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(map(str, value)) if isinstance(value, list) else []
 
 
 def _first(by_kind: Mapping[str, Sequence[Json]], kind: str, key: str) -> Any:

@@ -38,7 +38,7 @@ def read_trace(path: Path) -> Trace:
         UserError: There is no such file, or it is no trace.
     """
     try:
-        return parse_trace(path.read_bytes())
+        return parse_trace(path.read_bytes(), trace_stem(path))
     except (TraceError, OSError) as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
         raise UserError(
@@ -57,14 +57,23 @@ def iter_traces(folder: Path) -> Iterator[tuple[Path, Trace | BadTrace]]:
         if path.name.startswith("."):
             continue
         try:
-            yield path, parse_trace(path.read_bytes())
+            yield path, parse_trace(path.read_bytes(), trace_stem(path))
         except (TraceError, OSError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             yield path, BadTrace(path, reason)
 
 
-def parse_trace(raw: bytes) -> Trace:
+def trace_stem(path: Path) -> str:
+    """`<family>-<task id>` in the name of a trace file."""
+    return path.name.removesuffix(TRACE_SUFFIX)
+
+
+def parse_trace(raw: bytes, stem: str = "") -> Trace:
     """The trace in the bytes of a file.
+
+    Args:
+        raw: The bytes.
+        stem: See `trace_stem`; it names the task of a file of the research code, which does not itself.
 
     Raises:
         TraceError: They hold none.
@@ -76,7 +85,7 @@ def parse_trace(raw: bytes) -> Trace:
         except ValidationError as error:
             raise TraceError(first_error(error)) from error
     if "schema" not in value and isinstance(value.get("events"), list):
-        return _imported(value)
+        return _imported(value, stem)
     raise TraceError(f"schema is {value.get('schema')!r}, expected {TRACE_SCHEMA!r}")
 
 
@@ -100,11 +109,11 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def _imported(value: dict[str, Any]) -> Trace:
+def _imported(value: dict[str, Any], stem: str) -> Trace:
     from keepstate.traces.importers import research_trace  # noqa: PLC0415
 
     try:
-        trace: Trace = research_trace(value)
+        trace: Trace = research_trace(value, stem)
     except ValidationError as error:
         raise TraceError(first_error(error)) from error
     return trace

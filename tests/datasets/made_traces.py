@@ -29,6 +29,7 @@ def make_trace(
     score: float = 1.0,
     finish: FinishReason = FinishReason.FINISHED,
     failed: bool = False,
+    truncated: bool = False,
 ) -> Trace:
     """The trace of task `number`, with these texts."""
     task = Task(
@@ -44,7 +45,7 @@ def make_trace(
     recorder.opened(system, f"Task {number}." if goal is None else goal)
     for turn, text in enumerate(answers):
         recorder.asked(turn, turn)
-        reply = Reply(text)
+        reply = Reply(text, truncated=truncated)
         recorder.answered(turn, reply, 0.1)
         recorder.stepped(turn, reply, text, ActionResult(output=""), None if turn == len(answers) - 1 else observation)
     if failed:

@@ -85,6 +85,24 @@ def test_nothing_is_lost_in_silence(tmp_path: Path, small_tokenizer: TextTokeniz
     assert named["special token in text"].endswith("knapsack-t8.trace.json")
 
 
+def test_an_answer_that_was_cut_off_is_never_trained(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    """The model did not write the end of turn that a row would train after it."""
+    root = write_traces(tmp_path / "t", [make_trace(0), make_trace(1, truncated=True)])
+    assert build(root, tmp_path / "d", small_tokenizer).left_out == {"answer cut off": 1}
+
+
+def test_a_score_that_is_no_number_is_not_good(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    root = write_traces(tmp_path / "t", [make_trace(0), make_trace(1, score=float("nan"))])
+    assert build(root, tmp_path / "d", small_tokenizer).left_out == {"not good enough": 1}
+
+
+def test_pairing_and_balance_need_two_arms(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    root = write_traces(tmp_path / "t", [make_trace(0)])
+    for chosen in ({"paired": True}, {"balance": "total"}):
+        with pytest.raises(UserError, match="two arms"):
+            build(root, tmp_path / "d", small_tokenizer, **chosen)
+
+
 def test_a_long_conversation_is_dropped_cut_or_stops_the_build(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
     root = write_traces(tmp_path / "t", [make_trace(0), make_trace(1, answers=[*ANSWERS, "x " * 300])])
     assert build(root, tmp_path / "d", small_tokenizer, max_tokens=400).left_out == {"too long": 1}
@@ -119,11 +137,16 @@ def test_arms_are_paired_split_alike_and_balanced(tmp_path: Path, small_tokenize
     assert {task for split, task in tasks[0] if split == "val"}.isdisjoint(
         t for split, t in tasks[0] if split == "train"
     )
+    full = lines(out[FORGET] / "index.jsonl")
     balanced = both(paired=True, balance="trained")
     small, large = (balanced[runtime].splits["train"].trained_tokens for runtime in arms)
     longest = max(item["trained_tokens"] for item in lines(out[FORGET] / "index.jsonl"))
     assert small - longest < large <= small
-    assert balanced[FORGET].left_out["over the balance of tokens"] > 0
+    dropped = balanced[FORGET].left_out["over the balance of tokens"]
+    assert dropped > 0
+    before = [item["task"] for item in full if item["split"] == "train"]
+    after = [item["task"] for item in lines(out[FORGET] / "index.jsonl") if item["split"] == "train"]
+    assert after == before[: len(before) - dropped]  # from the end, so that no short episode is preferred
 
 
 def test_the_same_traces_give_the_same_bytes_whatever_the_number_of_processes(

@@ -173,3 +173,16 @@ def test_atif_holds_steps_observations_and_totals() -> None:
     assert "observation" not in atif["steps"][3]
     assert atif["final_metrics"]["total_steps"] == 4
     json.dumps(atif)
+
+
+def test_a_folder_is_searched_for_rows_too_and_nothing_is_imported_twice(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}
+    other = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "b"}]}
+    (tmp_path / "in/deep").mkdir(parents=True)
+    (tmp_path / "in/deep/x.jsonl").write_text("\n".join(map(json.dumps, [row, other])))
+    out = tmp_path / "out"
+    for _ in range(2):
+        arguments = ["traces", "import", str(tmp_path / "in"), "--runtime", "persistent", "--out", str(out)]
+        assert CliRunner().invoke(cli, arguments).exit_code == 0
+        found = [read_trace(path).messages[-1]["content"] for path in sorted(out.rglob("*.trace.json"))]
+        assert sorted(found) == ["a", "b"]
