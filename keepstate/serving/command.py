@@ -1,0 +1,60 @@
+"""vLLM's command line and environment for a plan: bf16 on a GPU with 40,960 tokens, or its CPU build on few cores."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from keepstate.serving.adapters import BASE, max_rank
+from keepstate.serving.plan import GPU_MEMORY, Plan
+from keepstate.serving.ports import HOST
+
+CPU_CACHE_GIB = 2
+"""Key-value cache on the CPU: 93,184 tokens of SmolLM2-135M, eleven conversations of full length."""
+
+
+def command(planned: Plan, python: Path) -> list[str]:
+    """Program and arguments of the server.
+
+    Args:
+        planned: What to serve.
+        python: Of `.venv-serve`.
+    """
+    arguments = {
+        "--model": planned.base_model,
+        "--served-model-name": BASE,
+        "--host": HOST,
+        "--port": str(planned.port),
+        "--dtype": "bfloat16",
+        "--max-model-len": str(planned.context),
+        "--chat-template": str(planned.template),
+    }
+    if planned.nothink:
+        arguments["--default-chat-template-kwargs"] = json.dumps({"enable_thinking": False})
+    if planned.device == "cuda":
+        arguments["--gpu-memory-utilization"] = str(GPU_MEMORY)
+    flags = ["--enable-prefix-caching", "--enable-prompt-tokens-details"]
+    if planned.adapters:
+        arguments["--max-loras"] = str(len(planned.adapters))
+        arguments["--max-lora-rank"] = str(max_rank(planned.adapters))
+        loras = [f"{adapter.name}={adapter.folder}" for adapter in planned.adapters]
+        flags += ["--enable-lora", "--lora-modules", *loras]
+    # -P: a folder named like a module in the current folder must not be imported
+    start = [str(python), "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    return [*start, *(word for pair in arguments.items() for word in pair), *flags]
+
+
+def own_environment(planned: Plan) -> dict[str, str]:
+    """The variables that the server gets beside ours: no telemetry, and no network where nothing is needed from it."""
+    own = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if planned.is_local:
+        own["HF_HUB_OFFLINE"] = "1"
+    if planned.device == "cpu":
+        own["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_CACHE_GIB)
+    return own
+
+
+def environment(planned: Plan) -> dict[str, str]:
+    """The server's whole environment."""
+    return os.environ | own_environment(planned)
