@@ -113,7 +113,11 @@ def check(folders: tuple[Path, ...], tokenizer: str | None, **chosen: str | None
     for folder in folders:
         report = check_dataset(CheckPlan(folder, tokenizer_path=path, **chosen))
         found = f"{report.rows} rows, {report.turns:,} turns, {report.tokens:,} tokens, {report.trained:,} trained"
-        click.echo(f"{folder}: {'NOT proven' if report.bad else 'proven'}: {found}")
+        server = chosen["server"]
+        against = f"; prompts as {server} makes them" if server else ""
+        click.echo(f"{folder}: {'NOT proven' if report.bad else 'proven'}: {found}{against}")
+        if report.unrecorded:
+            click.echo(f"  {report.unrecorded} rows are of imported traces, which hold no record of what was sent")
         if report.bad:
             proven = False
             _show_wrong(report.bad, path or Path(read_manifest(folder).tokenizer.name))

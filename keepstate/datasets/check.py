@@ -25,7 +25,7 @@ from keepstate.datasets.server_ids import server_prompts
 from keepstate.datasets.templates import load_template
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.errors import UserError
-from keepstate.files import content_hash, file_hash
+from keepstate.files import ListHash, file_hash
 from keepstate.models.base import Message
 from keepstate.processes import GuardedProcess
 from keepstate.traces.reader import read_trace
@@ -72,11 +72,14 @@ class CheckReport:
     turns: int = 0
     tokens: int = 0
     trained: int = 0
+    unrecorded: int = 0
+    """Rows of traces that hold no hashes of what was sent: imported ones."""
     certificate: Certificate | None = None
 
-    def add(self, trace: str, report: RowReport) -> None:
+    def add(self, trace: str, report: RowReport, *, recorded: bool) -> None:
         """Count one row."""
         self.rows += 1
+        self.unrecorded += not recorded
         self.turns += report.turns
         self.tokens += report.tokens
         self.trained += report.trained
@@ -107,13 +110,23 @@ def check_dataset(plan: CheckPlan) -> CheckReport:
         _run_axolotl(plan, manifest, tokenizer.path.parent, ids)
         with ids.open() as lines:
             versions = json.loads(next(lines))
-            for (trace, messages), line in zip(_conversations(plan.folder, manifest), lines, strict=True):
-                report.add(trace, _compare(messages, line, prompts, tokenizer))
+            for (trace, held), line in zip(_conversations(plan.folder, manifest), lines, strict=True):
+                report.add(trace, _compare(held.messages, line, prompts, tokenizer), recorded=held.recorded)
     if plan.as_built:
         if not report.bad:
             report.certificate = _certificate(plan, manifest, report, versions["axolotl"])
         manifest.model_copy(update={"certificate": report.certificate}).write(plan.folder)
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a trace holds of a row."""
+
+    messages: Sequence[Message] | str
+    """The conversation; instead of one, why there is none."""
+    recorded: bool = True
+    """Whether the hash of a prompt, taken when it was sent, was found in the trace and compared."""
 
 
 def _compare(messages: Sequence[Message] | str, line: str, prompts: PromptIds, tokenizer: TextTokenizer) -> RowReport:
@@ -124,8 +137,8 @@ def _compare(messages: Sequence[Message] | str, line: str, prompts: PromptIds, t
     return compare(messages, TrainingRow(row["input_ids"], row["labels"]), prompts, tokenizer, end_of_turn)
 
 
-def _conversations(folder: Path, manifest: Manifest) -> Iterator[tuple[str, Sequence[Message] | str]]:
-    """Trace and conversation of every row, in order; instead of a conversation, why there is none."""
+def _conversations(folder: Path, manifest: Manifest) -> Iterator[tuple[str, Held]]:
+    """Trace and conversation of every row, in order."""
     with (folder / INDEX).open() as index:
         for name in manifest.splits:
             with (folder / f"{name}.jsonl").open(encoding="utf-8") as rows:
@@ -134,22 +147,22 @@ def _conversations(folder: Path, manifest: Manifest) -> Iterator[tuple[str, Sequ
                     yield about["path"], _held(about, row)
 
 
-def _held(about: dict[str, Any], row: str) -> Sequence[Message] | str:
+def _held(about: dict[str, Any], row: str) -> Held:
     """The conversation as the trace holds it, as far as the row goes."""
     try:
         trace = read_trace(Path(about["path"]))
     except UserError as error:
-        return error.message
+        return Held(error.message)
     count = len(json.loads(row)["conversations"])
     messages = trace.messages[:count]
     if sharegpt_line(messages) + "\n" != row:
-        return "the row is not what the trace says"
-    for event in trace.events:
-        if isinstance(event, ModelCallEvent):
-            sent = content_hash(list(trace.messages[: event.num_messages]))
-            if sent != event.prompt_hash:
-                return f"turn {event.turn}: what was sent is no prefix of the conversation"
-    return messages
+        return Held("the row is not what the trace says")
+    calls = [event for event in trace.events if isinstance(event, ModelCallEvent)]
+    conversation = ListHash()
+    for event in sorted(calls, key=lambda event: event.num_messages):
+        if conversation.of(trace.messages[: event.num_messages]) != event.prompt_hash:
+            return Held(f"turn {event.turn}: what was sent is no prefix of the conversation")
+    return Held(messages, recorded=bool(calls))
 
 
 def _require_unchanged(folder: Path, manifest: Manifest) -> None:
@@ -196,6 +209,7 @@ def _certificate(plan: CheckPlan, manifest: Manifest, report: CheckReport, axolo
         turns=report.turns,
         tokens=report.tokens,
         trained_tokens=report.trained,
+        unrecorded=report.unrecorded,
         axolotl=axolotl,
         server=plan.server,
         checked_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -60,6 +60,8 @@ class Certificate(Closed):
     turns: int
     tokens: int
     trained_tokens: int
+    unrecorded: int = 0
+    """Rows of imported traces, which hold no record of what was sent: proven as rendered, not as sent."""
     axolotl: str | None
     """Version of Axolotl whose own tokenisation was compared."""
     server: str | None

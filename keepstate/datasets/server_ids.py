@@ -22,23 +22,26 @@ def server_prompts(url: str, model: str | None) -> PromptIds:
     Raises:
         UserError: It does not answer, or has no such model. The returned function raises the same.
     """
-    import httpx  # noqa: PLC0415  (only with --server)
+    import httpx2  # noqa: PLC0415  (only with --server)
 
     root = url.rstrip("/").removesuffix("/v1")
-    client = httpx.Client(base_url=root, timeout=SECONDS, trust_env=False)
+    client = httpx2.Client(base_url=root, timeout=SECONDS, trust_env=False)
 
     def ask(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         try:
             response = client.request(method, path, json=body)
             response.raise_for_status()
             answer: dict[str, Any] = response.json()
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx2.HTTPError, ValueError) as error:
             raise UserError(
                 f"the server at {root} did not answer {path}: {error}", "start it: keepstate serve"
             ) from error
         return answer
 
-    name = model or ask("GET", "/v1/models")["data"][0]["id"]
+    served = [str(card["id"]) for card in ask("GET", "/v1/models")["data"]]
+    if model is not None and model not in served:
+        raise UserError(f"the server at {root} has no model {model!r}", f"choose with --model: {', '.join(served)}")
+    name = model or served[0]
 
     def prompt_ids(messages: Sequence[Message]) -> list[int]:
         body = {

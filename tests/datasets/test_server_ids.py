@@ -30,9 +30,6 @@ def server(small_tokenizer: TextTokenizer) -> Iterator[str]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if body["model"] not in ("base", "persistent"):
-                self.answer(404, {"error": {"message": "no such model"}})
-                return
             assert body["chat_template_kwargs"] == {"enable_thinking": False}
             text = TEMPLATE.render(body["messages"], generation_prompt=body["add_generation_prompt"])
             self.answer(200, {"tokens": small_tokenizer.ids(text), "count": 0})
@@ -58,7 +55,8 @@ def test_prompts_come_from_the_server_with_the_generation_prompt(
 
 
 def test_a_model_or_server_that_is_not_there_says_so(server: str) -> None:
-    with pytest.raises(UserError, match="404"):
-        server_prompts(server, "nobody")(make_trace().messages[:2])
+    with pytest.raises(UserError, match="no model 'nobody'") as refused:
+        server_prompts(server, "nobody")
+    assert "base, persistent" in refused.value.hint
     with pytest.raises(UserError, match="the server at"):
         server_prompts("http://127.0.0.1:9", None)
