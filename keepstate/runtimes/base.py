@@ -95,11 +95,14 @@ class ToolGate:
     environment: Environment
     limit: int
     calls: list[ToolCall] = field(default_factory=list)
+    limit_message: str | None = None
+    """Set once this action went beyond the cap."""
     _counted: int = 0
 
     def start_action(self) -> None:
         """Forget the calls of the last action."""
         self.calls = []
+        self.limit_message = None
         self._counted = 0
 
     def call(self, tool: str, arguments: dict[str, Any]) -> ToolCall:
@@ -114,7 +117,8 @@ class ToolGate:
         """
         if tool not in FREE_TOOLS:
             if self._counted >= self.limit:
-                raise ToolCallLimit(f"more than {self.limit} tool calls in one action")
+                self.limit_message = f"more than {self.limit} tool calls in one action"
+                raise ToolCallLimit(self.limit_message)
             self._counted += 1
         if self.environment.finished:
             record = ToolCall(tool, arguments, error="the episode is over")

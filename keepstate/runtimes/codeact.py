@@ -1,0 +1,83 @@
+"""The runtimes that execute Python: `persistent` keeps one interpreter, `forget` takes a fresh one for every block.
+
+They differ in one line: whether the interpreter is let go after a block. The code itself runs in the sandbox.
+"""
+
+from __future__ import annotations
+
+import time
+
+from keepstate.runtimes.base import ActionResult, RuntimeLimits, ToolCallLimit, ToolGate
+from keepstate.runtimes.sandbox.sandbox import Sandbox
+from keepstate.runtimes.sandbox.worker import BlockResult, Worker, WorkerLost
+from keepstate.vocabulary import RuntimeName
+
+GONE = "All variables are gone; the next block starts in a new interpreter."
+
+
+class CodeActRuntime:
+    """Executes blocks of Python.
+
+    Args:
+        name: `persistent` or `forget`.
+        gate: Where tool calls go.
+        limits: Of one block.
+        sandbox: Where the interpreters come from.
+    """
+
+    def __init__(self, name: RuntimeName, gate: ToolGate, limits: RuntimeLimits, sandbox: Sandbox) -> None:
+        self.name = name
+        self.rung = sandbox.rung
+        self._gate = gate
+        self._limits = limits
+        self._sandbox = sandbox
+        self._worker: Worker | None = None
+
+    async def execute(self, action: str) -> ActionResult:
+        """Execute one block.
+
+        Raises:
+            EpisodeFailure: No interpreter is to be had (origin sandbox), or the task failed in a tool call.
+        """
+        self._gate.start_action()
+        worker = self._worker or await self._sandbox.worker(self._limits.memory_mib)
+        self._worker = worker
+        started = time.monotonic()
+        try:
+            result = self._ended(await worker.run(action, self._gate, self._limits))
+        except WorkerLost as lost:
+            result = self._lost(lost)
+        finally:
+            if self.name is RuntimeName.FORGET or worker.lost is not None:
+                await self.close()
+        return ActionResult(
+            output=result.output,
+            error=result.error,
+            error_type=result.error_type,
+            globals=result.globals if self._worker else (),
+            tool_calls=tuple(self._gate.calls),
+            finished=self._gate.environment.finished,
+            state_lost=worker.lost is not None and self.name is RuntimeName.PERSISTENT,
+            seconds=time.monotonic() - started,
+        )
+
+    async def close(self) -> None:
+        """End the interpreter. Safe to call twice."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.kill("the runtime was closed")
+
+    def _ended(self, result: BlockResult) -> BlockResult:
+        """A block cannot hide that it ran into the cap."""
+        limit = self._gate.limit_message
+        if limit is None or result.error_type == ToolCallLimit.__name__:
+            return result
+        error = f"{result.error}\n" if result.error else ""
+        return BlockResult(result.output, f"{error}ToolCallLimit: {limit}", ToolCallLimit.__name__, result.globals)
+
+    def _lost(self, lost: WorkerLost) -> BlockResult:
+        """What the agent sees of the end of its interpreter."""
+        if self._gate.environment.finished:
+            return BlockResult(lost.output, None, None, ())
+        gone = f" {GONE}" if self.name is RuntimeName.PERSISTENT else ""
+        return BlockResult(lost.output, f"{lost.kind}: {lost.reason}.{gone}", lost.kind, ())

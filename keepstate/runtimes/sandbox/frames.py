@@ -1,0 +1,97 @@
+"""Frames from a worker, read as what they are: bytes that hostile code may have written.
+
+A frame is four bytes of length (big-endian) and one JSON object in ASCII. Whatever does not fit raises `FrameError`,
+after which the connection is of no use. The worker's side is `guest/wire.py`, which trusts what we send.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from keepstate.runtimes.sandbox.guest.wire import MAX_FRAME
+
+HEADER = 4
+
+
+class FrameError(Exception):
+    """What arrived is no frame."""
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"number out of range: {text[:40]}")
+    return value
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+_decoder = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """One frame for a worker."""
+    payload = json.dumps(message, separators=(",", ":")).encode("ascii")
+    return len(payload).to_bytes(HEADER, "big") + payload
+
+
+def decode(payload: bytes) -> dict[str, Any]:
+    """The object in the body of a frame.
+
+    Raises:
+        FrameError: It is not one JSON object in ASCII.
+    """
+    try:
+        message = _decoder.decode(payload.decode("ascii"))
+    except (ValueError, RecursionError) as error:
+        raise FrameError(f"not JSON: {str(error)[:200]}") from None
+    if not isinstance(message, dict):
+        raise FrameError("not an object")
+    return message
+
+
+class FrameReader:
+    """Puts the pieces of a stream together.
+
+    reader.feed(data)
+    for message in reader: ...
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Add what arrived."""
+        self._buffer += data
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The frames that are complete, each once.
+
+        Raises:
+            FrameError: The next one is too large or broken.
+        """
+        while (message := self.next()) is not None:
+            yield message
+
+    def next(self) -> dict[str, Any] | None:
+        """The next complete frame, or None.
+
+        Raises:
+            FrameError: It is too large or broken.
+        """
+        buffer = self._buffer
+        if len(buffer) < HEADER:
+            return None
+        length = int.from_bytes(buffer[:HEADER], "big")
+        if length > MAX_FRAME:
+            raise FrameError(f"{length} bytes, {MAX_FRAME} are allowed")
+        if len(buffer) < HEADER + length:
+            return None
+        payload = bytes(buffer[HEADER : HEADER + length])
+        del buffer[: HEADER + length]
+        return decode(payload)

@@ -1,0 +1,220 @@
+"""The interpreter of one worker: runs blocks of model code one after the other in one `__main__`.
+
+Everything here shares a process with hostile code and is trusted by nobody: the host checks every frame, keeps the
+record of tool calls and decides what counts. What is defended here is that honest mistakes (patched builtins, closed
+streams, a full heap, `sys.exit()`) do not break the next block.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import contextlib
+import gc
+import io
+import mmap
+import operator
+import signal
+import sys
+from types import FrameType, ModuleType
+from typing import Any
+
+from . import wire
+from .output import Capture, CutText
+from .tools import EpisodeFinished, TimeLimit, ToolCallLimit, ToolError, make_tools
+from .tracebacks import format_error
+
+globals()["__builtins__"] = dict(vars(builtins))  # functions below keep working when model code patches `builtins`
+
+SOFT_LIMIT_SIGNAL = signal.SIGUSR1
+"""Sent by the host when the time of a block is used up."""
+MAX_ERROR_CHARS = 20_000
+MAX_NAMES = 1_000
+MAX_NAME_CHARS = 200
+HEAP_RESERVE = 4 << 20
+"""Bytes of address space given back when model code has used up the rest, so that we can still say so."""
+
+
+def _leave(code: object = None) -> None:
+    raise SystemExit(code)
+
+
+class Interpreter:
+    """Serves one connection to the host.
+
+    Args:
+        descriptor: Our end of it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._step = 0
+        self._block = 0
+        self._limit_message = ""
+        self._tools: dict[str, Any] = {}
+        self._sources: dict[str, list[str]] = {}
+        self._output = CutText(0)
+        self._running = False
+        self._asking = False
+        self._expired = False
+        self._main = ModuleType("__main__")
+        vars(self._main)["__builtins__"] = builtins
+        sys.modules["__main__"] = self._main
+        for name in [name for name in sys.modules if name.partition(".")[0] == "guest"]:
+            del sys.modules[name]
+        vars(builtins).update(exit=_leave, quit=_leave, ToolError=ToolError)
+        self._builtins = dict(vars(builtins))
+        self._reserve: mmap.mmap | None = mmap.mmap(-1, HEAP_RESERVE)
+
+    def report_failure(self, reason: str) -> None:
+        """Tell the host that this worker could not be confined."""
+        wire.send(self._descriptor, wire.encode({"kind": "failed", "reason": reason}))
+
+    def serve(self) -> None:
+        """Run blocks until the host closes the connection."""
+        self._send({"kind": "ready"})
+        while True:
+            try:
+                request = wire.receive(self._descriptor)
+            except EOFError:
+                return
+            if "tools" in request:
+                self._tools = make_tools(request["tools"], self._call)
+            self._step = request["step"]
+            self._limit_message = request["time_message"]
+            self._output = CutText(request["output_chars"])
+            result = self._run(request["code"])
+            try:
+                self._send({"kind": "done", **result, "output": self._output.take()})
+            except MemoryError:  # caught by the block, which kept the full heap
+                self._release_reserve()
+                self._send({"kind": "done", **result, "output": self._output.take()})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        wire.send(self._descriptor, wire.encode({"step": self._step, **message}))
+
+    def _run(self, code: str) -> dict[str, Any]:
+        self._prepare()
+        error: tuple[str, str] | None = None
+        try:
+            try:
+                self._running = True
+                error = self._outcome(code)
+            finally:
+                self._running = False
+        except BaseException as raised:  # the time limit, while an error was being described
+            self._running = False
+            error = type(raised).__name__, f"{type(raised).__name__}: {self._limit_message}"
+        self._restore()
+        if error is None:
+            return {"globals": self._names()}
+        return {"error_type": error[0], "error": _cut(error[1]), "globals": self._names()}
+
+    def _prepare(self) -> None:
+        """What every block finds, whatever the last one did."""
+        self._expired = False
+        self._block += 1
+        sys.stdout = Capture(self._write, "<stdout>")
+        sys.stderr = Capture(self._write, "<stderr>")
+        sys.stdin = io.StringIO()
+        vars(self._main).update(self._tools)
+        vars(self._main)["__name__"] = "__main__"
+        signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [SOFT_LIMIT_SIGNAL])
+
+    def _restore(self) -> None:
+        """Take away what would run in our own code, or break the next block."""
+        sys.settrace(None)
+        sys.setprofile(None)
+        gc.callbacks.clear()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        now = vars(builtins)
+        if len(now) != len(self._builtins) or not all(map(operator.is_, now.values(), self._builtins.values())):
+            vars(builtins).clear()
+            vars(builtins).update(self._builtins)
+        sys.modules["__main__"] = self._main
+        if self._reserve is None:
+            with contextlib.suppress(MemoryError, OSError):
+                self._reserve = mmap.mmap(-1, HEAP_RESERVE)
+
+    def _outcome(self, code: str) -> tuple[str, str] | None:
+        """Run a block; class and text of its error, or None."""
+        try:
+            self._execute(code)
+        except EpisodeFinished:
+            return None
+        except SystemExit as leaving:
+            status = "" if leaving.code is None else str(leaving.code)
+            return "SystemExit", f"SystemExit: {status or 'exit'} (only this block ended, the interpreter goes on)"
+        except BaseException as error:
+            if isinstance(error, MemoryError):
+                self._release_reserve()
+            return str(type(error).__name__), format_error(error, self._sources)
+        return None
+
+    def _execute(self, code: str) -> None:
+        """Run a block as a REPL does: the value of an expression at its end is shown."""
+        filename = f"<block {self._block}>"
+        self._sources[filename] = code.split("\n")
+        tree = compile(code, filename, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        assert isinstance(tree, ast.Module)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        space = vars(self._main)
+        exec(compile(tree, filename, "exec", dont_inherit=True), space)
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), filename, "eval", dont_inherit=True), space)
+            if value is not None:
+                self._write(repr(value) + "\n")
+
+    def _write(self, text: str) -> None:
+        self._output.add(text)
+
+    def _call(self, tool: str, arguments: dict[str, Any]) -> Any:
+        """Ask the host to run a tool. The time limit waits until the answer is read, or the next would be misread."""
+        output = self._output.take()
+        question = {"step": self._step, "kind": "call", "tool": tool, "arguments": arguments, "output": output}
+        try:
+            frame = wire.encode(question)
+        except (TypeError, ValueError, RecursionError) as error:
+            self._output.put(*output)
+            raise TypeError(f"{tool}(): an argument is no JSON value: {error}") from None
+        self._asking = True
+        try:
+            wire.send(self._descriptor, frame)
+            answer = wire.receive(self._descriptor)
+        finally:
+            self._asking = False
+        if self._expired:
+            raise TimeLimit(self._limit_message)
+        if "value" in answer:
+            return answer["value"]
+        if "error" in answer:
+            raise ToolError(answer["error"])
+        if "limit" in answer:
+            raise ToolCallLimit(answer["limit"])
+        raise EpisodeFinished
+
+    def _on_soft_limit(self, _number: int, _frame: FrameType | None) -> None:
+        if self._running:
+            if not self._asking:
+                raise TimeLimit(self._limit_message)
+            self._expired = True
+
+    def _names(self) -> list[str]:
+        """What the agent defined: not our tools, nothing that begins with an underscore."""
+        names = []
+        for name in list(vars(self._main)):
+            if type(name) is str and name[:1] != "_" and name not in self._tools:
+                names.append(name[:MAX_NAME_CHARS])
+        return sorted(names)[:MAX_NAMES]
+
+    def _release_reserve(self) -> None:
+        if self._reserve is not None:
+            self._reserve.close()
+            self._reserve = None
+
+
+def _cut(text: str) -> str:
+    cut = CutText(MAX_ERROR_CHARS)
+    cut.add(text)
+    return cut.render()

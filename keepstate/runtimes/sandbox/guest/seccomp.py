@@ -1,0 +1,133 @@
+"""The filter of system calls: an allow-list as a BPF program, built by a pure function for either architecture.
+
+Built from blocks that each end by returning, so that no jump leads further than over one block: a jump that was off
+by one once allowed everything and was not noticed. `build_filter` only computes; `kernel.set_filter` installs.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from enum import Enum
+
+from . import syscalls
+
+Instruction = tuple[int, int, int, int]
+"""`struct sock_filter`: code, jump if true, jump if false, constant."""
+
+LOAD, JUMP_EQUAL, JUMP_AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
+ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0x80000000
+AUDIT_ARCH = {syscalls.X86_64: 0xC000003E, syscalls.AARCH64: 0xC00000B7}
+X32_BIT = 0x40000000
+NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16
+"""Offsets in `struct seccomp_data`."""
+
+AF_UNIX = 1
+TERMINAL_CALLS = (0x5401, 0x5413)
+"""TCGETS and TIOCGWINSZ: what `isatty` and `os.get_terminal_size` ask."""
+DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
+"""F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, F_DUPFD_CLOEXEC.
+
+Not F_SETOWN and F_SETSIG, which make the kernel send any signal to any process of the same user.
+"""
+
+
+class Files(Enum):
+    """Which files the other layers leave in sight."""
+
+    OWN = "own"
+    """A private root: every file in sight is the worker's own or read-only."""
+    HOST_READ_ONLY = "host read-only"
+    """The host's root, of which Landlock opens a part for reading."""
+    NONE = "none"
+    """Nothing stands between the worker and the host's files: no call that takes a path."""
+
+
+def _return(value: int) -> Instruction:
+    return RETURN, 0, 0, value
+
+
+def _refuse(error: int) -> Instruction:
+    return _return(ERRNO | error)
+
+
+def _if_number(number: int, block: list[Instruction]) -> list[Instruction]:
+    """Run `block`, which returns, for system call `number`."""
+    return [(JUMP_EQUAL, 0, len(block), number), *block]
+
+
+def _argument(index: int, half: int) -> Instruction:
+    """Load the low (0) or high (1) half of an argument; both architectures are little-endian."""
+    return LOAD, 0, 0, ARGUMENTS_AT + 8 * index + 4 * half
+
+
+def _if_one_of(index: int, values: tuple[int, ...]) -> list[Instruction]:
+    """Allow if the `int` argument `index` is one of `values`, else refuse. The kernel ignores the high half too."""
+    block = [_argument(index, 0)]
+    for value in values:
+        block += [(JUMP_EQUAL, 0, 1, value & 0xFFFFFFFF), _return(ALLOW)]
+    return [*block, _refuse(errno.EPERM)]
+
+
+def _if_null(index: int) -> list[Instruction]:
+    """Allow if the pointer `index` is NULL, else refuse."""
+    refuse = _refuse(errno.EPERM)
+    return [
+        _argument(index, 0),
+        (JUMP_EQUAL, 1, 0, 0),
+        refuse,
+        _argument(index, 1),
+        (JUMP_EQUAL, 1, 0, 0),
+        refuse,
+        _return(ALLOW),
+    ]
+
+
+def _checked(own_pid: int) -> dict[str, list[Instruction]]:
+    return {
+        "fcntl": _if_one_of(1, DESCRIPTOR_COMMANDS),
+        "ioctl": _if_one_of(1, TERMINAL_CALLS),
+        "kill": _if_one_of(0, (own_pid,)),  # never 0, -1 or a group: these reach beyond a pid namespace
+        "tgkill": _if_one_of(0, (own_pid,)),
+        "prlimit64": _if_null(2),  # asking is free, setting is not, for anybody
+        "socketpair": _if_one_of(0, (AF_UNIX,)),  # asyncio's wake-up
+        "sendto": _if_null(4),  # on a connected pair only: no address
+    }
+
+
+def build_filter(architecture: str, files: Files, own_pid: int) -> list[Instruction]:
+    """The program for one worker.
+
+    Args:
+        architecture: `x86_64` or `aarch64`.
+        files: What else confines file access.
+        own_pid: The worker's process id as it sees it itself: the only one it may signal.
+    """
+    program: list[Instruction] = [
+        (LOAD, 0, 0, ARCHITECTURE_AT),
+        (JUMP_EQUAL, 1, 0, AUDIT_ARCH[architecture]),
+        _return(KILL),  # another ABI has other numbers
+        (LOAD, 0, 0, NUMBER_AT),
+    ]
+    if architecture == syscalls.X86_64:
+        program += [(JUMP_AT_LEAST, 0, 1, X32_BIT), _refuse(errno.ENOSYS)]
+    allowed = dict(syscalls.FREE)
+    if files is not Files.NONE:
+        allowed |= syscalls.READ_FILES
+    if files is Files.OWN:
+        allowed |= syscalls.WRITE_FILES
+    for number in syscalls.numbers(allowed, architecture):
+        program += _if_number(number, [_return(ALLOW)])
+    for name, block in _checked(own_pid).items():
+        for number in syscalls.numbers({name: syscalls.CHECKED[name]}, architecture):
+            program += _if_number(number, block)
+    for number in syscalls.numbers(syscalls.ABSENT, architecture):
+        program += _if_number(number, [_refuse(errno.ENOSYS)])
+    for number in syscalls.numbers(syscalls.NO_PROCESSES, architecture):
+        program += _if_number(number, [_refuse(errno.EAGAIN)])
+    return [*program, _refuse(errno.EPERM)]
+
+
+def pack(program: list[Instruction]) -> bytes:
+    """The program as the kernel reads it: an array of `struct sock_filter`."""
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)

@@ -1,0 +1,98 @@
+"""The warm process that all workers of one sandbox are forked from. It never runs model code itself.
+
+Started by the host with an empty environment, so that nothing of the host's memory is in it or in its children. Talks
+over a socket that keeps messages apart (`SOCK_SEQPACKET`): each request asks for one worker, each answer brings the
+host's end of the worker's connection and a descriptor of its process. Ends when the host does.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from . import kernel, preload
+from .confine import NAMESPACES, Confinement, confine, fork_worker, prepare
+from .interpreter import Interpreter
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until the host closes the connection.
+
+    Args:
+        arguments: The host's process id, and the rung. The connection is descriptor 0.
+    """
+    control = socket.socket(fileno=os.dup(0))
+    os.dup2(1, 0)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(arguments[0]):  # it died before we asked to be told
+        os._exit(1)
+    os.environ.pop("PYTHONHASHSEED", None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    rung = arguments[1]
+    preload.load(without_files=rung != NAMESPACES)
+    sys.argv = [""]
+    gc.collect()
+    gc.freeze()
+    try:
+        confinement = prepare(rung)
+    except (OSError, ValueError) as error:
+        _answer(control, {"failed": str(error)})
+        os._exit(1)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # from here on the kernel reaps
+    _answer(control, {"ready": True})
+    os.dup2(0, 2)  # from here on an error is told over a connection
+    while request := control.recv(4096):
+        _spawn(control, confinement, json.loads(request))
+    os._exit(0)
+
+
+def _answer(control: socket.socket, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+    socket.send_fds(control, [json.dumps(message).encode()], descriptors)
+
+
+def _spawn(control: socket.socket, confinement: Confinement, request: dict[str, Any]) -> None:
+    ours, theirs = socket.socketpair()
+    try:
+        pid = fork_worker(confinement)
+    except OSError as error:
+        _answer(control, {"id": request["id"], "failed": f"fork: {error}"})
+    else:
+        if pid == 0:
+            control.detach()
+            ours.detach()
+            _work(theirs.detach(), confinement, request["memory_mib"])
+        process = os.pidfd_open(pid)
+        _answer(control, {"id": request["id"]}, (ours.fileno(), process))
+        os.close(process)
+    ours.close()
+    theirs.close()
+
+
+def _work(connection: int, confinement: Confinement, memory_mib: int) -> None:
+    """Be a worker; never returns."""
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _close_all_but(connection, confinement.ruleset)
+        interpreter = Interpreter(connection)
+        try:
+            confine(confinement, memory_mib)
+        except OSError as error:
+            interpreter.report_failure(str(error))
+            os._exit(1)
+        interpreter.serve()
+    finally:
+        os._exit(0)
+
+
+def _close_all_but(*kept: int | None) -> None:
+    """Close every descriptor above 2 but those; the zygote itself never has many."""
+    first = 3
+    for descriptor in sorted(number for number in kept if number is not None):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, 256)

@@ -1,0 +1,122 @@
+"""The sandbox: one zygote on the strongest rung that this machine offers, and the workers it gives out.
+
+    async with Sandbox() as sandbox:
+        runtime = await open_runtime(RuntimeName.PERSISTENT, gate, limits, sandbox)
+
+Rungs, strongest first, are those of `keepstate.vocabulary.Rung`; docs/sandbox.md says what each guarantees. `probe()`
+reports for every rung whether it is usable here, why not, and what its self-test tried. Does not execute blocks
+itself: the runtimes do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from keepstate.errors import EpisodeFailure, UserError
+from keepstate.runtimes.sandbox.selftest import RungReport, open_rung
+from keepstate.runtimes.sandbox.worker import Worker
+from keepstate.runtimes.sandbox.zygote import Zygote
+from keepstate.vocabulary import Origin, Rung
+
+LADDER = (Rung.NAMESPACES, Rung.LANDLOCK, Rung.SECCOMP, Rung.PROCESS)
+AUTO = "auto"
+
+
+def probe() -> list[RungReport]:
+    """Try every rung on this machine, strongest first. Takes about a second; not to be called from a coroutine."""
+    return asyncio.run(_probe())
+
+
+async def _probe() -> list[RungReport]:
+    reports = []
+    for rung in LADDER:
+        report, zygote = await open_rung(rung)
+        reports.append(report)
+        if zygote is not None:
+            await zygote.close()
+    return reports
+
+
+class Sandbox:
+    """Where model-written code runs.
+
+    Args:
+        isolation: `auto` for the strongest rung that passes its self-test, or the name of the one rung to use.
+        minimum: The weakest rung that `auto` may take; by default the weakest real sandbox, `seccomp`.
+        allow_unsafe: Also admit `process`, which is no sandbox, where no other rung is to be had.
+
+    Raises:
+        UserError: A name that is no rung; on entering, no admissible rung on this machine.
+    """
+
+    def __init__(self, isolation: str = AUTO, minimum: Rung | str | None = None, allow_unsafe: bool = False) -> None:
+        self._admissible = _admissible(isolation, minimum, allow_unsafe)
+        self._zygote: Zygote | None = None
+        self._rung: Rung | None = None
+
+    @property
+    def rung(self) -> Rung:
+        """The rung in use.
+
+        Raises:
+            RuntimeError: The sandbox is not open.
+        """
+        if self._rung is None:
+            raise RuntimeError("the sandbox is not open")
+        return self._rung
+
+    async def __aenter__(self) -> Sandbox:
+        reports = []
+        for rung in self._admissible:
+            report, zygote = await open_rung(rung)
+            if zygote is not None:
+                self._zygote, self._rung = zygote, rung
+                return self
+            reports.append(report)
+        raise _unavailable(reports)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            await zygote.close()
+
+    async def worker(self, memory_mib: int) -> Worker:
+        """A fresh interpreter.
+
+        Raises:
+            EpisodeFailure: There is none to be had (origin sandbox).
+        """
+        if self._zygote is None:
+            raise EpisodeFailure(Origin.SANDBOX, "the sandbox is not open")
+        return await self._zygote.spawn(memory_mib)
+
+
+def _admissible(isolation: str, minimum: Rung | str | None, allow_unsafe: bool) -> tuple[Rung, ...]:
+    """The rungs to try, strongest first."""
+    names = ", ".join(LADDER)
+    weakest = Rung.PROCESS if allow_unsafe else Rung.SECCOMP
+    if minimum is not None:
+        if minimum not in LADDER:
+            raise UserError(f"no rung of the sandbox is named {minimum!r}", f"name one of: {names}")
+        weakest = Rung(minimum)
+    if isolation != AUTO and isolation not in LADDER:
+        raise UserError(f"no rung of the sandbox is named {isolation!r}", f"name one of: {AUTO}, {names}")
+    asked = LADDER[: LADDER.index(weakest) + 1] if isolation == AUTO else (Rung(isolation),)
+    if asked[-1] is Rung.PROCESS and not allow_unsafe:
+        raise UserError(
+            "the rung 'process' is no sandbox: model-written code could read your files and use your network",
+            "take another rung, or accept the risk with --allow-unsafe",
+        )
+    return asked
+
+
+def _unavailable(reports: list[RungReport]) -> UserError:
+    lines = "".join(f"\n  {report.rung}: {report.reason}" for report in reports)
+    return UserError(
+        f"model-written code cannot be sandboxed here as asked:{lines}",
+        "see: keepstate doctor. A container needs user namespaces or Landlock and seccomp permitted;"
+        " to run without a sandbox, at your own risk: --allow-unsafe",
+    )

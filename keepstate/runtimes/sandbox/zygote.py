@@ -1,0 +1,190 @@
+"""The host's side of the zygote: starts it, asks it for workers, ends it with everything below it.
+
+One zygote serves one rung. It is started by exec with an environment of two variables, never forked from the host, so
+that no task, answer or key of the host's memory can be in it. Does not choose the rung and keeps no spares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from keepstate.errors import EpisodeFailure
+from keepstate.runtimes.sandbox import guest
+from keepstate.runtimes.sandbox.worker import Worker, WorkerLost
+from keepstate.vocabulary import Origin, Rung
+
+START_SECONDS = 20.0
+"""Starting takes 0.1 s on an idle machine."""
+SPAWN_SECONDS = 30.0
+"""A worker takes 4 ms on an idle machine; hundreds may be asked for at once."""
+ENVIRONMENT = {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0"}
+"""The hash seed, so that sets have one order in all runs; the zygote takes it out before it serves."""
+
+
+class RungUnavailable(Exception):
+    """This machine does not offer the rung; the text says why."""
+
+
+class Zygote:
+    """A running zygote. Made by `start`, ended by `close`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+        self._process = process
+        self._control = control
+        self._loop = asyncio.get_running_loop()
+        self._asked: dict[int, asyncio.Future[Worker]] = {}
+        self._count = 0
+        self._started: asyncio.Future[str | None] = self._loop.create_future()
+        self.alive = True
+        self._loop.add_reader(control, self._receive)
+
+    @classmethod
+    async def start(cls, rung: Rung) -> Zygote:
+        """Start a zygote that offers `rung`.
+
+        Raises:
+            RungUnavailable: This machine does not permit it.
+        """
+        if sys.platform != "linux":
+            raise RungUnavailable(f"model-written code runs on Linux only, this is {sys.platform}")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        interpreter = getattr(sys, "_base_executable", None) or sys.executable
+        folder = str(Path(guest.__file__).parent)
+        command = [interpreter, "-s", "-P", "-S", "-B", "-c", guest.BOOT, folder, str(os.getpid()), str(rung)]
+        with theirs:
+            process = subprocess.Popen(  # noqa: ASYNC220  (returns within a millisecond)
+                command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,  # out of the terminal's Ctrl-C
+            )
+        zygote = cls(process, ours)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                failed = await zygote._started
+        except TimeoutError:
+            failed = f"it did not start within {START_SECONDS:g} s"
+        except BaseException:
+            await zygote.close()
+            raise
+        if failed is not None:
+            await zygote.close()
+            raise RungUnavailable(failed)
+        return zygote
+
+    async def spawn(self, memory_mib: int) -> Worker:
+        """A confined worker, ready to run.
+
+        Raises:
+            EpisodeFailure: There is none to be had (origin sandbox).
+        """
+        self._count += 1
+        number = self._count
+        asked: asyncio.Future[Worker] = self._loop.create_future()
+        self._asked[number] = asked
+        try:
+            async with asyncio.timeout(SPAWN_SECONDS):
+                await self._loop.sock_sendall(
+                    self._control, json.dumps({"id": number, "memory_mib": memory_mib}).encode()
+                )
+                worker = await asked
+                await worker.ready
+        except TimeoutError:
+            raise EpisodeFailure(Origin.SANDBOX, f"no interpreter within {SPAWN_SECONDS:g} s") from None
+        except (OSError, WorkerLost) as error:
+            raise EpisodeFailure(Origin.SANDBOX, f"no interpreter: {error}") from error
+        finally:
+            self._asked.pop(number, None)
+        return worker
+
+    async def close(self) -> None:
+        """End the zygote and every worker, and wait until they are gone. Safe to call twice."""
+        self._lose("it was closed")
+        try:
+            for _ in range(1000):
+                if self._process.poll() is not None:
+                    return
+                await asyncio.sleep(0.002)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            if self._process.stderr is not None:
+                self._process.stderr.close()
+
+    def _receive(self) -> None:
+        """Take one answer from the zygote, which is trusted."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 2)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lose(f"the connection to the zygote broke: {error}")
+            return
+        if not data:
+            self._lose(self._last_words())
+            return
+        answer = json.loads(data)
+        if not self._started.done():
+            self._started.set_result(answer.get("failed"))
+            return
+        asked = self._asked.get(answer["id"])
+        if asked is None or asked.done():
+            for descriptor in descriptors:
+                os.close(descriptor)
+        elif "failed" in answer:
+            asked.set_exception(OSError(answer["failed"]))
+        else:
+            connect = self._loop.create_task(self._connect(*descriptors))
+            connect.add_done_callback(lambda done: _hand_over(done, asked))
+
+    async def _connect(self, connection: int, process: int) -> Worker:
+        worker = Worker(process)
+        sock = socket.socket(fileno=connection)
+        sock.setblocking(False)
+        await self._loop.create_unix_connection(lambda: worker, sock=sock)
+        return worker
+
+    def _lose(self, reason: str) -> None:
+        if not self.alive:
+            return
+        self.alive = False
+        self._loop.remove_reader(self._control)
+        self._control.close()
+        if not self._started.done():
+            self._started.set_result(reason)
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_exception(OSError(reason))
+
+    def _last_words(self) -> str:
+        """Why the zygote ended, from its error output."""
+        words = b""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
+            if self._process.stderr is not None:
+                words = self._process.stderr.read(100_000)
+        lines = words.decode(errors="replace").strip().splitlines()
+        return f"the zygote ended ({lines[-1] if lines else f'status {self._process.poll()}'})"
+
+
+def _hand_over(done: asyncio.Task[Worker], asked: asyncio.Future[Worker]) -> None:
+    """Give a connected worker to who asked; end it where nobody waits any more."""
+    error = None if done.cancelled() else done.exception()
+    if asked.done():
+        if error is None and not done.cancelled():
+            done.result().kill("nobody waits for it")
+    elif error is not None or done.cancelled():
+        asked.set_exception(OSError(f"no connection: {error}"))
+    else:
+        asked.set_result(done.result())
