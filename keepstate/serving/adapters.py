@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class ServedAdapter:
     """Its model name on the server."""
     folder: Path
     rank: int
+    modules: tuple[str, ...] = ()
+    """The layers it changes; empty where its configuration does not list them."""
     base_model: str | None = None
     """What it was trained on, as far as the folder tells."""
     template_sha256: str | None = None
@@ -77,10 +79,12 @@ def read_adapter(given: str | Path) -> ServedAdapter:
             f"no finished adapter in {folder}: {unfinished}",
             "finish the training (keepstate train ... --resume), or serve a LoRA of another origin: --lora NAME=FOLDER",
         )
+    rank, modules = _read_config(folder / CONFIG)
     return ServedAdapter(
         name=named[1] if named else str(done.runtime) if done else folder.name,
         folder=folder,
-        rank=_rank(folder),
+        rank=rank,
+        modules=modules,
         base_model=done.base_model if done else None,
         template_sha256=done.template_sha256 if done else None,
     )
@@ -92,19 +96,25 @@ def max_rank(adapters: Iterable[ServedAdapter]) -> int:
     return next(rank for rank in RANKS if rank >= largest)
 
 
-def _rank(folder: Path) -> int:
-    path = folder / CONFIG
+def target_modules(adapters: Sequence[ServedAdapter]) -> tuple[str, ...]:
+    """Every layer that one of them changes; empty where one does not list its own."""
+    if not all(adapter.modules for adapter in adapters):
+        return ()
+    return tuple(sorted({module for adapter in adapters for module in adapter.modules}))
+
+
+def _read_config(path: Path) -> tuple[int, tuple[str, ...]]:
+    """Rank and layers of PEFT's `adapter_config.json`."""
     try:
-        rank = json.loads(path.read_bytes())["r"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config = json.loads(path.read_bytes())
+        rank, modules = config["r"], config.get("target_modules")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is no LoRA configuration: {error!r}", "name the folder that the training wrote"
         ) from error
     if not isinstance(rank, int) or not 1 <= rank <= RANKS[-1]:
-        raise UserError(
-            f"{path}: rank r={rank!r}; vLLM serves ranks 1 to {RANKS[-1]}", "train it with a smaller lora_r"
-        )
-    return rank
+        raise UserError(f"{path}: rank r={rank!r}; vLLM serves 1 to {RANKS[-1]}", "train it with another lora_r")
+    return rank, tuple(map(str, modules)) if isinstance(modules, list) else ()
 
 
 def _one_template(adapters: Iterable[ServedAdapter]) -> None:

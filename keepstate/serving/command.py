@@ -6,12 +6,14 @@ import json
 import os
 from pathlib import Path
 
-from keepstate.serving.adapters import BASE, max_rank
+from keepstate.serving.adapters import BASE, max_rank, target_modules
 from keepstate.serving.plan import GPU_MEMORY, Plan
 from keepstate.serving.ports import HOST
 
 CPU_CACHE_GIB = 2
 """Key-value cache on the CPU: 93,184 tokens of SmolLM2-135M, eleven conversations of full length."""
+PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
+PLUGIN = "keepstate"
 
 
 def command(planned: Plan, python: Path) -> list[str]:
@@ -40,6 +42,9 @@ def command(planned: Plan, python: Path) -> list[str]:
         arguments["--max-lora-rank"] = str(max_rank(planned.adapters))
         loras = [f"{adapter.name}={adapter.folder}" for adapter in planned.adapters]
         flags += ["--enable-lora", "--lora-modules", *loras]
+        modules = target_modules(planned.adapters)
+        if planned.device == "cpu" and modules:  # without embeddings and logits: 228 tokens/s for 12 instead of 194
+            flags += ["--lora-target-modules", *modules]
     # -P: a folder named like a module in the current folder must not be imported
     start = [str(python), "-P", "-m", "vllm.entrypoints.openai.api_server"]
     return [*start, *(word for pair in arguments.items() for word in pair), *flags]
@@ -52,6 +57,8 @@ def own_environment(planned: Plan) -> dict[str, str]:
         own["HF_HUB_OFFLINE"] = "1"
     if planned.device == "cpu":
         own["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_CACHE_GIB)
+        own["VLLM_PLUGINS"] = PLUGIN
+        own["PYTHONPATH"] = str(PLUGIN_FOLDER)
     return own
 
 

@@ -48,6 +48,19 @@ def failure(planned: Plan, log: str, code: int) -> UserError:
     return UserError(f"{cause}; the end of {planned.log}:\n{tail}", hint)
 
 
+def check_plugin(planned: Plan, log: str) -> None:
+    """Refuse a CPU server whose adapters are applied by vLLM's own code, which is wrong where models are mixed.
+
+    Raises:
+        UserError: vLLM did not take our plugin (`plugin/keepstate_vllm.py`).
+    """
+    if planned.device == "cpu" and planned.adapters and "Using GroupedLora" not in log:
+        raise UserError(
+            f"vLLM did not load keepstate's LoRA plugin: the base's answers would be wrong (log: {planned.log})",
+            "make the environment again: rm -r .venv-serve && python -m keepstate.environments serve",
+        )
+
+
 def _explain(planned: Plan, log: str, code: int) -> tuple[str, str]:
     """The cause, by what vLLM's log says, and the remedy."""
     lower = f"serve with a smaller --context than {planned.context}"

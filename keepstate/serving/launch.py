@@ -24,7 +24,7 @@ from keepstate import environments
 from keepstate.errors import UserError
 from keepstate.processes import GuardedProcess
 from keepstate.serving.command import command, environment
-from keepstate.serving.diagnosis import failure, stage
+from keepstate.serving.diagnosis import check_plugin, failure, stage
 from keepstate.serving.plan import Plan
 from keepstate.serving.ports import check_port
 from keepstate.serving.prompts import check_prompts
@@ -96,6 +96,7 @@ def serve(planned: Plan, *, on_progress: Callable[[Starting], None] | None = Non
                 on_progress(Starting(time.monotonic() - started, words))
 
         _until_healthy(planned, process, report)
+        check_plugin(planned, _text(planned.log))
         for name in planned.names:
             report(f"asking {name}")
             _ask(planned, name, process)

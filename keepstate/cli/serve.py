@@ -1,0 +1,90 @@
+"""`keepstate serve`: the base model and any number of adapters on one vLLM server."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from keepstate.serving import Plan, Starting
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+@click.command()
+@click.option("--lora", "loras", multiple=True, metavar="[NAME=]FOLDER", help="An adapter; repeat it for several.")
+@click.option("--base-model", help="Model folder or hub name; else what the adapters were trained on, else Qwen3-8B.")
+@click.option("--laptop", is_flag=True, help="The small model (SmolLM2-135M) instead of Qwen3-8B.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 picks a free one.")
+@click.option("--context", type=click.IntRange(1), help="Tokens; else 40,960 on a GPU, 8,192 on the CPU.")
+@click.option("--template", help="Chat template (name or file); else the adapters', else the one that fits the base.")
+@click.option("--nothink/--no-nothink", default=None, help="Thinking off; else as NOTHINK says, else off.")
+@click.option("--dry-run", is_flag=True, help="Check all and print the server's command; start nothing.")
+def command(
+    loras: tuple[str, ...],
+    base_model: str | None,
+    laptop: bool,
+    port: int,
+    context: int | None,
+    template: str | None,
+    nothink: bool | None,
+    dry_run: bool,
+) -> None:
+    """Serve on 127.0.0.1 until Ctrl-C. Adapters answer under their runtime's name, the base model as `base`."""
+    from keepstate import basemodel  # noqa: PLC0415 - heavy imports wait until something is served
+    from keepstate.serving import plan, serve  # noqa: PLC0415
+
+    if laptop and base_model:
+        raise click.UsageError("give either --laptop or --base-model")
+    if laptop:
+        base_model = str(basemodel.folder() if dry_run else basemodel.ensure_base_model())
+    planned = plan(
+        base_model=base_model, adapters=loras, template=template, port=port, context=context, nothink=nothink
+    )
+    for remark in planned.remarks:
+        click.echo(remark, err=True)
+    if dry_run:
+        click.echo(shell_line(planned))
+        return
+    with ExitStack() as stack:
+        with start_display() as show:
+            server = stack.enter_context(serve(planned, on_progress=show))
+        click.echo(f"{server.base_url} serves {', '.join(server.names)} (up in {server.seconds:.0f} s)", err=True)
+        click.echo(f"Ctrl-C ends it; its log: {server.log}", err=True)
+        server.wait()
+
+
+def shell_line(planned: Plan) -> str:
+    """What would be run, as one line for a shell."""
+    from keepstate import environments  # noqa: PLC0415
+    from keepstate.serving.command import command as server_command  # noqa: PLC0415
+    from keepstate.serving.command import own_environment  # noqa: PLC0415
+
+    words = [f"{name}={value}" for name, value in own_environment(planned).items()]
+    return shlex.join([*words, *server_command(planned, environments.spec("serve").python)])
+
+
+@contextmanager
+def start_display() -> Iterator[Callable[[Starting], None]]:
+    """Show a start: a line that changes on a terminal, a line a stage elsewhere."""
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("vLLM starts") as status:
+            yield lambda state: status.update(f"vLLM: {state.stage} ({state.seconds:.0f} s)")
+        return
+    last, said = "", time.monotonic()
+
+    def line(state: Starting) -> None:
+        nonlocal last, said
+        if state.stage != last or time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            last, said = state.stage, time.monotonic()
+            click.echo(f"vLLM: {state.stage} ({state.seconds:.0f} s)", err=True)
+
+    yield line
