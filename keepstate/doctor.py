@@ -1,0 +1,217 @@
+"""What this machine is and can do: each finding with a mark and, where something is amiss, the command that mends it.
+
+    from keepstate.doctor import examine, can_run_laptop
+    findings = examine()
+
+Looks at files and asks the operating system: under a second, without the network; the sandbox's self-test
+(`examine(sandbox=True)`) takes another one. Changes nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from keepstate import __version__, basemodel, environments, machine
+from keepstate.datasets import qwen3
+from keepstate.environments import Name, State
+from keepstate.errors import UserError
+from keepstate.serving.plan import PORT
+from keepstate.serving.ports import is_free, served_names
+from keepstate.vocabulary import Rung
+
+MEMORY_GIB = 8
+"""A training takes 3.3 GiB, the server 5 (SmolLM2-135M on the CPU); they never run at once."""
+RESULTS_GIB = 1
+"""Disk for a demo's data, adapters and results."""
+BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+SANDBOX_HINT = "see docs/sandbox.md; without one, on code you trust: --isolation process --allow-unsafe"
+
+_PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)( *;)?", re.MULTILINE)
+
+
+class Mark(StrEnum):
+    """How a finding stands."""
+
+    OK = "ok"
+    WARN = "warn"
+    """The laptop loop runs, something else does not or not well."""
+    MISSING = "missing"
+    """The laptop loop needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    topic: str
+    mark: Mark
+    text: str
+    mend: str = ""
+    """The command or step that mends it."""
+    details: tuple[dict[str, Any], ...] = ()
+    """For programs: the sandbox's rungs with their checks."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+
+def examine(*, sandbox: bool = True) -> list[Finding]:
+    """Look at everything, in the order in which it matters.
+
+    Args:
+        sandbox: Also run the sandbox's self-test.
+    """
+    findings = [*_machine(), _core(), *map(_environment, environments.NAMES), _torch_index(), _base_model()]
+    findings += [_qwen3(), *([_sandbox()] if sandbox else []), _port()]
+    return [finding for finding in findings if finding is not None]
+
+
+def can_run_laptop(findings: Iterable[Finding]) -> bool:
+    """Whether nothing is missing that `keepstate demo` needs."""
+    return all(finding.mark is not Mark.MISSING for finding in findings)
+
+
+def _machine() -> Iterator[Finding]:
+    yield Finding(
+        "keepstate", Mark.OK, f"{__version__}, Python {platform.python_version()}, home {environments.home()}"
+    )
+    cores, flags = machine.cores(), machine.cpu_flags()
+    bf16 = next((flag for flag in BF16_FLAGS if flag in flags), None)
+    speed = (
+        f"bf16 in hardware ({bf16})" if bf16 else "no bf16 in hardware: training and serving are several times slower"
+    )
+    yield Finding("processors", Mark.OK if bf16 and cores > 1 else Mark.WARN, f"{cores} usable, {speed}")
+    memory = machine.memory_gib()
+    yield Finding("memory", Mark.OK if memory >= MEMORY_GIB else Mark.WARN, f"{memory:.0f} GiB, {MEMORY_GIB} advised")
+    yield _disk()
+    yield _gpu()
+
+
+def _disk() -> Finding:
+    home = environments.home()
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / machine.GIB
+    owed = [name for name in environments.NAMES if environments.spec(name).state() is not State.READY]
+    needed = environments.NEEDED_GIB[environments.device()] if owed else RESULTS_GIB
+    text = f"{free:.0f} GiB free in {home}, {needed} needed"
+    if free >= needed:
+        return Finding("disk", Mark.OK, text)
+    return Finding("disk", Mark.MISSING, text, "free some space, or export KEEPSTATE_HOME=/folder/with/space")
+
+
+def _gpu() -> Finding:
+    gpus = machine.gpus()
+    if gpus:
+        names = ", ".join(f"{gpu.name} ({gpu.memory_gib:.0f} GiB, driver {gpu.driver})" for gpu in gpus)
+        return Finding("GPU", Mark.OK, names)
+    if shutil.which("nvidia-smi"):
+        return Finding("GPU", Mark.WARN, "nvidia-smi is there but names no GPU", "look at what it says: nvidia-smi")
+    return Finding("GPU", Mark.OK, "none: the laptop's model runs on the CPU; Qwen3-8B needs a CUDA GPU")
+
+
+def _core() -> Finding:
+    """The running environment against its lock file, which may hold several versions of a package by markers."""
+    locked: dict[str, set[str | None]] = {}
+    for name, version, marker in _PIN.findall((environments.locks_folder() / "core.txt").read_text()):
+        locked.setdefault(name, set()).update({version, None} if marker else {version})
+    wrong = [name for name, versions in locked.items() if _installed(name) not in versions]
+    if not wrong:
+        return Finding("core", Mark.OK, f"as locked, in {sys.prefix}")
+    text = f"{len(wrong)} of {len(locked)} packages are not as locked: {', '.join(wrong[:3])}"
+    return Finding("core", Mark.WARN, text, "make setup")
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _environment(name: Name) -> Finding:
+    """`.venv-train` or `.venv-serve`, and whether it could be made."""
+    spec = environments.spec(name)
+    words = {
+        State.READY: f"ready ({spec.device})",
+        State.MISSING: "not made yet",
+        State.STALE: "made from other lock files than these",
+        State.BROKEN: "half made, or changed since",
+    }
+    state = spec.state()
+    if state is State.READY:
+        return Finding(spec.folder.name, Mark.OK, words[state])
+    try:
+        environments.find_python(spec.device)
+    except UserError as error:
+        return Finding(spec.folder.name, Mark.MISSING, f"{words[state]}; {error.message}", error.hint)
+    return Finding(spec.folder.name, Mark.MISSING, words[state], spec.command)
+
+
+def _torch_index() -> Finding | None:
+    """Where torch's CPU build comes from, while an environment is still to be made from it."""
+    if environments.device() == "cuda" or all(
+        environments.spec(name).state() is State.READY for name in environments.NAMES
+    ):
+        return None
+    named = os.environ.get("KEEPSTATE_TORCH_INDEX")
+    index = named or f"{environments.TORCH_CPU_INDEX} (another: export KEEPSTATE_TORCH_INDEX=...)"
+    return Finding("torch", Mark.OK, f"its CPU build, where the package index in use has none, comes from {index}")
+
+
+def _base_model() -> Finding:
+    if basemodel.is_ready():
+        return Finding("base model", Mark.OK, basemodel.NAME)
+    text = "incomplete" if basemodel.folder().exists() else "not made yet"
+    return Finding("base model", Mark.MISSING, f"{basemodel.NAME}: {text}", basemodel.COMMAND)
+
+
+def _qwen3() -> Finding:
+    """What preparing data for Qwen3-8B needs; the laptop loop does not."""
+    topic, command = "Qwen3 tokenizer", "python -m keepstate.datasets.qwen3"
+    if (qwen3.folder() / qwen3.CONFIG).is_file():
+        return Finding(topic, Mark.OK, str(qwen3.folder()))
+    if shutil.which("npm"):
+        return Finding(topic, Mark.WARN, "not fetched yet; only data for Qwen3-8B needs it", command)
+    return Finding(
+        topic,
+        Mark.WARN,
+        "not here, and no npm to fetch it; only data for Qwen3-8B needs it",
+        f"install Node.js, {command}",
+    )
+
+
+def _sandbox() -> Finding:
+    """The strongest rung that passes its self-test."""
+    from keepstate.runtimes.sandbox import probe  # noqa: PLC0415 - only when it is asked for
+
+    reports = probe()
+    details = tuple(asdict(report) for report in reports)
+    best = next((report for report in reports if report.usable and report.rung is not Rung.PROCESS), None)
+    if best is None:
+        reasons = "; ".join(f"{report.rung}: {report.reason}" for report in reports if not report.usable)
+        return Finding("sandbox", Mark.MISSING, f"no rung is usable ({reasons})", SANDBOX_HINT, details)
+    passed = sum(check.passed for check in best.checks)
+    text = f"{best.rung}, {passed} of {len(best.checks)} checks passed"
+    if best.rung is Rung.NAMESPACES:
+        return Finding("sandbox", Mark.OK, text, details=details)
+    stronger = "; ".join(f"{report.rung}: {report.reason}" for report in reports if not report.usable)
+    return Finding("sandbox", Mark.WARN, f"{text}; stronger ones are not usable ({stronger})", "", details)
+
+
+def _port() -> Finding:
+    if is_free(PORT):
+        return Finding("port", Mark.OK, f"{PORT} is free")
+    names = served_names(PORT)
+    if names:
+        return Finding("port", Mark.OK, f"{PORT} answers as a server of {', '.join(names)}")
+    return Finding("port", Mark.WARN, f"{PORT} is in use by another program", f"keepstate serve --port {PORT + 1}")
