@@ -28,6 +28,8 @@ CUT_TO_LENGTH = "cut to max_tokens"
 NO_LAST_ANSWER = "ended without an answer"
 CUT_OFF = "answer cut off"
 """The limit on new tokens ended it: the model never wrote the end of turn that would be trained."""
+HASH_BYTES = 16
+"""Of SHA-256, to tell tasks and conversations apart; 128 bits, since memory grows with every row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,8 @@ class Converter:
         return Row(
             path=str(path),
             task=trace.task.name,
-            task_hash=hashlib.sha256(trace.task.content_hash.encode()).digest(),
-            content_hash=hashlib.sha256(line.encode()).digest(),
+            task_hash=_digest(trace.task.content_hash),
+            content_hash=_digest(line),
             line=line,
             turns=len(sample.answers),
             tokens=len(sample.ids),
@@ -146,6 +148,10 @@ class Converter:
         raise Refused(TOO_LONG, detail)
 
 
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:HASH_BYTES]
+
+
 def sharegpt_line(messages: Sequence[Message]) -> str:
     """The conversation as one line of ShareGPT JSONL."""
     turns = [{"from": SHAREGPT_ROLES[message["role"]], "value": message["content"]} for message in messages]
@@ -165,6 +171,6 @@ def start_worker(
     _worker = Converter(template, TextTokenizer(tokenizer_path), options, runtime)
 
 
-def convert_all(paths: Sequence[Path]) -> list[Row | LeftOut]:
+def convert_all(paths: Sequence[str]) -> list[Row | LeftOut]:
     """Convert some files in a prepared worker."""
-    return [_worker.convert(path) for path in paths]
+    return [_worker.convert(Path(path)) for path in paths]

@@ -11,7 +11,7 @@ from typing import Any
 from keepstate.agents.record import StepEvent, TokenUsage, Trace
 
 ATIF_VERSION = "ATIF-v1.4"
-"""harborframework.com/docs/trajectory-format"""
+"""harborframework.com/docs/trajectory-format; what is written validates against the models of harbor 0.26.0."""
 
 NOT_CARRIED = {
     "sharegpt": "everything but the texts: task, verdict, executed code, tool calls, tokens, times, limits, sampling",
@@ -87,6 +87,9 @@ def _agent_step(text: str, step: StepEvent | None) -> dict[str, Any]:
 
 
 def _total(usage: TokenUsage) -> dict[str, int]:
+    """The sums, where anybody counted."""
+    if not usage.total_tokens:
+        return {}
     total = {"total_prompt_tokens": usage.prompt_tokens, "total_completion_tokens": usage.completion_tokens}
     return total if usage.cached_tokens is None else total | {"total_cached_tokens": usage.cached_tokens}
 

@@ -7,14 +7,20 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from made_traces import ANSWERS, make_trace, write_traces
+from odd_texts import TEXT
 
 from keepstate.cli import cli
 from keepstate.datasets import Manifest, build_dataset, build_datasets, read_manifest
+from keepstate.datasets.convert import Converter, LeftOut
 from keepstate.datasets.options import BuildOptions
+from keepstate.datasets.sample import REFUSALS, prove
 from keepstate.datasets.templates import load_template
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.errors import UserError
+from keepstate.traces import write_trace
 from keepstate.vocabulary import FinishReason, RuntimeName
 
 PERSISTENT, FORGET = RuntimeName.PERSISTENT, RuntimeName.FORGET
@@ -231,6 +237,24 @@ def test_ten_thousand_mixed_files_with_broken_ones(tmp_path: Path, small_tokeniz
         "cut.trace.json",
         "list.trace.json",
     }
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
+@given(answers=st.lists(TEXT, min_size=1, max_size=3), goal=TEXT, observation=TEXT)
+def test_any_trace_file_is_a_row_of_its_own_texts_or_named(
+    answers: list[str], goal: str, observation: str, tmp_path: Path, small_tokenizer: TextTokenizer
+) -> None:
+    trace = make_trace(0, answers=answers, goal=goal, observation=observation)
+    path = write_trace(tmp_path, trace)
+    done = Converter(load_template("chatml"), small_tokenizer, BuildOptions(), PERSISTENT).convert(path)
+    assert done.path == str(path)
+    if isinstance(done, LeftOut):
+        assert done.reason in REFUSALS
+        return
+    turns = json.loads(done.line.encode())["conversations"]
+    assert [turn["value"] for turn in turns] == [message["content"] for message in trace.messages]
+    sample = prove(trace.messages, load_template("chatml"), small_tokenizer)
+    assert (done.tokens, done.trained) == (len(sample.ids), sample.trained)
 
 
 def test_the_preview_shows_trained_and_masked_text_and_escapes_hostile_text(

@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_traces import ANSWERS, make_trace, write_traces
+from odd_texts import PLAIN, TEXT
 
 from keepstate.cli import cli
 from keepstate.datasets import build_dataset, read_manifest
 from keepstate.datasets.axolotl_ids import DATASET
 from keepstate.datasets.check import CheckPlan, check_dataset
+from keepstate.datasets.sample import REFUSALS
 from keepstate.datasets.templates import FOLDER
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.errors import UserError
@@ -65,6 +69,33 @@ def test_axolotls_own_ids_and_labels_are_what_the_server_sees(tmp_path: Path, qw
     assert manifest.certificate.tokens == sum(split.tokens for split in manifest.splits.values())
     assert manifest.certificate.trained_tokens == sum(split.trained_tokens for split in manifest.splits.values())
     assert manifest.certificate.data_sha256 == {name: split.sha256 for name, split in manifest.splits.items()}
+
+
+@pytest.mark.train_env
+def test_any_text_is_proven_by_axolotl_or_refused_with_its_file_named(tmp_path: Path, qwen3: TextTokenizer) -> None:
+    """Drawn by hypothesis, then built and checked at once: Axolotl takes 8 s to start."""
+    drawn: list[tuple[list[str], str, str]] = []
+
+    @settings(max_examples=300, deadline=None, database=None)
+    @given(
+        st.lists(PLAIN.map("a".__add__), min_size=1, max_size=4) | st.lists(TEXT, min_size=1, max_size=4), TEXT, PLAIN
+    )
+    def draw(answers: list[str], goal: str, observation: str) -> None:
+        drawn.append((answers, goal, observation))
+
+    draw()
+    traces = [
+        make_trace(n, answers=answers, goal=goal, observation=observation)
+        for n, (answers, goal, observation) in enumerate(drawn)
+    ]
+    root = write_traces(tmp_path / "t", traces)
+    manifest = build_dataset(root, RuntimeName.PERSISTENT, tmp_path / "d", tokenizer_path=qwen3.path.parent)
+    left_out = [json.loads(line) for line in (tmp_path / "d/left_out.jsonl").read_text().splitlines()]
+    assert {item["reason"] for item in left_out} <= REFUSALS | {"duplicate"}
+    assert manifest.rows + len({item["path"] for item in left_out}) == len(drawn)
+    report = check_dataset(CheckPlan(tmp_path / "d"))
+    assert [(path, row.first) for path, row in report.bad] == []
+    assert report.rows == manifest.rows > len(drawn) // 4
 
 
 @pytest.mark.train_env

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_traces import ANSWERS, OBSERVATION
+from odd_texts import TEXT
 
 from keepstate.datasets.parity import MASKED, TrainingRow, compare, local_prompts, show
 from keepstate.datasets.qwen3 import qwen3_template
@@ -162,11 +163,6 @@ def test_what_qwens_template_on_both_sides_gets_wrong(qwen3: TextTokenizer) -> N
     assert (report.turns, report.context_wrong) == (2, 1)
     lines = list(show(report.first, qwen3))  # type: ignore[arg-type]
     assert any("'<think>'" in line and line.startswith(">") for line in lines)
-
-
-SPELLED = ["<|im_end|>", "<|im_start|>", "<think>", "</think>", "<|im_", "end|>", "assistant\n"]
-ODD = ["\n", " ", "\ud800", "🎒", "e\u0301", "\x00"]
-TEXT = st.lists(st.text(max_size=20) | st.sampled_from(SPELLED + ODD), max_size=4).map("".join)
 
 
 def proven(talk: Sequence[Message], template: ChatTemplate, tokenizer: TextTokenizer) -> Sample | Refused:
