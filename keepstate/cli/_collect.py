@@ -89,13 +89,13 @@ def command(  # noqa: PLR0913 - one parameter an option
             plan = replace(plan, teacher=lambda _task, _name: server)
             return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, progress=progress)
 
-    tally = _with_progress(len(tasks) * len(runtimes), run)
+    tally = with_progress(len(tasks) * len(runtimes), run)
     _report(tally, runtimes, out)
     if bad or tally.failures:
         sys.exit(EXIT_PARTIAL)
 
 
-def _with_progress(total: int, run: Callable[[Callable[[Tally], None]], Coroutine[Any, Any, Tally]]) -> Tally:
+def with_progress(total: int, run: Callable[[Callable[[Tally], None]], Coroutine[Any, Any, Tally]]) -> Tally:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         shown = bar.add_task("episodes", total=total)

@@ -1,0 +1,262 @@
+"""The laptop loop, stage by stage: every stage is the one that its own command runs, and does only what is missing.
+
+A stage that was cut goes on where it stopped: recorded episodes, proven data sets, training checkpoints and graded
+episodes are kept. Where they lie: `keepstate.cli._demo_folder`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from keepstate import basemodel, environments, eventloop
+from keepstate.agents import EpisodeLimits
+from keepstate.bench.cells import make_cell
+from keepstate.bench.config import BenchmarkConfig, LimitsConfig, SamplingConfig, TaskSource
+from keepstate.bench.launch import bench
+from keepstate.bench.matrix import matrix_configs
+from keepstate.bench.tally import CellTally
+from keepstate.cli._bench_progress import display
+from keepstate.cli._collect import with_progress
+from keepstate.cli._demo_folder import DemoFolder, is_proven, keep_only
+from keepstate.cli.dataset import describe
+from keepstate.cli.train import progress_display
+from keepstate.datasets import BuildOptions, build_datasets, read_manifest
+from keepstate.datasets.check import CheckPlan, check_dataset
+from keepstate.errors import EXIT_PARTIAL, UserError
+from keepstate.files import content_hash, file_hash, write_atomic
+from keepstate.models.teacher import ScriptedTeacher
+from keepstate.reports import HTML_FILE, build_report
+from keepstate.reports.tables import print_report
+from keepstate.serving import Plan, Starting, serve
+from keepstate.serving import plan as plan_server
+from keepstate.serving.ports import check_port
+from keepstate.tasks import load_tasks, make_tasks, write_tasks
+from keepstate.tasks.base import Task
+from keepstate.tasks.generate import require_disjoint
+from keepstate.traces.collect import CollectPlan, Tally, collect
+from keepstate.training import train
+from keepstate.training.config import config_path
+from keepstate.training.result import WEIGHTS
+from keepstate.vocabulary import Difficulty, RuntimeName
+
+TRAIN_SEED, EVAL_SEED = 0, 123_456_789
+CONTEXT = 8_192
+"""Positions of SmolLM2."""
+LIMITS = LimitsConfig(turns=5, seconds=600, action_seconds=10)
+"""The teacher needs three turns (react four). An untrained base talks until its limits: they bound the demo's time."""
+SAMPLING = SamplingConfig(temperature=0.0, max_tokens=512)
+"""Greedy: one adapter of 135M parameters, no draws. The longest answer of the teacher has about 450 tokens."""
+
+
+@dataclass
+class Demo:
+    """One demo: sizes, places, and the stages in order."""
+
+    folder: DemoFolder
+    train_tasks: int = 60
+    eval_tasks: int = 16
+    port: int = 8000
+    isolation: str = "auto"
+    allow_unsafe: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What each stage took in this run."""
+
+    def run(self) -> None:
+        """Every stage, then the report's table and path.
+
+        Raises:
+            UserError: A stage could not be done; what was done before it is kept.
+        """
+        if self._cells_owed():
+            check_port(self.port)  # the server comes last: who holds its port should be known first
+        stages: tuple[tuple[str, Callable[[], object]], ...] = (
+            ("environments", self.make_environments),
+            ("base model", basemodel.ensure_base_model),
+            ("tasks", self.make_tasks),
+            ("traces", self.record_traces),
+            ("data", self.build_data),
+            ("training", self.train_adapters),
+            ("serving and benchmark", self.play_cells),
+        )
+        for number, (name, stage) in enumerate(stages, 1):
+            with self._timed(f"[{number}/{len(stages) + 1}] {name}"):
+                stage()
+        with self._timed(f"[{len(stages) + 1}/{len(stages) + 1}] report"):
+            report = build_report(self.folder.bench, self.folder.report)
+        words = ", ".join(f"{name} {seconds:.0f}" for name, seconds in self.seconds.items())
+        _say(f"seconds: {words}; {sum(self.seconds.values()):.0f} in all")
+        print_report(report, Console())
+        click.echo(f"\nreport: {self.folder.report / HTML_FILE}")
+        if any(sum(f.cell.not_graded.values()) for group in report.groups for f in group.figures):
+            sys.exit(EXIT_PARTIAL)
+
+    def make_environments(self) -> None:
+        """`.venv-train` and `.venv-serve`."""
+        for name in environments.NAMES:
+            environments.ensure(name)
+
+    def make_tasks(self) -> None:
+        """Training and held-out tasks, disjoint by content."""
+        training = list(make_tasks("knapsack", Difficulty.MINI, self.train_tasks, TRAIN_SEED))
+        held_out = list(make_tasks("knapsack", Difficulty.MINI, self.eval_tasks, EVAL_SEED, apart_from=training))
+        require_disjoint(training, held_out)
+        for folder, tasks in ((self.folder.tasks("train"), training), (self.folder.tasks("eval"), held_out)):
+            keep_only(folder.glob("*.json"), ".json", tasks)
+            write_tasks(folder, tasks)
+
+    def record_traces(self) -> None:
+        """The scripted teacher on the training tasks, in all three runtimes."""
+        tasks = load_tasks(self.folder.tasks("train"))
+        self.folder.keep_traces_of(tasks)
+
+        def teacher(task: Task, runtime: RuntimeName) -> ScriptedTeacher:
+            return ScriptedTeacher(task, runtime)
+
+        plan = CollectPlan(tasks, tuple(RuntimeName), teacher, self.folder.traces, limits=EpisodeLimits.default)
+
+        def run(progress: Callable[[Tally], None]) -> Coroutine[Any, Any, Tally]:
+            return collect(plan, isolation=self.isolation, allow_unsafe=self.allow_unsafe, progress=progress)
+
+        tally = with_progress(len(tasks) * len(RuntimeName), run)
+        if tally.failures:
+            raise UserError(
+                f"{tally.failures.total()} episodes could not be recorded; first: {tally.first_failure}",
+                "see keepstate doctor, then repeat the command: it plays these again",
+            )
+        for runtime in RuntimeName:
+            _say(
+                f"{runtime}: {tally.recorded[runtime]} recorded, {tally.kept[runtime]} kept,"
+                f" mean score {tally.score[runtime] / tally.graded(runtime):.3f}"
+            )
+
+    def build_data(self) -> None:
+        """One data set a runtime, of the same tasks, every turn proven against Axolotl's own tokens."""
+        key = content_hash(
+            [[str(path.relative_to(self.folder.root)), file_hash(path)] for path in self.folder.trace_files()]
+        )
+        note = self.folder.built_from
+        if note.is_file() and note.read_text().strip() == key and all(map(is_proven, self.folder.datasets().values())):
+            _say("built and proven already")
+            return
+        note.unlink(missing_ok=True)
+        build_datasets(
+            {runtime: self.folder.traces / runtime for runtime in RuntimeName},
+            self.folder.datasets(),
+            template=None,
+            tokenizer_path=basemodel.folder(),
+            options=BuildOptions(max_tokens=4_096, paired=True, val_fraction=0.0),
+        )
+        for folder in self.folder.datasets().values():
+            self._prove(folder)
+        write_atomic(note, key + "\n")
+
+    def _prove(self, folder: Path) -> None:
+        report = check_dataset(CheckPlan(folder))
+        if report.bad:
+            trace, row = report.bad[0]
+            raise UserError(
+                f"{folder}: {len(report.bad)} of {report.rows} rows are not what the server sees, first {trace}"
+                + (f": {row.problem}" if row.problem else ""),
+                f"see the first difference: keepstate dataset check {folder}",
+            )
+        for line in describe(folder, read_manifest(folder)):
+            _say(line)
+        _say(f"  proven: {report.turns} turns, {report.tokens:,} tokens")
+
+    def train_adapters(self) -> None:
+        """Three adapters by configs that differ in data and output only."""
+        for runtime, dataset in self.folder.datasets().items():
+            with progress_display(str(runtime)) as show:
+                adapter = train(
+                    config_path(runtime, laptop=True),
+                    dataset=dataset,
+                    output=self.folder.adapter(runtime),
+                    base_model=basemodel.folder(),
+                    resume=True,
+                    on_progress=show,
+                    on_remark=_say,
+                )
+            loss = "" if adapter.final_loss is None else f", loss {adapter.final_loss:.3f}"
+            _say(f"{runtime}: {adapter.steps} steps in {adapter.seconds:.0f} s{loss}")
+
+    def play_cells(self) -> None:
+        """Base and adapters on one server, in every runtime whose answers they can give; all cells at once."""
+        if not self._cells_owed():
+            _say("every cell is graded already")
+            return
+        planned = plan_server(
+            base_model=basemodel.folder(),
+            adapters=[self.folder.adapter(runtime) for runtime in RuntimeName],
+            context=CONTEXT,
+            port=self.port,
+            log=self.folder.server_log,
+        )
+        with _server(planned), display() as shown:
+            tallies: Sequence[CellTally] = eventloop.run(
+                bench(
+                    self._configs(),
+                    self.folder.bench,
+                    fresh=True,  # results of adapters that were trained anew make way
+                    isolation=self.isolation,
+                    allow_unsafe=self.allow_unsafe,
+                    on_progress=shown,
+                )
+            )
+        for tally in tallies:
+            if tally.not_graded:
+                _say(f"{tally.cell.config.name}: not graded {tally.not_graded.total()}; first: {tally.first_failure}")
+
+    def _cells_owed(self) -> bool:
+        """Whether an episode of the weights that lie there now is still to be played. Asks no server."""
+        if not self.folder.tasks("eval").is_dir():
+            return True
+        for config in self._configs():
+            weights = self.folder.adapter(config.adapter) / WEIGHTS
+            served = {"weights": file_hash(weights) if weights.is_file() else None}
+            cell = make_cell(config, self.folder.bench, served)
+            if cell.changes() or len(cell.recorded()) < len(cell.tasks):
+                return True
+        return False
+
+    def _configs(self) -> list[BenchmarkConfig]:
+        tasks = TaskSource(folder=self.folder.tasks("eval"), count=self.eval_tasks)
+        base_url = f"http://127.0.0.1:{self.port}/v1"
+        return list(
+            matrix_configs(tasks, Difficulty.MINI, limits=LIMITS, sampling=SAMPLING, context=CONTEXT, base_url=base_url)
+        )
+
+    @contextmanager
+    def _timed(self, title: str) -> Iterator[None]:
+        click.secho(title, bold=True, err=True)
+        started = time.monotonic()
+        yield
+        self.seconds[title.partition("] ")[2]] = round(time.monotonic() - started, 1)
+
+
+@contextmanager
+def _server(planned: Plan) -> Iterator[None]:
+    """A server while the block runs; says what its start is at."""
+    last = ""
+
+    def show(starting: Starting) -> None:
+        nonlocal last
+        if starting.stage != last:
+            last = starting.stage
+            _say(f"server: {last} ({starting.seconds:.0f} s)")
+
+    with serve(planned, on_progress=show) as server:
+        _say(f"server: {', '.join(server.names)} answer at {server.base_url} ({server.seconds:.0f} s)")
+        yield
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,37 @@
+"""`keepstate demo`: the whole loop on this machine, from a seed to a report, without GPU, account or model hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(context_settings={"show_default": True})
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of everything that it makes.  [default: runs/demo]"
+)
+@click.option("--train-tasks", type=click.IntRange(2), default=60, help="Each is played in all three runtimes.")
+@click.option("--eval-tasks", type=click.IntRange(1), default=16, help="Held out, played by every cell.")
+@click.option("--port", type=click.IntRange(1, 65_535), default=8000, help="Of the server, on 127.0.0.1.")
+@click.option("--isolation", default="auto", help="Rung of the sandbox; see: keepstate doctor")
+@click.option("--allow-unsafe", is_flag=True, help="Run model-written code without a sandbox if there is none.")
+def command(
+    *, out: Path | None, train_tasks: int, eval_tasks: int, port: int, isolation: str, allow_unsafe: bool
+) -> None:
+    """Run the whole loop on this machine: tasks, traces, data, three adapters, server, benchmark, report.
+
+    Repeating the command does only what is missing.
+    """
+    from keepstate import environments  # noqa: PLC0415
+    from keepstate.cli._demo import Demo  # noqa: PLC0415
+    from keepstate.cli._demo_folder import DemoFolder  # noqa: PLC0415
+
+    Demo(
+        DemoFolder((out or environments.home() / "runs" / "demo").resolve()),
+        train_tasks=train_tasks,
+        eval_tasks=eval_tasks,
+        port=port,
+        isolation=isolation,
+        allow_unsafe=allow_unsafe,
+    ).run()

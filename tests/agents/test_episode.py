@@ -1,0 +1,269 @@
+"""The loop, driven by scripts through the real runtimes: what is sent, what is seen, what ends it, who is to blame."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from keepstate.agents import EpisodeLimits, run_episode, turn_seed
+from keepstate.agents import episode as loop
+from keepstate.agents.record import ErrorEvent, Trace
+from keepstate.errors import EpisodeFailure, UserError
+from keepstate.models.base import ContextOverflow, Message, Reply
+from keepstate.models.scripted import ScriptedModel
+from keepstate.runtimes import Sandbox
+from keepstate.runtimes.base import RuntimeLimits
+from keepstate.tasks import environment_for, make_tasks
+from keepstate.tasks.base import Environment, Task
+from keepstate.traces.check import trace_problems
+from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
+
+PERSISTENT, FORGET, REACT = RuntimeName
+CODEACT = (PERSISTENT, FORGET)
+TASK, OTHER = make_tasks("knapsack", "mini", 2, 0)
+FAST = EpisodeLimits(turns=6, seconds=30, runtime=RuntimeLimits(tool_calls=3, seconds=5))
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox(minimum=None, allow_unsafe=True) as made:
+        yield made
+
+
+def block(code: str) -> str:
+    return f"I try this.\n```python\n{code}\n```"
+
+
+def calls(runtime: RuntimeName, *names: str) -> str:
+    """An answer that calls tools without arguments."""
+    if runtime is REACT:
+        return "Thought: go on\nAction: " + json.dumps([{"tool": name, "args": {}} for name in names])
+    return block("\n".join(f"print({name}())" for name in names))
+
+
+async def play(
+    answers: Sequence[str | Reply | Exception],
+    runtime: RuntimeName,
+    sandbox: Sandbox,
+    limits: EpisodeLimits = FAST,
+    task: Task = TASK,
+) -> tuple[Trace, ScriptedModel]:
+    model = ScriptedModel(answers)
+    trace = await run_episode(task, runtime=runtime, model=model, sandbox=sandbox, limits=limits)
+    assert list(trace_problems(trace)) == []
+    return trace, model
+
+
+def observations(trace: Trace) -> list[str]:
+    return [message["content"] for message in trace.messages[3::2]]
+
+
+@pytest.mark.parametrize("runtime", RuntimeName)
+async def test_the_conversation_only_grows(runtime: RuntimeName, sandbox: Sandbox) -> None:
+    script = [
+        calls(runtime, "list_items"),
+        "no action",
+        calls(runtime),
+        calls(runtime, "inspect"),
+        calls(runtime, "finish"),
+    ]
+    trace, model = await play(script, runtime, sandbox)
+    assert trace.finish_reason is FinishReason.FINISHED
+    for shorter, longer in itertools.pairwise([*model.conversations, trace.messages]):
+        assert longer[: len(shorter)] == shorter
+        assert len(longer) > len(shorter)
+    assert [m["role"] for m in trace.messages] == ["system", *["user", "assistant"] * 5]
+    assert trace.messages[1]["content"] == environment_for(TASK).goal
+    assert [m["content"] for m in trace.messages[2::2]] == script
+    assert all(observations(trace)), "every action is answered, also one that was silent or broken"
+
+
+@pytest.mark.parametrize("runtime", RuntimeName)
+async def test_finish_ends_at_once_also_on_the_last_turn(runtime: RuntimeName, sandbox: Sandbox) -> None:
+    limits = EpisodeLimits(turns=1, seconds=30, runtime=RuntimeLimits(tool_calls=2, seconds=5))
+    trace, _ = await play(
+        [calls(runtime, "list_items", "list_items", "finish", "list_items")], runtime, sandbox, limits
+    )
+    assert trace.finish_reason is FinishReason.FINISHED
+    assert trace.verdict is not None
+    assert trace.messages[-1]["role"] == "assistant"
+    assert [call.tool for call in trace.steps[0].interpreter_result.results if call.error is None] == [
+        "list_items",
+        "list_items",
+        "finish",
+    ]
+    assert trace.steps[0].observation is None
+
+
+@pytest.mark.parametrize("runtime", RuntimeName)
+async def test_the_turn_limit_ends_and_is_graded(runtime: RuntimeName, sandbox: Sandbox) -> None:
+    trace, model = await play([calls(runtime, "list_items")] * 9, runtime, sandbox)
+    assert trace.finish_reason is FinishReason.TURN_LIMIT
+    assert trace.verdict is not None
+    assert len(model.conversations) == FAST.turns == trace.summary.num_steps
+    assert trace.messages[-1]["role"] == "assistant"
+
+
+async def test_state_is_kept_or_forgotten(sandbox: Sandbox) -> None:
+    script = [block("import math\nseen = list_items()"), block("print(len(seen), math.pi)"), block("finish()")]
+    kept, _ = await play(script, PERSISTENT, sandbox)
+    lost, _ = await play(script, FORGET, sandbox)
+    assert kept.summary.errors == {}
+    assert "seen" in json.loads(observations(kept)[0])["globals"]
+    assert json.loads(observations(kept)[1])["output"].endswith("3.141592653589793\n")
+    assert lost.summary.errors == {"NameError": 1}
+    assert lost.missed_variable
+    assert json.loads(observations(lost)[0])["globals"] == []
+    assert "NameError: name 'seen' is not defined" in json.loads(observations(lost)[1])["error"]
+    assert kept.messages[1] == lost.messages[1]
+
+
+@pytest.mark.parametrize("runtime", CODEACT)
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("I wonder.", "no code block"),
+        (block("x = 1") + block("\ny = 2"), "2 code blocks"),
+        ("```python\nx = 1", "not closed"),
+        (block("x = = 1"), "SyntaxError"),
+        (block("for i in range(4): list_items()"), "tool call"),
+    ],
+)
+async def test_what_went_wrong_is_said(runtime: RuntimeName, answer: str, words: str, sandbox: Sandbox) -> None:
+    trace, _ = await play([answer, block("finish()")], runtime, sandbox)
+    assert words in json.loads(observations(trace)[0])["error"]
+    assert sum(trace.summary.errors.values()) == 1
+    assert trace.failure is None
+
+
+@pytest.mark.parametrize("runtime", CODEACT)
+async def test_a_silent_block_is_answered(runtime: RuntimeName, sandbox: Sandbox) -> None:
+    trace, _ = await play([block("pass"), block(""), block("finish()")], runtime, sandbox)
+    assert [json.loads(text) for text in observations(trace)] == [{"output": "", "globals": []}] * 2
+
+
+async def test_react_says_what_went_wrong(sandbox: Sandbox) -> None:
+    script = ["Thought: hm", calls(REACT, *["list_items"] * 4), 'Action: [{"tool": "nope", "args": {}}]', "Action: [1]"]
+    trace, _ = await play([*script, calls(REACT, "finish")], REACT, sandbox)
+    seen = observations(trace)
+    assert seen[0] == 'Observation: error: No tool was called: no action. Write Action: [{"tool": ..., "args": {...}}].'
+    assert seen[1].count("Observation: [list_items] [") == 3
+    assert "Observation: error:" in seen[1].splitlines()[3]
+    assert all("error" in text for text in seen[2:])
+    assert trace.rung is Rung.NONE
+
+
+@pytest.mark.parametrize("runtime", RuntimeName)
+async def test_a_full_context_is_graded_as_it_stands(runtime: RuntimeName, sandbox: Sandbox) -> None:
+    trace, _ = await play([calls(runtime, "list_items"), ContextOverflow("8193 tokens")], runtime, sandbox)
+    assert trace.finish_reason is FinishReason.CONTEXT_LIMIT
+    assert trace.verdict is not None
+    assert trace.failure is None
+    assert trace.messages[-1]["role"] == "user"
+
+
+class Slow:
+    """Answers after a while."""
+
+    name = "slow"
+
+    async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
+        await asyncio.sleep(0.15)
+        return Reply(block("print(1)"))
+
+
+async def test_the_time_limit_is_graded_as_it_stands(sandbox: Sandbox) -> None:
+    limits = EpisodeLimits(turns=40, seconds=0.4, runtime=FAST.runtime)
+    trace = await run_episode(TASK, runtime=PERSISTENT, model=Slow(), sandbox=sandbox, limits=limits)
+    assert trace.finish_reason is FinishReason.TIME_LIMIT
+    assert trace.verdict is not None
+    assert 0 < trace.summary.num_steps < 40
+
+
+async def test_the_time_limit_also_cuts_an_action(sandbox: Sandbox) -> None:
+    limits = EpisodeLimits(turns=40, seconds=0.4, runtime=RuntimeLimits(seconds=20))
+    trace, _ = await play([block("while True: pass")], PERSISTENT, sandbox, limits)
+    assert trace.finish_reason is FinishReason.TIME_LIMIT
+
+
+@pytest.mark.parametrize("runtime", RuntimeName)
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [(EpisodeFailure(Origin.MODEL, "server gone"), "server gone"), (TimeoutError("t"), "TimeoutError: t")],
+)
+async def test_a_failing_model_is_ours_and_not_graded(
+    runtime: RuntimeName, raised: Exception, message: str, sandbox: Sandbox
+) -> None:
+    trace, _ = await play([calls(runtime, "list_items"), raised], runtime, sandbox)
+    assert trace.failure is not None
+    assert (trace.failure.origin, trace.failure.message) == (Origin.MODEL, message)
+    assert (trace.verdict, trace.finish_reason) == (None, FinishReason.FAILED)
+    error = next(event for event in trace.events if isinstance(event, ErrorEvent))
+    assert error.traceback is not None
+    assert "Traceback" in error.traceback
+
+
+def broken(environment: Environment, name: str) -> Environment:
+    """`environment` with one method that has a defect."""
+
+    def defect(*_: Any) -> Any:
+        raise KeyError(name)
+
+    setattr(environment, name, defect)
+    return environment
+
+
+@pytest.mark.parametrize("runtime", RuntimeName)
+@pytest.mark.parametrize(("method", "origin"), [("call", Origin.TASK), ("verdict", Origin.GRADER)])
+async def test_a_defect_of_the_task_is_ours(
+    runtime: RuntimeName, method: str, origin: Origin, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "environment_for", lambda task: broken(environment_for(task), method))
+    limits = EpisodeLimits(turns=1, seconds=30, runtime=FAST.runtime)
+    trace, _ = await play([calls(runtime, "list_items")], runtime, sandbox, limits)
+    assert trace.failure is not None
+    assert trace.failure.origin is origin
+    assert "KeyError" in trace.failure.message
+    assert trace.verdict is None
+
+
+async def test_a_task_that_cannot_be_set_up_is_ours(sandbox: Sandbox) -> None:
+    task = TASK.model_copy(update={"public": {}, "private": {}})
+    trace = await run_episode(task, runtime=REACT, model=ScriptedModel([]), sandbox=sandbox, limits=FAST)
+    assert trace.failure is not None
+    assert trace.failure.origin is Origin.TASK
+    assert trace.messages == ()
+
+
+async def test_what_the_user_must_mend_stops_the_run(sandbox: Sandbox) -> None:
+    with pytest.raises(UserError, match="no such model"):
+        await play([UserError("no such model", "name another")], PERSISTENT, sandbox)
+
+
+async def test_many_episodes_at_once(sandbox: Sandbox) -> None:
+    script = [block("n = len(list_items())"), block("print(n)"), block("finish()")]
+    traces = await asyncio.gather(
+        *(play(script, runtime, sandbox, task=task) for runtime in CODEACT for task in (TASK, OTHER) for _ in range(4))
+    )
+    assert [trace.summary.errors for trace, _ in traces] == [{}] * 8 + [{"NameError": 1}] * 8
+
+
+async def test_seeds_depend_on_task_and_turn_alone(sandbox: Sandbox) -> None:
+    seeds = []
+    for runtime in RuntimeName:
+        _, model = await play([calls(runtime, "list_items")] * 3 + [calls(runtime, "finish")], runtime, sandbox)
+        seeds.append(model.seeds)
+    assert seeds[0] == seeds[1] == seeds[2]
+    assert seeds[0] == [turn_seed(TASK.content_hash, 0, turn) for turn in range(4)]
+    assert len({*seeds[0], turn_seed(OTHER.content_hash, 0, 0), turn_seed(TASK.content_hash, 1, 0)}) == 6
+    assert all(0 <= seed < 2**31 for seed in seeds[0])
+
+
+def test_limits_of_the_specification() -> None:
+    for runtime in RuntimeName:
+        limits = EpisodeLimits.default(runtime)
+        assert (limits.turns, limits.runtime.tool_calls) == (40, 25)
+        assert limits.seconds == (600 if runtime is REACT else 900)
