@@ -1,0 +1,189 @@
+"""The host's side of the attack suite: bait, processes that must not stay, a loop that must not stall."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+ENVIRONMENT_SECRET = "KEEPSTATE_TEST_SECRET"
+GROSS_LAG = 1.0
+"""Seconds. The target is 0.1, measured by benchmarks/runtimes.py; a test on a busy machine only notices a stall."""
+
+
+class Host:
+    """Files, sockets and limits of this process that an attack may look for, and whether they are as they were."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="keepstate-bait-"))
+        self.folder.chmod(0o777)
+        self.file = self.folder / "bait.txt"
+        self.file.write_text("bait of the host\n")
+        self.file.chmod(0o666)
+        name = f"keepstate-{os.getpid()}"
+        self.sockets = [
+            self._bound(socket.socket(socket.AF_INET), ("127.0.0.1", 0)),
+            self._bound(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), ("127.0.0.1", 0)),
+            self._bound(socket.socket(socket.AF_UNIX), "\0" + name),
+            self._bound(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), f"\0{name}-dgram"),
+        ]
+        self.abstract = name
+
+    @staticmethod
+    def _bound(made: socket.socket, address: Any) -> socket.socket:
+        made.setblocking(False)
+        made.bind(address)
+        if made.type == socket.SOCK_STREAM:
+            made.listen()
+        return made
+
+    def coordinates(self) -> dict[str, object]:
+        """What an attacker is told, as if it had guessed it."""
+        children = descendants()
+        return {
+            "pid": os.getpid(),
+            "group": os.getpgrp(),
+            "zygote": min(children, default=1),
+            "file": str(self.file),
+            "project": str(Path(__file__).parents[2]),
+            "tcp": self.sockets[0].getsockname()[1],
+            "udp": self.sockets[1].getsockname()[1],
+            "abstract": self.abstract,
+            "abstract_dgram": f"{self.abstract}-dgram",
+        }
+
+    def state(self) -> dict[str, object]:
+        """Everything that an attack must leave as it is."""
+        stat = self.file.stat()
+        return {
+            "content": self.file.read_text(),
+            "mode and times": (stat.st_mode, stat.st_mtime_ns, stat.st_uid, stat.st_nlink),
+            "attributes": os.listxattr(self.file),
+            "folder": sorted(path.name for path in self.folder.iterdir()),
+            "limits": [resource.getrlimit(which) for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_AS)],
+            "priority": (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0)),
+            "reached": [self._reached(each) for each in self.sockets],
+        }
+
+    @staticmethod
+    def _reached(listening: socket.socket) -> bool:
+        with suppress(BlockingIOError):
+            if listening.type == socket.SOCK_STREAM:
+                listening.accept()[0].close()
+            else:
+                listening.recv(10)
+            return True
+        return False
+
+    def close(self) -> None:
+        """Remove the bait."""
+        for each in self.sockets:
+            each.close()
+        self.file.unlink()
+        self.folder.rmdir()
+
+
+class LagMeter:
+    """Longest time for which the event loop did not come round: `async with LagMeter() as lag: ...; lag.worst`."""
+
+    def __init__(self, interval: float = 0.005) -> None:
+        self._interval = interval
+        self.worst = 0.0
+
+    async def _measure(self) -> None:
+        while True:
+            started = time.perf_counter()
+            await asyncio.sleep(self._interval)
+            self.worst = max(self.worst, time.perf_counter() - started - self._interval)
+
+    async def __aenter__(self) -> LagMeter:
+        self._task = asyncio.create_task(self._measure())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.sleep(self._interval)
+        self._task.cancel()
+
+
+def descendants(root: int | None = None) -> set[int]:
+    """Process numbers of everything this process (or `root`) started, directly or not; dead ones excluded."""
+    alive = set()
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(root).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    alive.add(child.pid)
+    return alive
+
+
+def alive(pids: set[int]) -> set[int]:
+    """Those of `pids` that still run."""
+    left = set()
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                left.add(pid)
+    return left
+
+
+def descriptors() -> int:
+    """Open descriptors of this process."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def until(condition: Any, seconds: float = 5.0) -> bool:
+    """Whether `condition()` becomes true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        await asyncio.sleep(0.01)
+    return True
+
+
+def variables_of(pid: int) -> set[str]:
+    """Names in the environment that a process was started with; none where this process may not look."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    except (PermissionError, FileNotFoundError):
+        return set()
+    return {entry.partition("=")[0] for entry in entries if entry}
+
+
+def holding(pid: int, needles: list[bytes]) -> set[bytes]:
+    """Which of `needles` lie in the memory of process `pid`, read from outside through /proc; none if it has ended.
+
+    Raises:
+        PermissionError: This process may not look.
+    """
+    found: set[bytes] = set()
+    if not alive({pid}):
+        return found
+    overlap = max(map(len, needles))
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            span, mode = line.split()[:2]
+            start, end = (int(part, 16) for part in span.split("-"))
+            if "r" not in mode or "[v" in line:
+                continue
+            tail = b""
+            for offset in range(start, end, 1 << 20):
+                try:
+                    memory.seek(offset)
+                    chunk = tail + memory.read(min(1 << 20, end - offset))
+                except (OSError, ValueError):
+                    break
+                found |= {needle for needle in needles if needle in chunk}
+                tail = chunk[-overlap:]
+    return found

@@ -1,0 +1,127 @@
+"""Every attack at every real rung; after it host, sandbox, a canary episode and the attacked episode are still well."""
+
+import itertools
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from attacks import (
+    Attack,
+    channel,
+    clock,
+    endings,
+    files,
+    frames,
+    interpreter,
+    network,
+    prelude,
+    privileges,
+    processes,
+    resources,
+)
+from hosting import GROSS_LAG, Host, LagMeter, descendants, descriptors, until
+from playground import PERSISTENT, REAL_RUNGS, Session, opened, shown
+
+from keepstate.agents.observations import render_observation
+from keepstate.runtimes import Sandbox
+from keepstate.runtimes.base import ActionResult, RuntimeLimits
+from keepstate.runtimes.sandbox import worker
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BY_RUNG = (processes, files, network, privileges)
+"""Groups whose outcome depends on what a rung isolates."""
+GROUPS = (*BY_RUNG, resources, clock, interpreter, endings, frames, channel)
+ATTACKS = {f"{group.__name__.removeprefix('attacks.')}: {a.name}": a for group in GROUPS for a in group.ATTACKS}
+DEPENDENT = {attack.name for group in BY_RUNG for attack in group.ATTACKS}
+
+
+def cases() -> Iterator[Any]:
+    """Every attack at every rung. What does not depend on the rung is tried at the lower ones by `make test` alone."""
+    for rung, (name, attack) in itertools.product(REAL_RUNGS, ATTACKS.items()):
+        if rung in attack.rungs:
+            again = rung is not REAL_RUNGS[0] and attack.name not in DEPENDENT
+            yield pytest.param(rung, attack, id=f"{rung}-{name}", marks=[pytest.mark.slow] if again else [])
+
+
+@pytest.fixture(autouse=True)
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has to be killed is killed sooner: a third of the attacks end so."""
+    monkeypatch.setattr(worker, "GRACE_SECONDS", 0.1)
+
+
+def test_there_are_many_and_each_has_its_own_name() -> None:
+    assert len(ATTACKS) == sum(len(group.ATTACKS) for group in GROUPS) >= 60
+    assert len({attack.code for attack in ATTACKS.values()}) == len(ATTACKS)
+
+
+@pytest.mark.parametrize(("real_sandbox", "attack"), list(cases()), indirect=["real_sandbox"])
+async def test_attack(real_sandbox: Sandbox, host: Host, attack: Attack, capfd: pytest.CaptureFixture[str]) -> None:
+    secret = f"hidden-answer-{secrets.token_hex(16)}"
+    limits = RuntimeLimits(tool_calls=attack.calls, seconds=attack.seconds)
+    before = host.state()
+    async with LagMeter() as lag:
+        async with (
+            opened(PERSISTENT, real_sandbox, secret=secret) as canary,
+            opened(PERSISTENT, real_sandbox, limits, secret=secret) as session,
+        ):
+            await canary.output("mine = 1")
+            await session.output(prelude(host.coordinates()) + "\nkeep = 41")
+            result = await session.run(attack.code)
+            _judge(attack, result, secret)
+            environment = session.environment
+            assert result.finished == environment.finished, "only the environment says so"
+            counted = [(call.tool, call.arguments) for call in result.tool_calls if call.error is None]
+            assert len(environment.log) <= attack.calls + 1
+            assert counted == environment.log[: len(counted)], "only what was really called is on record"
+            assert await canary.output("mine + 1") == "2\n", "an episode that ran beside it"
+            await _goes_on(attack, session, result)
+        async with opened(PERSISTENT, real_sandbox) as fresh:
+            assert await fresh.works(), "an episode that starts after it"
+    assert host.state() == before
+    assert lag.worst < GROSS_LAG
+    assert capfd.readouterr() == ("", ""), "nothing reaches the host's own terminal"
+
+
+def _judge(attack: Attack, result: ActionResult, secret: str) -> None:
+    seen = shown(result)
+    assert "BREACH" not in seen, seen
+    assert result.error_type in attack.ends, seen[-2000:]
+    assert re.search(attack.shows, seen), seen[-2000:]
+    assert attack.lost is None or result.state_lost is attack.lost, seen[-2000:]
+    assert secret not in seen
+    assert len(result.output) < 11_000
+    assert len(result.error or "") < 100_000
+    names = result.globals or ()
+    assert sum(map(len, names)) < 2_000_000
+    text = render_observation(PERSISTENT, result)
+    assert not re.search(r"[\0-\x1f\x7f]", text), "one line without control characters, whatever was printed"
+    assert json.loads(text).keys() <= {"output", "error", "globals"}
+
+
+async def _goes_on(attack: Attack, session: Session, result: ActionResult) -> None:
+    """A further step works; variables are there unless the interpreter was lost and said so."""
+    after = await session.run("print(6 * 7, add(20, 22))")
+    late_death = attack.lost is None and after.state_lost
+    assert late_death or (after.output, after.error) == ("42 42\n", None), shown(after)
+    last = await session.run("print(keep + 1)")
+    lost = result.state_lost or after.state_lost
+    assert (last.error_type == "NameError") if lost else last.output == "42\n", shown(last)
+
+
+async def test_nothing_is_left_after_all_attacks(real_sandbox: Sandbox) -> None:
+    """Runs after the attacks of this rung: no process and no descriptor stays behind."""
+
+    async def one() -> None:
+        async with opened(PERSISTENT, real_sandbox) as session:
+            assert await session.works()
+
+    await one()
+    open_before, running_before = descriptors(), len(descendants())
+    for _ in range(10):
+        await one()
+    assert await until(lambda: descriptors() <= open_before)
+    assert await until(lambda: len(descendants()) <= running_before + 1), "at most a spare more"

@@ -1,0 +1,141 @@
+"""The contract, part 1: what a block leaves to the next one. Persistent: everything. Forget: nothing at all."""
+
+import pytest
+from playground import CODEACT, FORGET, PERSISTENT, opened
+
+from keepstate.runtimes import Sandbox
+from keepstate.vocabulary import RuntimeName
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LEFT_BEHIND = [
+    ("variable", "x = 41", "print(x + 1)", "42\n"),
+    ("function", "def double(n):\n    return 2 * n", "print(double(21))", "42\n"),
+    ("import", "import json", "print(json.dumps(None))", "null\n"),
+    ("import from", "from math import floor as down", "print(down(1.5))", "1\n"),
+    ("generator", "g = (n for n in range(9)); next(g)", "print(next(g))", "1\n"),
+    ("object identity", "a = []; b = a", "a.append(1); print(b)", "[1]\n"),
+    ("class", "class C:\n    n = 1\nC.n = 2", "print(C().n)", "2\n"),
+]
+"""What a first block leaves, and a second block that needs it: a NameError where it is gone."""
+
+LEFT_IN_MODULES = [
+    ("monkeypatched module", "import math\nmath.pi = 3", "import math\nprint(math.pi == 3)"),
+    ("attribute of a module", "import json\njson.seen = 1", "import json\nprint(hasattr(json, 'seen'))"),
+    ("module in sys.modules", "import sys, types\nsys.modules['mine'] = types.ModuleType('mine')",
+     "import sys\nprint('mine' in sys.modules)"),
+    ("recursion limit", "import sys\nsys.setrecursionlimit(777)", "import sys\nprint(sys.getrecursionlimit() == 777)"),
+    ("random state", "import random\nrandom.seed(5); first = random.random(); random.seed(5)",
+     "import random\nprint(random.random() == 0.6229016948897019)"),
+    ("environment variable", "import os\nos.environ['KEPT'] = '1'", "import os\nprint('KEPT' in os.environ)"),
+    ("decimal context", "import decimal\ndecimal.getcontext().prec = 3",
+     "import decimal\nprint(decimal.getcontext().prec == 3)"),
+    ("warning filter", "import warnings\nwarnings.simplefilter('error', UserWarning)",
+     "import warnings\nprint(any(f[0] == 'error' and f[2] is UserWarning for f in warnings.filters))"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("leave", "need", "output"), [row[1:] for row in LEFT_BEHIND], ids=[r[0] for r in LEFT_BEHIND])
+async def test_persistent_keeps_names_and_forget_none(sandbox: Sandbox, leave: str, need: str, output: str) -> None:
+    async with opened(PERSISTENT, sandbox) as kept, opened(FORGET, sandbox) as lost:
+        assert (await kept.run(leave)).error is None
+        assert await kept.output(need) == output
+        assert (await lost.run(leave)).error is None
+        gone = await lost.run(need)
+        assert gone.error_type == "NameError"
+        assert not gone.state_lost, "forgetting is the rule here, not a loss"
+
+
+@pytest.mark.parametrize(("leave", "ask"), [row[1:] for row in LEFT_IN_MODULES], ids=[r[0] for r in LEFT_IN_MODULES])
+async def test_what_is_changed_inside_modules_follows_the_same_rule(sandbox: Sandbox, leave: str, ask: str) -> None:
+    async with opened(PERSISTENT, sandbox) as kept, opened(FORGET, sandbox) as lost:
+        await kept.output(leave)
+        assert await kept.output(ask) == "True\n"
+        await lost.output(leave)
+        assert await lost.output(ask) == "False\n"
+
+
+@pytest.mark.needs("files")
+async def test_files_follow_the_same_rule(sandbox: Sandbox) -> None:
+    write = "open('/tmp/kept-by-a-block.txt', 'w').write('kept')"
+    read = "import os\nprint(os.path.exists('/tmp/kept-by-a-block.txt'))\nos.unlink('/tmp/kept-by-a-block.txt')"
+    async with opened(PERSISTENT, sandbox) as kept, opened(FORGET, sandbox) as lost:
+        await kept.output(write)
+        assert await kept.output(read) == "True\n"
+        await lost.output(write)
+        assert await lost.output("import os\nprint(os.path.exists('/tmp/kept-by-a-block.txt'))") == "False\n"
+
+
+async def test_random_numbers_differ_between_fresh_interpreters(sandbox: Sandbox) -> None:
+    async with opened(FORGET, sandbox) as one, opened(FORGET, sandbox) as two:
+        draws = [await s.output("import random\nprint(random.random())") for s in (one, one, two, two)]
+    assert len(set(draws)) == 4
+    async with opened(FORGET, sandbox) as session:
+        addresses = [await session.output("import uuid\nprint(uuid.uuid4())") for _ in range(2)]
+    assert addresses[0] != addresses[1]
+
+
+async def test_two_episodes_share_nothing(sandbox: Sandbox) -> None:
+    async with opened(PERSISTENT, sandbox) as one, opened(PERSISTENT, sandbox) as two:
+        await one.output("import math\nmath.pi = 3\nx = 1")
+        assert (await two.run("x")).error_type == "NameError"
+        assert await two.output("import math\nprint(math.pi > 3)") == "True\n"
+
+
+async def test_globals_are_the_agents_names(sandbox: Sandbox) -> None:
+    async with opened(PERSISTENT, sandbox) as session:
+        first = await session.run("b = 1\ndef a():\n    pass\n_hidden = 2")
+        second = await session.run("del b\nc = [n for n in range(3)]\necho = 5")
+    assert first.globals is not None
+    assert {"a", "b"} <= set(first.globals) <= {"a", "b", "_hidden"}
+    assert list(first.globals) == sorted(first.globals)
+    assert second.globals is not None
+    assert {"a", "c"} <= set(second.globals) <= {"a", "c", "_hidden"}, "neither `b` nor the name of a tool"
+
+
+async def test_forget_has_no_globals_to_show(sandbox: Sandbox) -> None:
+    async with opened(FORGET, sandbox) as session:
+        assert (await session.run("x = 1")).globals == ()
+
+
+@pytest.mark.parametrize("runtime", CODEACT)
+async def test_a_block_is_an_ordinary_main_module(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    code = """
+import copy, dataclasses, pickle, sys, typing
+@dataclasses.dataclass(order=True)
+class Item:
+    value: int
+    tags: typing.List[str] = dataclasses.field(default_factory=list)
+def main():
+    item = Item(3, ["a"])
+    again = pickle.loads(pickle.dumps(item))
+    print(again == item, copy.deepcopy(item), Item.__module__, sys.modules["__main__"].Item is Item)
+if __name__ == "__main__":
+    main()
+"""
+    async with opened(runtime, sandbox) as session:
+        assert await session.output(code) == "True Item(value=3, tags=['a']) __main__ True\n"
+
+
+COMMON = "json re math random itertools collections heapq statistics datetime functools string textwrap bisect copy"
+
+
+@pytest.mark.parametrize("runtime", CODEACT)
+async def test_common_modules_work_at_every_rung(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    names = f"{COMMON} operator decimal fractions dataclasses enum typing time abc contextlib io hashlib".split()
+    code = f"import {', '.join(names)}\nprint(statistics.mean([1, 3]), json.loads('[1]'), hashlib.sha256(b'').name)"
+    async with opened(runtime, sandbox) as session:
+        assert await session.output(code) == "2 [1] sha256\n"
+
+
+@pytest.mark.needs("late_import")
+async def test_late_imports_work(sandbox: Sandbox) -> None:
+    code = "import mailbox, wave, plistlib\nprint(plistlib.dumps([1])[:5])"
+    async with opened(PERSISTENT, sandbox) as session:
+        assert await session.output(code) == "b'<?xml'\n"
+
+
+async def test_asyncio_runs_inside_a_block(sandbox: Sandbox) -> None:
+    code = "import asyncio\nasync def main():\n    await asyncio.sleep(0)\n    return 7\nprint(asyncio.run(main()))"
+    async with opened(PERSISTENT, sandbox) as session:
+        assert await session.output(code) == "7\n"

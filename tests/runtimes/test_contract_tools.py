@@ -1,0 +1,216 @@
+"""The contract, part 3: tool calls, in all three runtimes. Values, refusals, the cap, the end of the episode."""
+
+from typing import Any
+
+import pytest
+from playground import CODEACT, LIMITS, PERSISTENT, REACT, Toolbox, calls_action, opened
+
+from keepstate.errors import EpisodeFailure
+from keepstate.runtimes import Sandbox
+from keepstate.runtimes.base import RuntimeLimits
+from keepstate.vocabulary import Origin, Rung, RuntimeName
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+EVERY = pytest.mark.parametrize("runtime", RuntimeName)
+CODE = pytest.mark.parametrize("runtime", CODEACT)
+
+
+@EVERY
+async def test_calls_reach_the_environment_in_order(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("echo", {"value": "é\n\ud800"}),
+        ("add", {"a": 2**70, "b": -1}),
+        ("nothing", {}),
+    ]
+    async with opened(runtime, sandbox) as session:
+        result = await session.run(calls_action(runtime, calls))
+        assert session.environment.log == calls
+    assert result.error is None
+    assert [(call.tool, call.arguments) for call in result.tool_calls] == calls
+    assert [call.output for call in result.tool_calls] == ["é\n\ud800", 2**70 - 1, None]
+
+
+@EVERY
+async def test_a_refusal_is_the_agents_to_see(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    async with opened(runtime, sandbox) as session:
+        result = await session.run(calls_action(runtime, [("refuse", {"value": "because"})]))
+    assert [call.error for call in result.tool_calls] == ["refused: because"]
+    if runtime is not REACT:
+        assert result.error_type == "ToolError"
+        assert result.error is not None
+        assert result.error.splitlines()[-1].endswith("ToolError: refused: because")
+        assert not result.state_lost
+
+
+@EVERY
+async def test_a_cap_counts_calls_of_one_action(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    limits = RuntimeLimits(tool_calls=3, seconds=10)
+    async with opened(runtime, sandbox, limits) as session:
+        for _ in range(2):  # each action has its own count
+            result = await session.run(calls_action(runtime, [("echo", {"value": str(n)}) for n in range(5)]))
+            assert result.error_type == "ToolCallLimit"
+            assert result.error is not None
+            assert "3 tool calls" in result.error
+            assert [call.output for call in result.tool_calls] == ["0", "1", "2"]
+            assert not result.state_lost
+        assert len(session.environment.log) == 6
+
+
+@EVERY
+async def test_finish_ends_the_action_at_once_and_is_free(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    calls = [("nothing", {}), ("nothing", {}), ("finish", {}), ("echo", {"value": "late"})]
+    async with opened(runtime, sandbox, RuntimeLimits(tool_calls=2, seconds=10)) as session:
+        result = await session.run(calls_action(runtime, calls))
+        assert session.environment.log == calls[:3]
+    assert result.finished
+    assert result.error is None
+    assert [call.tool for call in result.tool_calls] == ["nothing", "nothing", "finish"]
+
+
+@EVERY
+async def test_a_defect_of_the_environment_is_ours(
+    sandbox: Sandbox, runtime: RuntimeName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(*_: Any) -> Any:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(Toolbox, "call", defect)
+    async with opened(runtime, sandbox) as session:
+        with pytest.raises(EpisodeFailure, match="ours") as caught:
+            await session.run(calls_action(runtime, [("nothing", {})]))
+    assert caught.value.origin is Origin.TASK
+
+
+@EVERY
+async def test_the_rung_is_known(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    async with opened(runtime, sandbox) as session:
+        assert session.runtime.name is runtime
+        assert session.runtime.rung is (Rung.NONE if runtime is REACT else sandbox.rung)
+
+
+@CODE
+async def test_tools_are_functions_with_python_values(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    code = """
+print(echo("a"), echo(value="b"), add(1, b=2), nothing())
+print(echo.__name__, callable(add), sorted([3, 1], key=lambda n: add(n, 0)))
+try:
+    refuse("x")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    async with opened(runtime, sandbox) as session:
+        assert await session.output(code) == "a b 3 None\necho True [1, 3]\nToolError refused: x\n"
+
+
+BAD_CALLS = [
+    ("missing argument", "echo()"),
+    ("unknown keyword", "echo(nope=1)"),
+    ("too many", "echo(1, 2)"),
+    ("twice", "echo('a', value='b')"),
+    ("not JSON", "echo(object())"),
+    ("a set", "echo({1})"),
+    ("bytes", "echo(b'x')"),
+    ("contains itself", "x = []\nx.append(x)\necho(x)"),
+    ("nested too deeply", "x = []\nfor _ in range(100_000): x = [x]\necho(x)"),
+    ("not a number", "echo(float('nan'))"),
+    ("huge", "echo('x' * 50_000_000)"),
+    ("huge int", "add(1, 10 ** 100_000)"),
+]
+
+
+@CODE
+@pytest.mark.parametrize("code", [row[1] for row in BAD_CALLS], ids=[row[0] for row in BAD_CALLS])
+async def test_a_bad_call_is_a_python_error(sandbox: Sandbox, runtime: RuntimeName, code: str) -> None:
+    limits = RuntimeLimits(seconds=10)
+    async with opened(runtime, sandbox, limits) as session:
+        result = await session.run(code)
+        assert session.environment.log == []
+        assert result.error_type is not None
+        assert result.error_type in ("TypeError", "ValueError", "RecursionError", "ToolError", "OverflowError")
+        assert not result.state_lost
+        assert await session.works()
+
+
+@CODE
+async def test_great_values_pass_both_ways(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    async with opened(runtime, sandbox) as session:
+        assert await session.output("text = 'x' * 900_000\nprint(echo(text) == text)") == "True\n"
+        assert await session.output(f"print(len('{'y' * 900_000}'))") == "900000\n"
+
+
+async def test_tools_are_back_after_being_overwritten(sandbox: Sandbox) -> None:
+    async with opened(PERSISTENT, sandbox) as session:
+        await session.output("echo = 5\ndel add\nnothing = None\nprint(echo)")
+        assert await session.output("print(echo('x'), add(1, 2), nothing())") == "x 3 None\n"
+
+
+@CODE
+async def test_the_cap_cannot_be_swallowed(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    code = (
+        "for n in range(50):\n    try:\n        echo(str(n))\n    except BaseException:\n        pass\nprint('went on')"
+    )
+    async with opened(runtime, sandbox, RuntimeLimits(tool_calls=3, seconds=10)) as session:
+        result = await session.run(code)
+        assert result.error_type == "ToolCallLimit"
+        assert len(session.environment.log) == 3
+        assert await session.works()
+
+
+@CODE
+async def test_finish_cannot_be_swallowed(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    code = "try:\n    finish()\nexcept BaseException:\n    pass\necho('late')\nwhile True: pass"
+    async with opened(runtime, sandbox, RuntimeLimits(seconds=1)) as session:
+        result = await session.run(code)
+        assert result.finished
+        assert session.environment.log == [("finish", {})]
+
+
+BAD_ACTIONS = [
+    ("not JSON", "[{"),
+    ("no list", '{"tool": "echo", "args": {"value": "x"}}'),
+    ("no objects", "[1]"),
+    ("no tool", '[{"args": {}}]'),
+    ("tool is no name", '[{"tool": 5, "args": {}}]'),
+    ("unknown tool", '[{"tool": "nope", "args": {}}]'),
+    ("hidden attribute", '[{"tool": "verdict", "args": {}}]'),
+    ("dunder", '[{"tool": "__init__", "args": {}}]'),
+    ("args no object", '[{"tool": "echo", "args": ["x"]}]'),
+    ("args missing", '[{"tool": "echo"}]'),
+    ("wrong argument", '[{"tool": "echo", "args": {"other": 1}}]'),
+    ("empty", ""),
+    ("deeply nested", "[" * 100_000),
+    ("huge number", '[{"tool": "add", "args": {"a": ' + "9" * 10_000 + ', "b": 1}}]'),
+    ("not a number", '[{"tool": "add", "args": {"a": NaN, "b": 1}}]'),
+]
+
+
+@pytest.mark.parametrize("action", [row[1] for row in BAD_ACTIONS], ids=[row[0] for row in BAD_ACTIONS])
+async def test_react_answers_a_bad_action(action: str) -> None:
+    async with opened(REACT, None) as session:
+        result = await session.run(action)
+        assert session.environment.log == []
+        assert not result.finished
+        assert result.error or any(call.error for call in result.tool_calls)
+        good = await session.run(calls_action(REACT, [("echo", {"value": "x"})]))
+        assert [call.output for call in good.tool_calls] == ["x"]
+
+
+async def test_react_goes_on_after_a_refused_call() -> None:
+    calls = [("refuse", {"value": "no"}), ("echo", {"value": "yes"})]
+    async with opened(REACT, None) as session:
+        result = await session.run(calls_action(REACT, calls))
+    assert [(call.error, call.output) for call in result.tool_calls] == [("refused: no", None), (None, "yes")]
+    assert result.globals is None
+
+
+async def test_codeact_without_a_sandbox_is_refused() -> None:
+    with pytest.raises(Exception, match="sandbox"):
+        async with opened(PERSISTENT, None):
+            pass
+
+
+@EVERY
+async def test_close_is_safe_twice_and_after_a_failure(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    async with opened(runtime, sandbox, LIMITS) as session:
+        await session.runtime.close()
+        await session.runtime.close()

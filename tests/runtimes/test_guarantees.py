@@ -1,0 +1,190 @@
+"""What the sandbox promises beyond single attacks: hidden data, other episodes, death of the host, many at once."""
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from hosting import (
+    ENVIRONMENT_SECRET,
+    GROSS_LAG,
+    Host,
+    LagMeter,
+    alive,
+    descendants,
+    descriptors,
+    holding,
+    until,
+    variables_of,
+)
+from playground import CODEACT, FORGET, LIMITS, PERSISTENT, opened
+
+from keepstate.errors import EpisodeFailure
+from keepstate.runtimes import Sandbox
+from keepstate.runtimes.base import RuntimeLimits
+from keepstate.vocabulary import Origin, Rung
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_hidden_data_is_in_no_process_that_runs_model_code(real_sandbox: Sandbox) -> None:
+    secret, marker = secrets.token_hex(24), secrets.token_hex(24)
+    hidden = [secret.encode(), os.environ[ENVIRONMENT_SECRET].encode()]
+    async with (
+        opened(PERSISTENT, real_sandbox, secret=secret) as one,
+        opened(PERSISTENT, real_sandbox, secret=secret) as two,
+        opened(FORGET, real_sandbox, secret=secret) as three,
+    ):
+        assert one.environment.secret == secret
+        await one.output(f"marker = '{marker}'\necho('x')")
+        for session in (two, three):
+            assert await session.works()
+        pids = descendants()
+        assert len(pids) >= 3
+        try:
+            found = {pid: holding(pid, [*hidden, marker.encode()]) for pid in pids}
+        except PermissionError:
+            pytest.skip("only root may read the memory of a sandboxed process: the memory scan was NOT done")
+    assert [pid for pid, hits in found.items() if hits & set(hidden)] == []
+    holders = [pid for pid, hits in found.items() if marker.encode() in hits]
+    assert len(holders) == 1, "the scan sees what is there, and one episode's data is in no other's memory"
+
+
+async def test_workers_have_a_clean_environment(real_sandbox: Sandbox) -> None:
+    async with opened(PERSISTENT, real_sandbox) as session:
+        assert await session.works()
+        for pid in descendants():
+            assert variables_of(pid) <= {"LANG", "PATH", "LC_CTYPE", "PYTHONHASHSEED"}
+
+
+async def test_episodes_do_not_meet(real_sandbox: Sandbox) -> None:
+    async with opened(PERSISTENT, real_sandbox) as one, opened(PERSISTENT, real_sandbox) as two:
+        pid = await one.output(
+            "import os\ntry:\n    open('/tmp/meet', 'w').write('x')\nexcept OSError:\n    pass\nprint(os.getpid())"
+        )
+        code = f"""
+import os
+met = []
+for pid in [{int(pid)}, *range(1, 300)]:
+    if pid != os.getpid():
+        for sig in (0, 9):
+            try:
+                os.kill(pid, sig)
+                met.append(pid)
+            except OSError:
+                pass
+print(os.path.exists('/tmp/meet'), met)
+"""
+        assert await two.output(code) == "False []\n"
+        assert await one.works()
+
+
+async def test_killing_the_host_leaves_nothing(real_sandbox: Sandbox) -> None:
+    script = Path(__file__).with_name("doomed_host.py")
+    command = [sys.executable, str(script), str(real_sandbox.rung)]
+    doomed = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert doomed.stdout is not None
+    assert await doomed.stdout.readline() == b"ready\n"
+    pids = descendants(doomed.pid)
+    assert len(pids) >= 4, "a zygote and three workers"
+    doomed.kill()
+    await doomed.wait()
+    assert await until(lambda: not alive(pids)), alive(pids)
+
+
+async def test_a_killed_zygote_is_our_failure_and_ends_its_workers(real_sandbox: Sandbox) -> None:
+    before = descendants()
+    async with Sandbox(isolation=real_sandbox.rung) as own:
+        async with opened(PERSISTENT, own) as session:
+            assert await session.works()
+            pids = descendants() - before
+            os.kill(min(pids), signal.SIGKILL)
+            assert await until(lambda: not alive(pids)), alive(pids)
+            await session.run("print(1)")  # its interpreter is gone with the zygote
+            with pytest.raises(EpisodeFailure) as caught:
+                await session.run("print(1)")
+            assert caught.value.origin is Origin.SANDBOX
+        assert await until(lambda: not alive(pids)), alive(pids)
+
+
+async def test_a_closed_sandbox_leaves_nothing(real_sandbox: Sandbox) -> None:
+    before, open_before = descendants(), descriptors()
+    async with Sandbox(isolation=real_sandbox.rung) as own:
+        async with opened(PERSISTENT, own) as one, opened(FORGET, own, RuntimeLimits(seconds=0.1)) as two:
+            assert await one.works()
+            await two.run("while True: pass")
+        pids = descendants() - before
+        assert pids
+    assert await until(lambda: not alive(pids)), alive(pids)
+    assert descriptors() <= open_before
+
+
+@pytest.mark.parametrize("runtime", CODEACT)
+async def test_the_time_limit_races_with_the_end_of_a_step(real_sandbox: Sandbox, runtime: object) -> None:
+    """A step that ends just when its limit comes is either done or timed out; the next step is never hit."""
+    outcomes = set()
+    async with opened(runtime, real_sandbox, RuntimeLimits(seconds=0.05)) as session:  # type: ignore[arg-type]
+        for number in range(24):
+            length = 0.05 + (number - 12) * 0.0008
+            code = f"import time\nend = time.monotonic() + {length}\nwhile time.monotonic() < end: pass"
+            outcomes.add((await session.run(code)).error_type)
+            after = await session.run("print('after')")
+            assert (after.output, after.error) == ("after\n", None), f"step {number}"
+    assert outcomes <= {None, "TimeLimit"}
+
+
+async def _balloons(sandbox: Sandbox, count: int) -> None:
+    """Episodes that all take as much memory as they can, at once."""
+    code = (
+        "kept = []\ntry:\n    while True: kept.append(b'\\1' * 2**20)\nexcept MemoryError:\n    print(len(kept) < 64)"
+    )
+    limits = RuntimeLimits(memory_mib=48, seconds=60)
+
+    async def one() -> tuple[str, str | None]:
+        async with opened(PERSISTENT, sandbox, limits) as session:
+            result = await session.run(code)
+            return result.output, result.error_type
+
+    async with LagMeter() as lag:
+        outcomes = await asyncio.gather(*(one() for _ in range(count)))
+    assert set(outcomes) == {("True\n", None)}
+    assert lag.worst < 3 * GROSS_LAG
+    async with opened(PERSISTENT, sandbox) as session:
+        assert await session.works()
+
+
+async def test_memory_balloons_in_many_episodes_at_once(real_sandbox: Sandbox) -> None:
+    await _balloons(real_sandbox, 16)
+
+
+@pytest.mark.slow
+async def test_memory_balloons_in_500_episodes_at_once(real_sandbox: Sandbox) -> None:
+    if real_sandbox.rung is not Rung.NAMESPACES:
+        pytest.skip("once is enough: the limit is the same rlimit at every rung")
+    await _balloons(real_sandbox, 500)
+
+
+async def test_loops_and_floods_beside_a_working_episode(real_sandbox: Sandbox) -> None:
+    attacks = ["while True: pass", "while True: print('x' * 10**5)", "sum(range(10**13))", "while True: nothing()"]
+    limits = RuntimeLimits(seconds=0.5, tool_calls=10**6)
+    async with LagMeter() as lag, opened(PERSISTENT, real_sandbox, LIMITS) as working:
+
+        async def attack(code: str) -> str | None:
+            async with opened(PERSISTENT, real_sandbox, limits) as session:
+                return (await session.run(code)).error_type
+
+        tasks = [asyncio.create_task(attack(code)) for code in attacks * 3]
+        steps = 0
+        while not all(task.done() for task in tasks):
+            assert await working.works()
+            steps += 1
+    assert {task.result() for task in tasks} == {"TimeLimit"}
+    assert steps > 5
+    assert lag.worst < GROSS_LAG
+
+
+async def test_the_bait_is_untouched(host: Host) -> None:
+    assert host.file.read_text() == "bait of the host\n"
