@@ -44,6 +44,7 @@ doctor: setup ## what this machine can do, what is missing and the command that 
 test: test-core test-loop ## every test, with the set-up it needs
 test-core: setup-dev ## tests of the core environment (under two minutes)
 	$(CORE) -m pytest
+	$(CORE) -m pytest -m slow
 test-loop: setup-dev setup-train setup-serve ## tests that train and serve for real
 	$(CORE) -m pytest -m "e2e or train_env or serve_env"
 lint: setup-dev ## ruff and mypy
