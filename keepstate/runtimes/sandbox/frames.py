@@ -60,9 +60,13 @@ class FrameReader:
 
     reader.feed(data)
     for message in reader: ...
+
+    Args:
+        limit: Bytes allowed in one frame.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_FRAME) -> None:
+        self.limit = limit
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
@@ -88,8 +92,8 @@ class FrameReader:
         if len(buffer) < HEADER:
             return None
         length = int.from_bytes(buffer[:HEADER], "big")
-        if length > MAX_FRAME:
-            raise FrameError(f"{length} bytes, {MAX_FRAME} are allowed")
+        if length > self.limit:
+            raise FrameError(f"{length} bytes, {self.limit} are allowed")
         if len(buffer) < HEADER + length:
             return None
         payload = bytes(buffer[HEADER : HEADER + length])

@@ -18,6 +18,7 @@ from keepstate.errors import EpisodeFailure
 from keepstate.runtimes.base import RuntimeLimits, ToolCallLimit, ToolGate
 from keepstate.runtimes.sandbox import frames
 from keepstate.runtimes.sandbox.guest.output import CutText
+from keepstate.runtimes.sandbox.guest.wire import MAX_FRAME
 from keepstate.runtimes.sandbox.stopwatch import Stopwatch
 
 SOFT_LIMIT_SIGNAL = signal.SIGUSR1
@@ -29,6 +30,8 @@ REFUSED_CALLS = 200
 """Calls beyond the cap, in one block, after which the process is killed."""
 MAX_ERROR_CHARS = 40_000
 MAX_NAMES = 1_000
+BYTES_A_CHARACTER = 12
+"""At most, in ASCII JSON: two escapes of a surrogate pair."""
 
 
 class WorkerLost(Exception):
@@ -103,6 +106,7 @@ class Worker(asyncio.Protocol):
         if self.lost is not None or self._transport is None:
             raise WorkerLost("InterpreterExit", self.lost or "it was closed")
         self._blocks += 1
+        self._reader.limit = MAX_FRAME + BYTES_A_CHARACTER * limits.output_chars
         block = self._block = _Block(self._blocks, gate, limits, self.pid)
         request: dict[str, Any] = {
             "step": block.number,

@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import kernel, landlock, namespaces
 from .seccomp import Files, build_filter, pack
@@ -46,7 +47,7 @@ class Confinement:
     ruleset: int | None
     """Descriptor of a Landlock rule set."""
     identity: int | None
-    """User and group id that workers take."""
+    """User and group id that workers take; None to keep the host's."""
 
 
 def libraries() -> list[str]:
@@ -66,13 +67,20 @@ def prepare(rung: str) -> Confinement:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where memory runs out, the kernel ends workers before it ends the host
     ruleset = None
-    identity = namespaces.NOBODY if os.geteuid() == 0 else None
+    drops = os.geteuid() == 0 and (rung == SECCOMP or _anybody_may_read(libraries()))
+    identity = namespaces.NOBODY if drops else None
     if rung == NAMESPACES:
         identity = namespaces.INSIDE_ID if namespaces.enter(libraries()) else None
         ruleset = landlock.ruleset_without_files()
     elif rung == LANDLOCK:
         ruleset = landlock.ruleset_for_files(libraries())
     return Confinement(rung, idle_bytes, ruleset, identity)
+
+
+def _anybody_may_read(folders: list[str]) -> bool:
+    """Whether later imports work under any user id: not where Python lies below /root."""
+    needed = {str(path) for folder in folders for path in (Path(folder), *Path(folder).parents)}
+    return all(os.stat(path).st_mode & 0o001 for path in needed)
 
 
 def fork_worker(confinement: Confinement) -> int:
@@ -107,9 +115,9 @@ def confine(confinement: Confinement, memory_mib: int) -> None:
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    kernel.drop_capabilities()
     if rung == PROCESS:
         return
-    kernel.drop_capabilities()
     if confinement.ruleset is not None:
         kernel.landlock_restrict(confinement.ruleset)
         os.close(confinement.ruleset)

@@ -29,8 +29,8 @@ globals()["__builtins__"] = dict(vars(builtins))  # functions below keep working
 SOFT_LIMIT_SIGNAL = signal.SIGUSR1
 """Sent by the host when the time of a block is used up."""
 MAX_ERROR_CHARS = 20_000
-MAX_NAMES = 1_000
-MAX_NAME_CHARS = 200
+MAX_NAMES = 200
+MAX_NAME_CHARS = 100
 HEAP_RESERVE = 4 << 20
 """Bytes of address space given back when model code has used up the rest, so that we can still say so."""
 
@@ -118,7 +118,7 @@ class Interpreter:
         sys.stderr = Capture(self._write, "<stderr>")
         sys.stdin = io.StringIO()
         vars(self._main).update(self._tools)
-        vars(self._main)["__name__"] = "__main__"
+        vars(self._main).update(__name__="__main__", __builtins__=builtins)
         signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [SOFT_LIMIT_SIGNAL])
 
@@ -178,6 +178,9 @@ class Interpreter:
         except (TypeError, ValueError, RecursionError) as error:
             self._output.put(*output)
             raise TypeError(f"{tool}(): an argument is no JSON value: {error}") from None
+        if len(frame) > wire.MAX_FRAME:
+            self._output.put(*output)
+            raise ValueError(f"{tool}(): the arguments are too long")
         self._asking = True
         try:
             wire.send(self._descriptor, frame)

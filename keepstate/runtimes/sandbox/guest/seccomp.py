@@ -23,8 +23,9 @@ NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16
 """Offsets in `struct seccomp_data`."""
 
 AF_UNIX = 1
-TERMINAL_CALLS = (0x5401, 0x5413)
-"""TCGETS and TIOCGWINSZ: what `isatty` and `os.get_terminal_size` ask."""
+DEVICE_COMMANDS = (0x5401, 0x5413, 0x5421, 0x5450, 0x5451)
+"""TCGETS and TIOCGWINSZ, which `isatty` and `os.get_terminal_size` ask; FIONBIO, FIONCLEX and FIOCLEX, by which Python
+sets sockets non-blocking (asyncio needs it) and descriptors inheritable."""
 DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, F_DUPFD_CLOEXEC.
 
@@ -86,7 +87,7 @@ def _if_null(index: int) -> list[Instruction]:
 def _checked(own_pid: int) -> dict[str, list[Instruction]]:
     return {
         "fcntl": _if_one_of(1, DESCRIPTOR_COMMANDS),
-        "ioctl": _if_one_of(1, TERMINAL_CALLS),
+        "ioctl": _if_one_of(1, DEVICE_COMMANDS),
         "kill": _if_one_of(0, (own_pid,)),  # never 0, -1 or a group: these reach beyond a pid namespace
         "tgkill": _if_one_of(0, (own_pid,)),
         "prlimit64": _if_null(2),  # asking is free, setting is not, for anybody

@@ -15,7 +15,7 @@ from typing import Any
 globals()["__builtins__"] = dict(vars(builtins))  # functions below keep working when model code patches `builtins`
 
 MAX_FRAME = 1 << 20
-"""Bytes of JSON that the host accepts in one frame from a worker."""
+"""Bytes of JSON that the host accepts in one frame from a worker, beyond the room for its output."""
 
 _read = os.read
 _write = os.write
@@ -32,7 +32,7 @@ def encode(message: dict[str, Any]) -> bytes:
 
     Raises:
         TypeError: Something in `message` is not a JSON value.
-        ValueError: A number is not finite, or the value contains itself.
+        ValueError: A number is not finite or the value contains itself.
         RecursionError: The value is nested too deeply.
     """
     # a fresh set of markers each time: it is what finds values that contain themselves
