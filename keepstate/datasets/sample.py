@@ -21,7 +21,11 @@ SPECIAL = "special token in text"
 NO_PREFIX = "prompt is no prefix"
 MELTS = "answer melts into the prompt"
 NO_END = "no end of turn"
-REFUSALS = frozenset({ROLES, EMPTY, SURROGATE, SPECIAL, NO_PREFIX, MELTS, NO_END})
+PLACEHOLDER = "answer is a placeholder"
+REFUSALS = frozenset({ROLES, EMPTY, SURROGATE, SPECIAL, NO_PREFIX, MELTS, NO_END, PLACEHOLDER})
+PLACEHOLDERS = frozenset({"[[dummy_message]]", "zzdummymessagezz"})
+"""Axolotl (0.19.0) finds an answer by putting these in its place; one that is exactly such a text is not found, and all
+that follows it is trained. A test compares them with Axolotl's own."""
 
 
 class Refused(ValueError):
@@ -80,6 +84,8 @@ def check_messages(messages: Sequence[Message], tokenizer: TextTokenizer) -> Non
         text = message["content"]
         if not text and message["role"] == "assistant":
             raise Refused(EMPTY, f"message {number}: an answer without text has nothing to train")
+        if text in PLACEHOLDERS and message["role"] == "assistant":
+            raise Refused(PLACEHOLDER, f"message {number}: Axolotl cannot train an answer that is exactly {text}")
         try:
             text.encode()
         except UnicodeEncodeError:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 from made_traces import ANSWERS, make_trace, write_traces
 from odd_texts import PLAIN, TEXT
 
+from keepstate import environments
 from keepstate.cli import cli
 from keepstate.datasets import build_dataset, read_manifest
 from keepstate.datasets.axolotl_ids import DATASET
 from keepstate.datasets.check import CheckPlan, check_dataset
-from keepstate.datasets.sample import REFUSALS
+from keepstate.datasets.sample import PLACEHOLDERS, REFUSALS
 from keepstate.datasets.templates import FOLDER
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.errors import UserError
@@ -76,7 +78,7 @@ def test_any_text_is_proven_by_axolotl_or_refused_with_its_file_named(tmp_path: 
     """Drawn by hypothesis, then built and checked at once: Axolotl takes 8 s to start."""
     drawn: list[tuple[list[str], str, str]] = []
 
-    @settings(max_examples=300, deadline=None, database=None)
+    @settings(max_examples=400, deadline=None, database=None)
     @given(
         st.lists(PLAIN.map("a".__add__), min_size=1, max_size=4) | st.lists(TEXT, min_size=1, max_size=4), TEXT, PLAIN
     )
@@ -96,6 +98,13 @@ def test_any_text_is_proven_by_axolotl_or_refused_with_its_file_named(tmp_path: 
     report = check_dataset(CheckPlan(tmp_path / "d"))
     assert [(path, row.first) for path, row in report.bad] == []
     assert report.rows == manifest.rows > len(drawn) // 4
+
+
+@pytest.mark.train_env
+def test_the_placeholders_are_axolotls_own() -> None:
+    script = "from axolotl.prompt_strategies.chat_template import ChatTemplateStrategy as S; print(*S._SENTINELS)"
+    done = subprocess.run([environments.ensure("train"), "-Ic", script], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()[-2:]) == PLACEHOLDERS
 
 
 @pytest.mark.train_env

@@ -110,6 +110,7 @@ def test_an_answer_that_melts_into_the_prompt_is_refused(qwen3: TextTokenizer) -
         (2, "<think>", "special token in text"),
         (2, "", "empty answer"),
         (3, "half \ud83d", "lone surrogate"),
+        (2, "[[dummy_message]]", "answer is a placeholder"),
     ],
 )
 def test_what_cannot_be_proven_is_refused_by_name(
