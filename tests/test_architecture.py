@@ -1,6 +1,7 @@
 """The layout's promises: one direction of imports, a light core, files and functions that a reader can hold."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ HEAVY = {"torch", "axolotl", "vllm", "transformers", "datasets", "ray"}
 OWN_ENVIRONMENT = {
     path.relative_to(PACKAGE).as_posix()
     for path in PACKAGE.rglob("*.py")
-    if "Runs in .venv-" in (ast.get_docstring(ast.parse(path.read_text())) or "")
+    if path.parent.name == "plugin"
+    or re.search(r"Runs in(side)? `?\.venv-", ast.get_docstring(ast.parse(path.read_text())) or "")
 }
-"""Files that say they run inside another environment, by its python, and are never imported by the core."""
+"""Plugins of Axolotl and vLLM, and files that say they run inside another environment: never imported by the core."""
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
@@ -34,7 +36,7 @@ def imports_of(path: str) -> set[str]:
 
 @pytest.mark.parametrize("path", [f for f in FILES if f.split("/")[0] in ORDER])
 def test_imports_flow_one_way(path: str) -> None:
-    own = ORDER.index(path.split("/")[0])
+    own = ORDER.index(path.split("/", maxsplit=1)[0])
     for name in imports_of(path):
         parts = name.split(".")
         if parts[0] == "keepstate" and len(parts) > 1 and parts[1] in ORDER:
@@ -45,6 +47,14 @@ def test_imports_flow_one_way(path: str) -> None:
 @pytest.mark.parametrize("path", [f for f in FILES if f not in OWN_ENVIRONMENT])
 def test_the_core_imports_nothing_heavy(path: str) -> None:
     assert not {name.split(".")[0] for name in imports_of(path)} & HEAVY
+
+
+def test_the_core_imports_nothing_of_other_environments() -> None:
+    theirs = {f"keepstate.{path.removesuffix('.py').replace('/', '.')}" for path in OWN_ENVIRONMENT}
+    assert len(theirs) >= 3
+    for path in FILES:
+        if path not in OWN_ENVIRONMENT:
+            assert not imports_of(path) & theirs, path
 
 
 @pytest.mark.parametrize("path", FILES)

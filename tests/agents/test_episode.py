@@ -126,7 +126,7 @@ async def test_state_is_kept_or_forgotten(sandbox: Sandbox) -> None:
     ("answer", "words"),
     [
         ("I wonder.", "no code block"),
-        (block("x = 1") + block("\ny = 2"), "2 code blocks"),
+        (block("x = 1") + "\n" + block("y = 2"), "2 code blocks"),
         ("```python\nx = 1", "not closed"),
         (block("x = = 1"), "SyntaxError"),
         (block("for i in range(4): list_items()"), "tool call"),
@@ -230,12 +230,21 @@ async def test_a_defect_of_the_task_is_ours(
     assert trace.verdict is None
 
 
-async def test_a_task_that_cannot_be_set_up_is_ours(sandbox: Sandbox) -> None:
-    task = TASK.model_copy(update={"public": {}, "private": {}})
-    trace = await run_episode(task, runtime=REACT, model=ScriptedModel([]), sandbox=sandbox, limits=FAST)
+async def test_a_task_that_cannot_be_set_up_is_ours(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(task: Task) -> Environment:
+        raise KeyError(task.task_id)
+
+    monkeypatch.setattr(loop, "environment_for", defect)
+    trace = await run_episode(TASK, runtime=REACT, model=ScriptedModel([]), sandbox=sandbox, limits=FAST)
     assert trace.failure is not None
     assert trace.failure.origin is Origin.TASK
     assert trace.messages == ()
+
+
+async def test_an_invalid_task_stops_the_run(sandbox: Sandbox) -> None:
+    task = TASK.model_copy(update={"public": {}, "private": {}})
+    with pytest.raises(UserError, match="not a valid knapsack task"):
+        await run_episode(task, runtime=REACT, model=ScriptedModel([]), sandbox=sandbox, limits=FAST)
 
 
 async def test_what_the_user_must_mend_stops_the_run(sandbox: Sandbox) -> None:
