@@ -11,11 +11,13 @@ export NOTHINK
 
 # --- set-up -----------------------------------------------------------------------------------------------------
 
-# The stamp is written last: an interrupted install is redone.
-.venv/.installed: locks/core.txt pyproject.toml
+# Each stamp is written last: an interrupted install is redone.
+.venv/.locked: locks/core.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "keepstate needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
 	rm -rf .venv && $(PYTHON) -m venv .venv
 	$(CORE) -m pip install -q --disable-pip-version-check --require-hashes -r locks/core.txt
+	touch $@
+.venv/.installed: .venv/.locked pyproject.toml
 	$(CORE) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -63,7 +65,9 @@ gen-tasks-medium: setup ## 100 held-out tasks, medium
 
 TRACES = traces-persistent traces-forget traces-react
 .PHONY: $(TRACES)
-$(TRACES): traces-%: setup ## the scripted teacher on the training tasks, in one runtime
+data/tasks/knapsack-easy-train: | setup
+	@$(MAKE) --no-print-directory gen-tasks-easy
+$(TRACES): traces-%: setup | data/tasks/knapsack-easy-train ## the scripted teacher on the training tasks, in one runtime
 	$(RUN) traces collect --tasks data/tasks/knapsack-easy-train --runtime $* --out data/traces
 
 # --- training, serving, benchmarks: these need a GPU ------------------------------------------------------------
