@@ -14,19 +14,16 @@ __all__ = ["Sandbox", "open_runtime"]
 
 
 async def open_runtime(name: RuntimeName, gate: ToolGate, limits: RuntimeLimits, sandbox: Sandbox | None) -> Runtime:
-    """The runtime of one episode; to be closed.
+    """The runtime of one episode; to be closed. May wait while the sandbox is full.
 
     Args:
         name: Which.
         gate: Where its tool calls go.
         limits: Of one action.
         sandbox: An open one; react needs none.
-
-    Raises:
-        EpisodeFailure: No interpreter is to be had (origin sandbox).
     """
     if name is RuntimeName.REACT:
         return ReactRuntime(gate)
     if sandbox is None:
         raise ValueError(f"the runtime {name} needs a sandbox")
-    return CodeActRuntime(name, gate, limits, sandbox)
+    return await CodeActRuntime(name, gate, limits, sandbox).open()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 
 from keepstate.runtimes.base import ActionResult, RuntimeLimits, ToolCallLimit, ToolGate
+from keepstate.runtimes.sandbox.block import BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.sandbox import Sandbox
-from keepstate.runtimes.sandbox.worker import BlockResult, Worker, WorkerLost
+from keepstate.runtimes.sandbox.worker import Worker
 from keepstate.vocabulary import RuntimeName
 
 GONE = "All variables are gone; the next block starts in a new interpreter."
@@ -32,6 +33,13 @@ class CodeActRuntime:
         self._limits = limits
         self._sandbox = sandbox
         self._worker: Worker | None = None
+        self._entered = False
+
+    async def open(self) -> CodeActRuntime:
+        """Wait for a place in the sandbox."""
+        await self._sandbox.enter(self._limits.memory_mib)
+        self._entered = True
+        return self
 
     async def execute(self, action: str) -> ActionResult:
         """Execute one block.
@@ -40,32 +48,41 @@ class CodeActRuntime:
             EpisodeFailure: No interpreter is to be had (origin sandbox), or the task failed in a tool call.
         """
         self._gate.start_action()
-        worker = self._worker or await self._sandbox.worker(self._limits.memory_mib)
+        worker = self._worker or await self._sandbox.take(self._limits.memory_mib)
         self._worker = worker
         started = time.monotonic()
         try:
             result = self._ended(await worker.run(action, self._gate, self._limits))
         except WorkerLost as lost:
             result = self._lost(lost)
-        finally:
-            if self.name is RuntimeName.FORGET or worker.lost is not None:
-                await self.close()
+        except BaseException:
+            self._end_interpreter()
+            raise
+        ends = self.name is RuntimeName.FORGET or worker.lost is not None
+        if ends:
+            self._end_interpreter()
         return ActionResult(
             output=result.output,
             error=result.error,
             error_type=result.error_type,
-            globals=result.globals if self._worker else (),
+            globals=() if ends else result.globals,
             tool_calls=tuple(self._gate.calls),
             finished=self._gate.environment.finished,
-            state_lost=worker.lost is not None and self.name is RuntimeName.PERSISTENT,
+            state_lost=ends and self.name is RuntimeName.PERSISTENT,
             seconds=time.monotonic() - started,
         )
 
     async def close(self) -> None:
-        """End the interpreter. Safe to call twice."""
+        """End the interpreter and give the place back. Safe to call twice."""
+        self._end_interpreter()
+        if self._entered:
+            self._entered = False
+            self._sandbox.leave(self._limits.memory_mib)
+
+    def _end_interpreter(self) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
-            worker.kill("the runtime was closed")
+            worker.close()
 
     def _ended(self, result: BlockResult) -> BlockResult:
         """A block cannot hide that it ran into the cap."""

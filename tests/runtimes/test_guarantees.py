@@ -103,11 +103,13 @@ async def test_a_killed_zygote_is_our_failure_and_ends_its_workers(real_sandbox:
             pids = descendants() - before
             os.kill(min(pids), signal.SIGKILL)
             assert await until(lambda: not alive(pids)), alive(pids)
-            await session.run("print(1)")  # its interpreter is gone with the zygote
             with pytest.raises(EpisodeFailure) as caught:
-                await session.run("print(1)")
+                await session.run("print(1)")  # its interpreter is gone with the zygote
             assert caught.value.origin is Origin.SANDBOX
-        assert await until(lambda: not alive(pids)), alive(pids)
+        async with opened(PERSISTENT, own) as another:
+            assert await another.works(), "a new zygote serves the next episode"
+            pids |= descendants() - before
+    assert await until(lambda: not alive(pids)), alive(pids)
 
 
 async def test_a_closed_sandbox_leaves_nothing(real_sandbox: Sandbox) -> None:

@@ -11,16 +11,20 @@ itself: the runtimes do.
 from __future__ import annotations
 
 import asyncio
+import resource
 from types import TracebackType
 
 from keepstate.errors import EpisodeFailure, UserError
+from keepstate.runtimes.sandbox.memory import Seats, watch
 from keepstate.runtimes.sandbox.selftest import RungReport, open_rung
+from keepstate.runtimes.sandbox.stock import Stock
 from keepstate.runtimes.sandbox.worker import Worker
 from keepstate.runtimes.sandbox.zygote import Zygote
 from keepstate.vocabulary import Origin, Rung
 
 LADDER = (Rung.NAMESPACES, Rung.LANDLOCK, Rung.SECCOMP, Rung.PROCESS)
 AUTO = "auto"
+WANTED_DESCRIPTORS = 8192
 
 
 def probe() -> list[RungReport]:
@@ -54,6 +58,11 @@ class Sandbox:
         self._admissible = _admissible(isolation, minimum, allow_unsafe)
         self._zygote: Zygote | None = None
         self._rung: Rung | None = None
+        self._restarting = asyncio.Lock()
+        self._stocks: dict[int, Stock] = {}
+        self._workers: set[Worker] = set()
+        self._seats = Seats()
+        self._watch: asyncio.Task[None] | None = None
 
     @property
     def rung(self) -> Rung:
@@ -72,6 +81,8 @@ class Sandbox:
             report, zygote = await open_rung(rung)
             if zygote is not None:
                 self._zygote, self._rung = zygote, rung
+                self._watch = asyncio.get_running_loop().create_task(watch(lambda: self._workers))
+                _raise_descriptor_limit()
                 return self
             reports.append(report)
         raise _unavailable(reports)
@@ -79,19 +90,58 @@ class Sandbox:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        for stock in self._stocks.values():
+            stock.close()
+        for worker in list(self._workers):
+            worker.close()
         zygote, self._zygote = self._zygote, None
         if zygote is not None:
             await zygote.close()
 
-    async def worker(self, memory_mib: int) -> Worker:
-        """A fresh interpreter.
+    async def enter(self, memory_mib: int) -> None:
+        """Begin an episode whose interpreters have this limit; waits while memory is promised to others."""
+        await self._seats.take(memory_mib)
+        stock = self._stocks.setdefault(memory_mib, Stock(lambda: self._spawn(memory_mib)))
+        stock.episodes += 1
+        stock.fill()
+
+    def leave(self, memory_mib: int) -> None:
+        """End an episode that `enter` began."""
+        self._stocks[memory_mib].episodes -= 1
+        self._seats.give_back(memory_mib)
+
+    async def take(self, memory_mib: int) -> Worker:
+        """A fresh interpreter, to be closed, for an episode that was begun.
 
         Raises:
             EpisodeFailure: There is none to be had (origin sandbox).
         """
-        if self._zygote is None:
-            raise EpisodeFailure(Origin.SANDBOX, "the sandbox is not open")
-        return await self._zygote.spawn(memory_mib)
+        worker = await self._stocks[memory_mib].take()
+        self._workers = {known for known in self._workers if known.lost is None} | {worker}
+        return worker
+
+    async def _spawn(self, memory_mib: int) -> Worker:
+        async with self._restarting:
+            if self._zygote is None:
+                raise EpisodeFailure(Origin.SANDBOX, "the sandbox is not open")
+            if not self._zygote.alive:  # somebody killed it: the episodes of that time are lost, not the run
+                await self._zygote.close()
+                report, zygote = await open_rung(self.rung)
+                if zygote is None:
+                    raise EpisodeFailure(Origin.SANDBOX, f"the zygote ended, a new one cannot start: {report.reason}")
+                self._zygote = zygote
+            zygote = self._zygote
+        return await zygote.spawn(memory_mib)
+
+
+def _raise_descriptor_limit() -> None:
+    """Each interpreter takes two descriptors of this process; 1,024 is a usual soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < WANTED_DESCRIPTORS:
+        wanted = WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(WANTED_DESCRIPTORS, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def _admissible(isolation: str, minimum: Rung | str | None, allow_unsafe: bool) -> tuple[Rung, ...]:

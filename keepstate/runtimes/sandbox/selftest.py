@@ -13,7 +13,7 @@ from typing import Any
 
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes.base import RuntimeLimits, ToolGate
-from keepstate.runtimes.sandbox.worker import BlockResult, WorkerLost
+from keepstate.runtimes.sandbox.block import BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.zygote import RungUnavailable, Zygote
 from keepstate.tasks.base import Environment, ToolError, Verdict
 from keepstate.vocabulary import Rung
@@ -189,7 +189,7 @@ async def _test(rung: Rung, zygote: Zygote) -> RungReport:
         try:
             result = await worker.run(code, ToolGate(_NoTask(), LIMITS.tool_calls), LIMITS)
         finally:
-            worker.kill("the test is over")
+            worker.close()
         checks = _checks(result)
     except (EpisodeFailure, WorkerLost, ValueError) as error:
         return RungReport(rung, False, f"its self-test did not run: {error}")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes.sandbox import guest
-from keepstate.runtimes.sandbox.worker import Worker, WorkerLost
+from keepstate.runtimes.sandbox.block import WorkerLost
+from keepstate.runtimes.sandbox.worker import Worker
 from keepstate.vocabulary import Origin, Rung
 
 START_SECONDS = 20.0
@@ -90,7 +91,7 @@ class Zygote:
             EpisodeFailure: There is none to be had (origin sandbox).
         """
         self._count += 1
-        number = self._count
+        number, worker = self._count, None
         asked: asyncio.Future[Worker] = self._loop.create_future()
         self._asked[number] = asked
         try:
@@ -100,10 +101,14 @@ class Zygote:
                 )
                 worker = await asked
                 await worker.ready
-        except TimeoutError:
-            raise EpisodeFailure(Origin.SANDBOX, f"no interpreter within {SPAWN_SECONDS:g} s") from None
-        except (OSError, WorkerLost) as error:
-            raise EpisodeFailure(Origin.SANDBOX, f"no interpreter: {error}") from error
+        except BaseException as error:
+            if worker is not None:
+                worker.close()
+            if isinstance(error, TimeoutError):
+                raise EpisodeFailure(Origin.SANDBOX, f"no interpreter within {SPAWN_SECONDS:g} s") from None
+            if isinstance(error, OSError | WorkerLost):
+                raise EpisodeFailure(Origin.SANDBOX, f"no interpreter: {error}") from error
+            raise
         finally:
             self._asked.pop(number, None)
         return worker
@@ -149,7 +154,7 @@ class Zygote:
             connect.add_done_callback(lambda done: _hand_over(done, asked))
 
     async def _connect(self, connection: int, process: int) -> Worker:
-        worker = Worker(process)
+        worker = Worker(process, lambda: self.alive)
         sock = socket.socket(fileno=connection)
         sock.setblocking(False)
         await self._loop.create_unix_connection(lambda: worker, sock=sock)
@@ -183,7 +188,7 @@ def _hand_over(done: asyncio.Task[Worker], asked: asyncio.Future[Worker]) -> Non
     error = None if done.cancelled() else done.exception()
     if asked.done():
         if error is None and not done.cancelled():
-            done.result().kill("nobody waits for it")
+            done.result().close()
     elif error is not None or done.cancelled():
         asked.set_exception(OSError(f"no connection: {error}"))
     else:

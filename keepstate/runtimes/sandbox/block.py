@@ -1,0 +1,147 @@
+"""One block that runs in a worker, as the host sees it: its tool calls, its output, its time, its result.
+
+Frames come from hostile code. They may make a block fail or lose its interpreter; nothing that they say of tool calls,
+time or the end of the episode is taken from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from keepstate.errors import EpisodeFailure
+from keepstate.runtimes.base import RuntimeLimits, ToolCallLimit, ToolGate
+from keepstate.runtimes.sandbox import frames
+from keepstate.runtimes.sandbox.guest.output import CutText
+from keepstate.runtimes.sandbox.stopwatch import Stopwatch
+from keepstate.vocabulary import Origin
+
+REFUSED_CALLS = 200
+"""Calls beyond the cap, in one block, after which the process is killed."""
+MAX_ERROR_CHARS = 40_000
+MAX_NAMES = 1_000
+
+
+class WorkerLost(Exception):
+    """The interpreter is gone, by its own code's doing.
+
+    Args:
+        kind: `TimeLimit`, `ToolCallLimit` or `InterpreterExit`.
+        reason: For the agent.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+        self.output = ""
+        """What the block had printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """What a block said of itself."""
+
+    output: str
+    error: str | None
+    error_type: str | None
+    globals: tuple[str, ...]
+
+
+class Block:
+    """A block that runs.
+
+    Args:
+        number: Which of its worker's; every frame of the block must bear it.
+        gate: Where its tool calls go.
+        limits: What it may use.
+        pid: The worker's process.
+    """
+
+    def __init__(self, number: int, gate: ToolGate, limits: RuntimeLimits, pid: int) -> None:
+        self.number = number
+        self.gate = gate
+        self.limits = limits
+        self.stopwatch = Stopwatch(pid)
+        self.was_told = False
+        """That its time is over."""
+        self.result: asyncio.Future[BlockResult] = asyncio.get_running_loop().create_future()
+        self._output = CutText(limits.output_chars)
+        self._refused = 0
+
+    def request(self, code: str, *, with_tools: bool) -> bytes:
+        """The frame that starts it."""
+        message: dict[str, Any] = {
+            "step": self.number,
+            "code": code,
+            "output_chars": self.limits.output_chars,
+            "time_message": self.time_message,
+        }
+        if with_tools:
+            message["tools"] = [
+                {"name": tool.name, "parameters": [p.name for p in tool.parameters], "doc": tool.description}
+                for tool in self.gate.environment.tools
+            ]
+        return frames.encode(message)
+
+    @property
+    def time_message(self) -> str:
+        """What the agent is told when the time is over."""
+        return f"the block ran longer than {self.limits.seconds:g} s and was stopped"
+
+    def answer(self, message: dict[str, Any]) -> bytes:
+        """Run the tool that the worker asks for; the frame with the answer.
+
+        Raises:
+            FrameError: The question is none.
+            WorkerLost: It goes on asking after the cap.
+            EpisodeFailure: The task failed.
+        """
+        tool, arguments = message.get("tool"), message.get("arguments")
+        if not isinstance(tool, str) or not isinstance(arguments, dict):
+            raise frames.FrameError("not a tool call")
+        self._add_output(message)
+        try:
+            call = self.gate.call(tool, arguments)
+        except ToolCallLimit as limit:
+            self._refused += 1
+            if self._refused > REFUSED_CALLS:
+                raise WorkerLost(ToolCallLimit.__name__, f"{limit}, and the block went on calling") from None
+            return frames.encode({"limit": str(limit)})
+        if self.gate.environment.finished:
+            return frames.encode({})
+        try:
+            return frames.encode({"value": call.output} if call.error is None else {"error": call.error})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise EpisodeFailure(Origin.TASK, f"tool {tool} returned what is no JSON value: {error}") from error
+
+    def end(self, message: dict[str, Any]) -> None:
+        """Take the result from the worker's last frame.
+
+        Raises:
+            FrameError: It is none.
+        """
+        error, kind, names = message.get("error"), message.get("error_type"), message.get("globals")
+        if not (error is None or isinstance(error, str)) or not (kind is None or isinstance(kind, str)):
+            raise frames.FrameError("not an error")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise frames.FrameError("not a list of names")
+        self._add_output(message)
+        error = None if error is None else error[:MAX_ERROR_CHARS]
+        kind = None if error is None else (kind or "Error")[:100]
+        self.result.set_result(BlockResult(self._output.render(), error, kind, tuple(sorted(names[:MAX_NAMES]))))
+
+    def fail(self, cause: WorkerLost | EpisodeFailure) -> None:
+        """End it without a result."""
+        if not self.result.done():
+            if isinstance(cause, WorkerLost):
+                cause.output = self._output.render()
+            self.result.set_exception(cause)
+
+    def _add_output(self, message: dict[str, Any]) -> None:
+        match message.get("output"):
+            case [str() as head, int() as dropped, str() as tail] if 0 <= dropped < 1 << 62:
+                self._output.put(head, dropped, tail)
+            case _:
+                raise frames.FrameError("not an output")
