@@ -20,14 +20,12 @@ from keepstate.datasets.parity import local_prompts
 from keepstate.datasets.templates import load_template
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.models.base import Message
-from keepstate.serving.command import PLUGIN_FOLDER
+from keepstate.serving.command import CPU_BLOCK, PLUGIN_FOLDER
 from keepstate.serving.prompts import CONVERSATION
 
 SECONDS = 500
 ADAPTERS = ("persistent", "forget", "react")
 QUESTION: list[Message] = [{"role": "user", "content": "What is the capital of France?"}]
-BLOCK = 128
-"""Tokens of a block of the prefix cache in vLLM's CPU build."""
 PROGRAM = """
 import sys
 from keepstate.serving import plan, serve
@@ -105,8 +103,8 @@ def test_the_next_turn_finds_the_last_one_in_the_cache(running: Running) -> None
     messages += [{"role": "assistant", "content": text_of(first)}, {"role": "user", "content": "go on"}]
     usage = running.answer("persistent", messages)["usage"]
     cached = usage["prompt_tokens_details"]["cached_tokens"]
-    assert cached > first["usage"]["prompt_tokens"] - BLOCK
-    assert cached % BLOCK == 0
+    assert cached > first["usage"]["prompt_tokens"] - CPU_BLOCK
+    assert cached % CPU_BLOCK == 0
     of_another = running.answer("forget", messages)["usage"]["prompt_tokens_details"]
     assert not of_another or not of_another["cached_tokens"], "another adapter's cache is not its own"
 

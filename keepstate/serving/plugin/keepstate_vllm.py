@@ -1,26 +1,32 @@
-"""vLLM plugin: LoRA on the CPU as matrix products. Runs in .venv-serve, in every process of the server.
+"""vLLM plugin for the CPU: LoRA as matrix products, and processes that sleep while they wait. Runs in .venv-serve.
 
-vLLM 0.32's own CPU code copies an adapter's matrices once for every token of the batch, and takes the rows of the base
-model for the last adapter's. Here each adapter is applied once, to the rows that ask for it. `docs/serving.md` has the
-figures. Found by vLLM through the entry point in the folder beside this file; does nothing on a GPU.
+vLLM 0.32's own CPU code copies an adapter's matrices once for every token of the batch, and gives the base model's rows
+of a mixed batch the last adapter; here each adapter is applied once, to the rows that ask for it. Its processes spin
+for a second before they sleep, which on two cores takes the other core from the episodes. `docs/serving.md` has the
+figures. vLLM finds it through the entry point in the folder beside this file; on a GPU it does nothing.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
+from vllm.distributed.device_communicators import shm_broadcast
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
 Rows: TypeAlias = "slice | torch.Tensor"
+SPIN_SECONDS = 0.002
+"""Longer than the scheduler takes between two steps, shorter than a step (20 ms and more). vLLM's own: 1 s."""
 
 
 def register() -> None:
-    """Let vLLM use `GroupedLora` on the CPU."""
+    """Let vLLM use `GroupedLora` and short spins on the CPU."""
     if current_platform.is_cpu():
         path = f"{__name__}.{GroupedLora.__name__}"
         type(current_platform).get_punica_wrapper = classmethod(lambda _: path)
+        shm_broadcast.SpinCondition = partial(shm_broadcast.SpinCondition, busy_loop_s=SPIN_SECONDS)
 
 
 def groups(slots: torch.Tensor) -> list[tuple[int, Rows]]:
