@@ -28,8 +28,10 @@ ADAPTERS = ("persistent", "forget", "react")
 QUESTION: list[Message] = [{"role": "user", "content": "What is the capital of France?"}]
 PROGRAM = """
 import sys
+from pathlib import Path
 from keepstate.serving import plan, serve
-with serve(plan(base_model=sys.argv[1], adapters=sys.argv[2:], port=0)) as server:
+log, base, *loras = sys.argv[1:]
+with serve(plan(base_model=base, adapters=loras, port=0, log=Path(log))) as server:
     print(server.base_url, flush=True)
     server.wait()
 """
@@ -59,7 +61,7 @@ class Running:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("adapters")
     loras = [f"{name}={write_random_lora(folder / name, seed)}" for seed, name in enumerate(ADAPTERS)]
-    command = [sys.executable, "-c", PROGRAM, str(basemodel.ensure_base_model()), *loras]
+    command = [sys.executable, "-c", PROGRAM, str(folder / "vllm.log"), str(basemodel.ensure_base_model()), *loras]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
