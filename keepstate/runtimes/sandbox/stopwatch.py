@@ -25,7 +25,7 @@ class Stopwatch:
         self._pid = pid
         self._started = time.monotonic()
         self._waited = self._waiting()
-        self._ran = 0.0 if self._waited is not None else self._running()
+        self._ran = self.ran()
 
     def used(self) -> float:
         """Seconds in which the process ran or slept."""
@@ -33,7 +33,26 @@ class Stopwatch:
         if self._waited is not None:
             waited = self._waiting()
             return wall - (waited - self._waited) if waited is not None else wall
-        return max(wall / STARVING_FACTOR, self._running() - self._ran)
+        return max(wall / STARVING_FACTOR, self.ran() - self._ran)
+
+    def is_starving(self, ran: float) -> bool:
+        """Whether the process has been waiting for a processor all the time since `ran()` was `ran`.
+
+        The kernel adds a wait to its account only when it is over, so `used` is too large meanwhile.
+        """
+        if self.ran() > ran:
+            return False
+        try:
+            with open(f"/proc/{self._pid}/stat", "rb") as file:
+                return file.read().rpartition(b") ")[2].startswith(b"R")
+        except OSError:
+            return False
+
+    def ran(self) -> float:
+        """Processor time of its whole life, in seconds."""
+        with suppress(OSError):  # it has ended
+            return time.clock_gettime(~self._pid << 3 | 2)  # the CPU clock of another process: man clock_getcpuclockid
+        return 0.0
 
     def _waiting(self) -> float | None:
         """Seconds that it was ready to run and had no processor; None where the kernel does not say."""
@@ -42,8 +61,3 @@ class Stopwatch:
                 return int(file.read().split()[1]) / 1e9
         except (OSError, IndexError, ValueError):
             return None
-
-    def _running(self) -> float:
-        with suppress(OSError):  # it has ended
-            return time.clock_gettime(~self._pid << 3 | 2)  # the CPU clock of another process: man clock_getcpuclockid
-        return 0.0

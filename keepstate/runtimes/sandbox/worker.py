@@ -23,6 +23,8 @@ from keepstate.vocabulary import Origin
 SOFT_LIMIT_SIGNAL = signal.SIGUSR1
 GRACE_SECONDS = 0.3
 """How long a block may go on after it was told that its time is over, before the process is killed."""
+CONFIRM_SECONDS = 0.003
+"""How long a process is watched before it counts as over its time, lest it was only waiting for a processor."""
 FRAMES_PER_TURN = 32
 """Frames of one worker handled before others get their turn: tool calls take 10-20 us each."""
 BYTES_A_CHARACTER = 12
@@ -171,25 +173,37 @@ class Worker(asyncio.Protocol):
             self._set_timer(GRACE_SECONDS, self.kill, WorkerLost("InterpreterExit", "the episode is over"))
 
     def _check_time(self) -> None:
-        """Tell the block that its time is over, and a little later end the process."""
-        block = self._block
-        if block is None:
+        """Called when the time may be over."""
+        if (block := self._block) is not None:
+            if (left := _time_left(block)) > 0:
+                self._set_timer(max(left, CONFIRM_SECONDS), self._check_time)
+            else:
+                self._set_timer(CONFIRM_SECONDS, self._confirm_time, block.stopwatch.ran())
+
+    def _confirm_time(self, ran: float) -> None:
+        """If it is over indeed, tell the block, and a little later end the process."""
+        if (block := self._block) is None:
             return
-        left = block.limits.seconds + (GRACE_SECONDS if block.was_told else 0) - block.stopwatch.used()
-        if left <= 0 and block.was_told:
+        if block.stopwatch.is_starving(ran):
+            self._set_timer(CONFIRM_SECONDS, self._confirm_time, ran)
+        elif _time_left(block) > 0:
+            self._check_time()
+        elif block.was_told:
             self.kill(WorkerLost("TimeLimit", block.time_message))
-            return
-        if left <= 0:
+        else:
             block.was_told = True
-            left = GRACE_SECONDS
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._process, SOFT_LIMIT_SIGNAL)
-        self._set_timer(max(left, 0.002), self._check_time)
+            self._set_timer(GRACE_SECONDS, self._check_time)
 
     def _set_timer(self, seconds: float, action: Callable[..., None], *arguments: Any) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(seconds, action, *arguments)
+
+
+def _time_left(block: Block) -> float:
+    return block.limits.seconds + (GRACE_SECONDS if block.was_told else 0) - block.stopwatch.used()
 
 
 def _pid_of(process: int) -> int:
