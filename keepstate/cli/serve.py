@@ -38,9 +38,12 @@ def command(
     """Serve on 127.0.0.1 until Ctrl-C. Adapters answer under their runtime's name, the base model as `base`."""
     from keepstate import basemodel  # noqa: PLC0415 - heavy imports wait until something is served
     from keepstate.serving import plan, serve  # noqa: PLC0415
+    from keepstate.serving.ports import check_port  # noqa: PLC0415
 
     if laptop and base_model:
         raise click.UsageError("give either --laptop or --base-model")
+    if port and not dry_run:
+        check_port(port)  # before anything that takes minutes
     if laptop:
         base_model = str(basemodel.folder() if dry_run else basemodel.ensure_base_model())
     planned = plan(

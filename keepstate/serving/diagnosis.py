@@ -64,12 +64,13 @@ def check_plugin(planned: Plan, log: str) -> None:
 def _explain(planned: Plan, log: str, code: int) -> tuple[str, str]:
     """The cause, by what vLLM's log says, and the remedy."""
     lower = f"serve with a smaller --context than {planned.context}"
+    beside = "end other programs that use it" + (f" (nvidia-smi), or {lower}" if planned.device == "cuda" else "")
     if "ddress already in use" in log:
         return f"port {planned.port} was taken meanwhile", f"choose another: --port {planned.port + 1}"
     if re.search(r"KV cache is (?:larger|needed)|KV cache memory|No available memory for the cache", log):
         return "the memory left beside the weights holds too few tokens", lower
     if re.search(r"OutOfMemoryError|out of memory|Free memory on device|Available memory on node", log) or code == 137:
-        return "the memory did not suffice", f"end other programs that use it (keepstate doctor), or {lower}"
+        return "the memory did not suffice", beside
     if re.search(r"Repository Not Found|is not a valid model identifier|couldn't connect|LocalEntryNotFound", log):
         return (
             f"the model {planned.base_model} could not be fetched",

@@ -82,8 +82,8 @@ def serve(planned: Plan, *, on_progress: Callable[[Starting], None] | None = Non
         UserError: The port is taken, the server ended or fell silent, or a model did not answer as it must; the message
             names it and shows the end of the log.
     """
-    python = environments.ensure("serve")
     check_port(planned.port)
+    python = environments.ensure("serve")
     started = time.monotonic()
     planned.log.parent.mkdir(parents=True, exist_ok=True)
     with (

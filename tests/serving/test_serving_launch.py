@@ -59,7 +59,7 @@ def test_one_that_dies_shows_the_end_of_its_log_and_a_remedy(planned: Plan, monk
     assert "the memory did not suffice" in error.message
     assert str(planned.log) in error.message
     assert "Available memory on node 0" in error.message
-    assert "--context" in error.hint
+    assert error.hint == "end other programs that use it"
 
 
 def test_one_that_dies_later_is_noticed(planned: Plan, stub_home: Path) -> None:
