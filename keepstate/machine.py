@@ -39,6 +39,19 @@ def gpus() -> tuple[Gpu, ...]:
         return ()
 
 
+def gpu_free_gib() -> tuple[float, ...]:
+    """Free memory of each GPU of `gpus()` at this moment; empty where nvidia-smi does not tell."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    query = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+        return tuple(float(line) / 1024 for line in done.stdout.splitlines() if line.strip())
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return ()
+
+
 def cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -95,3 +95,16 @@ class Adapter(StrEnum):
         if self is Adapter.BASE:
             return tuple(RuntimeName)
         return (RuntimeName.REACT,) if self is Adapter.REACT else (RuntimeName.PERSISTENT, RuntimeName.FORGET)
+
+
+class Tracker(StrEnum):
+    """Who draws the curves of a training."""
+
+    TRACKIO = "trackio"
+    """A local SQLite file with a local dashboard."""
+    WANDB = "wandb"
+    """Weights & Biases; `WANDB_MODE=offline` keeps it here."""
+    MLFLOW = "mlflow"
+    """The server that `MLFLOW_TRACKING_URI` names, else a folder here."""
+    NONE = "none"
+    """Only `progress.jsonl`, which is always written."""

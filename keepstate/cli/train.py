@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import RuntimeName, Tracker
 
 if TYPE_CHECKING:
     from keepstate.training import Progress
@@ -28,6 +28,13 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--base-model", help="Model folder or hub name; else the config's.")
 @click.option("--profile", type=click.Choice(["speed", "memory"]), help="Spend free GPU memory, or fit 24 GB.")
 @click.option("--max-seq-length", type=click.IntRange(1), help="Training context in tokens; else the config's.")
+@click.option(
+    "--track",
+    type=click.Choice([str(name) for name in Tracker]),
+    default=str(Tracker.TRACKIO),
+    show_default=True,
+    help="Who draws the curves: trackio on this machine, a service, or none.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
 @click.option("--dry-run", is_flag=True, help="Check all and print the resolved config; train nothing.")
 def command(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -39,6 +46,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     base_model: str | None,
     profile: str | None,
     max_seq_length: int | None,
+    track: str,
     resume: bool,
     dry_run: bool,
 ) -> None:
@@ -46,7 +54,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     import yaml  # noqa: PLC0415
 
     from keepstate.training.config import config_path  # noqa: PLC0415
-    from keepstate.training.launch import plan, train  # noqa: PLC0415
+    from keepstate.training.launch import train  # noqa: PLC0415
+    from keepstate.training.planning import plan  # noqa: PLC0415
 
     config = config or config_path(RuntimeName(runtime), laptop=laptop)
     dataset = dataset or Path("data/datasets") / runtime
@@ -65,6 +74,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
             base_model=base_model,
             resume=resume,
             overrides=overrides,
+            tracker=Tracker(track),
             on_progress=show,
             on_remark=lambda text: click.echo(text, err=True),
         )

@@ -3,7 +3,8 @@
 Run `keepstate train RUNTIME`. `train/README.md` tells what it costs.
 """
 
-from keepstate.training.launch import Plan, plan, train
+from keepstate.training.launch import train
+from keepstate.training.planning import Plan, plan
 from keepstate.training.progress import Progress
 from keepstate.training.result import TrainedAdapter, read_done
 

@@ -5,8 +5,10 @@ Each refusal is a `UserError` with the next command. Starts nothing and imports 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +16,93 @@ from keepstate import machine
 from keepstate.datasets.manifest import TEMPLATE, Manifest, read_manifest
 from keepstate.errors import UserError
 from keepstate.files import file_hash
-from keepstate.training.config import absolute_model, needs_gpu
+from keepstate.training.config import ROOT, absolute_model, needs_gpu
+from keepstate.training.estimate import CPU_GIB, memory_gib
 
-FIXED_GIB = 9.2
-PER_1K_TOKENS_GIB = 0.43
-"""Qwen3-8B, r=64, every layer recomputed: NF4 weights, LoRA with its optimiser, activations. The two lines give the
-16.1 GiB that were reserved at 16,384 tokens (H100)."""
 DISK_GIB = {True: 12, False: 1}
 """Three checkpoints of 2 GiB, data and log; or the laptop's."""
+HUB_GIB = 16
+"""Qwen3-8B in bf16, fetched once."""
 NO_GPU_HINT = "look further: keepstate doctor; without a GPU, train the small model: keepstate train RUNTIME --laptop"
 
 
-def check_machine(config: Mapping[str, Any], output: Path) -> None:
-    """Refuse what cannot run here.
+@dataclass(frozen=True, slots=True)
+class ChosenGpu:
+    """The GPU that will train."""
+
+    name: str
+    number: int | None
+    """As nvidia-smi counts; None where CUDA_VISIBLE_DEVICES has chosen already."""
+
+
+def check_machine(config: Mapping[str, Any], output: Path) -> ChosenGpu | None:
+    """Refuse what cannot run here; choose the GPU with most free memory.
 
     Raises:
-        UserError: No GPU for a config that needs one, a GPU too small, or no disk space.
+        UserError: No GPU for a config that needs one, too little memory in all or free, or no disk space.
     """
-    gpu = needs_gpu(config)
-    if gpu:
-        found = machine.gpus()
-        if not found:
-            raise UserError("this config needs a CUDA GPU, and this machine has none", NO_GPU_HINT)
-        needed = estimate_gib(config)
-        if found[0].memory_gib < needed:
-            raise UserError(
-                f"{found[0].name} has {found[0].memory_gib:.0f} GiB, this config needs about {needed:.0f} GiB",
-                smaller(config),
-            )
+    gpu = check_gpu(config) if needs_gpu(config) else None
+    if gpu is None and machine.memory_gib() < CPU_GIB:
+        raise UserError(
+            f"this machine has {machine.memory_gib():.1f} GiB of memory, the training takes {CPU_GIB} GiB",
+            smaller(config),
+        )
     folder = next(parent for parent in (output, *output.resolve().parents) if parent.exists())
     free = shutil.disk_usage(folder).free / machine.GIB
-    if free < DISK_GIB[gpu]:
+    needed = DISK_GIB[gpu is not None]
+    if free < needed:
         raise UserError(
-            f"{free:.1f} GiB of disk are free for {output}, {DISK_GIB[gpu]} GiB are needed",
+            f"{free:.1f} GiB of disk are free for {output}, {needed} GiB are needed",
             "free some space, or name another folder: --out",
         )
+    return gpu
 
 
-def estimate_gib(config: Mapping[str, Any]) -> float:
-    """GPU memory that Qwen3-8B takes with every layer recomputed. Not a figure for other models."""
-    tokens = int(config["sequence_len"]) * int(config.get("micro_batch_size", 1))
-    return FIXED_GIB + PER_1K_TOKENS_GIB * tokens / 1024
+def check_gpu(config: Mapping[str, Any]) -> ChosenGpu:
+    """The GPU to train on.
+
+    Raises:
+        UserError: There is none, all are too small, or other programs hold too much of it.
+    """
+    found = machine.gpus()
+    if not found:
+        raise UserError("this config needs a CUDA GPU, and this machine has none", NO_GPU_HINT)
+    free = machine.gpu_free_gib()
+    if len(free) != len(found):
+        free = tuple(gpu.memory_gib for gpu in found)
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        number = max(range(len(found)), key=lambda index: free[index])
+    else:
+        first = named.split(",")[0]
+        number = int(first) if first.isdecimal() and int(first) < len(found) else 0
+    needed, gpu = memory_gib(config), found[number]
+    if gpu.memory_gib < needed:
+        raise UserError(
+            f"{gpu.name} has {gpu.memory_gib:.0f} GiB, this config needs about {needed:.0f} GiB", smaller(config)
+        )
+    if free[number] < needed:
+        raise UserError(
+            f"{free[number]:.0f} of the {gpu.memory_gib:.0f} GiB of {gpu.name} are free, this config needs about "
+            f"{needed:.0f} GiB",
+            f"end the programs that hold the rest (nvidia-smi names them), or {smaller(config)}",
+        )
+    return ChosenGpu(gpu.name, number if named is None else None)
 
 
-def smaller(config: Mapping[str, Any]) -> str:
-    """The one flag that would fit into less memory."""
-    if config.get("keepstate_profile") == "speed":
+def smaller(config: Mapping[str, Any], *, ran: bool = False) -> str:
+    """The flag that fits into less memory, the one that changes least first.
+
+    Args:
+        config: Axolotl's.
+        ran: Whether memory ran out in a training, in which profile `speed` had spent what was free.
+    """
+    if ran and config.get("keepstate_profile") == "speed":
         return "recompute every layer: --profile memory"
-    if int(config.get("micro_batch_size", 1)) > 1:
-        return "fewer rows at once: micro_batch_size 1 and more gradient_accumulation_steps in the config"
+    rows = int(config.get("micro_batch_size", 1))
+    if rows > 1:
+        steps = rows * int(config.get("gradient_accumulation_steps", 1))
+        return f"one row at once, the same rows a step: --batch-size 1 --grad-accum {steps}"
     return f"a shorter context: --max-seq-length {int(config['sequence_len']) // 2}"
 
 
@@ -97,8 +137,8 @@ def check_data(dataset: Path, config: Mapping[str, Any]) -> tuple[Manifest, list
     return manifest, []
 
 
-def check_model(name: str) -> bool:
-    """Whether the base model is a folder here (then nothing needs the network).
+def check_model(name: str, manifest: Manifest) -> tuple[bool, list[str]]:
+    """Whether the base model is a folder here (then nothing needs the network), and remarks.
 
     Raises:
         UserError: It is written as a folder that is not there.
@@ -107,14 +147,25 @@ def check_model(name: str) -> bool:
     if isinstance(found, Path):
         if not (found / "config.json").is_file():
             raise UserError(f"{found} is no model folder: config.json is missing", "name another: --base-model")
-        return True
+        tokenizer = found / "tokenizer.json"
+        if tokenizer.is_file() and file_hash(tokenizer) != manifest.tokenizer.sha256:
+            return True, [
+                f"the data was counted and proven with {manifest.tokenizer.name}, which is not the base model's "
+                f"tokenizer.json; to be sure: keepstate dataset check DATASET --tokenizer {found}"
+            ]
+        return True, []
     if name.startswith(("models/", ".", "/")):
         raise UserError(f"no such model folder: {name}", "make it: python -m keepstate.basemodel")
-    return False
+    return False, [] if is_cached(name) else [f"{name} is fetched from the model hub first (Qwen3-8B: {HUB_GIB} GiB)"]
+
+
+def is_cached(name: str) -> bool:
+    """Whether a hub model was fetched before."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    return any((hub / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json"))
 
 
 def _template_file(name: str) -> Path:
-    from keepstate.training.config import ROOT  # noqa: PLC0415
-
     path = Path(name)
     return path if path.is_file() else ROOT / name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +37,30 @@ class Progress:
 
 @dataclass
 class Follower:
-    """Reads what was appended since the last look."""
+    """Reads what was appended since the last look. A file may hold several runs: each goes on where one was cut."""
 
     path: Path
     finished: bool = False
     losses: list[tuple[int, float]] = field(default_factory=list)
-    """(step, loss) of every log line of this run."""
-    seconds: float = 0.0
+    """(step, loss) of every log line; steps that a crash lost and a resumed run repeated count once."""
+    eval_loss: float | None = None
+    """The last one."""
     peak_bytes: int = 0
     tokens: int = 0
-    """Tokens trained on in this run, context included."""
+    """Tokens trained on, context and padding included."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the packages that train."""
+    revision: str | None = None
+    """Commit of the base model, where it came from a hub."""
     _offset: int = 0
     _first_step: int = 0
+    _earlier_seconds: float = 0.0
+    _run_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of all runs, without their start-up."""
+        return self._earlier_seconds + self._run_seconds
 
     def look(self) -> Progress | None:
         """The newest state, or None where nothing was added."""
@@ -63,27 +76,41 @@ class Follower:
         self._offset += len(whole) + 1
         newest = None
         for line in whole.splitlines():
-            newest = self._take(json.loads(line)) or newest
+            newest = self._take(line) or newest
         return newest
 
-    def _take(self, entry: dict[str, float | str]) -> Progress | None:
+    def _take(self, line: bytes) -> Progress | None:
+        try:
+            entry: dict[str, Any] = json.loads(line)
+        except ValueError:  # a crash cut it short, and the resumed run wrote on
+            return None
         step, steps = int(entry["step"]), int(entry["steps"])
-        before, self.seconds = self.seconds, float(entry["seconds"])
         if entry["event"] == "begin":
-            self._first_step = step
-            return Progress(step, steps, None, None, None, None)
+            return self._begin(entry, step, steps)
+        before, self._run_seconds = self._run_seconds, float(entry["seconds"])
         if entry["event"] == "end":
             self.finished = step >= steps
-            self.peak_bytes = int(entry.get("peak_bytes", 0))
+            self.peak_bytes = max(self.peak_bytes, int(entry.get("peak_bytes", 0)))
             return None
+        if "eval_loss" in entry:
+            self.eval_loss = float(entry["eval_loss"])
         if "loss" not in entry:
             return None
         loss, done = float(entry["loss"]), step - self._first_step
         self.losses.append((step, loss))
         total = int(entry.get("tokens/total", 0))
-        took = self.seconds - before
+        took = self._run_seconds - before
         speed = (total - self.tokens) / took if total > self.tokens and took > 0 else None
         self.tokens = max(self.tokens, total)
-        eta = self.seconds / done * (steps - step) if done else None
+        eta = self._run_seconds / done * (steps - step) if done else None
         memory = float(entry.get("memory/max_allocated (GiB)", 0)) or None
         return Progress(step, steps, loss, speed, memory, eta)
+
+    def _begin(self, entry: dict[str, Any], step: int, steps: int) -> Progress:
+        self._first_step, self.finished = step, False
+        self._earlier_seconds += self._run_seconds
+        self._run_seconds = 0.0
+        self.losses = [(at, loss) for at, loss in self.losses if at <= step]
+        self.versions = entry.get("versions") or {}
+        self.revision = entry.get("revision")
+        return Progress(step, steps, None, None, None, None)

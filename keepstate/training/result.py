@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from keepstate import __version__
 from keepstate.datasets.manifest import Manifest
-from keepstate.files import write_atomic, write_json
+from keepstate.files import content_hash, file_hash, write_atomic, write_json
 from keepstate.vocabulary import RuntimeName
 
 DONE = "keepstate-adapter.json"
@@ -30,18 +31,24 @@ class TrainedAdapter(BaseModel):
     """Hash of the resolved config and the data: the same key need not be trained again."""
     runtime: RuntimeName
     base_model: str
+    base_revision: str | None = None
+    """Commit on its hub, or SHA-256 of a folder's weights; None where neither could be had."""
     data_sha256: str
     template_sha256: str
     steps: int
     first_loss: float | None
     final_loss: float | None
     """Mean of the last ten logged steps."""
+    eval_loss: float | None = None
+    """Last, on the validation split; None where there is none."""
     seconds: float
-    """Of the last run, without start-up; a resumed training took longer in all."""
+    """Of all runs that it took, without their start-up."""
     tokens: int
-    """Tokens of the last run."""
+    """Trained on, context and padding included."""
     peak_gib: float
     """GPU memory; 0 on the CPU."""
+    versions: dict[str, str] = {}
+    """Of the packages that trained it."""
     keepstate: str = __version__
 
 
@@ -52,6 +59,16 @@ def read_done(output: Path) -> TrainedAdapter | None:
     except (OSError, ValidationError):
         return None
     return done if (output / WEIGHTS).is_file() else None
+
+
+def base_revision(base_model: str, commit: str | None) -> str | None:
+    """What pins the base: its commit on the hub, else the hash of its weight files, in the order of their names."""
+    if commit is not None:
+        return commit
+    weights = sorted(Path(base_model).glob("*.safetensors"))
+    if not weights:
+        return None
+    return content_hash([file_hash(path) for path in weights]) if len(weights) > 1 else file_hash(weights[0])
 
 
 def write_result(output: Path, adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Manifest) -> None:
@@ -69,9 +86,8 @@ def model_card(adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Man
         if proof
         else "no"
     )
-    loss = "-" if adapter.final_loss is None else f"{adapter.final_loss:.4f}"
     rows = {
-        "base model": f"`{adapter.base_model}`",
+        "base model": f"`{adapter.base_model}`, revision `{adapter.base_revision or 'unknown'}`",
         "runtime of its traces": f"`{adapter.runtime}`",
         "training data": f"{train.rows:,} traces of {train.tasks:,} tasks, {train.tokens:,} tokens "
         f"({train.trained_tokens:,} trained), SHA-256 `{adapter.data_sha256}`",
@@ -79,9 +95,12 @@ def model_card(adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Man
         "chat template": f"`chat_template.jinja`, SHA-256 `{adapter.template_sha256}`",
         "method": f"`{config['adapter']}`, r={config.get('lora_r')}, alpha={config.get('lora_alpha')}, "
         f"learning rate {config.get('learning_rate')}, {config.get('num_epochs')} epochs",
-        "steps": f"{adapter.steps:,} in {adapter.seconds / 60:.1f} min (last run)",
-        "final loss": loss,
-        "trained with": f"keepstate {adapter.keepstate}, Axolotl (the versions are in `train.log`)",
+        "steps": f"{adapter.steps:,} in {adapter.seconds / 60:.1f} min, {_speed(adapter)}",
+        "loss": f"first {_figure(adapter.first_loss)}, last ten steps {_figure(adapter.final_loss)}, "
+        f"validation {_figure(adapter.eval_loss)}",
+        "trained with": ", ".join(
+            f"{name} {v}" for name, v in ({"keepstate": adapter.keepstate} | adapter.versions).items()
+        ),
         "key": f"`{adapter.key}`",
     }
     front = json.dumps(adapter.base_model)
@@ -89,5 +108,15 @@ def model_card(adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Man
     return (
         f"---\nbase_model: {front}\nlibrary_name: peft\ntags: [keepstate, lora]\n---\n\n"
         f"# {adapter.runtime} adapter\n\n| | |\n|---|---|\n{table}\n\n"
-        "Serve it with its own chat template: `keepstate serve`. The whole configuration is in `axolotl.yaml`.\n"
+        "Serve it with its own chat template: `keepstate serve`.\n\n"
+        f"## Configuration\n\nAs Axolotl got it:\n\n```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}```\n"
     )
+
+
+def _figure(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}"
+
+
+def _speed(adapter: TrainedAdapter) -> str:
+    speed = f"{adapter.tokens / adapter.seconds:,.0f} tokens/s" if adapter.seconds else "-"
+    return f"{speed}, {adapter.peak_gib:.1f} GiB of GPU memory" if adapter.peak_gib else speed

@@ -15,9 +15,11 @@ from keepstate.files import file_hash
 from keepstate.machine import Gpu
 from keepstate.training import TrainedAdapter, plan, train
 from keepstate.training.config import ROOT, config_path, read_config
-from keepstate.training.preflight import check_machine, estimate_gib
+from keepstate.training.estimate import memory_gib
+from keepstate.training.preflight import check_machine
 from keepstate.training.progress import Follower
 from keepstate.training.result import WEIGHTS, read_done, write_result
+from keepstate.training.run_folder import prepare
 from keepstate.vocabulary import RuntimeName
 
 LAPTOP = config_path(RuntimeName.PERSISTENT, laptop=True)
@@ -73,7 +75,7 @@ def test_small_gpu_gets_the_flag_that_fits(monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(UserError, match="12 GiB") as caught:
         check_machine(config, tmp_path)
     assert "--max-seq-length 8192" in caught.value.hint
-    assert estimate_gib(config) == pytest.approx(16.1, abs=0.1)
+    assert memory_gib(config) == pytest.approx(16.1, abs=0.1)
 
 
 def test_resolved_config_is_absolute_and_keeps_what_was_not_given(dataset: Path, model: Path, tmp_path: Path) -> None:
@@ -131,14 +133,12 @@ def test_finished_adapter_is_not_trained_again(dataset: Path, model: Path, tmp_p
     assert other.key != adapter.key
 
 
-def test_folder_of_others_is_left_alone(dataset: Path, model: Path, tmp_path: Path) -> None:
-    from keepstate.training.launch import _prepare  # noqa: PLC0415
-
+def test_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").touch()
     with pytest.raises(UserError, match="no keepstate training made"):
-        _prepare(plan(LAPTOP, dataset=dataset, output=out, base_model=model), resume=False, say=print)
+        prepare(out, {}, "key", resume=False)
     assert (out / "thesis.tex").exists()
 
 

@@ -2,61 +2,20 @@
 
     plugins: [keepstate_axolotl.KeepstatePlugin]      # with this folder on PYTHONPATH
 
-Runs inside the training environment and imports nothing of keepstate. `KEEPSTATE_PROGRESS` names the file that gets one
-line per log entry. Does not touch data, loss or optimiser.
+Runs inside the training environment and imports nothing of keepstate. What it switches on lies in the modules beside
+it. Does not touch data or optimiser.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from pathlib import Path
 from typing import Any, Literal
 
+import keepstate_callbacks
+import keepstate_logits
 import torch
 from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel
-from transformers import TrainerCallback
-
-
-class ProgressWriter(TrainerCallback):  # type: ignore[misc]
-    """Appends one JSON line per log entry: step, steps, loss, lr, seconds since the first step."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._start = time.monotonic()
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the clock; a resumed run begins above step 0."""
-        self._start = time.monotonic()
-        self._write({"event": "begin", "step": state.global_step, "steps": state.max_steps})
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Pass on what the trainer logs."""
-        self._write({"event": "log", "step": state.global_step, "steps": state.max_steps, **(logs or {})})
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Say that all steps are done, and what they took at most."""
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        self._write({"event": "end", "step": state.global_step, "steps": state.max_steps, "peak_bytes": peak})
-
-    def _write(self, entry: dict[str, Any]) -> None:
-        entry["seconds"] = round(time.monotonic() - self._start, 3)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, default=float) + "\n")
-
-
-class Stopper(TrainerCallback):  # type: ignore[misc]
-    """Saves a checkpoint and ends the training after the step in which its file appears."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Look for the file."""
-        if self._path.exists():
-            control.should_save = control.should_training_stop = True
+from transformers import TrainerCallback, set_seed
 
 
 class KeepstateArgs(BaseModel):
@@ -109,13 +68,19 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         """`use_cpu` lets the trainer accept `bf16: true` without a GPU."""
         return None if torch.cuda.is_available() else {"use_cpu": True}
 
+    def pre_lora_load(self, cfg: Any, model: Any) -> None:
+        """Let the seed cover the adapter's first weights too: Axolotl seeds after they are drawn."""
+        if cfg.seed is not None:
+            set_seed(cfg.seed)
+
+    def post_lora_load(self, cfg: Any, model: Any) -> None:
+        """Without a GPU, compute logits only where they count."""
+        if not torch.cuda.is_available():
+            keepstate_logits.install(model)
+
     def add_callbacks_pre_trainer(self, cfg: Any, model: Any) -> list[TrainerCallback]:
-        """Write progress where the launcher asked for it; `speed` spends free memory."""
-        callbacks: list[TrainerCallback] = []
-        if path := os.environ.get("KEEPSTATE_PROGRESS"):
-            callbacks.append(ProgressWriter(Path(path)))
-        if path := os.environ.get("KEEPSTATE_STOP"):
-            callbacks.append(Stopper(Path(path)))
+        """Progress, saving and tracking as the launcher asked for; `speed` spends free memory."""
+        callbacks: list[TrainerCallback] = keepstate_callbacks.from_environment()
         if cfg.keepstate_profile == "speed":
             callbacks.append(FewerCheckpoints(cfg.sequence_len))
         return callbacks

@@ -1,0 +1,63 @@
+"""What a training will take, told before it starts: GPU memory and time. Figures were measured; it measures nothing.
+
+memory_gib(config)      time_words(config, tokens, "NVIDIA H100 80GB HBM3")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keepstate import machine
+
+FIXED_GIB = 9.2
+PER_1K_TOKENS_GIB = 0.43
+"""Qwen3-8B, r=64, every layer recomputed: NF4 weights, LoRA with its optimiser, activations. The two lines give the
+16.1 GiB that were reserved at 16,384 tokens (H100)."""
+GPU_SPEED = {
+    "H200": {"speed": 10_000, "memory": 7_300},
+    "H100": {"speed": 10_000, "memory": 7_300},
+    "A100": {"speed": 3_400, "memory": 2_500},
+}
+"""Tokens per second of Qwen3-8B at 16,384 tokens. H100 measured; A100 computed: half of its 312 TFLOP/s in bf16 over
+45.8 GFLOP a token, as the H100 reaches 55-59 % of its own."""
+MEASURED_ON = "H100"
+CPU_SPEED = {"amx_bf16": 390, "avx512_bf16": 360}
+"""Tokens per second of SmolLM2-135M on two cores, by the instruction set that the kernel names."""
+CPU_GIB = 3.3
+"""Main memory that a laptop training takes."""
+
+
+def memory_gib(config: Mapping[str, Any]) -> float:
+    """GPU memory that Qwen3-8B takes with every layer recomputed. Not a figure for other models."""
+    tokens = int(config["sequence_len"]) * int(config.get("micro_batch_size", 1))
+    return FIXED_GIB + PER_1K_TOKENS_GIB * tokens / 1024
+
+
+def time_words(config: Mapping[str, Any], tokens: int, gpu: str | None) -> str:
+    """How long all epochs over `tokens` will take, in words with their grounds; says so where nothing is known.
+
+    Args:
+        config: Axolotl's.
+        tokens: Of the training split.
+        gpu: Name of the GPU; None on the CPU.
+    """
+    total = tokens * float(config["num_epochs"])
+    if gpu is None:
+        known = next((name for name in CPU_SPEED if name in machine.cpu_flags()), None)
+        speed = CPU_SPEED[known] * machine.cores() / 2 if known else None
+        ground = f"measured with {known} on two cores"
+    else:
+        known = next((name for name in GPU_SPEED if name in gpu), None)
+        speed = GPU_SPEED[known][config.get("keepstate_profile") or "memory"] if known else None
+        ground = f"measured on an {known}" if known == MEASURED_ON else f"estimated for an {known} from an H100"
+    if speed is None:
+        return f"{total:,.0f} tokens; how fast this machine is was not measured: the progress line will tell"
+    return f"{total:,.0f} tokens, about {minutes(total / speed)} at {speed:,.0f} tokens/s ({ground})"
+
+
+def minutes(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

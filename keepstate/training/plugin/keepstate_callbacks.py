@@ -1,0 +1,147 @@
+"""What the trainer tells and when it saves: progress as JSON lines, checkpoints by time and on request, tracking.
+
+    KEEPSTATE_PROGRESS=progress.jsonl KEEPSTATE_STOP=stop-requested KEEPSTATE_TRACK=run-name     # what is unset is off
+
+Runs inside the training environment and imports nothing of keepstate. Does not touch data, loss or optimiser.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+LOSS_SECONDS = 600.0
+"""What a crash may cost at most."""
+PACKAGES = ("axolotl", "torch", "transformers", "peft", "bitsandbytes", "liger-kernel", "triton")
+PROJECT = "keepstate"
+
+
+def from_environment() -> list[TrainerCallback]:
+    """The callbacks that the launcher asked for."""
+    callbacks: list[TrainerCallback] = [Checkpoints(os.environ.get("KEEPSTATE_STOP"))]
+    if path := os.environ.get("KEEPSTATE_PROGRESS"):
+        callbacks.append(ProgressWriter(Path(path)))
+    if run := os.environ.get("KEEPSTATE_TRACK"):
+        callbacks.append(LocalTracking(run))
+    return callbacks
+
+
+class ProgressWriter(TrainerCallback):  # type: ignore[misc]
+    """Appends one JSON line per log entry: step, steps, loss, lr, seconds since the first step of this run."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._start = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Start the clock; a resumed run begins above step 0."""
+        self._start = time.monotonic()
+        revision = getattr(getattr(model, "config", None), "_commit_hash", None)
+        about = {"versions": installed(), "revision": revision}
+        self._write({"event": "begin", "step": state.global_step, "steps": state.max_steps, **about})
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Pass on what the trainer logs."""
+        self._write({"event": "log", "step": state.global_step, "steps": state.max_steps, **(logs or {})})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Say that all steps are done, and what they took at most."""
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        self._write({"event": "end", "step": state.global_step, "steps": state.max_steps, "peak_bytes": peak})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        entry["seconds"] = round(time.monotonic() - self._start, 3)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, default=float) + "\n")
+
+
+class Checkpoints(TrainerCallback):  # type: ignore[misc]
+    """Saves before a crash could cost more than ten minutes, and at once where the stop file appears.
+
+    `save_steps` counts steps, whose time depends on the GPU; this counts time. Saving draws no random number.
+    """
+
+    def __init__(self, stop_file: str | None) -> None:
+        self._stop = Path(stop_file) if stop_file else None
+        self._saved = self._step_began = time.monotonic()
+        self._longest_step = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Nothing is at stake yet."""
+        self._saved = time.monotonic()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the step's clock."""
+        self._step_began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save now if the next step would end too late; stop if asked to."""
+        now = time.monotonic()
+        self._longest_step = max(self._longest_step, now - self._step_began)
+        if now - self._saved + self._longest_step > LOSS_SECONDS:
+            control.should_save = True
+        if self._stop is not None and self._stop.exists():
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock of what is at stake anew."""
+        self._saved = time.monotonic()
+
+
+class LocalTracking(TrainerCallback):  # type: ignore[misc]
+    """Curves in trackio's database on this machine (`TRACKIO_DIR`); nothing is uploaded, nobody is asked.
+
+    Axolotl's own `use_trackio` fails: transformers 5.16 passes `bucket_id`, which trackio 0.19, pinned by Axolotl, has
+    not. A training that starts at step 0 replaces the curve of the same name, a resumed one continues it.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._trackio: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Open the run."""
+        import trackio  # noqa: PLC0415  (3 s: it brings a web framework)
+        from trackio.run import Run  # noqa: PLC0415
+        from trackio.sqlite_storage import SQLiteStorage  # noqa: PLC0415
+
+        Run._get_username = lambda _: None  # it would ask the model hub who is logged in
+        if state.global_step == 0:
+            SQLiteStorage.delete_run(PROJECT, self._run)
+        trackio.init(project=PROJECT, name=self._run, resume="allow", embed=False, config=plain(args.to_dict()))
+        self._trackio = trackio
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Add a point to every curve."""
+        if self._trackio is not None and logs:
+            self._trackio.log(plain(logs), step=state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write what is left."""
+        if self._trackio is not None:
+            self._trackio.finish()
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers, texts and switches only; tensors as numbers."""
+    items = {key: value.item() if isinstance(value, torch.Tensor) else value for key, value in values.items()}
+    return {key: value for key, value in items.items() if isinstance(value, int | float | str)}
+
+
+def installed() -> dict[str, str]:
+    """Versions of what trains."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,125 @@
+"""A training that is cut and goes on is the training that was never cut: same losses, same weights, to the bit.
+
+With real Axolotl and a model of two layers; with dropout, so that random numbers must go on too. Packed rows are drawn
+by another sampler than single ones, so both are cut.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from made_data import write_dataset
+
+from keepstate.environments import spec
+from keepstate.training import read_done
+from keepstate.training.config import ROOT, config_path
+from keepstate.training.run_folder import PROGRESS, checkpoints
+from keepstate.vocabulary import RuntimeName
+
+pytestmark = [pytest.mark.train_env, pytest.mark.timeout(900)]
+
+ROWS = 120
+SAVE_STEPS = 5
+CUT_AT = 33
+"""Steps: between two checkpoints, and in the first epoch, so that rows of it are to be skipped."""
+COMMON = {"lora_dropout": 0.1, "num_epochs": 2, "save_steps": SAVE_STEPS, "warmup_steps": 3, "sequence_len": 128}
+SINGLE = COMMON | {"num_epochs": 1}
+PACKED = COMMON | {"sample_packing": True, "pad_to_sequence_len": True, "gradient_accumulation_steps": 2}
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model, data, and the laptop's config for both kinds of rows."""
+    python = spec("train").python
+    if not python.is_file():
+        pytest.skip(".venv-train is missing: make setup-train")
+    folder = tmp_path_factory.mktemp("bench")
+    script = Path(__file__).with_name("tiny_model.py")
+    subprocess.run([python, script, folder / "model"], check=True, capture_output=True, timeout=300)
+    rng = random.Random(0)
+    words = lambda: " ".join(str(rng.randrange(60)) for _ in range(rng.randrange(4, 24)))  # noqa: E731
+    write_dataset(folder / "data", [[(words(), words()), (words(), words())] for _ in range(ROWS)])
+    raw = yaml.safe_load(config_path(RuntimeName.PERSISTENT, laptop=True).read_text())
+    for name, keys in (("single", SINGLE), ("packed", PACKED)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(raw | keys))
+    return folder
+
+
+def start(bench: Path, kind: str, out: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "keepstate", "train", "persistent", "--config", bench / f"{kind}.yaml"]
+    command += ["--dataset", bench / "data", "--out", out, "--base-model", bench / "model", "--track", "none", *options]
+    return subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    _, said = process.communicate(timeout=400)
+    assert process.returncode == code, said
+    return said
+
+
+def logged(out: Path) -> list[dict[str, Any]]:
+    path = out / PROGRESS
+    if not path.is_file():
+        return []
+    whole = path.read_text().rpartition("\n")[0]
+    return [entry for entry in map(json.loads, whole.splitlines()) if "loss" in entry]
+
+
+def losses(out: Path) -> dict[int, tuple[float, float]]:
+    """By step; what a cut lost and the next run repeated counts as repeated."""
+    return {entry["step"]: (entry["loss"], entry["learning_rate"]) for entry in logged(out)}
+
+
+def wait_for_step(out: Path, process: subprocess.Popen[str], step: int) -> None:
+    end = time.monotonic() + 400
+    while time.monotonic() < end and process.poll() is None:
+        if any(entry["step"] >= step for entry in logged(out)):
+            return
+        time.sleep(0.005)
+    pytest.fail(f"step {step} was not reached: {process.communicate()[1]}")
+
+
+@pytest.mark.parametrize("kind", ["single", "packed"])
+def test_cut_and_resumed_equals_uncut(bench: Path, tmp_path: Path, kind: str) -> None:
+    cut_at = CUT_AT if kind == "single" else 12
+    uncut, out = tmp_path / "uncut", tmp_path / "cut"
+    finish(start(bench, kind, uncut))
+    assert len(losses(uncut)) > cut_at + 5
+
+    killed = start(bench, kind, out)
+    wait_for_step(out, killed, cut_at)
+    os.kill(killed.pid, signal.SIGKILL)
+    finish(killed, -signal.SIGKILL)
+    reached = max(losses(out))
+    time.sleep(1)  # the guard ends Axolotl
+    kept = int(checkpoints(out)[-1].name.rpartition("-")[2])
+    assert reached - kept <= SAVE_STEPS
+    (out / f"checkpoint-{kept + SAVE_STEPS}").mkdir()  # as a crash while saving leaves it
+
+    interrupted = start(bench, kind, out, "--resume")
+    wait_for_step(out, interrupted, reached + 2)
+    interrupted.send_signal(signal.SIGINT)
+    said = finish(interrupted, 130)
+    assert f"going on from checkpoint-{kept}" in said
+    saved = max(losses(out))
+    assert f"checkpoint-{saved}; go on later: the same command with --resume" in said
+    assert read_done(out) is None
+
+    said = finish(start(bench, kind, out, "--resume"))
+    assert f"going on from checkpoint-{saved}" in said
+    assert losses(out) == losses(uncut)
+    assert (out / WEIGHTS).read_bytes() == (uncut / WEIGHTS).read_bytes()
+    done, whole = read_done(out), read_done(uncut)
+    assert done is not None
+    assert whole is not None
+    assert (done.steps, done.tokens, done.final_loss) == (whole.steps, whole.tokens, whole.final_loss)
+    assert f"axolotl {done.versions['axolotl']}" in (out / "README.md").read_text()
