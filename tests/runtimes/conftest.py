@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+from attacks.suite import is_repetition
 from hosting import ENVIRONMENT_SECRET, Host
 from playground import DIFFERENCES, REAL_RUNGS, RUNGS
 
 from keepstate.errors import UserError
 from keepstate.runtimes import Sandbox
+from keepstate.runtimes.sandbox import worker
 from keepstate.vocabulary import Rung
 
 os.environ[ENVIRONMENT_SECRET] = f"KEEPSTATE-{secrets.token_hex(16)}"  # before any sandbox starts
@@ -21,6 +23,15 @@ os.environ[ENVIRONMENT_SECRET] = f"KEEPSTATE-{secrets.token_hex(16)}"  # before 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(feature): fails at the rungs whose known differences name the feature")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Attacks whose outcome does not depend on the rung are tried at the lower ones by `make test` alone."""
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if "attack" in parameters and is_repetition(parameters["attack"], parameters["real_sandbox"]):
+            item.add_marker(pytest.mark.slow)
 
 
 async def sandbox_of(rung: Rung) -> AsyncIterator[Sandbox]:
@@ -50,6 +61,12 @@ async def real_sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]
     """Every rung that isolates."""
     async for made in sandbox_of(request.param):
         yield made
+
+
+@pytest.fixture
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has to be killed is killed sooner: a third of the attacks end so."""
+    monkeypatch.setattr(worker, "GRACE_SECONDS", 0.1)
 
 
 @pytest.fixture(scope="module")

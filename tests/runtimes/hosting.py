@@ -13,8 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import psutil
-
 ENVIRONMENT_SECRET = "KEEPSTATE_TEST_SECRET"
 GROSS_LAG = 1.0
 """Seconds. The target is 0.1, measured by benchmarks/runtimes.py; a test on a busy machine only notices a stall."""
@@ -116,25 +114,36 @@ class LagMeter:
         self._task.cancel()
 
 
+def children(pid: int | None = None) -> set[int]:
+    """Process numbers of those that this process (or `pid`) started itself, dead ones excluded."""
+    found: set[int] = set()
+    for tasks in Path(f"/proc/{pid or os.getpid()}/task").glob("*/children"):
+        with suppress(OSError):
+            found |= {int(word) for word in tasks.read_text().split()}
+    return alive(found)
+
+
 def descendants(root: int | None = None) -> set[int]:
     """Process numbers of everything this process (or `root`) started, directly or not; dead ones excluded."""
-    alive = set()
-    with suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(root).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if child.status() != psutil.STATUS_ZOMBIE:
-                    alive.add(child.pid)
-    return alive
+    found: set[int] = set()
+    open_ends = children(root)
+    while open_ends:
+        found |= open_ends
+        open_ends = set().union(*map(children, open_ends)) - found
+    return found
 
 
 def alive(pids: set[int]) -> set[int]:
     """Those of `pids` that still run."""
-    left = set()
-    for pid in pids:
-        with suppress(psutil.NoSuchProcess):
-            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                left.add(pid)
-    return left
+    return {pid for pid in pids if _state(pid) not in "ZX"}
+
+
+def _state(pid: int) -> str:
+    """One letter, as in `ps`; X where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 def descriptors() -> int:
@@ -153,10 +162,10 @@ async def until(condition: Any, seconds: float = 5.0) -> bool:
 
 
 def variables_of(pid: int) -> set[str]:
-    """Names in the environment that a process was started with; none where this process may not look."""
+    """Names in the environment that a process was started with; none of one that has ended or may not be looked at."""
     try:
         entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
-    except (PermissionError, FileNotFoundError):
+    except OSError:
         return set()
     return {entry.partition("=")[0] for entry in entries if entry}
 
@@ -168,10 +177,12 @@ def holding(pid: int, needles: list[bytes]) -> set[bytes]:
         PermissionError: This process may not look.
     """
     found: set[bytes] = set()
-    if not alive({pid}):
-        return found
     overlap = max(map(len, needles))
-    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+    with (
+        suppress(FileNotFoundError, ProcessLookupError),
+        open(f"/proc/{pid}/maps") as maps,
+        open(f"/proc/{pid}/mem", "rb", buffering=0) as memory,
+    ):
         for line in maps:
             span, mode = line.split()[:2]
             start, end = (int(part, 16) for part in span.split("-"))

@@ -1,65 +1,31 @@
 """Every attack at every real rung; after it host, sandbox, a canary episode and the attacked episode are still well."""
 
-import itertools
 import json
 import re
 import secrets
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from attacks import (
-    Attack,
-    channel,
-    clock,
-    endings,
-    files,
-    frames,
-    interpreter,
-    network,
-    prelude,
-    privileges,
-    processes,
-    resources,
-)
+from attacks import Attack, prelude
+from attacks.suite import ATTACKS, GROUPS
 from hosting import GROSS_LAG, Host, LagMeter, descendants, descriptors, until
-from playground import PERSISTENT, REAL_RUNGS, Session, opened, shown
+from playground import PERSISTENT, Session, opened, shown
 
 from keepstate.agents.observations import render_observation
 from keepstate.runtimes import Sandbox
 from keepstate.runtimes.base import ActionResult, RuntimeLimits
-from keepstate.runtimes.sandbox import worker
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-BY_RUNG = (processes, files, network, privileges)
-"""Groups whose outcome depends on what a rung isolates."""
-GROUPS = (*BY_RUNG, resources, clock, interpreter, endings, frames, channel)
-ATTACKS = {f"{group.__name__.removeprefix('attacks.')}: {a.name}": a for group in GROUPS for a in group.ATTACKS}
-DEPENDENT = {attack.name for group in BY_RUNG for attack in group.ATTACKS}
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("short_grace")]
 
 
-def cases() -> Iterator[Any]:
-    """Every attack at every rung. What does not depend on the rung is tried at the lower ones by `make test` alone."""
-    for rung, (name, attack) in itertools.product(REAL_RUNGS, ATTACKS.items()):
-        if rung in attack.rungs:
-            again = rung is not REAL_RUNGS[0] and attack.name not in DEPENDENT
-            yield pytest.param(rung, attack, id=f"{rung}-{name}", marks=[pytest.mark.slow] if again else [])
-
-
-@pytest.fixture(autouse=True)
-def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has to be killed is killed sooner: a third of the attacks end so."""
-    monkeypatch.setattr(worker, "GRACE_SECONDS", 0.1)
-
-
-def test_there_are_many_and_each_has_its_own_name() -> None:
+async def test_there_are_many_and_each_has_its_own_name() -> None:
     assert len(ATTACKS) == sum(len(group.ATTACKS) for group in GROUPS) >= 60
     assert len({attack.code for attack in ATTACKS.values()}) == len(ATTACKS)
 
 
-@pytest.mark.parametrize(("real_sandbox", "attack"), list(cases()), indirect=["real_sandbox"])
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
 async def test_attack(real_sandbox: Sandbox, host: Host, attack: Attack, capfd: pytest.CaptureFixture[str]) -> None:
+    if real_sandbox.rung not in attack.rungs:
+        pytest.skip(f"{real_sandbox.rung} does not guarantee this")
     secret = f"hidden-answer-{secrets.token_hex(16)}"
     limits = RuntimeLimits(tool_calls=attack.calls, seconds=attack.seconds)
     before = host.state()
@@ -121,7 +87,7 @@ async def test_nothing_is_left_after_all_attacks(real_sandbox: Sandbox) -> None:
 
     await one()
     open_before, running_before = descriptors(), len(descendants())
-    for _ in range(10):
+    for _ in range(30):
         await one()
-    assert await until(lambda: descriptors() <= open_before)
-    assert await until(lambda: len(descendants()) <= running_before + 1), "at most a spare more"
+    assert await until(lambda: descriptors() < open_before + 15), "room for a few interpreters in stock"
+    assert await until(lambda: len(descendants()) < running_before + 15)

@@ -14,6 +14,7 @@ from hosting import (
     Host,
     LagMeter,
     alive,
+    children,
     descendants,
     descriptors,
     holding,
@@ -56,8 +57,9 @@ async def test_hidden_data_is_in_no_process_that_runs_model_code(real_sandbox: S
 async def test_workers_have_a_clean_environment(real_sandbox: Sandbox) -> None:
     async with opened(PERSISTENT, real_sandbox) as session:
         assert await session.works()
-        for pid in descendants():
-            assert variables_of(pid) <= {"LANG", "PATH", "LC_CTYPE", "PYTHONHASHSEED"}
+        seen = set().union(*map(variables_of, descendants()))
+    assert seen <= {"LANG", "PATH", "LC_CTYPE", "PYTHONHASHSEED"}
+    assert seen or os.geteuid(), "root may look"
 
 
 async def test_episodes_do_not_meet(real_sandbox: Sandbox) -> None:
@@ -96,32 +98,29 @@ async def test_killing_the_host_leaves_nothing(real_sandbox: Sandbox) -> None:
 
 
 async def test_a_killed_zygote_is_our_failure_and_ends_its_workers(real_sandbox: Sandbox) -> None:
-    before = descendants()
-    async with Sandbox(isolation=real_sandbox.rung) as own:
-        async with opened(PERSISTENT, own) as session:
-            assert await session.works()
-            pids = descendants() - before
-            os.kill(min(pids), signal.SIGKILL)
-            assert await until(lambda: not alive(pids)), alive(pids)
-            with pytest.raises(EpisodeFailure) as caught:
-                await session.run("print(1)")  # its interpreter is gone with the zygote
-            assert caught.value.origin is Origin.SANDBOX
-        async with opened(PERSISTENT, own) as another:
-            assert await another.works(), "a new zygote serves the next episode"
-            pids |= descendants() - before
-    assert await until(lambda: not alive(pids)), alive(pids)
+    others = children()
+    async with Sandbox(isolation=real_sandbox.rung) as own, opened(PERSISTENT, own) as session:
+        assert await session.works()
+        (zygote,) = children() - others
+        pids = {zygote} | descendants(zygote)
+        assert len(pids) >= 2
+        os.kill(zygote, signal.SIGKILL)
+        assert await until(lambda: not alive(pids)), alive(pids)
+        with pytest.raises(EpisodeFailure) as caught:
+            await session.run("print(1)")
+        assert caught.value.origin is Origin.SANDBOX
 
 
 async def test_a_closed_sandbox_leaves_nothing(real_sandbox: Sandbox) -> None:
-    before, open_before = descendants(), descriptors()
+    others, open_before = children(), descriptors()
     async with Sandbox(isolation=real_sandbox.rung) as own:
         async with opened(PERSISTENT, own) as one, opened(FORGET, own, RuntimeLimits(seconds=0.1)) as two:
             assert await one.works()
             await two.run("while True: pass")
-        pids = descendants() - before
-        assert pids
+        (zygote,) = children() - others
+        pids = {zygote} | descendants(zygote)
     assert await until(lambda: not alive(pids)), alive(pids)
-    assert descriptors() <= open_before
+    assert await until(lambda: descriptors() <= open_before + 2), "a spare of the other sandbox may come meanwhile"
 
 
 @pytest.mark.parametrize("runtime", CODEACT)
@@ -141,9 +140,9 @@ async def test_the_time_limit_races_with_the_end_of_a_step(real_sandbox: Sandbox
 async def _balloons(sandbox: Sandbox, count: int) -> None:
     """Episodes that all take as much memory as they can, at once."""
     code = (
-        "kept = []\ntry:\n    while True: kept.append(b'\\1' * 2**20)\nexcept MemoryError:\n    print(len(kept) < 64)"
+        "kept = []\ntry:\n    while True: kept.append(b'\\1' * 2**20)\nexcept MemoryError:\n    print(len(kept) < 24)"
     )
-    limits = RuntimeLimits(memory_mib=48, seconds=60)
+    limits = RuntimeLimits(memory_mib=16, seconds=60)
 
     async def one() -> tuple[str, str | None]:
         async with opened(PERSISTENT, sandbox, limits) as session:

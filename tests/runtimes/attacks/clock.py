@@ -79,14 +79,13 @@ raise Slow()
 """
 
 ATTACKS = (
-    _loop("loop", "while True: pass", lost=False),
+    _loop("loop", "while True: pass"),
     _loop(
         "sleep",
         """
 import time
 time.sleep(10**6)
 """,
-        lost=False,
     ),
     _loop(
         "regular expression",
@@ -188,7 +187,6 @@ import time
 time.monotonic = time.perf_counter = time.time = lambda: 0
 while True: pass
 """,
-        lost=False,
     ),
     Attack(
         "collected for ever",

@@ -147,7 +147,7 @@ tried('import', lambda: (sys.path.insert(0, HOST['project']), __import__('keepst
         "read the home",
         """
 for name in ('.bashrc', '.profile', '.ssh', '.cache', '.bash_history'):
-    tried(name, lambda: os.stat('/root/' + name))
+    tried(name, lambda: os.open('/root/' + name, os.O_RDONLY))
 tried('expand', lambda: open(os.path.expanduser('~/.bashrc')).read())
 """,
     ),

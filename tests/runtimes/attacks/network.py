@@ -80,8 +80,8 @@ tried('dns', lambda: socket.gethostbyname('example.org'))
     Attack(
         "http",
         """
-import urllib.request
-tried('http', lambda: urllib.request.urlopen(f"http://127.0.0.1:{HOST['tcp']}/", timeout=1))
+url = f"http://127.0.0.1:{HOST['tcp']}/"
+tried('http', lambda: __import__('urllib.request').request.urlopen(url, timeout=1))
 """,
     ),
     Attack(
@@ -96,8 +96,9 @@ denied('mq_open', b'/x', 66, 0o666, 0)
     Attack(
         "named shared memory",
         """
-from multiprocessing import shared_memory
-tried('shm', lambda: shared_memory.SharedMemory('ks', create=True, size=4096))
+import importlib
+shared = lambda: importlib.import_module('multiprocessing.shared_memory')
+tried('shm', lambda: shared().SharedMemory('ks', create=True, size=4096))
 """,
     ),
 )

@@ -28,7 +28,7 @@ tried("setgroups", lambda: os.setgroups([0]))
 tried("chroot", lambda: os.chroot("/tmp"))
 tried("nice", lambda: os.nice(-5))
 tried("setns", lambda: os.unshare(0x10000000) if hasattr(os, "unshare") else 1 / 0)
-print("BREACH" if os.getuid() == 0 and os.path.exists("/etc/shadow") else "refused")
+tried("shadow", lambda: open("/etc/shadow").read())
 """
 
 _RAISE = """
