@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from keepstate.datasets import load_template
 from keepstate.environments import spec
 from keepstate.errors import UserError
+from keepstate.models.base import Message
 from keepstate.training.config import CONFIGS, PLUGIN_FOLDER, ROOT, check_keys, config_path, known_keys, read_config
 from keepstate.vocabulary import RuntimeName
 
@@ -29,16 +31,7 @@ SPECIFIED = {
     "chat_template": "jinja",
     "chat_template_jinja": "keepstate/datasets/chat_templates/qwen3_nothink.jinja",
 }
-VALIDATE = """
-import json, sys, yaml
-from axolotl.utils.config import prepare_plugins, validate_config
-from axolotl.utils.dict import DictDefault
-cfg = DictDefault(yaml.safe_load(open(sys.argv[1])))
-prepare_plugins(cfg)
-gpu = {"bf16": True, "n_gpu": 1, "compute_capability": "sm_80", "fp8": False, "n_node": 1, "tf32": True}
-valid = validate_config(cfg, capabilities=gpu, env_capabilities={"torch_version": "2.13.0"})
-print("RESULT" + json.dumps({key: valid[key] for key in cfg}, default=str))
-"""
+RESOLVES = Path(__file__).with_name("axolotl_resolves.py")
 
 
 @pytest.mark.parametrize("laptop", [False, True])
@@ -89,7 +82,7 @@ def in_train_env(*arguments: str) -> str:
     if not python.is_file():
         pytest.skip(".venv-train is missing: make setup-train")
     env = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PLUGIN_FOLDER), "HOME": "/tmp"}
-    done = subprocess.run([python, *arguments], capture_output=True, text=True, env=env, timeout=100, check=False)
+    done = subprocess.run([python, *arguments], capture_output=True, text=True, env=env, timeout=250, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -103,12 +96,31 @@ def test_stored_keys_are_axolotls_own() -> None:
 
 
 @pytest.mark.train_env
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", list(RuntimeName))
-def test_axolotl_keeps_every_value(name: RuntimeName) -> None:
+def test_axolotl_resolves_to_the_specification(name: RuntimeName, tmp_path: Path) -> None:
     path = config_path(name, laptop=False)
-    said = in_train_env("-c", VALIDATE, str(path))
-    valid = json.loads(said[said.index("RESULT") + len("RESULT") :])
+    said = in_train_env(str(RESOLVES), str(path), str(tmp_path))
+    found = json.loads(said[said.index("RESULT") + len("RESULT") :])
+
     raw: dict[str, Any] = yaml.safe_load(path.read_text())
-    plain = {key for key, value in raw.items() if isinstance(value, int | float | str) and key != "chat_template_jinja"}
-    changed = {key: (raw[key], valid[key]) for key in plain if valid[key] != raw[key]}
-    assert not changed
+    plain = {key for key, value in raw.items() if isinstance(value, int | float | str)} - {"base_model", "output_dir"}
+    assert {key: found["kept"][key] for key in plain} == {key: raw[key] for key in plain}
+    assert SPECIFIED.items() <= (found["kept"] | {"base_model": raw["base_model"]}).items()
+
+    quantization = found["quantization"]
+    assert quantization["load_in_4bit"]
+    assert quantization["bnb_4bit_quant_type"] == "nf4"
+    assert quantization["bnb_4bit_use_double_quant"]
+    assert quantization["bnb_4bit_compute_dtype"] == "bfloat16"
+    assert found["dtype"] == "torch.bfloat16"
+    assert (found["lora"]["r"], found["lora"]["alpha"], len(found["lora"]["targets"])) == (64, 128, 7)
+    assert found["rows_a_step"] == 16
+    assert found["attention"] == "sdpa"  # on a GPU its flash kernels: train/README.md says which
+
+
+def test_thinking_is_off_in_every_turn() -> None:
+    template = load_template(ROOT / read_config(config_path(RuntimeName.REACT, laptop=False))["chat_template_jinja"])
+    turns: list[Message] = [Message(role=role, content="x") for role in ("user", "assistant", "user", "assistant")]
+    text = template.render(turns)
+    assert text.count("<|im_start|>assistant\n<think>\n\n</think>\n\nx") == 2
