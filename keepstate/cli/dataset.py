@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from keepstate.datasets.parity import RowReport
 
 DEFAULTS = BuildOptions()
-NAMED = 20
-"""Bad files named on the screen; `left_out.jsonl` names all."""
+NAMED = 5
+"""Bad files of one reason named on the screen; `left_out.jsonl` names all."""
 
 NAMED_ROWS = 5
 """Rows named on the screen that a check found wrong."""
@@ -86,10 +86,12 @@ def build(
         for line in describe(out / runtime, manifest):
             click.echo(line)
     bad = [item for runtime in manifests for item in _unreadable(out / runtime)]
-    for item in bad[:NAMED]:
-        click.echo(f"{item['path']}: {item['reason']}: {item['detail']}", err=True)
-    if len(bad) > NAMED:
-        click.echo(f"and {len(bad) - NAMED} more; {LEFT_OUT} in each folder names all", err=True)
+    _name(bad)
+    for root in arms.values():
+        if rows := sum(1 for _ in root.rglob("*.jsonl")):
+            click.echo(
+                f"{rows} *.jsonl below {root} were not read: keepstate traces import makes traces of them", err=True
+            )
     if bad:
         raise click.exceptions.Exit(EXIT_PARTIAL)
 
@@ -220,6 +222,18 @@ def _unreadable(folder: Path) -> list[dict[str, str]]:
     """Traces that are broken or refused, not merely unwanted."""
     items = map(json.loads, (folder / LEFT_OUT).read_text().splitlines())
     return [item for item in items if item["reason"] in UNREADABLE]
+
+
+def _name(bad: Sequence[dict[str, str]]) -> None:
+    """Name bad files, a few of each reason."""
+    by_reason: dict[str, list[dict[str, str]]] = {}
+    for item in bad:
+        by_reason.setdefault(item["reason"], []).append(item)
+    for reason, items in by_reason.items():
+        for item in items[:NAMED]:
+            click.echo(f"{item['path']}: {reason}: {item['detail']}", err=True)
+        if len(items) > NAMED:
+            click.echo(f"and {len(items) - NAMED} more: {reason}; {LEFT_OUT} in each folder names all", err=True)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -25,7 +26,7 @@ from keepstate.datasets.select import Choice, choose
 from keepstate.datasets.templates import ChatTemplate, load_template
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.errors import UserError
-from keepstate.files import atomic_file, write_atomic
+from keepstate.files import atomic_file, write_atomic, write_error
 from keepstate.vocabulary import RuntimeName
 
 
@@ -91,15 +92,13 @@ def build_datasets(
         "template": Source(name=chat_template.name, sha256=chat_template.sha256),
         "tokenizer": Source(name=str(tokenizer_path), sha256=tokenizer.sha256),
     }
-    first = next(iter(out.values()))
-    first.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=first, prefix=".build.", ignore_cleanup_errors=True) as work:
+    with _scratch(next(iter(out.values()))) as work:
         read: dict[RuntimeName, Arm] = {}
         for runtime, root in arms.items():
             read[runtime] = scan(
                 root,
                 runtime,
-                Path(work) / runtime,
+                work / runtime,
                 template=chat_template,
                 tokenizer_path=tokenizer_path,
                 options=options,
@@ -113,6 +112,22 @@ def build_datasets(
             runtime: _write(folder, runtime, read[runtime], choices[runtime], chat_template, sources, options)
             for runtime, folder in out.items()
         }
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder inside `folder`, on the same disk, that vanishes.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=folder, prefix=".build.", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    with scratch as name:
+        yield Path(name)
 
 
 def fitting_template(tokenizer: TextTokenizer) -> str:
@@ -138,7 +153,6 @@ def _write(
     options: BuildOptions,
 ) -> Manifest:
     """Write one arm; its manifest comes last."""
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)  # a half-written data set has none
     shortened: Counter[str] = Counter()
     with arm.spool.open("rb") as spool, atomic_file(folder / INDEX) as index:

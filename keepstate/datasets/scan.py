@@ -1,4 +1,4 @@
-"""Reading one arm's traces with all cores into a spool file: memory grows by ~300 bytes a row, whatever its length.
+"""Reading one arm's traces with all cores into a spool file: memory grows by ~450 bytes a row, whatever its length.
 
 A spool holds two lines a row: its description and the row itself. What is taken from it is decided later, when every
 arm was read. Chooses nothing itself.
@@ -21,7 +21,7 @@ from keepstate.datasets.convert import LeftOut, Row, convert_all, start_worker
 from keepstate.datasets.options import BuildOptions
 from keepstate.datasets.templates import ChatTemplate
 from keepstate.errors import UserError
-from keepstate.files import existing_folder
+from keepstate.files import existing_folder, write_error
 from keepstate.traces.writer import TRACE_SUFFIX
 from keepstate.vocabulary import RuntimeName
 
@@ -112,18 +112,21 @@ def scan(
         progress: Told after every chunk.
 
     Raises:
-        UserError: Nothing to read, no tokenizer, or a worker was killed.
+        UserError: Nothing to read, no tokenizer, a worker was killed, or `spool` cannot be written.
     """
     files = trace_files(root)
     arm = Arm(spool)
     total = len(files)
     jobs = jobs or (1 if total < SMALL else len(os.sched_getaffinity(0)))
-    with spool.open("wb") as file:
-        for results in _converted(_chunks(files), jobs, (template, tokenizer_path, options, runtime, jobs > 1)):
-            for result in results:
-                _record(arm, result, file)
-            if progress:
-                progress(arm.read, total)
+    try:
+        with spool.open("wb") as file:
+            for results in _converted(_chunks(files), jobs, (template, tokenizer_path, options, runtime, jobs > 1)):
+                for result in results:
+                    _record(arm, result, file)
+                if progress:
+                    progress(arm.read, total)
+    except OSError as error:
+        raise write_error(spool, error) from error
     return arm
 
 

@@ -1,5 +1,6 @@
 """Building data sets: every trace is a row or left out for a named reason, arms see the same tasks."""
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -13,7 +14,7 @@ from made_traces import ANSWERS, make_trace, write_traces
 from odd_texts import TEXT
 
 from keepstate.cli import cli
-from keepstate.datasets import Manifest, build_dataset, build_datasets, read_manifest
+from keepstate.datasets import Manifest, build_dataset, build_datasets, read_manifest, scan
 from keepstate.datasets.convert import Converter, LeftOut
 from keepstate.datasets.options import BuildOptions
 from keepstate.datasets.sample import REFUSALS, prove
@@ -219,6 +220,40 @@ def test_user_errors_leave_no_manifest(tmp_path: Path, small_tokenizer: TextToke
         build(tmp_path / "none", tmp_path / "d", small_tokenizer)
     with pytest.raises(UserError, match="no tokenizer"):
         build_dataset(root, PERSISTENT, tmp_path / "d", template="chatml", tokenizer_path=tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        build(root, tmp_path / "file" / "d", small_tokenizer)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, small_tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_traces(tmp_path / "t", [make_trace(0)])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(scan, "_record", full)
+    with pytest.raises(UserError, match="no disk space left"):
+        build(root, tmp_path / "d", small_tokenizer)
+    assert list((tmp_path / "d").iterdir()) == []
+
+
+def test_rows_of_jsonl_beside_traces_are_not_passed_over_in_silence(
+    tmp_path: Path, small_tokenizer: TextTokenizer
+) -> None:
+    root = write_traces(tmp_path / "t/persistent", [make_trace(0)])
+    (root / "more.jsonl").write_text("{}")
+    done = command(
+        "build",
+        "--traces",
+        tmp_path / "t",
+        "--out",
+        tmp_path / "d",
+        "--tokenizer",
+        small_tokenizer.path,
+        "--template",
+        "chatml",
+    )
+    assert "traces import" in done.stderr
 
 
 def test_ten_thousand_mixed_files_with_broken_ones(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
