@@ -6,10 +6,9 @@ import time
 import pytest
 from playground import CODEACT, PERSISTENT, opened
 
-from keepstate.errors import UserError
 from keepstate.runtimes import Sandbox
 from keepstate.runtimes.base import RuntimeLimits
-from keepstate.vocabulary import Rung, RuntimeName
+from keepstate.vocabulary import RuntimeName
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CODE = pytest.mark.parametrize("runtime", CODEACT)
@@ -117,21 +116,3 @@ async def test_many_busy_episodes_do_not_time_each_other_out(sandbox: Sandbox) -
 
     outcomes = await asyncio.gather(*(one() for _ in range(24)))
     assert outcomes == [("done\n", None)] * 24, "24 x 0.1 s of work need more than 0.6 s of wall clock on two cores"
-
-
-async def test_an_unknown_or_weaker_rung_is_refused() -> None:
-    with pytest.raises(UserError, match="chroot") as caught:
-        async with Sandbox(isolation="chroot"):
-            pass
-    assert "auto, namespaces, landlock, seccomp, process" in caught.value.hint
-    with pytest.raises(UserError) as caught:
-        async with Sandbox(isolation=Rung.PROCESS):
-            pass
-    assert "unsafe" in caught.value.message + caught.value.hint
-
-
-async def test_a_minimum_is_kept(sandbox: Sandbox) -> None:
-    if sandbox.rung is Rung.PROCESS:
-        pytest.skip("no minimum below it")
-    async with Sandbox(minimum=sandbox.rung) as made:
-        assert list(Rung).index(made.rung) <= list(Rung).index(sandbox.rung)

@@ -1,0 +1,107 @@
+"""What the sandbox does for many episodes at once: interpreters in stock, seats by memory, restart of the zygote."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from hosting import alive, children, descendants, until
+from playground import FORGET, PERSISTENT, opened
+
+from keepstate.errors import EpisodeFailure
+from keepstate.runtimes import Sandbox
+from keepstate.runtimes.base import RuntimeLimits
+from keepstate.runtimes.sandbox import memory
+from keepstate.vocabulary import Origin
+
+LIMITS = RuntimeLimits(memory_mib=256, seconds=20)
+
+
+@pytest_asyncio.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox(allow_unsafe=True) as made:
+        yield made
+
+
+async def test_a_killed_zygote_is_replaced(sandbox: Sandbox) -> None:
+    async with opened(PERSISTENT, sandbox) as session:
+        assert await session.works()
+        pids = descendants()
+        os.kill(max(children()), signal.SIGKILL)
+        assert await until(lambda: not alive(pids))
+        with pytest.raises(EpisodeFailure):
+            await session.works()
+    async with opened(PERSISTENT, sandbox) as session:
+        assert await session.works()
+
+
+async def test_interpreters_in_stock_are_fresh_and_go_with_the_sandbox(sandbox: Sandbox) -> None:
+    async with opened(FORGET, sandbox) as session:
+        pids = set()
+        for _ in range(10):
+            pids.add(await session.output("import os, random\nprint(os.getpid(), random.random())"))
+        assert len(pids) == 10
+    assert await until(lambda: len(descendants()) <= 6), "a zygote and few spares"
+
+
+async def test_episodes_wait_for_a_seat_while_memory_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_mib", lambda: 2 * 256 / memory.OVERCOMMIT + 1)
+    monkeypatch.setattr(memory, "LEAST_RESERVE_MIB", 0)
+    monkeypatch.setattr(memory, "RESERVE_SHARE", 10**9)
+    async with Sandbox(allow_unsafe=True) as sandbox:
+        together, most = 0, 0
+
+        async def play() -> None:
+            nonlocal together, most
+            async with opened(PERSISTENT, sandbox, LIMITS) as session:
+                together += 1
+                most = max(most, together)
+                assert await session.works()
+                together -= 1
+
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(play() for _ in range(7)))
+        assert most == 2
+        waiting = asyncio.create_task(play())
+        waiting.cancel()
+        async with asyncio.timeout(20):
+            await play()
+
+
+async def test_the_largest_interpreter_ends_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        Sandbox(allow_unsafe=True) as sandbox,
+        opened(PERSISTENT, sandbox, LIMITS) as small,
+        opened(PERSISTENT, sandbox, LIMITS) as large,
+        opened(PERSISTENT, sandbox, LIMITS) as larger,
+    ):
+        assert await small.works()
+        await large.output(f"kept = b'x' * {80 * 2**20}")
+        await larger.output(f"kept = b'x' * {160 * 2**20}")
+        scarce = True
+
+        def available() -> float:
+            nonlocal scarce
+            answer = 0.0 if scarce else 10.0**6
+            scarce = False
+            return answer
+
+        monkeypatch.setattr(memory, "available_mib", available)
+        assert await until(lambda: not scarce)
+        await asyncio.sleep(0.1)
+        with pytest.raises(EpisodeFailure, match="memory ran out") as caught:
+            await larger.run("print(1)")
+        assert caught.value.origin is Origin.SANDBOX
+        assert await large.output("print(len(kept) > 0)") == "True\n"
+        assert await small.works()
+
+
+async def test_a_hundred_at_once_start_step_and_end(sandbox: Sandbox) -> None:
+    async def play(number: int) -> str:
+        async with opened(PERSISTENT if number % 2 else FORGET, sandbox) as session:
+            return await session.output(f"print(add({number}, 1))")
+
+    outputs = await asyncio.gather(*(play(number) for number in range(100)))
+    assert outputs == [f"{number + 1}\n" for number in range(100)]
