@@ -42,6 +42,8 @@ def command(planned: Plan, python: Path) -> list[str]:
     else:
         arguments["--block-size"] = str(CPU_BLOCK)
     flags = ["--enable-prefix-caching", "--enable-prompt-tokens-details"]
+    if planned.device == "cpu":
+        flags.append("--enforce-eager")  # as vLLM does with adapters; without any it would compile for minutes
     if planned.adapters:
         arguments["--max-loras"] = str(len(planned.adapters))
         arguments["--max-lora-rank"] = str(max_rank(planned.adapters))

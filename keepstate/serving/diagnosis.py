@@ -13,7 +13,7 @@ STAGES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"Initializing a V1 LLM engine"), "starting the engine"),
     (re.compile(r"Starting to load model"), "loading the weights"),
     (re.compile(r"Loading weights took"), "preparing the model"),
-    (re.compile(r"torch\.compile|Compiling a graph"), "compiling the model"),
+    (re.compile(r"Dynamo bytecode transform|Compiling a graph"), "compiling the model"),
     (re.compile(r"KV cache size: (?P<detail>[\d,]+ tokens)"), "cache of"),
     (re.compile(r"Capturing CUDA graph"), "capturing CUDA graphs"),
     (re.compile(r"Loaded new LoRA adapter: name '(?P<detail>[^']+)'"), "loaded adapter"),
@@ -79,7 +79,7 @@ def _explain(planned: Plan, log: str, code: int) -> tuple[str, str]:
     if "Application startup complete" not in log and (name := _unloaded(planned, log)):
         return (
             f"the adapter {name!r} could not be loaded",
-            "is it a LoRA of this base model? Train it again, or leave it out",
+            f"it must be a LoRA of {planned.base_model}; or leave it out",
         )
     causes = _CAUSE.findall(log)
     words = f"vLLM ended with code {code}" + (f" ({causes[-1][:300]})" if causes else "")
