@@ -17,6 +17,8 @@ short of processor time."""
 class Stopwatch:
     """Measures one process from now on.
 
+    Costs nothing until the first look; waits before it count as used, so it should come soon.
+
     Args:
         pid: Its number.
     """
@@ -24,16 +26,18 @@ class Stopwatch:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._started = time.monotonic()
-        self._waited = self._waiting()
-        self._ran = self.ran()
+        self._first_look: tuple[float | None, float] | None = None
 
     def used(self) -> float:
         """Seconds in which the process ran or slept."""
         wall = time.monotonic() - self._started
-        if self._waited is not None:
-            waited = self._waiting()
-            return wall - (waited - self._waited) if waited is not None else wall
-        return max(wall / STARVING_FACTOR, self.ran() - self._ran)
+        waited, ran = self._waiting(), self.ran()
+        if self._first_look is None:
+            self._first_look = waited, ran
+        waited_first, ran_first = self._first_look
+        if waited_first is None:
+            return max(wall / STARVING_FACTOR, ran - ran_first)
+        return wall - (waited - waited_first) if waited is not None else wall
 
     def is_starving(self, ran: float) -> bool:
         """Whether the process has been waiting for a processor all the time since `ran()` was `ran`.

@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from . import kernel, landlock, namespaces
@@ -72,6 +73,7 @@ def prepare(rung: str) -> Confinement:
     if rung == NAMESPACES:
         identity = namespaces.INSIDE_ID if namespaces.enter(libraries()) else None
         ruleset = landlock.ruleset_without_files()
+        _filter(rung, 1)  # the same for all, each being process 1: building it takes longer than forking
     elif rung == LANDLOCK:
         ruleset = landlock.ruleset_for_files(libraries())
     return Confinement(rung, idle_bytes, ruleset, identity)
@@ -81,6 +83,11 @@ def _anybody_may_read(folders: list[str]) -> bool:
     """Whether later imports work under any user id: not where Python lies below /root."""
     needed = {str(path) for folder in folders for path in (Path(folder), *Path(folder).parents)}
     return all(os.stat(path).st_mode & 0o001 for path in needed)
+
+
+@cache
+def _filter(rung: str, own_pid: int) -> bytes:
+    return pack(build_filter(os.uname().machine, FILES[rung], own_pid))
 
 
 def fork_worker(confinement: Confinement) -> int:
@@ -107,7 +114,6 @@ def confine(confinement: Confinement, memory_mib: int) -> None:
     memory = confinement.idle_bytes + memory_mib * MIB
     for kind, limit in {**LIMITS, resource.RLIMIT_AS: memory}.items():
         resource.setrlimit(kind, (limit, limit))
-    os.nice(NICE)
     if confinement.identity is not None:
         os.setgroups([])
         os.setresgid(*(confinement.identity,) * 3)
@@ -116,9 +122,10 @@ def confine(confinement: Confinement, memory_mib: int) -> None:
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     kernel.drop_capabilities()
+    os.nice(NICE)
     if rung == PROCESS:
         return
     if confinement.ruleset is not None:
         kernel.landlock_restrict(confinement.ruleset)
         os.close(confinement.ruleset)
-    kernel.set_filter(pack(build_filter(os.uname().machine, FILES[rung], os.getpid())))
+    kernel.set_filter(_filter(rung, os.getpid()))
