@@ -12,26 +12,28 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
+from keepstate.cli.dataset import describe
 from keepstate.cli.train import progress_display
-from keepstate.datasets import BuildOptions, Manifest
+from keepstate.datasets import BuildOptions
 from keepstate.datasets.build import build_datasets
 from keepstate.datasets.convert import UNREADABLE
-from keepstate.datasets.manifest import LEFT_OUT
+from keepstate.datasets.manifest import LEFT_OUT, read_manifest
+from keepstate.datasets.templates import FOLDER as TEMPLATES
 from keepstate.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, EXIT_USER_ERROR, UserError
 from keepstate.traces import BadTrace, Trace, iter_traces
 from keepstate.training import plan, train
 from keepstate.training.config import ROOT, absolute_model, config_path, read_config
 from keepstate.training.preflight import check_machine
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import RuntimeName, Tracker
 
 FOLDER = click.Path(path_type=Path)
 AUTO = "auto"
@@ -43,6 +45,7 @@ KEYS = {
     "lr": "learning_rate",
     "epochs": "num_epochs",
     "seed": "seed",
+    "profile": "keepstate_profile",
 }
 """Option to key of the YAML."""
 
@@ -66,6 +69,14 @@ KEYS = {
 @click.option("--seed", type=int, help="Of the training, the split and the choice of samples; else the YAML's.")
 @click.option("--trace-samples", type=click.IntRange(1), help="Use only this many traces, drawn by the seed.")
 @click.option("--base-config", type=FOLDER, help="Axolotl YAML; else train/configs/ for the runtime of the traces.")
+@click.option("--profile", type=click.Choice(["speed", "memory"]), help="Spend free GPU memory, or fit 24 GB.")
+@click.option(
+    "--track",
+    type=click.Choice([str(name) for name in Tracker]),
+    default=str(Tracker.TRACKIO),
+    show_default=True,
+    help="Who draws the curves: trackio on this machine, a service, or none.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
 @click.option("--dry-run", is_flag=True, help="Convert and check, print what would run, train nothing.")
 def command(
@@ -83,28 +94,44 @@ def command(
     overrides = {key: options[name] for name, key in KEYS.items() if options[name] is not None}
     if not dry_run:
         check_machine(config | overrides, options["output_dir"] or Path(config["output_dir"]))
-    with chosen_traces(trace_root, runtime, trace_samples, overrides.get("seed", config.get("seed", 0))) as found:
-        folder, runtime = found
-        if base_config is None:
-            path = config_path(runtime, laptop=False)
-            config = read_config(path)
-        with data_folder(runtime, dry_run=dry_run) as dataset:
-            bad = convert(folder, runtime, dataset, config | overrides, options["model"], dry_run=dry_run)
-            run = {"dataset": dataset, "output": options["output_dir"], "base_model": options["model"]}
-            if dry_run:
-                show_plan(plan(path, overrides=overrides, machine=False, **run).config)
-            else:
-                with progress_display(str(runtime)) as show:
-                    train(path, overrides=overrides, resume=options["resume"], on_progress=show, **run)
+    found = find_traces(trace_root, runtime)
+    if base_config is None:
+        path = config_path(found.runtime, laptop=False)
+        config = read_config(path)
+    dataset = Path("data/datasets") / (f"{found.runtime}.dry-run" if dry_run else found.runtime)
+    if trace_samples is not None:
+        seed = int((config | overrides).get("seed", 0))
+        trace_root = link_samples(found, trace_samples, seed, dataset / "sampled-traces")
+    counted_by, stands_in = tokenizer(options["model"] or str(config["base_model"]), dry_run=dry_run)
+    if stands_in:
+        overrides["chat_template_jinja"] = str(TEMPLATES / "chatml.jinja")
+    bad = convert(trace_root, found.runtime, dataset, config | overrides, counted_by)
+    run = {"dataset": dataset, "output": options["output_dir"], "base_model": options["model"], "overrides": overrides}
+    if dry_run:
+        planned = plan(path, machine=False, **run)
+        say(*planned.remarks, f"look at a row: keepstate dataset preview {dataset}")
+        click.echo(yaml.safe_dump(planned.config, sort_keys=False), nl=False)
+    else:
+        prove(dataset)
+        with progress_display(str(found.runtime)) as show:
+            train(path, resume=options["resume"], tracker=Tracker(options["track"]), on_progress=show, **run)
     if bad:
         raise click.exceptions.Exit(EXIT_PARTIAL)
 
 
-@contextmanager
-def chosen_traces(
-    root: Path, runtime: RuntimeName | None, samples: int | None, seed: int
-) -> Iterator[tuple[Path, RuntimeName]]:
-    """The folder to convert and the runtime of its traces; with `samples` a folder of links to the traces drawn.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Trace files below a folder."""
+
+    runtime: RuntimeName
+    fitting: list[Path]
+    """Of that runtime."""
+    bad: list[Path]
+    """Unreadable."""
+
+
+def find_traces(root: Path, runtime: RuntimeName | None) -> Found:
+    """The traces below `root`, and the runtime they are of if none was named.
 
     Raises:
         UserError: No traces, or traces of several runtimes where none was named.
@@ -126,30 +153,26 @@ def chosen_traces(
             f"{root} holds traces of several runtimes: {', '.join(runtimes)}", "name one: --trace-format RUNTIME"
         )
     runtime = runtime or runtimes[0]
-    if samples is None:
-        yield root, runtime
-        return
     fitting = [path for path, found in good if found is runtime]
-    drawn = random.Random(seed).sample(fitting, min(samples, len(fitting)))
-    with tempfile.TemporaryDirectory(prefix="keepstate-traces.") as name:
-        for number, path in enumerate(sorted(drawn) + bad):
-            (Path(name) / f"{number:06}-{path.name}").symlink_to(path.resolve())
-        yield Path(name), runtime
+    if not fitting:
+        raise UserError(
+            f"{root} holds no traces of the runtime {runtime}, but of {', '.join(runtimes)}",
+            f"name that one: --trace-format {runtimes[0]}",
+        )
+    return Found(runtime, fitting, bad)
 
 
-@contextmanager
-def data_folder(runtime: RuntimeName, *, dry_run: bool) -> Iterator[Path]:
-    """Where the JSONL goes: `data/datasets/<runtime>`, or a folder that vanishes after a dry run."""
-    if not dry_run:
-        yield Path("data/datasets") / runtime
-        return
-    with tempfile.TemporaryDirectory(prefix="keepstate-data.") as name:
-        yield Path(name)
+def link_samples(found: Found, count: int, seed: int, folder: Path) -> Path:
+    """Draw `count` traces, and return `folder` with a link to each (and to the unreadable, which are to be named)."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    drawn = random.Random(seed).sample(found.fitting, min(count, len(found.fitting)))
+    for number, path in enumerate(sorted(drawn) + found.bad):
+        (folder / f"{number:06}-{path.name}").symlink_to(path.resolve())
+    return folder
 
 
-def convert(
-    traces: Path, runtime: RuntimeName, dataset: Path, config: dict[str, Any], model: str | None, *, dry_run: bool
-) -> int:
+def convert(traces: Path, runtime: RuntimeName, dataset: Path, config: dict[str, Any], tokenizer_path: Path) -> int:
     """Write the data set, say what is in it, and return how many files could not be used."""
     options = BuildOptions(max_tokens=int(config["sequence_len"]), seed=int(config.get("seed", 0)))
     template = Path(config["chat_template_jinja"])
@@ -157,58 +180,68 @@ def convert(
         {runtime: traces},
         {runtime: dataset},
         template=template if template.is_file() else ROOT / template,
-        tokenizer_path=tokenizer(model, dry_run=dry_run),
+        tokenizer_path=tokenizer_path,
         options=options,
     )[runtime]
-    describe(runtime, manifest)
+    say(*describe(dataset, manifest))
     lines = (dataset / LEFT_OUT).read_text(encoding="utf-8").splitlines()
     bad = [item for item in map(json.loads, lines) if item["reason"] in UNREADABLE]
-    for item in bad[:NAMED]:
-        click.echo(f"skipped {Path(item['path']).resolve()}: {item['detail']}", err=True)
+    say(*(f"skipped {Path(item['path']).resolve()}: {item['detail']}" for item in bad[:NAMED]))
     if bad:
-        click.echo(f"{len(bad)} of {manifest.read} files skipped", err=True)
+        say(f"{len(bad)} of {manifest.read} files skipped")
     return len(bad)
 
 
-def tokenizer(model: str | None, *, dry_run: bool) -> Path:
-    """The tokenizer to count and prove with: the model's, else Qwen3's, else (dry run) the laptop's, and says so.
+def prove(dataset: Path) -> None:
+    """Certify the data with Axolotl's own tokens, unless these very files are certified.
+
+    Raises:
+        UserError: A turn would be trained in another context than it is served in.
+    """
+    manifest = read_manifest(dataset)
+    if manifest.certificate is not None:
+        return
+    from keepstate.datasets.check import CheckPlan, check_dataset  # noqa: PLC0415
+
+    report = check_dataset(CheckPlan(dataset))
+    if report.bad:
+        raise UserError(
+            f"{len(report.bad)} of {report.rows} rows are not proven: they would train other tokens than are served",
+            f"see the first difference: keepstate dataset check {dataset}",
+        )
+    say(f"  proven: {report.turns:,} turns as Axolotl tokenises them")
+
+
+def tokenizer(model: str, *, dry_run: bool) -> tuple[Path, bool]:
+    """The tokenizer to count and prove with, and whether it stands in for the model's.
+
+    The model's own, else Qwen3's; for a dry run where that cannot be had, the laptop's, whose counts are not Qwen3's.
 
     Raises:
         UserError: None can be had.
     """
-    if model is not None and isinstance(found := absolute_model(model), Path):
-        return found
+    if isinstance(found := absolute_model(model), Path):
+        return found, False
     from keepstate.datasets.qwen3 import ensure_qwen3_tokenizer  # noqa: PLC0415
 
     try:
-        return ensure_qwen3_tokenizer()
+        return ensure_qwen3_tokenizer(), False
     except UserError as error:
         from keepstate import basemodel  # noqa: PLC0415
 
         if not dry_run or not basemodel.is_ready():
             raise UserError(error.message, "name a model folder with its tokenizer.json: --model FOLDER") from error
-        click.echo(f"Qwen3's tokenizer is missing ({error.message}): tokens are counted by {basemodel.NAME}", err=True)
-        return basemodel.folder()
-
-
-def describe(runtime: RuntimeName, manifest: Manifest) -> None:
-    """Say what was converted."""
-    click.echo(f"{runtime}: {manifest.rows} rows of {manifest.read} traces", err=True)
-    for name, split in manifest.splits.items():
-        click.echo(
-            f"  {name}: {split.rows} rows, {split.tokens:,} tokens ({split.trained_tokens:,} trained), "
-            f"longest {split.longest:,}",
-            err=True,
+        say(
+            f"Qwen3's tokenizer is missing ({error.message}): tokens are counted by {basemodel.NAME} with the chat "
+            "template chatml, and are not those of a training"
         )
-    for reason, count in manifest.left_out.items():
-        click.echo(f"  left out: {reason}: {count}", err=True)
+        return basemodel.folder(), True
 
 
-def show_plan(config: dict[str, Any]) -> None:
-    """Print the configuration that would run."""
-    import yaml  # noqa: PLC0415
-
-    click.echo(yaml.safe_dump(config, sort_keys=False), nl=False)
+def say(*lines: str) -> None:
+    """Words for people, apart from what a program may read."""
+    for line in lines:
+        click.echo(line, err=True)
 
 
 def main() -> int:
@@ -219,10 +252,10 @@ def main() -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.exceptions.Abort):
-        click.echo("interrupted", err=True)
+        say("interrupted")
         return EXIT_INTERRUPTED
     except UserError as error:
-        click.echo(f"error: {error.message}\nhint:  {error.hint}", err=True)
+        say(f"error: {error.message}", f"hint:  {error.hint}")
         return EXIT_USER_ERROR
     return code if isinstance(code, int) else 0
 

@@ -62,7 +62,7 @@ def plan(
     dataset, output = dataset.resolve(), (output or Path(raw["output_dir"])).resolve()
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
     gpu = preflight.check_machine(raw | given, output) if machine else None
-    manifest, remarks = preflight.check_data(dataset, raw)
+    manifest, remarks = preflight.check_data(dataset, raw | given)
     longest = max(split.longest for split in manifest.splits.values())
     if longest > int((raw | given)["sequence_len"]):
         remarks.append(
@@ -78,7 +78,7 @@ def plan(
         has_validation=bool("val" in manifest.splits and manifest.splits["val"].rows),
         overrides=given,
     )
-    offline, about_model = preflight.check_model(resolved["base_model"], manifest)
+    offline, about_model = preflight.check_model(resolved["base_model"], manifest, dataset)
     remarks += about_model
     if machine:
         tokens = manifest.splits["train"].tokens

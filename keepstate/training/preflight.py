@@ -137,7 +137,7 @@ def check_data(dataset: Path, config: Mapping[str, Any]) -> tuple[Manifest, list
     return manifest, []
 
 
-def check_model(name: str, manifest: Manifest) -> tuple[bool, list[str]]:
+def check_model(name: str, manifest: Manifest, dataset: Path) -> tuple[bool, list[str]]:
     """Whether the base model is a folder here (then nothing needs the network), and remarks.
 
     Raises:
@@ -151,7 +151,7 @@ def check_model(name: str, manifest: Manifest) -> tuple[bool, list[str]]:
         if tokenizer.is_file() and file_hash(tokenizer) != manifest.tokenizer.sha256:
             return True, [
                 f"the data was counted and proven with {manifest.tokenizer.name}, which is not the base model's "
-                f"tokenizer.json; to be sure: keepstate dataset check DATASET --tokenizer {found}"
+                f"tokenizer.json; to be sure: keepstate dataset check {dataset} --tokenizer {found}"
             ]
         return True, []
     if name.startswith(("models/", ".", "/")):
