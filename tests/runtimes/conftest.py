@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from attacks.suite import is_repetition
 from hosting import ENVIRONMENT_SECRET, Host
 from playground import DIFFERENCES, REAL_RUNGS, RUNGS
 
 from keepstate.errors import UserError
 from keepstate.runtimes import Sandbox
-from keepstate.runtimes.sandbox import worker
+from keepstate.runtimes.sandbox import probe, worker
 from keepstate.vocabulary import Rung
 
 os.environ[ENVIRONMENT_SECRET] = f"KEEPSTATE-{secrets.token_hex(16)}"  # before any sandbox starts
@@ -23,14 +22,19 @@ os.environ[ENVIRONMENT_SECRET] = f"KEEPSTATE-{secrets.token_hex(16)}"  # before 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(feature): fails at the rungs whose known differences name the feature")
+    config.addinivalue_line(
+        "markers", "any_rung: depends on no rung; slow (`make test`) but at this machine's strongest"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Attacks whose outcome does not depend on the rung are tried at the lower ones by `make test` alone."""
-    for item in items:
-        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        if "attack" in parameters and is_repetition(parameters["attack"], parameters["real_sandbox"]):
+    """What depends on no rung is tried at the weaker ones by `make test` alone."""
+    repeated = [item for item in items if item.get_closest_marker("any_rung")]
+    strongest = next((report.rung for report in probe() if report.usable), Rung.PROCESS) if repeated else None
+    for item in repeated:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
+        if parameters.get("sandbox", parameters.get("real_sandbox")) is not strongest:
             item.add_marker(pytest.mark.slow)
 
 

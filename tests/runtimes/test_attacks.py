@@ -6,7 +6,7 @@ import secrets
 
 import pytest
 from attacks import Attack, prelude
-from attacks.suite import ATTACKS, GROUPS
+from attacks.suite import ATTACKS, BY_RUNG, GROUPS
 from hosting import GROSS_LAG, Host, LagMeter, descendants, descriptors, until
 from playground import PERSISTENT, Session, opened, shown
 
@@ -22,7 +22,14 @@ async def test_there_are_many_and_each_has_its_own_name() -> None:
     assert len({attack.code for attack in ATTACKS.values()}) == len(ATTACKS)
 
 
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+DEPENDENT = {id(attack) for group in BY_RUNG for attack in group.ATTACKS}
+CASES = [
+    pytest.param(attack, id=name, marks=[] if id(attack) in DEPENDENT else [pytest.mark.any_rung])
+    for name, attack in ATTACKS.items()
+]
+
+
+@pytest.mark.parametrize("attack", CASES)
 async def test_attack(real_sandbox: Sandbox, host: Host, attack: Attack, capfd: pytest.CaptureFixture[str]) -> None:
     if real_sandbox.rung not in attack.rungs:
         pytest.skip(f"{real_sandbox.rung} does not guarantee this")

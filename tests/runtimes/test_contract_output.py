@@ -9,7 +9,11 @@ from keepstate.runtimes import Sandbox
 from keepstate.runtimes.base import RuntimeLimits
 from keepstate.vocabulary import RuntimeName
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.parametrize("runtime", CODEACT)]
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.parametrize("runtime", CODEACT),
+    pytest.mark.any_rung,
+]
 
 INTERLEAVED = """
 import sys

@@ -26,7 +26,7 @@ from playground import CODEACT, FORGET, LIMITS, PERSISTENT, opened
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes import Sandbox
 from keepstate.runtimes.base import RuntimeLimits
-from keepstate.vocabulary import Origin, Rung
+from keepstate.vocabulary import Origin
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -123,6 +123,7 @@ async def test_a_closed_sandbox_leaves_nothing(real_sandbox: Sandbox) -> None:
     assert await until(lambda: descriptors() <= open_before + 2), "a spare of the other sandbox may come meanwhile"
 
 
+@pytest.mark.any_rung
 @pytest.mark.parametrize("runtime", CODEACT)
 async def test_the_time_limit_races_with_the_end_of_a_step(real_sandbox: Sandbox, runtime: object) -> None:
     """A step that ends just when its limit comes is either done or timed out; the next step is never hit."""
@@ -163,21 +164,20 @@ async def test_memory_balloons_in_many_episodes_at_once(real_sandbox: Sandbox) -
 
 @pytest.mark.slow
 async def test_memory_balloons_in_500_episodes_at_once(real_sandbox: Sandbox) -> None:
-    if real_sandbox.rung is not Rung.NAMESPACES:
-        pytest.skip("once is enough: the limit is the same rlimit at every rung")
     await _balloons(real_sandbox, 500)
 
 
+@pytest.mark.any_rung
 async def test_loops_and_floods_beside_a_working_episode(real_sandbox: Sandbox) -> None:
     attacks = ["while True: pass", "while True: print('x' * 10**5)", "sum(range(10**13))", "while True: nothing()"]
-    limits = RuntimeLimits(seconds=0.5, tool_calls=10**6)
+    limits = RuntimeLimits(seconds=0.3, tool_calls=10**6)
     async with LagMeter() as lag, opened(PERSISTENT, real_sandbox, LIMITS) as working:
 
         async def attack(code: str) -> str | None:
             async with opened(PERSISTENT, real_sandbox, limits) as session:
                 return (await session.run(code)).error_type
 
-        tasks = [asyncio.create_task(attack(code)) for code in attacks * 3]
+        tasks = [asyncio.create_task(attack(code)) for code in attacks * 2]
         steps = 0
         while not all(task.done() for task in tasks):
             assert await working.works()
