@@ -49,6 +49,8 @@ class Confinement:
     """Descriptor of a Landlock rule set."""
     identity: int | None
     """User and group id that workers take; None to keep the host's."""
+    zygote: int
+    """Its process id."""
 
 
 def libraries() -> list[str]:
@@ -76,7 +78,7 @@ def prepare(rung: str) -> Confinement:
         _filter(rung, 1)  # the same for all, each being process 1: building it takes longer than forking
     elif rung == LANDLOCK:
         ruleset = landlock.ruleset_for_files(libraries())
-    return Confinement(rung, idle_bytes, ruleset, identity)
+    return Confinement(rung, idle_bytes, ruleset, identity, os.getpid())
 
 
 def _anybody_may_read(folders: list[str]) -> bool:
@@ -119,6 +121,8 @@ def confine(confinement: Confinement, memory_mib: int) -> None:
         os.setresgid(*(confinement.identity,) * 3)
         os.setresuid(*(confinement.identity,) * 3)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() not in (confinement.zygote, 0):  # it died before we asked; 0: it is outside of our namespace
+        os._exit(1)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     kernel.drop_capabilities()

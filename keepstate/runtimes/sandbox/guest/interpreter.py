@@ -65,6 +65,7 @@ class Interpreter:
         vars(builtins).update(exit=_leave, quit=_leave, ToolError=ToolError)
         self._builtins = dict(vars(builtins))
         self._reserve: mmap.mmap | None = mmap.mmap(-1, HEAP_RESERVE)
+        signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)  # its time may be up before a starved block has begun
 
     def report_failure(self, reason: str) -> None:
         """Tell the host that this worker could not be confined."""
