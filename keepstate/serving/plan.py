@@ -17,6 +17,7 @@ from keepstate.environments import Device
 from keepstate.errors import UserError
 from keepstate.serving.adapters import BASE, ServedAdapter, read_adapters
 from keepstate.serving.ports import HOST, free_port
+from keepstate.serving.weights import check_fits
 from keepstate.training.config import absolute_model
 
 PORT = 8000
@@ -94,6 +95,8 @@ def plan(
             f"{QWEN3} needs a CUDA GPU, and this machine has none",
             "look further: keepstate doctor; without a GPU, serve the small model: keepstate serve --laptop",
         )
+    for adapter in served:
+        check_fits(adapter, Path(base))
     port = port or free_port()
     return Plan(
         base_model=base,

@@ -1,6 +1,7 @@
 """What is refused before a server starts, and the command that a plan comes to."""
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,44 @@ def test_a_rank_that_vllm_does_not_serve_is_refused(make_adapter: MakeAdapter) -
         plan(adapters=[make_adapter(rank=1024)])
     (adapter,) = plan(adapters=[make_adapter("forget", rank=64)]).adapters
     assert max_rank([adapter]) == 64
+
+
+def write_shapes(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A safetensors file without its tensors."""
+    header = {name: {"dtype": "F32", "shape": shape, "data_offsets": (0, 0)} for name, shape in shapes.items()}
+    raw = json.dumps({"__metadata__": {"format": "pt"}} | header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw)
+
+
+@pytest.mark.parametrize(
+    ("layer", "a", "b", "message"),
+    [
+        ("q_proj", (16, 64), (48, 16), ""),
+        ("q_proj", (16, 32), (48, 16), r"lora_A.* is \(16, 32\), its layer wants \(16, 64\)"),
+        ("q_proj", (16, 64), (24, 16), r"lora_B.* is \(24, 16\), its layer wants \(48, 16\)"),
+        ("z_proj", (16, 64), (48, 16), "no such layer"),
+    ],
+)
+def test_an_adapter_must_fit_the_base(
+    layer: str, a: tuple[int, int], b: tuple[int, int], message: str, make_adapter: MakeAdapter, model: Path
+) -> None:
+    """vLLM would load the smaller ones and answer with them."""
+    adapter = make_adapter()
+    write_shapes(model / "model.safetensors", {"model.layers.0.q_proj.weight": (48, 64), "lm_head.weight": (9, 64)})
+    name = f"base_model.model.model.layers.0.{layer}"
+    write_shapes(adapter / WEIGHTS, {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b})
+    if not message:
+        assert plan(adapters=[adapter]).names == ("base", "persistent")
+        return
+    with pytest.raises(UserError, match=message):
+        plan(adapters=[adapter])
+
+
+def test_broken_weights_are_named(make_adapter: MakeAdapter, model: Path) -> None:
+    adapter = make_adapter()
+    write_shapes(model / "model.safetensors", {"model.layers.0.q_proj.weight": (48, 64)})
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors is no safetensors file"):
+        plan(adapters=[adapter])
 
 
 def test_qwen3_without_a_gpu_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
