@@ -30,6 +30,7 @@ from keepstate.vocabulary import RuntimeName
 ROUNDS = 5
 TURNS = 6
 ITEMS = 12
+# ru_maxrss starts at the size of the process that started this one, VmHWM at zero.
 BUILD = """
 import resource, sys, time
 from pathlib import Path
@@ -40,8 +41,8 @@ if __name__ == "__main__":
     start = time.perf_counter()
     build_dataset(Path(root), RuntimeName.PERSISTENT, Path(out), template=template, tokenizer_path=Path(tokenizer))
     seconds = time.perf_counter() - start
-    peak = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(seconds, *peak)
+    own = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    print(seconds, own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
