@@ -46,7 +46,7 @@ def prepare(output: Path, config: Mapping[str, Any], key: str, *, resume: bool) 
 
     Args:
         output: The adapter's folder.
-        config: As Axolotl is to get it, less the key that says whether to resume.
+        config: As Axolotl is to get it, less the key that says what to go on from.
         key: Of the config and the data; checkpoints of another key are not gone on from.
         resume: Whether to go on where that is possible. If not, all checkpoints are removed.
 
@@ -68,6 +68,6 @@ def prepare(output: Path, config: Mapping[str, Any], key: str, *, resume: bool) 
         for old in (PROGRESS, LOG):
             (output / old).unlink(missing_ok=True)
     write_atomic(key_file, key + "\n")
-    resolved = dict(config) | {"auto_resume_from_checkpoints": last is not None}
+    resolved = dict(config) | ({"resume_from_checkpoint": str(last)} if last else {})
     write_atomic(output / RESOLVED, yaml.safe_dump(resolved, sort_keys=False))
     return last

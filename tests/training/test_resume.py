@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.train_env, pytest.mark.timeout(900)]
 
 ROWS = 120
 SAVE_STEPS = 5
-CUT_AT = 33
-"""Steps: between two checkpoints, and in the first epoch, so that rows of it are to be skipped."""
+CUT_AT = {"single": 33, "packed": 12}
+"""Steps: between two checkpoints and inside an epoch, so that rows of it are to be skipped."""
 COMMON = {"lora_dropout": 0.1, "num_epochs": 2, "save_steps": SAVE_STEPS, "warmup_steps": 3, "sequence_len": 128}
 SINGLE = COMMON | {"num_epochs": 1}
 PACKED = COMMON | {"sample_packing": True, "pad_to_sequence_len": True, "gradient_accumulation_steps": 2}
@@ -90,7 +90,7 @@ def wait_for_step(out: Path, process: subprocess.Popen[str], step: int) -> None:
 
 @pytest.mark.parametrize("kind", ["single", "packed"])
 def test_cut_and_resumed_equals_uncut(bench: Path, tmp_path: Path, kind: str) -> None:
-    cut_at = CUT_AT if kind == "single" else 12
+    cut_at = CUT_AT[kind]
     uncut, out = tmp_path / "uncut", tmp_path / "cut"
     finish(start(bench, kind, uncut))
     assert len(losses(uncut)) > cut_at + 5

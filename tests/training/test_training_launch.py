@@ -1,8 +1,6 @@
 """What is refused before a training, how it is followed, and when it is not repeated."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from keepstate.errors import UserError
 from keepstate.files import file_hash
 from keepstate.machine import Gpu
 from keepstate.training import TrainedAdapter, plan, train
-from keepstate.training.config import ROOT, config_path, read_config
+from keepstate.training.config import config_path, read_config
 from keepstate.training.estimate import memory_gib
 from keepstate.training.preflight import check_machine
 from keepstate.training.progress import Follower
@@ -161,22 +159,3 @@ def test_follower_reads_whole_lines_only(tmp_path: Path) -> None:
         file.write(json.dumps(end) + "\n")
     follower.look()
     assert follower.finished
-
-
-def run_script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    script = ROOT / "train" / "qwen3_8b_axolotl.py"
-    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=60, check=False)
-
-
-def test_script_names_a_missing_and_an_empty_folder(tmp_path: Path) -> None:
-    missing = run_script("--trace-root", tmp_path / "none", "--dry-run")
-    assert (missing.returncode, "no such folder" in missing.stderr) == (2, True)
-    empty = run_script("--trace-root", tmp_path, "--dry-run")
-    assert (empty.returncode, "no *.trace.json" in empty.stderr) == (2, True)
-    assert "Traceback" not in missing.stderr + empty.stderr
-
-
-def test_script_skips_and_counts_broken_files(tmp_path: Path) -> None:
-    (tmp_path / "bad.trace.json").write_text('{"schema":')
-    alone = run_script("--trace-root", tmp_path, "--dry-run")
-    assert (alone.returncode, "none of 1 files is readable" in alone.stderr) == (2, True)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import keepstate_callbacks
 import keepstate_logits
+import keepstate_order
 import torch
 from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel
@@ -69,9 +70,10 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         return None if torch.cuda.is_available() else {"use_cpu": True}
 
     def pre_lora_load(self, cfg: Any, model: Any) -> None:
-        """Let the seed cover the adapter's first weights too: Axolotl seeds after they are drawn."""
+        """Let the seed cover the adapter's first weights, which Axolotl draws before it seeds, and the packing."""
         if cfg.seed is not None:
             set_seed(cfg.seed)
+            keepstate_order.install(cfg.seed)
 
     def post_lora_load(self, cfg: Any, model: Any) -> None:
         """Without a GPU, compute logits only where they count."""
