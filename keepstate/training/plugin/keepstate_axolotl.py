@@ -10,52 +10,26 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import keepstate_attention
 import keepstate_callbacks
 import keepstate_logits
+import keepstate_loss
 import keepstate_order
 import torch
 from axolotl.integrations.base import BasePlugin
+from axolotl.utils.collators import DataCollatorForSeq2Seq
+from keepstate_memory import FewerCheckpoints
 from pydantic import BaseModel
 from transformers import TrainerCallback, set_seed
+
+EVAL_MULTIPLE = 64
+"""Tokens; Axolotl's own where it does not pad to the whole context."""
 
 
 class KeepstateArgs(BaseModel):
     """The keys that this plugin adds to Axolotl's configuration."""
 
     keepstate_profile: Literal["speed", "memory"] | None = None
-
-
-class FewerCheckpoints(TrainerCallback):  # type: ignore[misc]
-    """Profile `speed`: after the first step, layers that fit into free memory are no longer recomputed.
-
-    The first optimiser step runs with every layer checkpointed. What is then left of the GPU, less a reserve, over
-    what one layer's activations take, is the number of layers that stop recomputing. Same mathematics.
-    """
-
-    GIB_PER_LAYER_16K = 2.2
-    """Most that one un-checkpointed layer of Qwen3-8B took at 16,384 tokens (1.5-2.2, H100); with width it scales."""
-    WIDTH = 4096
-    RESERVE_GIB = 4.0
-
-    def __init__(self, sequence_len: int) -> None:
-        self._tokens = sequence_len
-        self._done = False
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Decide once, when optimiser state and the largest buffers exist."""
-        if self._done or model is None or not torch.cuda.is_available():
-            return
-        self._done = True
-        layers = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
-        layers = [layer for layer in layers if hasattr(layer, "self_attn")]
-        width = getattr(getattr(model, "config", None), "hidden_size", self.WIDTH)
-        cost = self.GIB_PER_LAYER_16K * self._tokens / 16_384 * width / self.WIDTH
-        total = torch.cuda.get_device_properties(0).total_memory
-        free = (total - torch.cuda.max_memory_reserved()) / 2**30 - self.RESERVE_GIB
-        count = min(len(layers), max(0, int(free / cost)))
-        for layer in layers[:count]:
-            layer.gradient_checkpointing = False
-        print(f"keepstate: {count} of {len(layers)} layers are not recomputed ({free:.1f} GiB free)", flush=True)
 
 
 class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
@@ -69,6 +43,19 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         """`use_cpu` lets the trainer accept `bf16: true` without a GPU."""
         return None if torch.cuda.is_available() else {"use_cpu": True}
 
+    def pre_model_load(self, cfg: Any) -> None:
+        """Put in what is faster and computes the same, in either profile. Its modules need a GPU's Triton."""
+        if cfg.keepstate_profile is None or not torch.cuda.is_available():
+            return
+        import keepstate_rope  # noqa: PLC0415
+
+        if cfg.sample_packing and cfg.attn_implementation == "sdpa":
+            keepstate_attention.install()
+        if cfg.liger_fused_linear_cross_entropy:
+            keepstate_loss.install()
+        if cfg.fused_attn_kernel and cfg.model_config_type == "qwen3":
+            keepstate_rope.install()
+
     def pre_lora_load(self, cfg: Any, model: Any) -> None:
         """Let the seed cover the adapter's first weights, which Axolotl draws before it seeds, and the packing."""
         if cfg.seed is not None:
@@ -80,9 +67,26 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         if not torch.cuda.is_available():
             keepstate_logits.install(model)
 
+    def post_model_load(self, cfg: Any, model: Any) -> None:
+        """The same for what is done to the model itself, after Axolotl's own kernels."""
+        if cfg.keepstate_profile is None or not torch.cuda.is_available():
+            return
+        if cfg.lora_qkv_kernel and cfg.lora_o_kernel and cfg.lora_mlp_kernel:
+            import keepstate_lora  # noqa: PLC0415
+
+            print(f"keepstate: LoRA of {keepstate_lora.install(model)} layers with shared products", flush=True)
+        if cfg.liger_fused_linear_cross_entropy:
+            keepstate_loss.without_logits(model)
+
+    def get_collator_cls_and_kwargs(self, cfg: Any, is_eval: bool = False) -> tuple[type, dict[str, Any]] | None:
+        """Evaluate unpacked traces at their own length: padded as training rows are, each would cost 16,384 tokens."""
+        if is_eval and cfg.pad_to_sequence_len and not cfg.eval_sample_packing:
+            return DataCollatorForSeq2Seq, {"pad_to_multiple_of": EVAL_MULTIPLE}
+        return None
+
     def add_callbacks_pre_trainer(self, cfg: Any, model: Any) -> list[TrainerCallback]:
         """Progress, saving and tracking as the launcher asked for; `speed` spends free memory."""
         callbacks: list[TrainerCallback] = keepstate_callbacks.from_environment()
         if cfg.keepstate_profile == "speed":
-            callbacks.append(FewerCheckpoints(cfg.sequence_len))
+            callbacks.append(FewerCheckpoints())
         return callbacks

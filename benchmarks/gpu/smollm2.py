@@ -1,0 +1,153 @@
+"""The three SmolLM2 adapters on a GPU, and whether the fast path learns what the plain one learns.
+
+    .venv-train/bin/python benchmarks/gpu/smollm2.py --data data/datasets     # a few minutes on an H100
+    .venv-train/bin/python benchmarks/gpu/smollm2.py --data data/datasets --steps 3 --tiny    # on a CPU
+
+Takes the laptop's configs (same LoRA, learning rate, one epoch, same chat template) and changes what a GPU wants:
+packed rows of 4,096 tokens, the kernels of the GPU configs, the profile `speed`. Trains every arm of --data, which
+`keepstate dataset build` made, with the loss of held-out traces; then `react` again the plain way (no
+kernels, a 4D mask), and with Axolotl's kernels, which round in another order: how far equal trainings part.
+Writes curves.json. Does not benchmark the adapters' agents; that is `keepstate bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PLUGIN = ROOT / "keepstate" / "training" / "plugin"
+SEQUENCE = 4096
+KERNELS = {
+    "lora_mlp_kernel": True,
+    "lora_qkv_kernel": True,
+    "lora_o_kernel": True,
+    "liger_rms_norm": True,
+    "liger_glu_activation": True,
+    "liger_fused_linear_cross_entropy": True,
+}
+PATHS: dict[str, dict[str, Any]] = {
+    "speed": KERNELS | {"keepstate_profile": "speed"},
+    "stock": KERNELS,
+    "plain": {"sdpa_varlen": False},
+}
+"""The project's way on a GPU, Axolotl's kernels alone, and PyTorch's modules with a 4D mask."""
+ARMS = ("persistent", "forget", "react")
+
+
+def config_of(arm: str, way: str, data: Path, out: Path, *, steps: int | None, tiny: bool) -> dict[str, Any]:
+    """The laptop's config of `arm`, for this machine."""
+    config: dict[str, Any] = yaml.safe_load(
+        (ROOT / "train" / "configs" / f"axolotl_smollm2_135m_{arm}_laptop.yaml").read_text()
+    )
+    entry = config["datasets"][0]
+    config |= {
+        "base_model": str(ROOT / config["base_model"]),
+        "chat_template_jinja": str(ROOT / config["chat_template_jinja"]),
+        "datasets": [entry | {"path": str(data / arm / "train.jsonl")}],
+        "test_datasets": [entry | {"path": str(data / arm / "val.jsonl"), "split": "train"}],
+        "dataset_prepared_path": str(out / "prepared" / arm),
+        "output_dir": str(out / f"{arm}-{way}"),
+        "eval_sample_packing": False,
+        "evals_per_epoch": 2,
+        "save_strategy": "no",
+    }
+    config.pop("save_steps")
+    if tiny:
+        return config | {"max_steps": steps or 2}
+    config |= {
+        "plugins": ["axolotl.integrations.liger.LigerPlugin", *config["plugins"]],
+        "sequence_len": SEQUENCE,
+        "sample_packing": True,
+        "pad_to_sequence_len": True,
+        "tf32": True,
+        "gradient_checkpointing": way == "speed",
+        "dataloader_num_workers": 2,
+        "dataset_num_proc": 8,
+        **({"max_steps": steps} if steps else {}),
+    }
+    return config | PATHS[way]
+
+
+def train(arm: str, way: str, data: Path, out: Path, *, steps: int | None, tiny: bool) -> dict[str, Any]:
+    """Train one adapter with Axolotl in a process of its own; what its log lines said."""
+    out.mkdir(parents=True, exist_ok=True)
+    path, progress = out / f"{arm}-{way}.yaml", out / f"{arm}-{way}.jsonl"
+    path.write_text(yaml.safe_dump(config_of(arm, way, data, out, steps=steps, tiny=tiny), sort_keys=False))
+    environment = os.environ | {
+        "AXOLOTL_DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": os.pathsep.join([str(PLUGIN), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "KEEPSTATE_PROGRESS": str(progress),
+    }
+    progress.unlink(missing_ok=True)
+    start = time.monotonic()
+    with (out / f"{arm}-{way}.log").open("wb") as log:
+        command = [sys.executable, "-m", "axolotl.cli.train", str(path)]
+        code = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
+    lines = [json.loads(line) for line in progress.read_text().splitlines()] if progress.is_file() else []
+    logs = [line for line in lines if "loss" in line]
+    evaluated = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    seconds = logs[-1]["seconds"] - logs[4]["seconds"] if len(logs) > 5 else None
+    return {
+        "code": code,
+        "steps": len(logs),
+        "losses": [round(float(line["loss"]), 4) for line in logs],
+        "held_out": [round(float(loss), 4) for loss in evaluated],
+        "tokens_per_second": round((len(logs) - 5) * SEQUENCE / seconds) if seconds and not tiny else None,
+        "wall_seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def apart(one: list[float], other: list[float]) -> dict[str, float]:
+    """How far two loss curves on the same rows lie from each other."""
+    gaps = [b - a for a, b in zip(one, other, strict=True)]
+    return {
+        "steps": len(gaps),
+        "mean": round(statistics.fmean(gaps), 5),
+        "standard_error": round(statistics.stdev(gaps) / len(gaps) ** 0.5, 5),
+        "mean_absolute": round(statistics.fmean(abs(gap) for gap in gaps), 5),
+        "most": round(max(abs(gap) for gap in gaps), 4),
+    }
+
+
+def main() -> int:
+    """Train, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with an arm's data set in each subfolder")
+    parser.add_argument("--out", type=Path, default=Path("out/smollm2-gpu"), help="folder for results and logs")
+    parser.add_argument("--steps", type=int, help="stop each training after so many")
+    parser.add_argument("--tiny", action="store_true", help="as on the laptop: rehearse without a GPU")
+    given = parser.parse_args()
+    data, out = given.data.resolve(), given.out.resolve()
+    runs = [(arm, "speed") for arm in ARMS] + [("react", "plain"), ("react", "stock")]
+    report: dict[str, Any] = {}
+    for arm, way in runs[: 1 if given.tiny else None]:
+        found = train(arm, way, data, out, steps=given.steps, tiny=given.tiny)
+        report[f"{arm}-{way}"] = found
+        brief = {key: value for key, value in found.items() if key != "losses"}
+        print(f"{arm}-{way}: {brief} loss {found['losses'][:2]} ... {found['losses'][-2:]}", flush=True)
+        for other in ("plain", "stock"):
+            if way == other and found["losses"] and len(found["losses"]) == report["react-speed"]["steps"]:
+                report[f"speed to {other}"] = apart(report["react-speed"]["losses"], found["losses"])
+                print(f"speed to {other}: {report[f'speed to {other}']}", flush=True)
+        if "react-stock" in report and report["react-stock"]["steps"] == report["react-plain"]["steps"]:
+            report["plain to stock"] = apart(report["react-plain"]["losses"], report["react-stock"]["losses"])
+            print(f"plain to stock: {report['plain to stock']}", flush=True)
+        (out / "curves.json").write_text(json.dumps(report, indent=1))
+    return int(any(entry.get("code") for entry in report.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

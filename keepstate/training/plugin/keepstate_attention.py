@@ -1,0 +1,108 @@
+"""Packed rows through PyTorch's flash attention: documents found once a batch, key-value heads as they are.
+
+    keepstate_attention.install()      # before the model is loaded, after Axolotl's own patches
+
+Axolotl calls the same kernel with key and value heads repeated, and finds the documents anew in every layer, each
+time waiting for the GPU. Rows of one document, masks, other types and the CPU stay with what was there before. cuDNN's
+kernel for several documents is no choice: in torch 2.11 its gradients are wrong (benchmarks/gpu/attention.py).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.attention.varlen import varlen_attn
+
+MOST_HEAD_DIM = 256
+COMPUTE_CAPABILITY = (8, 0)
+FEWER_KV_HEADS = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+"""torch 2.11 takes fewer key-value heads without being told."""
+
+
+class Documents(NamedTuple):
+    """Where the documents of a batch begin and end, its rows laid end to end."""
+
+    number: int
+    offsets: torch.Tensor
+    """int32, one more than documents."""
+    longest: int
+    """Tokens of the longest."""
+
+
+def find_documents(position_ids: torch.Tensor) -> Documents:
+    """Read the documents off the positions, which begin at 0 in each. Waits for the GPU."""
+    flat = position_ids.flatten()
+    starts = torch.nonzero(flat == 0).flatten()
+    offsets = torch.cat([starts, starts.new_tensor([flat.numel()])])
+    return Documents(len(starts), offsets.to(torch.int32), int(offsets.diff().max()))
+
+
+class PackedAttention:
+    """An attention function of transformers that handles packed rows and passes on the rest."""
+
+    def __init__(self, single: Callable[..., Any], other: Callable[..., Any]) -> None:
+        """Take what rows of one document (`single`) and everything else (`other`) went through before."""
+        self._single = single
+        self._other = other
+        self._positions: torch.Tensor | None = None
+        self._documents: Documents | None = None
+
+    def __call__(
+        self,
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Attend. Query is (rows, heads, tokens, width), the answer (rows, tokens, heads, width)."""
+        positions = kwargs.get("position_ids")
+        plain = attention_mask is None and not dropout and not kwargs.get("sliding_window")
+        if not (plain and positions is not None and self._fits(query, positions)):
+            return self._other(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)  # type: ignore[no-any-return]
+        documents = self._find(positions)
+        if documents.number == query.shape[0]:
+            return self._single(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)  # type: ignore[no-any-return]
+        rows, heads, tokens, width = query.shape
+        q, k, v = (tensor.transpose(1, 2).reshape(rows * tokens, -1, width) for tensor in (query, key, value))
+        return attend(q, k, v, documents, scaling).view(rows, tokens, heads, width), None
+
+    def _fits(self, query: torch.Tensor, positions: torch.Tensor) -> bool:
+        return (
+            query.is_cuda
+            and query.dtype in (torch.float16, torch.bfloat16)
+            and query.shape[-1] <= MOST_HEAD_DIM
+            and positions.numel() == query.shape[0] * query.shape[2]
+        )
+
+    def _find(self, positions: torch.Tensor) -> Documents:
+        """The documents, found once a batch: all layers are given the same tensor."""
+        if positions is not self._positions or self._documents is None:
+            self._positions, self._documents = positions, find_documents(positions)
+        return self._documents
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: Documents, scaling: float | None
+) -> torch.Tensor:
+    """Causal attention within each document; (tokens, heads, width) in and out, fewer key-value heads allowed."""
+    offsets, longest = documents.offsets, documents.longest
+    return varlen_attn(
+        query, key, value, offsets, offsets, longest, longest, scale=scaling, window_size=(-1, 0), **FEWER_KV_HEADS
+    )
+
+
+def install() -> None:
+    """Take over transformers' `sdpa`."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: PLC0415
+
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() >= COMPUTE_CAPABILITY:
+        single = getattr(before, "_axolotl_sdpa_original", before)
+        ALL_ATTENTION_FUNCTIONS.register("sdpa", PackedAttention(single, before))
