@@ -95,6 +95,8 @@ def _messages(rows: Sequence[Any], role_key: str, text_key: str) -> tuple[list[M
         role = ROLES[told]
         if told in {"tool", "function", "observation"}:
             lost.add(f"role {told}, read as user")
+        if row.get(text_key) is None and (row.get("tool_calls") or row.get("function_call")):
+            raise TraceError(f"message {number} only calls tools: agents here act in text, which it does not hold")
         messages.append(Message(role=role, content=_text(row.get(text_key), number, lost)))
         lost |= {f"key {key} of a message" for key in set(row) - {role_key, text_key} if row[key]}
     return messages, sorted(lost)

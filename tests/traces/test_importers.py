@@ -175,6 +175,13 @@ def test_atif_holds_steps_observations_and_totals() -> None:
     json.dumps(atif)
 
 
+def test_an_answer_that_only_calls_tools_is_refused_by_name() -> None:
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    row = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": None, "tool_calls": calls}]}
+    with pytest.raises(TraceError, match="message 1 only calls tools"):
+        conversation_trace(row, RuntimeName.REACT)
+
+
 def test_a_folder_is_searched_for_rows_too_and_nothing_is_imported_twice(tmp_path: Path) -> None:
     row = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}
     other = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "b"}]}
