@@ -31,8 +31,8 @@ from keepstate.datasets.templates import FOLDER as TEMPLATES
 from keepstate.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, EXIT_USER_ERROR, UserError
 from keepstate.traces import BadTrace, Trace, iter_traces
 from keepstate.training import plan, train
-from keepstate.training.config import ROOT, absolute_model, config_path, read_config
-from keepstate.training.preflight import check_machine
+from keepstate.training.config import ROOT, config_path, read_config
+from keepstate.training.preflight import check_machine, find_model
 from keepstate.vocabulary import RuntimeName, Tracker
 
 FOLDER = click.Path(path_type=Path)
@@ -218,9 +218,9 @@ def tokenizer(model: str, *, dry_run: bool) -> tuple[Path, bool]:
     The model's own, else Qwen3's; for a dry run where that cannot be had, the laptop's, whose counts are not Qwen3's.
 
     Raises:
-        UserError: None can be had.
+        UserError: The model is a folder that is not there, or no tokenizer can be had.
     """
-    if isinstance(found := absolute_model(model), Path):
+    if (found := find_model(model)) is not None:
         return found, False
     from keepstate.datasets.qwen3 import ensure_qwen3_tokenizer  # noqa: PLC0415
 

@@ -78,8 +78,8 @@ def plan(
         has_validation=bool("val" in manifest.splits and manifest.splits["val"].rows),
         overrides=given,
     )
-    offline, about_model = preflight.check_model(resolved["base_model"], manifest, dataset)
-    remarks += about_model
+    offline = preflight.find_model(resolved["base_model"]) is not None
+    remarks += preflight.about_model(resolved["base_model"], manifest, dataset)
     if machine:
         tokens = manifest.splits["train"].tokens
         remarks.append(estimate.time_words(resolved, tokens, gpu.name if gpu else None))

@@ -137,26 +137,34 @@ def check_data(dataset: Path, config: Mapping[str, Any]) -> tuple[Manifest, list
     return manifest, []
 
 
-def check_model(name: str, manifest: Manifest, dataset: Path) -> tuple[bool, list[str]]:
-    """Whether the base model is a folder here (then nothing needs the network), and remarks.
+def find_model(name: str) -> Path | None:
+    """The base model's folder; None where the name is a hub's.
 
     Raises:
-        UserError: It is written as a folder that is not there.
+        UserError: It is written as a folder that is not there, or is no model's.
     """
     found = absolute_model(name)
     if isinstance(found, Path):
         if not (found / "config.json").is_file():
-            raise UserError(f"{found} is no model folder: config.json is missing", "name another: --base-model")
-        tokenizer = found / "tokenizer.json"
-        if tokenizer.is_file() and file_hash(tokenizer) != manifest.tokenizer.sha256:
-            return True, [
-                f"the data was counted and proven with {manifest.tokenizer.name}, which is not the base model's "
-                f"tokenizer.json; to be sure: keepstate dataset check {dataset} --tokenizer {found}"
-            ]
-        return True, []
+            raise UserError(f"{found} is no model folder: config.json is missing", "name another model folder")
+        return found
     if name.startswith(("models/", ".", "/")):
         raise UserError(f"no such model folder: {name}", "make it: python -m keepstate.basemodel")
-    return False, [] if is_cached(name) else [f"{name} is fetched from the model hub first (Qwen3-8B: {HUB_GIB} GiB)"]
+    return None
+
+
+def about_model(name: str, manifest: Manifest, dataset: Path) -> list[str]:
+    """Remarks on the base model that `find_model` found, and the data that is to train it."""
+    folder = find_model(name)
+    if folder is None:
+        return [] if is_cached(name) else [f"{name} is fetched from the model hub first (Qwen3-8B: {HUB_GIB} GiB)"]
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file() or file_hash(tokenizer) == manifest.tokenizer.sha256:
+        return []
+    return [
+        f"the data was counted and proven with {manifest.tokenizer.name}, which is not the base model's "
+        f"tokenizer.json; to be sure: keepstate dataset check {dataset} --tokenizer {folder}"
+    ]
 
 
 def is_cached(name: str) -> bool:

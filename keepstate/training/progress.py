@@ -76,14 +76,10 @@ class Follower:
         self._offset += len(whole) + 1
         newest = None
         for line in whole.splitlines():
-            newest = self._take(line) or newest
+            newest = self._take(json.loads(line)) or newest
         return newest
 
-    def _take(self, line: bytes) -> Progress | None:
-        try:
-            entry: dict[str, Any] = json.loads(line)
-        except ValueError:  # a crash cut it short, and the resumed run wrote on
-            return None
+    def _take(self, entry: dict[str, Any]) -> Progress | None:
         step, steps = int(entry["step"]), int(entry["steps"])
         if entry["event"] == "begin":
             return self._begin(entry, step, steps)

@@ -67,6 +67,9 @@ def prepare(output: Path, config: Mapping[str, Any], key: str, *, resume: bool) 
     if last is None:
         for old in (PROGRESS, LOG):
             (output / old).unlink(missing_ok=True)
+    elif (progress := output / PROGRESS).is_file():
+        whole_lines, newline, _ = progress.read_bytes().rpartition(b"\n")  # a crash may have cut the last one
+        write_atomic(progress, whole_lines + newline)
     write_atomic(key_file, key + "\n")
     resolved = dict(config) | ({"resume_from_checkpoint": str(last)} if last else {})
     write_atomic(output / RESOLVED, yaml.safe_dump(resolved, sort_keys=False))

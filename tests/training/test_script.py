@@ -76,24 +76,23 @@ def test_nothing_given_keeps_the_yaml(traces: Path, model: Path, tmp_path: Path)
     assert {turn["from"] for row in rows for turn in row["conversations"]} == {"system", "human", "gpt"}
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "key"),
-    [
-        ("--max-seq-length", 9000, "sequence_len"),
-        ("--batch-size", 2, "micro_batch_size"),
-        ("--grad-accum", 8, "gradient_accumulation_steps"),
-        ("--lr", 1e-5, "learning_rate"),
-        ("--epochs", 0.5, "num_epochs"),
-        ("--seed", 7, "seed"),
-        ("--profile", "memory", "keepstate_profile"),
-    ],
-)
-def test_what_is_given_replaces_one_value(
-    traces: Path, model: Path, tmp_path: Path, option: str, value: object, key: str
-) -> None:
-    config, _ = dry_run(traces, model, tmp_path, option, str(value))
-    assert config[key] == value
-    assert {name for name in A100 if config.get(name) != A100[name]} == PATHS | {key}
+def test_what_is_given_replaces_those_values_and_no_others(traces: Path, model: Path, tmp_path: Path) -> None:
+    given = {
+        "--max-seq-length": ("sequence_len", 9000),
+        "--batch-size": ("micro_batch_size", 2),
+        "--grad-accum": ("gradient_accumulation_steps", 8),
+        "--lr": ("learning_rate", 1e-5),
+        "--epochs": ("num_epochs", 0.5),
+        "--seed": ("seed", 7),
+        "--profile": ("keepstate_profile", "memory"),
+    }
+    options = [str(part) for option, (_, value) in given.items() for part in (option, value)]
+    config, _ = dry_run(traces, model, tmp_path, *options)
+    expected = dict(given.values())
+    assert {key: config[key] for key in expected} == expected
+    assert {key for key in A100 if config.get(key) != A100[key]} == PATHS | set(expected)
+    single, _ = dry_run(traces, model, tmp_path, "--lr", "1e-5")
+    assert {key for key in A100 if single.get(key) != A100[key]} == PATHS | {"learning_rate"}
 
 
 def test_other_config_output_and_samples(traces: Path, model: Path, tmp_path: Path) -> None:

@@ -1,79 +1,36 @@
-"""What is refused before a training, how it is followed, and when it is not repeated."""
+"""What a training is started with, what it leaves, and when it is not repeated."""
 
-import json
 from pathlib import Path
 
 import pytest
+import yaml
 
-from keepstate import machine
-from keepstate.datasets import load_template
-from keepstate.datasets.manifest import TEMPLATE, Manifest, Source, SplitCount
 from keepstate.errors import UserError
 from keepstate.files import file_hash
-from keepstate.machine import Gpu
 from keepstate.training import TrainedAdapter, plan, train
-from keepstate.training.config import config_path, read_config
-from keepstate.training.estimate import memory_gib
-from keepstate.training.preflight import check_machine
-from keepstate.training.progress import Follower
-from keepstate.training.result import WEIGHTS, read_done, write_result
-from keepstate.training.run_folder import prepare
-from keepstate.vocabulary import RuntimeName
+from keepstate.training.config import config_path, known_keys, read_config
+from keepstate.training.launch import _failure
+from keepstate.training.result import WEIGHTS, base_revision, model_card, read_done, write_result
+from keepstate.training.run_folder import LOG, PROGRESS, RESOLVED, prepare
+from keepstate.training.tracking import check_installed, config_keys, environment
+from keepstate.vocabulary import RuntimeName, Tracker
 
 LAPTOP = config_path(RuntimeName.PERSISTENT, laptop=True)
 A100 = config_path(RuntimeName.PERSISTENT, laptop=False)
-ROW = {"conversations": [{"from": "human", "value": "1 + 1"}, {"from": "gpt", "value": "2"}]}
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    template = load_template("chatml")
-    (folder / TEMPLATE).write_text(template.text)
-    splits = {}
-    for name, rows in (("train", 4), ("val", 0)):
-        path = folder / f"{name}.jsonl"
-        path.write_text((json.dumps(ROW) + "\n") * rows)
-        splits[name] = SplitCount(
-            rows=rows, tasks=rows, turns=rows, tokens=9 * rows, trained_tokens=rows, longest=9, sha256=file_hash(path)
-        )
-    Manifest(
-        keepstate="0",
-        runtime=RuntimeName.PERSISTENT,
-        template=Source(name="chatml", sha256=template.sha256),
-        tokenizer=Source(name="none", sha256="0"),
-        options={},
-        read=4,
-        splits=splits,
-        left_out={},
-        shortened={},
-    ).write(folder)
-    return folder
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    return folder
-
-
-def test_no_gpu_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine, "gpus", lambda: ())
-    with pytest.raises(UserError, match="needs a CUDA GPU"):
-        check_machine(read_config(A100), tmp_path)
-    check_machine(read_config(LAPTOP), tmp_path)
-
-
-def test_small_gpu_gets_the_flag_that_fits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine, "gpus", lambda: (Gpu("small", 12.0, "1"),))
-    config = read_config(A100) | {"keepstate_profile": "memory"}
-    with pytest.raises(UserError, match="12 GiB") as caught:
-        check_machine(config, tmp_path)
-    assert "--max-seq-length 8192" in caught.value.hint
-    assert memory_gib(config) == pytest.approx(16.1, abs=0.1)
+def test_out_of_memory_names_the_flag(dataset: Path, model: Path, tmp_path: Path) -> None:
+    planned = plan(LAPTOP, dataset=dataset, output=tmp_path / "out", base_model=model)
+    planned.output.mkdir()
+    (planned.output / LOG).write_text("torch.OutOfMemoryError: CUDA out of memory\n")
+    assert "--max-seq-length 2048" in _failure(planned, 1).hint
+    planned.config["keepstate_profile"] = "speed"
+    assert "--profile memory" in _failure(planned, 1).hint
+    planned.config.update(keepstate_profile="memory", micro_batch_size=2, gradient_accumulation_steps=8)
+    assert "--batch-size 1 --grad-accum 16" in _failure(planned, 1).hint
+    (planned.output / LOG).write_text("ValueError: x\n")
+    assert "killed" in _failure(planned, 137).message
+    assert "ValueError: x" in _failure(planned, 1).message
 
 
 def test_resolved_config_is_absolute_and_keeps_what_was_not_given(dataset: Path, model: Path, tmp_path: Path) -> None:
@@ -88,21 +45,6 @@ def test_resolved_config_is_absolute_and_keeps_what_was_not_given(dataset: Path,
     changed = {key for key in raw if planned.config.get(key) != raw[key]}
     moved = {"base_model", "datasets", "chat_template_jinja", "output_dir", "dataset_prepared_path", "seed"}
     assert changed == moved
-
-
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [("train.jsonl", "not the file"), ("manifest.json", "no data set"), ("chat_template.jinja", "chat template")],
-)
-def test_data_that_changed_is_refused(dataset: Path, model: Path, broken: str, message: str) -> None:
-    (dataset / broken).write_text("{}")
-    with pytest.raises(UserError, match=message):
-        plan(LAPTOP, dataset=dataset, base_model=model)
-
-
-def test_missing_model_is_named(dataset: Path) -> None:
-    with pytest.raises(UserError, match="models/none"):
-        plan(LAPTOP, dataset=dataset, base_model="models/none")
 
 
 def test_finished_adapter_is_not_trained_again(dataset: Path, model: Path, tmp_path: Path) -> None:
@@ -140,22 +82,71 @@ def test_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     assert (out / "thesis.tex").exists()
 
 
-def test_follower_reads_whole_lines_only(tmp_path: Path) -> None:
-    path = tmp_path / "progress.jsonl"
-    follower = Follower(path)
-    assert follower.look() is None
-    begin = {"event": "begin", "step": 10, "steps": 20, "seconds": 0}
-    log = {"event": "log", "step": 12, "steps": 20, "seconds": 4.0, "loss": 0.5, "tokens/total": 800}
-    path.write_text(json.dumps(begin) + "\n" + json.dumps(log)[:20])
-    state = follower.look()
-    assert state is not None
-    assert (state.step, state.loss) == (10, None)
-    path.write_text(json.dumps(begin) + "\n" + json.dumps(log) + "\n")
-    state = follower.look()
-    assert state is not None
-    assert (state.step, state.tokens_per_second, state.eta_seconds) == (12, 200.0, 16.0)
-    end = {"event": "end", "step": 20, "steps": 20, "seconds": 20.0, "peak_bytes": 0}
-    with path.open("a") as file:
-        file.write(json.dumps(end) + "\n")
-    follower.look()
-    assert follower.finished
+def test_only_whole_checkpoints_of_the_same_key_are_gone_on_from(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert prepare(out, {"seed": 1}, "key", resume=True) is None
+    for step in (5, 10, 15):
+        (out / f"checkpoint-{step}").mkdir()
+    (out / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    (out / "checkpoint-10" / "trainer_state.json").write_text("{}")
+    (out / "checkpoint-15" / "trainer_state.json").write_text('{"cut')
+    (out / PROGRESS).write_text('{"step": 10}\n{"st')
+    assert prepare(out, {"seed": 1}, "key", resume=True) == out / "checkpoint-10"
+    assert yaml.safe_load((out / RESOLVED).read_text())["resume_from_checkpoint"] == str(out / "checkpoint-10")
+    assert not (out / "checkpoint-15").exists()
+    assert (out / PROGRESS).read_text() == '{"step": 10}\n'
+    assert prepare(out, {"seed": 2}, "other key", resume=True) is None
+    assert not list(out.glob("checkpoint-*"))
+    assert not (out / PROGRESS).exists()
+
+
+def test_tracker_that_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
+    python = tmp_path / ".venv-train" / "bin" / "python"
+    (tmp_path / ".venv-train" / "lib" / "python3.11" / "site-packages" / "trackio").mkdir(parents=True)
+    check_installed(Tracker.TRACKIO, python)
+    check_installed(Tracker.NONE, python)
+    with pytest.raises(UserError, match="no mlflow") as caught:
+        check_installed(Tracker.MLFLOW, python)
+    assert caught.value.hint == f"{python} -m pip install mlflow-skinny"
+
+
+def test_services_are_asked_only_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    known = known_keys()
+    for tracker in Tracker:
+        keys = config_keys(tracker, "run")
+        assert set(keys) <= known
+        assert bool(keys) == (tracker in (Tracker.WANDB, Tracker.MLFLOW))
+    local = environment(Tracker.TRACKIO, tmp_path / "out" / "adapter", "run")
+    assert local == {"KEEPSTATE_TRACK": "run", "TRACKIO_DIR": str(tmp_path / "out" / "tracking")}
+    assert not environment(Tracker.NONE, tmp_path, "run")
+
+
+def test_model_card_tells_all_that_made_the_adapter(dataset: Path, model: Path) -> None:
+    planned = plan(LAPTOP, dataset=dataset, base_model=model)
+    adapter = TrainedAdapter(
+        key="k",
+        runtime=RuntimeName.PERSISTENT,
+        base_model=str(model),
+        base_revision=base_revision(str(model), "c0ffee"),
+        data_sha256="da7a",
+        template_sha256="7e3b",
+        steps=4,
+        first_loss=1.25,
+        final_loss=0.5,
+        eval_loss=0.75,
+        seconds=2.0,
+        tokens=36,
+        peak_gib=1.5,
+        versions={"axolotl": "0.19.0"},
+    )
+    card = model_card(adapter, planned.config, planned.manifest)
+    for text in ("c0ffee", "da7a", "7e3b", "1.2500", "0.5000", "0.7500", "18 tokens/s", "1.5 GiB", "axolotl 0.19.0"):
+        assert text in card
+    assert yaml.safe_load(card.split("```yaml\n")[1].split("```")[0]) == planned.config
+
+
+def test_revision_of_a_folder_is_its_weights(tmp_path: Path) -> None:
+    assert base_revision("Qwen/Qwen3-8B", None) is None
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert base_revision(str(tmp_path), None) == file_hash(tmp_path / "model.safetensors")
