@@ -16,7 +16,7 @@ from keepstate.tasks.base import Environment, ToolError
 from keepstate.vocabulary import Origin, Rung, RuntimeName
 
 FREE_TOOLS = frozenset({"finish"})
-"""Tools that never count against the cap on calls per action."""
+"""Tools that do not count against the cap on calls per action, unless they are called more often than it allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,13 @@ class ToolGate:
     limit_message: str | None = None
     """Set once this action went beyond the cap."""
     _counted: int = 0
+    _free: int = 0
 
     def start_action(self) -> None:
         """Forget the calls of the last action."""
         self.calls = []
         self.limit_message = None
-        self._counted = 0
+        self._counted = self._free = 0
 
     def call(self, tool: str, arguments: dict[str, Any]) -> ToolCall:
         """Run one call against the environment and record it.
@@ -115,11 +116,13 @@ class ToolGate:
             ToolCallLimit: This call would exceed the cap; nothing was run.
             EpisodeFailure: The environment itself failed (origin task).
         """
-        if tool not in FREE_TOOLS:
-            if self._counted >= self.limit:
-                self.limit_message = f"more than {self.limit} tool calls in one action"
-                raise ToolCallLimit(self.limit_message)
+        if tool in FREE_TOOLS and self._free < self.limit:
+            self._free += 1
+        elif self._counted < self.limit:
             self._counted += 1
+        else:
+            self.limit_message = f"more than {self.limit} tool calls in one action"
+            raise ToolCallLimit(self.limit_message)
         if self.environment.finished:
             record = ToolCall(tool, arguments, error="the episode is over")
         else:

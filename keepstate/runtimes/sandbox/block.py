@@ -101,7 +101,7 @@ class Block:
         tool, arguments = message.get("tool"), message.get("arguments")
         if not isinstance(tool, str) or not isinstance(arguments, dict):
             raise frames.FrameError("not a tool call")
-        self._add_output(message)
+        self.note(message)
         try:
             call = self.gate.call(tool, arguments)
         except ToolCallLimit as limit:
@@ -116,6 +116,18 @@ class Block:
         except (TypeError, ValueError, RecursionError) as error:
             raise EpisodeFailure(Origin.TASK, f"tool {tool} returned what is no JSON value: {error}") from error
 
+    def note(self, message: dict[str, Any]) -> None:
+        """Keep output that is sent before the end.
+
+        Raises:
+            FrameError: It is none.
+        """
+        match message.get("output"):
+            case [str() as head, int() as dropped, str() as tail] if 0 <= dropped < 1 << 62:
+                self._output.put(head, dropped, tail)
+            case _:
+                raise frames.FrameError("not an output")
+
     def end(self, message: dict[str, Any]) -> None:
         """Take the result from the worker's last frame.
 
@@ -127,7 +139,7 @@ class Block:
             raise frames.FrameError("not an error")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise frames.FrameError("not a list of names")
-        self._add_output(message)
+        self.note(message)
         error = None if error is None else error[:MAX_ERROR_CHARS]
         kind = None if error is None else (kind or "Error")[:100]
         self.result.set_result(BlockResult(self._output.render(), error, kind, tuple(sorted(names[:MAX_NAMES]))))
@@ -138,10 +150,3 @@ class Block:
             if isinstance(cause, WorkerLost):
                 cause.output = self._output.render()
             self.result.set_exception(cause)
-
-    def _add_output(self, message: dict[str, Any]) -> None:
-        match message.get("output"):
-            case [str() as head, int() as dropped, str() as tail] if 0 <= dropped < 1 << 62:
-                self._output.put(head, dropped, tail)
-            case _:
-                raise frames.FrameError("not an output")

@@ -63,6 +63,8 @@ class Worker(asyncio.Protocol):
             WorkerLost: The process ended, or had to be ended, by its code's doing.
             EpisodeFailure: It ended by our doing, or the task failed in a tool call.
         """
+        if isinstance(self.lost, WorkerLost):
+            raise WorkerLost(self.lost.kind, f"{self.lost.reason}, after the last block; this one was not executed")
         if self.lost is not None or self._transport is None:
             raise self.lost or EpisodeFailure(Origin.SANDBOX, "the interpreter is not connected")
         self._blocks += 1
@@ -161,6 +163,8 @@ class Worker(asyncio.Protocol):
             raise frames.FrameError("a frame of another block")
         elif kind == "call":
             self._answer(block, message)
+        elif kind == "output":
+            block.note(message)
         elif kind == "done":
             block.end(message)
         else:

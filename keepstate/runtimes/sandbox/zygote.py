@@ -135,7 +135,7 @@ class Zygote:
     def _receive(self) -> None:
         """Take one answer from the zygote, which is trusted."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 2)
+            data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 2, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         except OSError as error:

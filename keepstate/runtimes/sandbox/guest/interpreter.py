@@ -7,15 +7,17 @@ streams, a full heap, `sys.exit()`) do not break the next block.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` without its enums: 6 of 40 us a block
 import ast
 import builtins
 import contextlib
 import gc
+import importlib
 import io
 import mmap
 import operator
-import signal
 import sys
+import time
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -26,17 +28,25 @@ from .tracebacks import format_error
 
 globals()["__builtins__"] = dict(vars(builtins))  # functions below keep working when model code patches `builtins`
 
-SOFT_LIMIT_SIGNAL = signal.SIGUSR1
+SOFT_LIMIT_SIGNAL = _signal.SIGUSR1
 """Sent by the host when the time of a block is used up."""
 MAX_ERROR_CHARS = 20_000
 MAX_NAMES = 200
 MAX_NAME_CHARS = 100
+MAX_ARGUMENT_BYTES = 1 << 19
+"""Of one tool call, as JSON: all of them are recorded."""
+OUTPUT_SECONDS = 0.1
+"""At most so often lines are sent before a block ends; the first one at once."""
 HEAP_RESERVE = 4 << 20
 """Bytes of address space given back when model code has used up the rest, so that we can still say so."""
 
 
 def _leave(code: object = None) -> None:
     raise SystemExit(code)
+
+
+def _help(*arguments: object) -> None:
+    importlib.import_module("pydoc").help(*arguments)
 
 
 class Interpreter:
@@ -55,17 +65,18 @@ class Interpreter:
         self._sources: dict[str, list[str]] = {}
         self._output = CutText(0)
         self._running = False
-        self._asking = False
+        self._talking = False
         self._expired = False
+        self._next_output = 0.0
         self._main = ModuleType("__main__")
         vars(self._main)["__builtins__"] = builtins
         sys.modules["__main__"] = self._main
         for name in [name for name in sys.modules if name.partition(".")[0] == "guest"]:
             del sys.modules[name]
-        vars(builtins).update(exit=_leave, quit=_leave, ToolError=ToolError)
+        vars(builtins).update(exit=_leave, quit=_leave, help=_help, ToolError=ToolError)
         self._builtins = dict(vars(builtins))
         self._reserve: mmap.mmap | None = mmap.mmap(-1, HEAP_RESERVE)
-        signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)  # its time may be up before a starved block has begun
+        _signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)  # its time may be up before a starved block has begun
 
     def report_failure(self, reason: str) -> None:
         """Tell the host that this worker could not be confined."""
@@ -114,21 +125,22 @@ class Interpreter:
     def _prepare(self) -> None:
         """What every block finds, whatever the last one did."""
         self._expired = False
+        self._next_output = 0.0
         self._block += 1
         sys.stdout = Capture(self._write, "<stdout>")
         sys.stderr = Capture(self._write, "<stderr>")
         sys.stdin = io.StringIO()
         vars(self._main).update(self._tools)
         vars(self._main).update(__name__="__main__", __builtins__=builtins)
-        signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [SOFT_LIMIT_SIGNAL])
+        _signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (SOFT_LIMIT_SIGNAL,))
 
     def _restore(self) -> None:
         """Take away what would run in our own code, or break the next block."""
         sys.settrace(None)
         sys.setprofile(None)
         gc.callbacks.clear()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
         now = vars(builtins)
         if len(now) != len(self._builtins) or not all(map(operator.is_, now.values(), self._builtins.values())):
             vars(builtins).clear()
@@ -168,10 +180,20 @@ class Interpreter:
                 self._write(repr(value) + "\n")
 
     def _write(self, text: str) -> None:
+        """Keep what is printed, and now and then tell the host, which has it should we be killed."""
         self._output.add(text)
+        if text[-1:] == "\n" and (now := time.monotonic()) >= self._next_output:
+            self._next_output = now + OUTPUT_SECONDS
+            self._talking = True
+            try:
+                self._send({"kind": "output", "output": self._output.take()})
+            finally:
+                self._talking = False
+            if self._expired:
+                raise TimeLimit(self._limit_message)
 
     def _call(self, tool: str, arguments: dict[str, Any]) -> Any:
-        """Ask the host to run a tool. The time limit waits until the answer is read, or the next would be misread."""
+        """Ask the host to run a tool. The time limit waits until the answer is read: half a frame would be misread."""
         output = self._output.take()
         question = {"step": self._step, "kind": "call", "tool": tool, "arguments": arguments, "output": output}
         try:
@@ -179,15 +201,15 @@ class Interpreter:
         except (TypeError, ValueError, RecursionError) as error:
             self._output.put(*output)
             raise TypeError(f"{tool}(): an argument is no JSON value: {error}") from None
-        if len(frame) > wire.MAX_FRAME:
+        if len(frame) > MAX_ARGUMENT_BYTES < len(wire.encode(arguments)):
             self._output.put(*output)
-            raise ValueError(f"{tool}(): the arguments are too long")
-        self._asking = True
+            raise ValueError(f"{tool}(): the arguments are too long, {MAX_ARGUMENT_BYTES} bytes are allowed")
+        self._talking = True
         try:
             wire.send(self._descriptor, frame)
             answer = wire.receive(self._descriptor)
         finally:
-            self._asking = False
+            self._talking = False
         if self._expired:
             raise TimeLimit(self._limit_message)
         if "value" in answer:
@@ -200,7 +222,7 @@ class Interpreter:
 
     def _on_soft_limit(self, _number: int, _frame: FrameType | None) -> None:
         if self._running:
-            if not self._asking:
+            if not self._talking:
                 raise TimeLimit(self._limit_message)
             self._expired = True
 

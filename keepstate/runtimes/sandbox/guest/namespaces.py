@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 
 from . import kernel
 
@@ -41,6 +42,7 @@ def enter(libraries: list[str]) -> bool:
     kernel.unshare(
         kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWPID
     )
+    socket.sethostname("sandbox")
     _build_root(libraries)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # again: it is lost with the change of user namespace
     child = os.fork()

@@ -85,7 +85,11 @@ class Capture(io.TextIOBase):
         super().__init__()
         self._sink = sink
         self.name = name
-        self.buffer = CaptureBytes(sink)
+
+    @property
+    def buffer(self) -> CaptureBytes:
+        """For bytes."""
+        return CaptureBytes(self._sink)
 
     def writable(self) -> bool:
         """Always."""

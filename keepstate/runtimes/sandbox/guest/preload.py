@@ -17,7 +17,7 @@ COMMON = """
 WITHOUT_FILES = """
     argparse asyncio calendar cProfile codecs colorsys configparser copyreg csv difflib encodings.ascii
     encodings.latin_1 encodings.idna fnmatch gc getopt glob graphlib html html.parser ipaddress locale logging
-    os.path pathlib platform posixpath queue quopri reprlib sched secrets shlex shutil stat stringprep symtable
+    os.path pathlib platform posixpath pydoc queue quopri reprlib sched secrets shlex shutil stat stringprep symtable
     tempfile threading timeit tokenize tomllib unicodedata unittest urllib.parse uuid xml.dom.minidom
     xml.etree.ElementTree zipfile zlib zoneinfo
 """.split()  # noqa: SIM905  (quotes around each would hide the names)

@@ -15,7 +15,7 @@ from . import syscalls
 Instruction = tuple[int, int, int, int]
 """`struct sock_filter`: code, jump if true, jump if false, constant."""
 
-LOAD, JUMP_EQUAL, JUMP_AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
+LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 AUDIT_ARCH = {syscalls.X86_64: 0xC000003E, syscalls.AARCH64: 0xC00000B7}
 X32_BIT = 0x40000000
@@ -31,6 +31,10 @@ DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
 
 Not F_SETOWN and F_SETSIG, which make the kernel send any signal to any process of the same user.
 """
+
+
+OPEN_TO_WRITE = 0o1 | 0o2 | 0o100 | 0o1000
+"""O_WRONLY, O_RDWR, O_CREAT, O_TRUNC. Landlock before Linux 6.2 lets a file be emptied that may only be read."""
 
 
 class Files(Enum):
@@ -84,8 +88,16 @@ def _if_null(index: int) -> list[Instruction]:
     ]
 
 
-def _checked(own_pid: int) -> dict[str, list[Instruction]]:
+def _if_clear(index: int, bits: int) -> list[Instruction]:
+    """Allow if the `int` argument `index` has none of `bits`, else refuse."""
+    return [_argument(index, 0), (JUMP_ANY_BIT, 0, 1, bits), _refuse(errno.EPERM), _return(ALLOW)]
+
+
+def _checked(files: Files, own_pid: int) -> dict[str, list[Instruction]]:
+    """Calls of which the arguments decide."""
+    reading = {"open": _if_clear(1, OPEN_TO_WRITE), "openat": _if_clear(2, OPEN_TO_WRITE)}
     return {
+        **(reading if files is Files.HOST_READ_ONLY else {}),
         "fcntl": _if_one_of(1, DESCRIPTOR_COMMANDS),
         "ioctl": _if_one_of(1, DEVICE_COMMANDS),
         "kill": _if_one_of(0, (own_pid,)),  # never 0, -1 or a group: these reach beyond a pid namespace
@@ -117,11 +129,13 @@ def build_filter(architecture: str, files: Files, own_pid: int) -> list[Instruct
         allowed |= syscalls.READ_FILES
     if files is Files.OWN:
         allowed |= syscalls.WRITE_FILES
-    for number in syscalls.numbers(allowed, architecture):
-        program += _if_number(number, [_return(ALLOW)])
-    for name, block in _checked(own_pid).items():
-        for number in syscalls.numbers({name: syscalls.CHECKED[name]}, architecture):
+    checked = _checked(files, own_pid)
+    for name, block in checked.items():
+        for number in syscalls.numbers({name: syscalls.CHECKED.get(name) or syscalls.READ_FILES[name]}, architecture):
             program += _if_number(number, block)
+    always = {name: pair for name, pair in allowed.items() if name not in checked}
+    for number in syscalls.numbers(always, architecture):
+        program += _if_number(number, [_return(ALLOW)])
     for number in syscalls.numbers(syscalls.ABSENT, architecture):
         program += _if_number(number, [_refuse(errno.ENOSYS)])
     for number in syscalls.numbers(syscalls.NO_PROCESSES, architecture):

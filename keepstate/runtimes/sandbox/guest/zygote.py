@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     try:
         confinement = prepare(rung)
     except (OSError, ValueError) as error:
-        _answer(control, {"failed": str(error)})
+        _answer(control, {"failed": getattr(error, "strerror", None) or str(error)})
         os._exit(1)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # from here on the kernel reaps
     _answer(control, {"ready": True})
@@ -82,7 +82,7 @@ def _work(connection: int, confinement: Confinement, memory_mib: int) -> None:
         try:
             confine(confinement, memory_mib)
         except OSError as error:
-            interpreter.report_failure(str(error))
+            interpreter.report_failure(error.strerror or str(error))
             os._exit(1)
         interpreter.serve()
     finally:
