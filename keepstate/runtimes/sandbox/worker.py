@@ -50,7 +50,7 @@ class Worker(asyncio.Protocol):
         self._block: Block | None = None
         self._blocks = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._throttled = False
+        self._turn_comes = self._is_deaf = False
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.lost: WorkerLost | EpisodeFailure | None = None
@@ -119,15 +119,32 @@ class Worker(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
         self._reader.feed(data)
-        if not self._throttled:
+        if not self._turn_comes:
             self._handle_frames()
+
+    def pause_writing(self) -> None:
+        """Called by the event loop: answers pile up. Until they are read, no question is."""
+        self._is_deaf = True
+
+    def resume_writing(self) -> None:
+        """Called by the event loop."""
+        self._is_deaf = False
+        self._take_turn()
+
+    def _take_turn(self) -> None:
+        if not self._turn_comes:
+            self._turn_comes = True
+            self._loop.call_soon(self._handle_frames)
 
     def _handle_frames(self) -> None:
         """Handle what has arrived, a few frames a turn."""
-        self._throttled = False
+        self._turn_comes = False
         try:
             for _ in range(FRAMES_PER_TURN):
                 if self.lost is not None:
+                    return
+                if self._is_deaf:
+                    self._pause()
                     return
                 message = self._reader.next()
                 if message is None:
@@ -142,10 +159,12 @@ class Worker(asyncio.Protocol):
             self.kill(EpisodeFailure(Origin.RUNTIME, f"{type(error).__name__}: {error}"))
             raise
         else:
-            self._throttled = True
-            if self._transport is not None:
-                self._transport.pause_reading()
-            self._loop.call_soon(self._handle_frames)
+            self._pause()
+            self._take_turn()
+
+    def _pause(self) -> None:
+        if self._transport is not None and self._transport.is_reading():
+            self._transport.pause_reading()
 
     def _resume(self) -> None:
         if self._transport is not None and not self._transport.is_reading():

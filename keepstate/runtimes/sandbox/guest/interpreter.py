@@ -15,9 +15,9 @@ import gc
 import importlib
 import io
 import mmap
-import operator
 import sys
-import time
+from operator import is_
+from time import monotonic
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -74,7 +74,8 @@ class Interpreter:
         for name in [name for name in sys.modules if name.partition(".")[0] == "guest"]:
             del sys.modules[name]
         vars(builtins).update(exit=_leave, quit=_leave, help=_help, ToolError=ToolError)
-        self._builtins = dict(vars(builtins))
+        self._builtins = tuple(vars(builtins).items())
+        self._builtin_values = tuple(vars(builtins).values())
         self._reserve: mmap.mmap | None = mmap.mmap(-1, HEAP_RESERVE)
         _signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)  # its time may be up before a starved block has begun
 
@@ -142,9 +143,9 @@ class Interpreter:
         gc.callbacks.clear()
         _signal.setitimer(_signal.ITIMER_REAL, 0)
         now = vars(builtins)
-        if len(now) != len(self._builtins) or not all(map(operator.is_, now.values(), self._builtins.values())):
-            vars(builtins).clear()
-            vars(builtins).update(self._builtins)
+        if len(now) != len(self._builtins) or not all(map(is_, now.values(), self._builtin_values)):
+            now.clear()
+            now.update(self._builtins)
         sys.modules["__main__"] = self._main
         if self._reserve is None:
             with contextlib.suppress(MemoryError, OSError):
@@ -182,7 +183,7 @@ class Interpreter:
     def _write(self, text: str) -> None:
         """Keep what is printed, and now and then tell the host, which has it should we be killed."""
         self._output.add(text)
-        if text[-1:] == "\n" and (now := time.monotonic()) >= self._next_output:
+        if text[-1:] == "\n" and (now := monotonic()) >= self._next_output:
             self._next_output = now + OUTPUT_SECONDS
             self._talking = True
             try:
