@@ -1,13 +1,14 @@
 """What keepstate's way of serving on the CPU is worth beside vLLM's own, on one machine in one run.
 
-    python benchmarks/serving.py [--variant keepstate --variant vllm ...] [--rounds 2]
+    python benchmarks/serving.py [--variant keepstate --variant vllm ...] [--rounds 3]
 
-Starts one server a variant and round, in turn, with SmolLM2-135M and three adapters of random weights, and prints
-seconds to the first health, tokens/s for one, 12 and 16 requests at once (base, an adapter, all mixed), tokens/s of
-reading prompts, tokens recomputed in a following turn, CPU seconds of the server a 1,000 tokens, and whether the base
-answers in a mixed batch as it does alone. Ratios count; absolute figures are those of the machine and its load.
-Variants: `keepstate` as we start it, `vllm` without our plugin, `two-threads`, `block-128`, `iomp`, `tcmalloc` (name a
-library in TCMALLOC).
+Starts one server a variant, side by side, with SmolLM2-135M and three adapters of random weights, and asks them in turn,
+round by round, so that the machine's other load meets all alike. Prints the mean of tokens/s for one, 12 and 16
+requests at once (base, an adapter, all mixed) and of reading prompts, with the ratio to the first variant; the tokens
+recomputed in a second turn; and whether the base answers in a mixed batch as it does alone. A server takes 3.5 GiB.
+
+Variants: `keepstate` as we start it; `vllm` without our plugin, thread binding and block size; and ours with one thing
+changed: `two-threads`, `bound` (threads to cores), `block-128`, `iomp`, `tcmalloc` (name the library in TCMALLOC).
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import fmean
 
 import httpx2
-import psutil
 
 from keepstate import basemodel, environments
 from keepstate.processes import GuardedProcess
@@ -37,16 +38,18 @@ ADAPTERS = ("persistent", "forget", "react")
 GROUPS = {"base": ("base",), "adapter": ("persistent",), "mixed": ("persistent", "base", "forget", "base", "react")}
 QUESTION = "What is the capital of France?"
 PROMPT = "item_0a1b2c3d4e5f weight 12 value 55 class K. " * 30
-VARIANTS = ("keepstate", "vllm", "two-threads", "block-128", "iomp", "tcmalloc")
+VARIANTS = ("keepstate", "vllm", "two-threads", "bound", "block-128", "iomp", "tcmalloc")
 
 
 def variant_environment(variant: str, python: Path) -> dict[str, str]:
     """What a variant changes in the server's environment."""
     match variant:
         case "vllm":
-            return {"VLLM_PLUGINS": "none"}
+            return {"VLLM_PLUGINS": "none", "VLLM_CPU_OMP_THREADS_BIND": "auto"}
         case "two-threads":
-            return {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+            return {"OMP_NUM_THREADS": "2"}
+        case "bound":
+            return {"VLLM_CPU_OMP_THREADS_BIND": "auto"}
         case "iomp":
             return {"LD_PRELOAD": str(python.parents[1] / "lib" / "libiomp5.so")}
         case "tcmalloc":
@@ -55,7 +58,7 @@ def variant_environment(variant: str, python: Path) -> dict[str, str]:
 
 
 @contextmanager
-def started(planned: Plan, variant: str) -> Iterator[GuardedProcess]:
+def started(planned: Plan, variant: str) -> Iterator[None]:
     """A server of one variant; prints how long it took."""
     python = environments.ensure("serve")
     words = command(planned, python)
@@ -74,20 +77,15 @@ def started(planned: Plan, variant: str) -> Iterator[GuardedProcess]:
                 if process.poll() is not None:
                     sys.exit(planned.log.read_text()[-3000:])
                 time.sleep(0.2)
-        print(f"\n{variant}: up in {time.monotonic() - began:.0f} s")
-        yield process
+        print(f"{variant}: up in {time.monotonic() - began:.0f} s", flush=True)
+        yield
 
 
 class Asker:
     """Asks one server, and measures."""
 
-    def __init__(self, url: str, process: GuardedProcess, client: httpx2.AsyncClient) -> None:
+    def __init__(self, url: str, client: httpx2.AsyncClient) -> None:
         self._url, self._client = url, client
-        self._processes = psutil.Process(process.pid).children(recursive=True)
-
-    def cpu_seconds(self) -> float:
-        """Of the server so far."""
-        return sum(times.user + times.system for times in (process.cpu_times() for process in self._processes))
 
     async def ask(self, model: str, text: str, tokens: int, **more: object) -> dict:
         """One answer."""
@@ -95,24 +93,22 @@ class Asker:
         reply = await self._client.post(f"{self._url}/chat/completions", json=body | more, timeout=600)
         return reply.raise_for_status().json()
 
-    async def writing(self, models: Sequence[str], at_once: int, tokens: int = 32) -> tuple[float, float]:
-        """Tokens/s, and CPU seconds a 1,000 tokens, of answers to short questions."""
+    async def writing(self, models: Sequence[str], at_once: int, tokens: int = 32) -> float:
+        """Tokens/s of answers to short questions."""
         return await self._rate(models, at_once, "Tell me about knapsacks.", tokens, "completion_tokens")
 
-    async def reading(self, models: Sequence[str]) -> tuple[float, float]:
+    async def reading(self, models: Sequence[str]) -> float:
         """The same of prompts of 780 tokens, four at once."""
         return await self._rate(models, 4, PROMPT, 1, "prompt_tokens")
 
-    async def _rate(
-        self, models: Sequence[str], at_once: int, text: str, tokens: int, counted: str
-    ) -> tuple[float, float]:
-        cpu, began = self.cpu_seconds(), time.monotonic()
+    async def _rate(self, models: Sequence[str], at_once: int, text: str, tokens: int, counted: str) -> float:
+        began = time.monotonic()
         asked = [
             self.ask(models[k % len(models)], f"{time.monotonic_ns()} {k} {text}", tokens, ignore_eos=True)
             for k in range(at_once)
         ]
         total = sum(reply["usage"][counted] for reply in await asyncio.gather(*asked))
-        return total / (time.monotonic() - began), (self.cpu_seconds() - cpu) / total * 1000
+        return total / (time.monotonic() - began)
 
     async def recomputed(self, model: str) -> int:
         """Tokens of a second turn's prompt that were in the first prompt or answer, and yet not in the cache."""
@@ -137,37 +133,53 @@ class Asker:
         return set(texts) == {alone["choices"][0]["message"]["content"]}
 
 
-async def measure(url: str, process: GuardedProcess) -> None:
-    """Print the figures of one server."""
-    async with httpx2.AsyncClient(trust_env=False) as client:
-        asker = Asker(url, process, client)
+async def measure(askers: dict[str, Asker], rounds: int) -> None:
+    """Ask every server in turn, and print the means."""
+    for asker in askers.values():
         for model in ("base", *ADAPTERS):
             await asker.ask(model, QUESTION, 4)
-        print("  tokens/s (CPU s a 1,000)      1 at once    12 at once    16 at once       reading")
-        for name, models in GROUPS.items():
-            rates = [await asker.writing(models, at_once) for at_once in (1, 12, 16)]
-            rates.append(await asker.reading(models))
-            print(f"  {name:<24}" + "".join(f"{rate:8.0f} ({cpu:4.1f})" for rate, cpu in rates), flush=True)
-        print(f"  recomputed in a second turn: {await asker.recomputed('persistent')} tokens")
-        print(f"  the base answers in a mixed batch as alone: {await asker.base_is_itself()}", flush=True)
+    rates: dict[tuple[str, str, str], list[float]] = {}
+    for _ in range(rounds):
+        for variant, asker in askers.items():
+            for group, models in GROUPS.items():
+                for at_once in (1, 12, 16):
+                    rate = await asker.writing(models, at_once)
+                    rates.setdefault((group, f"{at_once} at once", variant), []).append(rate)
+                rates.setdefault((group, "reading", variant), []).append(await asker.reading(models))
+    first = next(iter(askers))
+    for (group, what, variant), found in rates.items():
+        ratio = fmean(found) / fmean(rates[group, what, first])
+        rounds_shown = " ".join(f"{rate:.0f}" for rate in found)
+        print(f"{group:8} {what:11} {variant:12} {fmean(found):8.0f} tokens/s  x {ratio:5.2f}   ({rounds_shown})")
+    for variant, asker in askers.items():
+        print(f"{variant:12} recomputed in a second turn: {await asker.recomputed('persistent')} tokens")
+        print(f"{variant:12} the base answers in a mixed batch as alone: {await asker.base_is_itself()}", flush=True)
+
+
+async def ask_all(servers: dict[str, str], rounds: int) -> None:
+    """Measure the servers of these URLs."""
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        await measure({variant: Asker(url, client) for variant, url in servers.items()}, rounds)
 
 
 def main() -> None:
-    """Run the variants in turn."""
+    """Start the variants and measure them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", action="append", choices=VARIANTS)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    base = basemodel.ensure_base_model()
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         adapters = [f"{name}={write_random_lora(folder / name, seed)}" for seed, name in enumerate(ADAPTERS)]
-        for variant in (given.variant or ["keepstate", "vllm"]) * given.rounds:
-            planned = plan(
-                base_model=basemodel.ensure_base_model(), adapters=adapters, port=0, log=folder / f"{variant}.log"
-            )
-            with started(planned, variant) as process:
-                print(f"  load of the machine: {os.getloadavg()[0]:.1f}")
-                asyncio.run(measure(planned.base_url, process))
+        servers = {}
+        for variant in given.variant or ("keepstate", "vllm"):
+            planned = plan(base_model=base, adapters=adapters, port=0, log=folder / f"{variant}.log")
+            stack.enter_context(started(planned, variant))
+            servers[variant] = planned.base_url
+        print(f"load of the machine: {os.getloadavg()[0]:.1f}", flush=True)
+        asyncio.run(ask_all(servers, given.rounds))
+        print(f"load of the machine: {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from keepstate import machine
 from keepstate.serving.adapters import BASE, max_rank, target_modules
 from keepstate.serving.plan import GPU_MEMORY, Plan
 from keepstate.serving.ports import HOST
@@ -64,6 +65,9 @@ def own_environment(planned: Plan) -> dict[str, str]:
         own["HF_HUB_OFFLINE"] = "1"
     if planned.device == "cpu":
         own["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_CACHE_GIB)
+        # One core is left to the episodes, whichever they are not on: vLLM would bind its threads to the first ones.
+        own["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        own["OMP_NUM_THREADS"] = str(max(1, machine.cores() - 1))
         own["VLLM_PLUGINS"] = PLUGIN
         own["PYTHONPATH"] = str(PLUGIN_FOLDER)
     return own

@@ -170,6 +170,7 @@ def test_on_a_gpu_it_is_what_the_specification_says(monkeypatch: pytest.MonkeyPa
 def test_on_the_cpu_the_plugin_is_loaded_and_the_network_left_alone(make_adapter: MakeAdapter) -> None:
     own = own_environment(plan(adapters=[make_adapter()]))
     assert (own["PYTHONPATH"], own["HF_HUB_OFFLINE"]) == (str(PLUGIN_FOLDER), "1")
+    assert int(own["OMP_NUM_THREADS"]) == max(1, machine.cores() - 1)
     (found,) = PLUGIN_FOLDER.glob("*.dist-info/entry_points.txt")
     assert f"{own['VLLM_PLUGINS']} = keepstate_vllm:register" in found.read_text()
 
