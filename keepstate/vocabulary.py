@@ -105,6 +105,6 @@ class Tracker(StrEnum):
     WANDB = "wandb"
     """Weights & Biases; `WANDB_MODE=offline` keeps it here."""
     MLFLOW = "mlflow"
-    """The server that `MLFLOW_TRACKING_URI` names, else a folder here."""
+    """The server that `MLFLOW_TRACKING_URI` names."""
     NONE = "none"
     """Only `progress.jsonl`, which is always written."""

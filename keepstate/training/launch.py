@@ -73,8 +73,8 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
         return done
     for remark in planned.remarks:
         say(remark)
+    tracking.check_tracker(tracker)
     python = environments.ensure("train")
-    tracking.check_installed(tracker, python)
     run = f"{planned.output.name}-{planned.key[:8]}"
     resolved = planned.config | tracking.config_keys(tracker, run)
     last = prepare(planned.output, resolved, planned.key, resume=resume)

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
+from keepstate import environments
 from keepstate.errors import UserError
 from keepstate.vocabulary import Tracker
 
@@ -16,23 +18,27 @@ PROJECT = "keepstate"
 FOLDER = "tracking"
 
 
-def check_installed(tracker: Tracker, python: Path) -> None:
-    """Refuse a tracker that the training environment lacks.
+def mlflow_folder() -> Path:
+    """Where MLflow's client lies: apart, since its requirements would move versions that Axolotl's lock pins."""
+    return environments.home() / ".mlflow"
 
-    Args:
-        tracker: Chosen.
-        python: Interpreter of the training environment.
+
+def check_tracker(tracker: Tracker) -> None:
+    """Refuse a service that cannot be logged to; the others come with Axolotl.
 
     Raises:
-        UserError: Names the command that installs it.
+        UserError: No MLflow, or no server named.
     """
-    if tracker is Tracker.NONE or any((python.parent.parent / "lib").glob(f"python*/site-packages/{tracker}")):
+    if tracker is not Tracker.MLFLOW:
         return
-    # mlflow-skinny has all that logging needs; the whole of MLflow would move versions that the lock pins.
-    package = "mlflow-skinny" if tracker is Tracker.MLFLOW else str(tracker)
-    raise UserError(
-        f"--track {tracker}: {python.parent.parent.name} has no {tracker}", f"{python} -m pip install {package}"
-    )
+    if not (mlflow_folder() / "mlflow").is_dir():
+        install = f"{sys.executable} -m pip install --target {mlflow_folder()} mlflow-skinny"
+        raise UserError("--track mlflow: MLflow's client is not installed", install)
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise UserError(
+            "--track mlflow: MLFLOW_TRACKING_URI is not set",
+            "name your server: export MLFLOW_TRACKING_URI=http://HOST:5000; without a server: --track trackio",
+        )
 
 
 def config_keys(tracker: Tracker, run: str) -> dict[str, Any]:
@@ -41,16 +47,20 @@ def config_keys(tracker: Tracker, run: str) -> dict[str, Any]:
         case Tracker.WANDB:
             return {"use_wandb": True, "wandb_project": PROJECT, "wandb_name": run}
         case Tracker.MLFLOW:
-            uri = {"mlflow_tracking_uri": named} if (named := os.environ.get("MLFLOW_TRACKING_URI")) else {}
-            return {"use_mlflow": True, "mlflow_experiment_name": PROJECT, "mlflow_run_name": run} | uri
+            uri = os.environ["MLFLOW_TRACKING_URI"]
+            named = {"mlflow_experiment_name": PROJECT, "mlflow_run_name": run}
+            return {"use_mlflow": True, "mlflow_tracking_uri": uri} | named
     return {}
 
 
 def environment(tracker: Tracker, output: Path, run: str) -> dict[str, str]:
     """Variables for the plugin, which writes trackio's database: beside the adapters, one for all of them."""
-    if tracker is not Tracker.TRACKIO:
-        return {}
-    return {"KEEPSTATE_TRACK": run, "TRACKIO_DIR": str(output.parent / FOLDER)}
+    match tracker:
+        case Tracker.TRACKIO:
+            return {"KEEPSTATE_TRACK": run, "TRACKIO_DIR": str(output.parent / FOLDER)}
+        case Tracker.MLFLOW:
+            return {"KEEPSTATE_PACKAGES": str(mlflow_folder())}
+    return {}
 
 
 def dashboard(output: Path, python: Path) -> str:

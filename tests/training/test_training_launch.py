@@ -12,7 +12,7 @@ from keepstate.training.config import config_path, known_keys, read_config
 from keepstate.training.launch import _failure
 from keepstate.training.result import WEIGHTS, base_revision, model_card, read_done, write_result
 from keepstate.training.run_folder import LOG, PROGRESS, RESOLVED, prepare
-from keepstate.training.tracking import check_installed, config_keys, environment
+from keepstate.training.tracking import check_tracker, config_keys, environment
 from keepstate.vocabulary import RuntimeName, Tracker
 
 LAPTOP = config_path(RuntimeName.PERSISTENT, laptop=True)
@@ -100,18 +100,23 @@ def test_only_whole_checkpoints_of_the_same_key_are_gone_on_from(tmp_path: Path)
     assert not (out / PROGRESS).exists()
 
 
-def test_tracker_that_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
-    python = tmp_path / ".venv-train" / "bin" / "python"
-    (tmp_path / ".venv-train" / "lib" / "python3.11" / "site-packages" / "trackio").mkdir(parents=True)
-    check_installed(Tracker.TRACKIO, python)
-    check_installed(Tracker.NONE, python)
-    with pytest.raises(UserError, match="no mlflow") as caught:
-        check_installed(Tracker.MLFLOW, python)
-    assert caught.value.hint == f"{python} -m pip install mlflow-skinny"
+def test_mlflow_needs_its_client_and_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEPSTATE_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for tracker in set(Tracker) - {Tracker.MLFLOW}:
+        check_tracker(tracker)
+    with pytest.raises(UserError, match="not installed") as caught:
+        check_tracker(Tracker.MLFLOW)
+    assert f"pip install --target {tmp_path / '.mlflow'} mlflow-skinny" in caught.value.hint
+    (tmp_path / ".mlflow" / "mlflow").mkdir(parents=True)
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI"):
+        check_tracker(Tracker.MLFLOW)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    check_tracker(Tracker.MLFLOW)
 
 
 def test_services_are_asked_only_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     known = known_keys()
     for tracker in Tracker:
         keys = config_keys(tracker, "run")

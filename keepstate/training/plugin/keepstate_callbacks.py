@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,9 @@ LOSS_SECONDS = 600.0
 """What a crash may cost at most."""
 PACKAGES = ("axolotl", "torch", "transformers", "peft", "bitsandbytes", "liger-kernel", "triton")
 PROJECT = "keepstate"
+
+if folder := os.environ.get("KEEPSTATE_PACKAGES"):
+    sys.path.append(folder)  # last, so that nothing of the environment is replaced
 
 
 def from_environment() -> list[TrainerCallback]:
