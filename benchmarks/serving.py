@@ -2,8 +2,8 @@
 
     python benchmarks/serving.py [--variant keepstate --variant vllm ...] [--rounds 3]
 
-Starts one server a variant, side by side, with SmolLM2-135M and three adapters of random weights, and asks them in turn,
-round by round, so that the machine's other load meets all alike. Prints the mean of tokens/s for one, 12 and 16
+Starts one server a variant, side by side, with SmolLM2-135M and three adapters of random weights, and asks them in
+turn, round by round, so that the machine's other load meets all alike. Prints the mean of tokens/s for one, 12 and 16
 requests at once (base, an adapter, all mixed) and of reading prompts, with the ratio to the first variant; the tokens
 recomputed in a second turn; and whether the base answers in a mixed batch as it does alone. A server takes 3.5 GiB.
 
