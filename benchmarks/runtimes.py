@@ -27,6 +27,8 @@ from typing import Any, Protocol
 TESTS = Path(__file__).parents[1] / "tests" / "runtimes"
 sys.path.insert(0, str(TESTS))
 
+from attacks import prelude  # noqa: E402
+from attacks.suite import ATTACKS  # noqa: E402
 from hosting import LagMeter, alive, descendants, until  # noqa: E402
 from playground import FORGET, PERSISTENT, Session, Toolbox, opened  # noqa: E402
 from runtime_references import CALLS, TRIVIAL, NaiveThread, ipykernel_figures  # noqa: E402
@@ -34,6 +36,12 @@ from runtime_references import CALLS, TRIVIAL, NaiveThread, ipykernel_figures  #
 from keepstate import eventloop  # noqa: E402
 from keepstate.runtimes import Sandbox  # noqa: E402
 from keepstate.runtimes.base import RuntimeLimits  # noqa: E402
+
+
+def attack(name: str) -> str:
+    """The script of one attack of the tests' suite, ready to run."""
+    return prelude({}) + ATTACKS[name].code
+
 
 REAL = """
 import collections, json, math
@@ -49,6 +57,9 @@ FLOODS = {
     "loop in C": "sum(range(10 ** 13))",
     "memory": "while True:\n    try:\n        x = [bytes(2**20) for _ in range(999)]\n    except MemoryError: pass",
     "exits": "import os\nos._exit(1)",
+    "frames of 5 MB": attack("frames: a frame of 5 MB"),
+    "answers never read": attack("channel: calls whose answers are never read"),
+    "ends without end": attack("channel: ends without end"),
 }
 LIMITS = RuntimeLimits(tool_calls=50, seconds=20)
 
@@ -217,13 +228,13 @@ async def lags(sandbox: Sandbox, attackers: int) -> list[Figure]:
     figures = []
     for what, code in FLOODS.items():
 
-        async def attack(code: str = code) -> None:
+        async def suffer(code: str = code) -> None:
             async with opened(PERSISTENT, sandbox, limits) as session:
                 await session.run(code)
 
         gc.collect()
         async with LagMeter(0.002) as lag:
-            await asyncio.gather(*(attack() for _ in range(attackers)))
+            await asyncio.gather(*(suffer() for _ in range(attackers)))
         figures.append(Figure(f"loop lag, {attackers} x {what}, worst", 1000 * lag.worst, "ms", "<= 100"))
     return figures
 

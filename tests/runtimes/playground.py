@@ -44,6 +44,12 @@ class Toolbox(Environment):
             returns="int",
         ),
         Tool(name="refuse", description="Refuses.", parameters=(NAME,)),
+        Tool(
+            name="repeat",
+            description="Many letters.",
+            parameters=(Parameter(name="count", type="int"),),
+            returns="str",
+        ),
         Tool(name="nothing", description="Returns nothing."),
         Tool(name="finish", description="End."),
     )
@@ -71,6 +77,8 @@ class Toolbox(Environment):
             if not all(type(value) is int for value in arguments.values()):
                 raise ToolError("add takes two int")
             return arguments["a"] + arguments["b"]
+        if tool == "repeat":
+            return "x" * min(int(arguments["count"]), 10**6)
         self.over = tool == "finish"
         return arguments.get("value")
 

@@ -8,7 +8,7 @@ import pytest
 from attacks import Attack, prelude
 from attacks.suite import ATTACKS, BY_RUNG, GROUPS
 from hosting import GROSS_LAG, Host, LagMeter, descendants, descriptors, until
-from playground import PERSISTENT, Session, opened, shown
+from playground import PERSISTENT, REAL_RUNGS, Session, opened, shown
 
 from keepstate.agents.observations import render_observation
 from keepstate.runtimes import Sandbox
@@ -27,6 +27,30 @@ CASES = [
     pytest.param(attack, id=name, marks=[] if id(attack) in DEPENDENT else [pytest.mark.any_rung])
     for name, attack in ATTACKS.items()
 ]
+
+
+HOLES = {
+    "a jump of the filter off by one allowed everything": ["privileges: process calls", "privileges: network calls"],
+    "kill(0, 9) ignores pid namespaces": ["processes: kill the group"],
+    "prlimit changed the host's limits": ["processes: limits of the host"],
+    "F_SETOWN and F_SETSIG killed the host": ["processes: signals through a descriptor's owner"],
+    "chmod, utime, setxattr, fchmod reached host files": ["files: change the host's file by path",
+                                                          "files: change the host's file by descriptor"],
+    "truncate emptied a host file": ["files: change the host's file by path"],
+    "live builtins in the worker's loop": ["interpreter: wipe the builtins",
+                                           "interpreter: patch the builtins and json"],
+    "no step ids in frames": ["frames: a replayed call of an earlier step", "frames: the end of an earlier step"],
+    "no quota in /tmp": ["files: fill /tmp", "files: use up the inodes"],
+    "fork bombs bounded by a count of processes": ["processes: fork bomb", "processes: raw clone"],
+}  # fmt: skip
+"""Holes of the prototype, and the attacks that would find them again (the filter: test_filter.py, test_ladder.py)."""
+
+
+async def test_every_known_hole_is_tried_at_every_rung() -> None:
+    for names in HOLES.values():
+        assert names
+        for name in names:
+            assert set(ATTACKS[name].rungs) == set(REAL_RUNGS)
 
 
 @pytest.mark.parametrize("attack", CASES)

@@ -19,7 +19,7 @@ async def _life() -> None:
         limits = RuntimeLimits(seconds=0.2, tool_calls=10**6)
         async with opened(PERSISTENT, sandbox, limits) as one, opened(FORGET, sandbox, limits) as two:
             assert await one.output("x = 41\nprint(x + add(0, 1))") == "42\n"
-            assert (await two.run("y = echo('z' * 300_000)\nprint(len(y))")).output == "300000\n"
+            assert (await two.run("y = repeat(300_000)\nprint(len(y))")).output == "300000\n"
             assert (await two.run("y")).error_type == "NameError"
             assert (await one.run("while True: nothing()")).error_type == "TimeLimit"
             assert (await two.run("sum(range(10**13))")).error_type == "TimeLimit"

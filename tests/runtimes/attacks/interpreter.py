@@ -38,7 +38,7 @@ for thing in gc.get_objects():
 _GLOBALS = """
 import gc
 for thing in gc.get_objects():
-    if type(thing) is dict and "__spec__" in thing and thing is not globals():
+    if type(thing) is dict and "__spec__" in thing and "_call" not in thing and thing is not globals():
         for name in list(thing):
             if not name.startswith("__"):
                 thing[name] = None
