@@ -71,7 +71,7 @@ def make_read_only(target: str, *, recursive: bool) -> None:
 def make_root(folder: str) -> None:
     """Make the mount at `folder` the root, and let go of everything outside of it."""
     os.chdir(folder)
-    _syscall("pivot_root", b".", b".")  # stacks the new root on the old one, which umount2 then takes away
+    _check(_libc.pivot_root(b".", b"."), "pivot_root")  # stacks the new root on the old one, which umount2 then takes away
     _check(_libc.umount2(b".", MNT_DETACH), "umount2")
     os.chdir("/")
 
@@ -79,7 +79,7 @@ def make_root(folder: str) -> None:
 def drop_capabilities() -> None:
     """Give up every capability; with no_new_privs and no exec there is no way back."""
     header = ctypes.create_string_buffer(struct.pack("=Ii", CAPABILITY_VERSION_3, 0), 8)
-    _syscall("capset", header, ctypes.create_string_buffer(24))
+    _check(_libc.capset(header, ctypes.create_string_buffer(24)), "capset")
 
 
 def set_filter(program: bytes) -> None:

@@ -177,8 +177,6 @@ NO_PROCESSES: dict[str, tuple[int | None, int | None]] = {
 """Refused with EAGAIN, which Python reports as "can't start new thread" and "Resource temporarily unavailable"."""
 
 OWN: dict[str, tuple[int | None, int | None]] = {
-    "capset": (126, 91),
-    "pivot_root": (155, 41),
     "mount_setattr": (442, 442),
     "landlock_create_ruleset": (444, 444),
     "landlock_add_rule": (445, 445),
