@@ -7,7 +7,7 @@ import re
 from keepstate.errors import UserError
 from keepstate.serving.plan import Plan
 
-TAIL_LINES = 12
+TAIL_LINES = 8
 STAGES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"non-default args"), "reading the configuration"),
     (re.compile(r"Initializing a V1 LLM engine"), "starting the engine"),
@@ -22,6 +22,11 @@ STAGES: tuple[tuple[re.Pattern[str], str], ...] = (
 """Lines of vLLM 0.24 and 0.32, in the order in which they come."""
 
 _LOADED = re.compile(r"Loaded new LoRA adapter: name '([^']+)'")
+_HEAD = re.compile(r"^(?:\([^)]*\) )?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
+_NOISE = re.compile(
+    r"\s|$|Traceback|\[shutdown\]|Route: |nanobind|See https|.*resource_tracker|.*Parent process exited"
+)
+"""What follows the cause in a log: the frames of tracebacks, the end of processes, what libraries leak."""
 _CAUSE = re.compile(r"^(?:\([^)]*\) )*(?P<what>[\w.]*(?:Error|Exception)\b: .+)$", re.MULTILINE)
 
 
@@ -44,8 +49,13 @@ def failure(planned: Plan, log: str, code: int) -> UserError:
         code: Its exit code.
     """
     cause, hint = _explain(planned, log, code)
-    tail = "\n".join(log.strip().splitlines()[-TAIL_LINES:])
-    return UserError(f"{cause}; the end of {planned.log}:\n{tail}", hint)
+    return UserError(f"{cause}; from the end of {planned.log}:\n{tail(log)}", hint)
+
+
+def tail(log: str) -> str:
+    """The last lines that say something."""
+    lines = [line for line in log.splitlines() if not _NOISE.match(_HEAD.sub("", line, count=1))]
+    return "\n".join(lines[-TAIL_LINES:])
 
 
 def check_plugin(planned: Plan, log: str) -> None:

@@ -24,7 +24,7 @@ from keepstate import environments
 from keepstate.errors import UserError
 from keepstate.processes import GuardedProcess
 from keepstate.serving.command import command, environment
-from keepstate.serving.diagnosis import check_plugin, failure, stage
+from keepstate.serving.diagnosis import check_plugin, failure, stage, tail
 from keepstate.serving.plan import Plan
 from keepstate.serving.ports import check_port
 from keepstate.serving.prompts import check_prompts
@@ -64,10 +64,8 @@ class Server:
             UserError: It ended by itself.
         """
         code = self.process.wait()
-        tail = "\n".join(_text(self.log).strip().splitlines()[-8:])
-        raise UserError(
-            f"vLLM ended with code {code}; the end of {self.log}:\n{tail}", "start it again: keepstate serve"
-        )
+        said = tail(_text(self.log))
+        raise UserError(f"vLLM ended with code {code}; from the end of {self.log}:\n{said}", "start it again")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 from serving_helpers import MakeAdapter
 
 from keepstate.serving import Plan, plan
-from keepstate.serving.diagnosis import failure, stage
+from keepstate.serving.diagnosis import failure, stage, tail
 
 UP = "(EngineCore) INFO core.py: init engine (profile, create kv cache, warmup model) took 6.03 s\n"
 EAGER = "WARNING vllm.py: Enforce eager set, disabling torch.compile and CUDAGraphs.\n"
@@ -60,3 +60,26 @@ def test_the_adapter_that_did_not_load_is_named(planned: Plan) -> None:
     error = failure(planned, UP + first + "ValueError: LoRA rank 128 is greater than max_lora_rank 16\n", 1)
     assert "the adapter 'react' could not be loaded" in error.message
     assert planned.base_model in error.hint
+
+
+def test_the_tail_leaves_out_what_follows_the_cause() -> None:
+    log = """(APIServer pid=7) INFO 11-26 17:12:40 [core.py:402] init engine took 6.03 s
+(EngineCore pid=8) ERROR 11-26 17:12:48 [core.py:1190] Traceback (most recent call last):
+(EngineCore pid=8) ERROR 11-26 17:12:48 [core.py:1190]   File "core.py", line 1181, in run_engine_core
+(EngineCore pid=8) ERROR 11-26 17:12:48 [core.py:1190] ValueError: vLLM does not yet support DoRA.
+(EngineCore pid=8) INFO 11-26 17:12:48 [core.py:1499] [shutdown] EngineCore: exiting busy loop
+Traceback (most recent call last):
+  File "serving.py", line 139, in init_static_loras
+    raise ValueError(message)
+ValueError: Call to add_lora method failed
+
+/usr/lib/python3.11/resource_tracker.py:254: UserWarning: resource_tracker: leaked semaphore
+  warnings.warn('resource_tracker: There appear to be %d '
+nanobind: leaked 3 types!
+ - leaked type "x"
+"""
+    assert [line.rpartition("] ")[2] for line in tail(log).splitlines()] == [
+        "init engine took 6.03 s",
+        "ValueError: vLLM does not yet support DoRA.",
+        "ValueError: Call to add_lora method failed",
+    ]
