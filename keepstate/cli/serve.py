@@ -68,7 +68,7 @@ def shell_line(planned: Plan) -> str:
     from keepstate.serving.command import command as server_command  # noqa: PLC0415
     from keepstate.serving.command import own_environment  # noqa: PLC0415
 
-    words = [f"{name}={value}" for name, value in own_environment(planned).items()]
+    words = ["env", *(f"{name}={value}" for name, value in own_environment(planned).items())]
     return shlex.join([*words, *server_command(planned, environments.spec("serve").python)])
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from keepstate.files import write_json
 
-RANK = 8
+RANK = 16
+"""As in the laptop's training configs."""
 LAYERS = 30
 WIDTHS = {
     "self_attn.q_proj": (576, 576),
