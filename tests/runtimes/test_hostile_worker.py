@@ -54,6 +54,9 @@ class Wire(asyncio.Transport):
     def abort(self) -> None:
         pass
 
+    def is_closing(self) -> bool:
+        return False
+
     def is_reading(self) -> bool:
         return True
 

@@ -63,6 +63,9 @@ class Worker(asyncio.Protocol):
             WorkerLost: The process ended, or had to be ended, by its code's doing.
             EpisodeFailure: It ended by our doing, or the task failed in a tool call.
         """
+        if self._transport is not None and self._transport.is_closing():
+            await asyncio.sleep(CONFIRM_SECONDS)  # it has ended; so has the zygote, if we hear of that by now
+            self._ended()
         if isinstance(self.lost, WorkerLost):
             raise WorkerLost(self.lost.kind, f"{self.lost.reason}, after the last block; this one was not executed")
         if self.lost is not None or self._transport is None:
@@ -163,11 +166,11 @@ class Worker(asyncio.Protocol):
             self._take_turn()
 
     def _pause(self) -> None:
-        if self._transport is not None and self._transport.is_reading():
+        if self._transport is not None and not self._transport.is_closing() and self._transport.is_reading():
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._transport is not None and not self._transport.is_reading():
+        if self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
             self._transport.resume_reading()
 
     def _handle(self, message: dict[str, Any]) -> None:
@@ -191,8 +194,8 @@ class Worker(asyncio.Protocol):
 
     def _answer(self, block: Block, message: dict[str, Any]) -> None:
         answer = block.answer(message)
-        assert self._transport is not None
-        self._transport.write(answer)
+        if self._transport is not None and not self._transport.is_closing():  # it may have asked and ended
+            self._transport.write(answer)
         if block.gate.environment.finished:
             self._set_timer(GRACE_SECONDS, self.kill, WorkerLost("InterpreterExit", "the episode is over"))
 

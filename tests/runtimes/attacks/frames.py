@@ -10,13 +10,14 @@ from __future__ import annotations
 from attacks import Attack
 
 _CHANNEL = """
-import gc, json, stat
-def is_socket(number):
+import gc, json
+def is_open(number):
     try:
-        return stat.S_ISSOCK(os.fstat(number).st_mode)
+        os.get_inheritable(number)
+        return True
     except OSError:
         return False
-fd = next(filter(is_socket, range(64)))
+fd = next(filter(is_open, range(3, 64)))
 def step():
     return next(o._step for o in gc.get_objects() if type(o).__name__ == "Interpreter")
 def frame(message):
