@@ -18,8 +18,8 @@ from keepstate.machine import memory_gib
 from keepstate.runtimes.sandbox.worker import Worker
 from keepstate.vocabulary import Origin
 
-OVERCOMMIT = 8
-"""Limits promised per byte that is free: an interpreter of 256 MiB counts as 32."""
+OVERCOMMIT = 16
+"""Limits promised per byte that is free: an interpreter of 256 MiB counts as 16, five times what an idle one takes."""
 RESERVE_SHARE = 32
 LEAST_RESERVE_MIB = 256
 """The largest interpreter is ended when less than 1/32 of the memory, or this, is available."""

@@ -27,7 +27,7 @@ FIRST_LOOK_SECONDS = 0.05
 """When the clock of a block is first read; most blocks have ended by then, and looking takes 30 us."""
 CONFIRM_SECONDS = 0.003
 """How long a process is watched before it counts as over its time, lest it was only waiting for a processor."""
-FRAMES_PER_TURN = 32
+FRAMES_PER_TURN = 16
 """Frames of one worker handled before others get their turn: tool calls take 10-20 us each."""
 BYTES_A_CHARACTER = 12
 """At most, in ASCII JSON: two escapes of a surrogate pair."""

@@ -71,7 +71,8 @@ def make_read_only(target: str, *, recursive: bool) -> None:
 def make_root(folder: str) -> None:
     """Make the mount at `folder` the root, and let go of everything outside of it."""
     os.chdir(folder)
-    _check(_libc.pivot_root(b".", b"."), "pivot_root")  # stacks the new root on the old one, which umount2 then takes away
+    # the new root is stacked on the old one, which umount2 then takes away
+    _check(_libc.pivot_root(b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", MNT_DETACH), "umount2")
     os.chdir("/")
 
