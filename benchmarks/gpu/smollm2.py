@@ -5,9 +5,9 @@
 
 Takes the laptop's configs (same LoRA, learning rate, one epoch, same chat template) and changes what a GPU wants:
 packed rows of 4,096 tokens, the kernels of the GPU configs, the profile `speed`. Trains every arm of --data, which
-`keepstate dataset build` made, with the loss of held-out traces; then `react` again the plain way (no
-kernels, a 4D mask), and with Axolotl's kernels, which round in another order: how far equal trainings part.
-Writes curves.json. Does not benchmark the adapters' agents; that is `keepstate bench`.
+`keepstate dataset build` made, with the loss of held-out traces; `forget` also the plain way (no kernels, a 4D mask)
+and with Axolotl's kernels, which round in another order: how far equal trainings part. Writes curves.json.
+Does not benchmark the adapters' agents; that is `keepstate bench`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ PATHS: dict[str, dict[str, Any]] = {
 }
 """The project's way on a GPU, Axolotl's kernels alone, and PyTorch's modules with a 4D mask."""
 ARMS = ("persistent", "forget", "react")
+COMPARED = "forget"
+"""The arm that is trained all three ways."""
 
 
 def config_of(arm: str, way: str, data: Path, out: Path, *, steps: int | None, tiny: bool) -> dict[str, Any]:
@@ -131,20 +133,18 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="as on the laptop: rehearse without a GPU")
     given = parser.parse_args()
     data, out = given.data.resolve(), given.out.resolve()
-    runs = [(arm, "speed") for arm in ARMS] + [("react", "plain"), ("react", "stock")]
+    runs = [(COMPARED, way) for way in PATHS] + [(arm, "speed") for arm in ARMS if arm != COMPARED]
     report: dict[str, Any] = {}
     for arm, way in runs[: 1 if given.tiny else None]:
         found = train(arm, way, data, out, steps=given.steps, tiny=given.tiny)
-        report[f"{arm}-{way}"] = found
         brief = {key: value for key, value in found.items() if key != "losses"}
         print(f"{arm}-{way}: {brief} loss {found['losses'][:2]} ... {found['losses'][-2:]}", flush=True)
-        for other in ("plain", "stock"):
-            if way == other and found["losses"] and len(found["losses"]) == report["react-speed"]["steps"]:
-                report[f"speed to {other}"] = apart(report["react-speed"]["losses"], found["losses"])
-                print(f"speed to {other}: {report[f'speed to {other}']}", flush=True)
-        if "react-stock" in report and report["react-stock"]["steps"] == report["react-plain"]["steps"]:
-            report["plain to stock"] = apart(report["react-plain"]["losses"], report["react-stock"]["losses"])
-            print(f"plain to stock: {report['plain to stock']}", flush=True)
+        for other in PATHS:
+            earlier = report.get(f"{arm}-{other}")
+            if earlier and earlier["steps"] == found["steps"] > 1:
+                report[f"{way} less {other}"] = apart(earlier["losses"], found["losses"])
+                print(f"{way} less {other}: {report[f'{way} less {other}']}", flush=True)
+        report[f"{arm}-{way}"] = found
         (out / "curves.json").write_text(json.dumps(report, indent=1))
     return int(any(entry.get("code") for entry in report.values()))
 

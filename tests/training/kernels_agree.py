@@ -41,6 +41,7 @@ import keepstate_memory  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
+GIB = 2**30
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -130,6 +131,31 @@ def check_memory() -> None:
     assert fit(36, budget=70, base=10, probed=10, probe=4) == 36
 
 
+def check_rows() -> None:
+    """Three rows decide: all recomputed, four kept, then as many as the GPU holds with Adam's state to come."""
+    peaks = iter([0, 10 * GIB, 18 * GIB])
+    gpu = types.SimpleNamespace(
+        is_available=lambda: True,
+        max_memory_allocated=lambda: next(peaks),
+        mem_get_info=lambda: (30 * GIB, 80 * GIB),
+        memory_reserved=lambda: 20 * GIB,
+        empty_cache=lambda: None,
+        reset_peak_memory_stats=lambda: None,
+    )
+    real, keepstate_memory.torch = keepstate_memory.torch, types.SimpleNamespace(cuda=gpu)
+    layers = [torch.nn.Module() for _ in range(20)]
+    for layer in layers:
+        layer.self_attn, layer.gradient_checkpointing = torch.nn.Identity(), True
+    callback = keepstate_memory.FewerCheckpoints(reserve_gib=8.0)
+    optimizer = types.SimpleNamespace(state={})
+    kept = []
+    for ends in (callback.on_substep_end, callback.on_substep_end, callback.on_step_end, callback.on_step_end):
+        ends(None, None, None, model=torch.nn.ModuleList(layers), optimizer=optimizer)
+        kept.append(sum(not layer.gradient_checkpointing for layer in layers))
+    keepstate_memory.torch = real
+    assert kept == [0, 4, 16, 16], kept
+
+
 def check_norm_rope() -> None:
     """Norm and rotation against the formula; GPU only."""
     import keepstate_rope  # noqa: PLC0415
@@ -148,7 +174,7 @@ def check_norm_rope() -> None:
 
 def main() -> None:
     """Run every check that this machine can."""
-    checks = [check_lora, check_loss, check_documents, check_memory]
+    checks = [check_lora, check_loss, check_documents, check_memory, check_rows]
     for check in checks + [check_norm_rope] * torch.cuda.is_available():
         check()
         print(f"agrees: {check.__name__}")

@@ -44,16 +44,16 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         return None if torch.cuda.is_available() else {"use_cpu": True}
 
     def pre_model_load(self, cfg: Any) -> None:
-        """Put in what is faster and computes the same, in either profile. Its modules need a GPU's Triton."""
+        """Put in what is faster and computes the same, in either profile. Some of it needs Triton, so a GPU."""
         if cfg.keepstate_profile is None or not torch.cuda.is_available():
             return
-        import keepstate_rope  # noqa: PLC0415
-
         if cfg.sample_packing and cfg.attn_implementation == "sdpa":
             keepstate_attention.install()
         if cfg.liger_fused_linear_cross_entropy:
             keepstate_loss.install()
         if cfg.fused_attn_kernel and cfg.model_config_type == "qwen3":
+            import keepstate_rope  # noqa: PLC0415
+
             keepstate_rope.install()
 
     def pre_lora_load(self, cfg: Any, model: Any) -> None:
@@ -85,8 +85,11 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         return None
 
     def add_callbacks_pre_trainer(self, cfg: Any, model: Any) -> list[TrainerCallback]:
-        """Progress, saving and tracking as the launcher asked for; `speed` spends free memory."""
+        """Progress, saving and tracking as the launcher asked for; `speed` spends free memory.
+
+        Only where rows have one length: a longer one later would not find the memory that the first ones left.
+        """
         callbacks: list[TrainerCallback] = keepstate_callbacks.from_environment()
-        if cfg.keepstate_profile == "speed":
+        if cfg.keepstate_profile == "speed" and cfg.pad_to_sequence_len:
             callbacks.append(FewerCheckpoints())
         return callbacks

@@ -44,6 +44,7 @@ class FewerCheckpoints(TrainerCallback):  # type: ignore[misc]
         self._reserve = int(reserve_gib * GIB)
         self._rows = 0
         self._base = 0
+        self._layers: list[Any] = []
 
     def on_substep_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """One more row, inside a step."""
@@ -57,15 +58,17 @@ class FewerCheckpoints(TrainerCallback):  # type: ignore[misc]
         self._rows += 1
         if self._rows > 3 or model is None or not torch.cuda.is_available():
             return
-        layers = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
-        layers = [layer for layer in layers if hasattr(layer, "self_attn")]
         peak = torch.cuda.max_memory_allocated()
-        if self._rows == 2:
+        layers = self._layers
+        if self._rows == 1:
+            self._layers = [module for module in model.modules() if is_recomputed(module)]
+        elif self._rows == 2:
             self._base = peak
             keep(layers, PROBE)
         elif self._rows == 3:
             budget = self._budget(model, optimizer)
-            count = layers_that_fit(len(layers), budget=budget, base=self._base, probed=peak)
+            probe = min(PROBE, len(layers))
+            count = layers_that_fit(len(layers), budget=budget, base=self._base, probed=peak, probe=probe)
             keep(layers, count)
             torch.cuda.empty_cache()
             print(
@@ -84,6 +87,11 @@ class FewerCheckpoints(TrainerCallback):  # type: ignore[misc]
         if inner is not None and not getattr(inner, "state", None):
             budget -= ADAM_BYTES * sum(p.numel() for p in model.parameters() if p.requires_grad)
         return budget
+
+
+def is_recomputed(module: Any) -> bool:
+    """Whether it is a layer that computes its activations twice."""
+    return hasattr(module, "self_attn") and bool(getattr(module, "gradient_checkpointing", False))
 
 
 def keep(layers: list[Any], count: int) -> None:
