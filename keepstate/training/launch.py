@@ -27,8 +27,8 @@ from keepstate.training.run_folder import LOG, PROGRESS, RESOLVED, STOP, checkpo
 from keepstate.vocabulary import Tracker
 
 POLL_SECONDS = 0.5
-STOP_SECONDS = 120.0
-"""How long a Ctrl-C waits for the step in progress and its checkpoint."""
+STOP_SECONDS = 900.0
+"""How long a Ctrl-C waits for the step in progress and its checkpoint: 262,144 tokens, on a slow GPU minutes."""
 TAIL_LINES = 8
 KILLED = 128 + 9
 SPIN_COUNT = "10000"

@@ -108,3 +108,15 @@ def test_data_that_changed_is_refused(dataset: Path, model: Path, broken: str, m
 def test_missing_model_is_named(dataset: Path) -> None:
     with pytest.raises(UserError, match="models/none"):
         plan(LAPTOP, dataset=dataset, base_model="models/none")
+
+
+@pytest.mark.parametrize(("flags", "bf16"), [({"avx2"}, False), ({"avx2", "avx512_bf16"}, True), (set(), True)])
+def test_processor_without_bf16_trains_in_float32(
+    dataset: Path, model: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str], bf16: bool
+) -> None:
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags))
+    planned = plan(LAPTOP, dataset=dataset, base_model=model)
+    assert planned.config["bf16"] is bf16
+    assert any("float32" in remark for remark in planned.remarks) is not bf16
+    given = plan(LAPTOP, dataset=dataset, base_model=model, overrides={"bf16": True})
+    assert given.config["bf16"] is True
