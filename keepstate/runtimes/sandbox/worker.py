@@ -25,6 +25,8 @@ GRACE_SECONDS = 0.3
 """How long a block may go on after it was told that its time is over, before the process is killed."""
 FIRST_LOOK_SECONDS = 0.05
 """When the clock of a block is first read; most blocks have ended by then, and looking takes 30 us."""
+BLAME_SECONDS = 0.05
+"""How long after the end of a worker the end of its zygote may become known."""
 CONFIRM_SECONDS = 0.003
 """How long a process is watched before it counts as over its time, lest it was only waiting for a processor."""
 FRAMES_PER_TURN = 16
@@ -110,8 +112,8 @@ class Worker(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the event loop. The zygote's end, if that is the reason, has arrived by the next turn."""
-        self._loop.call_soon(self._ended)
+        """Called by the event loop. Whether the zygote's end is the reason can be told a little later."""
+        self._loop.call_later(BLAME_SECONDS, self._ended)
 
     def _ended(self) -> None:
         if self._zygote_alive():

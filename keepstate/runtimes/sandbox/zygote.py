@@ -159,7 +159,7 @@ class Zygote:
             connect.add_done_callback(lambda done: _hand_over(done, asked))
 
     async def _connect(self, connection: int, process: int) -> Worker:
-        worker = Worker(process, lambda: self.alive)
+        worker = Worker(process, lambda: self.alive and self._process.poll() is None)
         sock = socket.socket(fileno=connection)
         sock.setblocking(False)
         await self._loop.create_unix_connection(lambda: worker, sock=sock)
