@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -180,8 +181,7 @@ def measure(options: Options) -> None:
     for rows in dict.fromkeys(name.split("/")[1] for name in options.names):
         count = (options.warm + options.steps + 1) * options.accumulation + 5
         lengths[rows] = write_documents(work / f"{rows}.parquet", ROWS[rows], count=count, tiny=options.tiny)
-    # In a process of its own, whose GPU memory is free again when variants begin.
-    subprocess.run([sys.executable, __file__, "--child", "--out", str(options.out)], check=True)
+    subprocess.run([sys.executable, HERE / "machine.py", options.out / "machine.json"], check=True)
     waiting = start(options.names[0], options)
     try:
         for number, name in enumerate(options.names):
@@ -231,37 +231,6 @@ def read_seconds(options: Options, name: str) -> tuple[list[float], dict[str, An
     return data["seconds"][options.warm :], data
 
 
-def machine() -> dict[str, Any]:
-    """Which GPU and versions, and the rate of a large bf16 product: what 100 % of MFU is here."""
-    import importlib.metadata  # noqa: PLC0415
-
-    import torch  # noqa: PLC0415
-
-    names = ("torch", "axolotl", "transformers", "peft", "bitsandbytes", "liger-kernel", "triton")
-    found = {name: importlib.metadata.version(name) for name in names if name != "triton" or torch.cuda.is_available()}
-    if not torch.cuda.is_available():
-        return {"gpu": None, "matmul_tflops": None, "versions": found}
-    size, rounds = 8192, 20
-    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    times = []
-    for _ in range(rounds):
-        begin, finished = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        left @ right
-        finished.record()
-        finished.synchronize()
-        times.append(begin.elapsed_time(finished))
-    properties = torch.cuda.get_device_properties(0)
-    return {
-        "gpu": properties.name,
-        "gib": properties.total_memory / 2**30,
-        "matmul_tflops": 2 * size**3 / min(times[5:]) / 1e9,
-        "cudnn": torch.backends.cudnn.version(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": found,
-    }
-
-
 def main() -> int:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -279,11 +248,10 @@ def main() -> int:
             parser.error(f"{name}: KIND/ROWS with KIND of {', '.join(KINDS)} and ROWS of {', '.join(ROWS)}")
     options = Options(given.names, given.out.resolve(), given.tiny, given.kernels, given.budget, given.accumulation)
     if given.child:
-        if given.names == DEFAULT.split():
-            (options.out / "machine.json").write_text(json.dumps(machine(), indent=1))
-        else:
-            train_one(given.names[0], options)
+        train_one(given.names[0], options)
         return 0
+    if importlib.util.find_spec("axolotl") is None:
+        parser.error("needs the training environment: make setup-train, then .venv-train/bin/python " + __file__)
     import torch  # noqa: PLC0415
 
     if not (options.tiny or torch.cuda.is_available()):
@@ -294,4 +262,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
