@@ -234,6 +234,8 @@ raise SystemExit
         lost=None,
         shows="refused|interpreter",
     ),
+    _loop("gives way all the time", "while True: os.sched_yield()"),
+    _loop("sleeps in slices", "import time\nwhile True: time.sleep(0.0005)"),
     Attack(
         "raises the signal of the limit itself",
         """
