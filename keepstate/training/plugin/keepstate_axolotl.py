@@ -1,4 +1,4 @@
-"""What Axolotl's YAML has no key for, as a plugin: training on the CPU in bf16, and progress as JSON lines.
+"""What Axolotl's YAML has no key for, as a plugin: bf16 on the CPU, progress, one order, a GPU's speed and memory.
 
     plugins: [keepstate_axolotl.KeepstatePlugin]      # with this folder on PYTHONPATH
 
@@ -33,7 +33,7 @@ class KeepstateArgs(BaseModel):
 
 
 class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
-    """CPU bf16 where there is no GPU, and progress."""
+    """Axolotl's hooks, in the order in which it calls them. Without a profile, a GPU trains by Axolotl's own parts."""
 
     def get_input_args(self) -> str:
         """Add our keys to Axolotl's schema."""
