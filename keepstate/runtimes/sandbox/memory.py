@@ -11,6 +11,7 @@ import asyncio
 import resource
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from keepstate.errors import EpisodeFailure
@@ -31,9 +32,10 @@ CALM_SECONDS, ALERT_SECONDS = 0.25, 0.05
 
 def available_mib() -> float:
     """Memory that can be had without swapping, by the kernel's estimate."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) / 1024
+    with suppress(OSError):  # no Linux
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) / 1024
     return memory_gib() * 1024
 
 

@@ -94,7 +94,7 @@ class Sandbox:
             self._watch.cancel()
         for stock in self._stocks.values():
             stock.close()
-        for worker in list(self._workers):
+        for worker in tuple(self._workers):
             worker.close()
         zygote, self._zygote = self._zygote, None
         if zygote is not None:
@@ -119,7 +119,8 @@ class Sandbox:
             EpisodeFailure: There is none to be had (origin sandbox).
         """
         worker = await self._stocks[memory_mib].take()
-        self._workers = {known for known in self._workers if known.lost is None} | {worker}
+        self._workers.add(worker)
+        worker.on_end(self._workers.discard)
         return worker
 
     async def _spawn(self, memory_mib: int) -> Worker:

@@ -72,8 +72,9 @@ class Stock:
     def _spare(self) -> Worker | None:
         while self._spares:
             worker = self._spares.popleft()
-            if worker.lost is None:
+            if worker.is_connected:
                 return worker
+            worker.close()
         return None
 
     async def _make(self) -> None:

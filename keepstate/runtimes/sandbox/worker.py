@@ -57,6 +57,11 @@ class Worker(asyncio.Protocol):
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.lost: WorkerLost | EpisodeFailure | None = None
         """Why there is no interpreter any more."""
+        self._on_end: Callable[[Worker], None] | None = None
+
+    def on_end(self, action: Callable[[Worker], None]) -> None:
+        """Call `action` with this worker when it ends."""
+        self._on_end = action
 
     async def run(self, code: str, gate: ToolGate, limits: RuntimeLimits) -> BlockResult:
         """Run one block.
@@ -65,8 +70,8 @@ class Worker(asyncio.Protocol):
             WorkerLost: The process ended, or had to be ended, by its code's doing.
             EpisodeFailure: It ended by our doing, or the task failed in a tool call.
         """
-        if self._transport is not None and self._transport.is_closing():
-            await asyncio.sleep(CONFIRM_SECONDS)  # it has ended; so has the zygote, if we hear of that by now
+        if self.lost is None and not self.is_connected:
+            await asyncio.sleep(BLAME_SECONDS)  # it has ended; so has the zygote, if we hear of that by then
             self._ended()
         if isinstance(self.lost, WorkerLost):
             raise WorkerLost(self.lost.kind, f"{self.lost.reason}, after the last block; this one was not executed")
@@ -87,6 +92,11 @@ class Worker(asyncio.Protocol):
             if self._timer is not None:
                 self._timer.cancel()
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can run a block, as far as is known."""
+        return self.lost is None and self._transport is not None and not self._transport.is_closing()
+
     def kill(self, cause: WorkerLost | EpisodeFailure) -> None:
         """End the process. Safe to call twice; the first cause counts."""
         if self.lost is not None:
@@ -102,6 +112,8 @@ class Worker(asyncio.Protocol):
             self.ready.exception()  # whoever waits is told; nobody else need be
         if self._block is not None:
             self._block.fail(cause)
+        if self._on_end is not None:
+            self._on_end(self)
 
     def close(self) -> None:
         """End the process because nobody needs it any more. Safe to call twice."""
@@ -168,11 +180,11 @@ class Worker(asyncio.Protocol):
             self._take_turn()
 
     def _pause(self) -> None:
-        if self._transport is not None and not self._transport.is_closing() and self._transport.is_reading():
+        if self._transport is not None and self.is_connected and self._transport.is_reading():
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
+        if self._transport is not None and self.is_connected and not self._transport.is_reading():
             self._transport.resume_reading()
 
     def _handle(self, message: dict[str, Any]) -> None:
@@ -196,7 +208,7 @@ class Worker(asyncio.Protocol):
 
     def _answer(self, block: Block, message: dict[str, Any]) -> None:
         answer = block.answer(message)
-        if self._transport is not None and not self._transport.is_closing():  # it may have asked and ended
+        if self._transport is not None and self.is_connected:  # it may have asked and ended
             self._transport.write(answer)
         if block.gate.environment.finished:
             self._set_timer(GRACE_SECONDS, self.kill, WorkerLost("InterpreterExit", "the episode is over"))

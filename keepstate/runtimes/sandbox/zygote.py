@@ -25,6 +25,8 @@ START_SECONDS = 20.0
 """Starting takes 0.1 s on an idle machine."""
 SPAWN_SECONDS = 30.0
 """A worker takes 4 ms on an idle machine."""
+LAST_WORDS_SECONDS = 0.1
+"""How long to wait for the exit status of a zygote whose connection has ended: milliseconds."""
 REQUESTS_AT_ONCE = 32
 """So few that they always fit into the buffer of the connection (about 270), and sending never waits."""
 ENVIRONMENT = {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0"}
@@ -107,6 +109,8 @@ class Zygote:
                 worker = await asked
                 await worker.ready
         except BaseException as error:
+            if worker is None and asked.done() and not asked.cancelled() and asked.exception() is None:
+                worker = asked.result()  # it came at the moment at which we were cancelled
             if worker is not None:
                 worker.close()
             if isinstance(error, TimeoutError):
@@ -148,7 +152,7 @@ class Zygote:
         if not self._started.done():
             self._started.set_result(answer.get("failed"))
             return
-        asked = self._asked.get(answer["id"])
+        asked = self._asked.get(answer.get("id"))
         if asked is None or asked.done():
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -181,9 +185,10 @@ class Zygote:
         """Why the zygote ended, from its error output."""
         words = b""
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.5)
-            if self._process.stderr is not None:
-                words = self._process.stderr.read(100_000)
+            self._process.wait(LAST_WORDS_SECONDS)
+        if self._process.stderr is not None:
+            os.set_blocking(self._process.stderr.fileno(), False)  # a process that it left may hold the other end
+            words = self._process.stderr.read() or b""
         lines = words.decode(errors="replace").strip().splitlines()
         return f"the zygote ended ({lines[-1] if lines else f'status {self._process.poll()}'})"
 
