@@ -82,9 +82,13 @@ def _kernel_step(client: Any, code: str) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
-def _pss_mib(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+def pss_mib(pid: int) -> float:
+    """Memory of a process, shared pages divided among those who share them; 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0) / 1024
 
 
 def main() -> None:
@@ -100,7 +104,7 @@ def main() -> None:
         figures["first"].append(1000 * (time.perf_counter() - started))
         figures["trivial"] += [_kernel_step(client, TRIVIAL) for _ in range(steps)]
         figures["calls"] += [_kernel_step(client, KERNEL_CALLS) for _ in range(max(2, steps // 10))]
-        figures["memory"] = _pss_mib(manager.provisioner.pid)
+        figures["memory"] = pss_mib(manager.provisioner.pid)
         client.stop_channels()
         manager.shutdown_kernel(now=True)
     print(json.dumps(figures), flush=True)
