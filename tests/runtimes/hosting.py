@@ -115,12 +115,22 @@ class LagMeter:
 
 
 def children(pid: int | None = None) -> set[int]:
-    """Process numbers of those that this process (or `pid`) started itself, dead ones excluded."""
+    """Process numbers of those that this process (or `pid`) started itself; not dead ones, nor multiprocessing's own.
+
+    A process pool of an earlier test leaves a tracker of resources behind, which lives as long as this process.
+    """
     found: set[int] = set()
     for tasks in Path(f"/proc/{pid or os.getpid()}/task").glob("*/children"):
         with suppress(OSError):
             found |= {int(word) for word in tasks.read_text().split()}
-    return alive(found)
+    return {each for each in alive(found) if "multiprocessing.resource_tracker" not in _command(each)}
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def descendants(root: int | None = None) -> set[int]:
