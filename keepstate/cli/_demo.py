@@ -46,7 +46,7 @@ from keepstate.traces.collect import CollectPlan, Tally, collect
 from keepstate.training import train
 from keepstate.training.config import config_path
 from keepstate.training.result import WEIGHTS
-from keepstate.vocabulary import Difficulty, RuntimeName
+from keepstate.vocabulary import Difficulty, RuntimeName, Tracker
 
 TRAIN_SEED, EVAL_SEED = 0, 123_456_789
 CONTEXT = 8_192
@@ -182,6 +182,7 @@ class Demo:
                     output=self.folder.adapter(runtime),
                     base_model=basemodel.folder(),
                     resume=True,
+                    tracker=Tracker.NONE,  # 3 s of imports a training; its folder has every loss in progress.jsonl
                     on_progress=show,
                     on_remark=_say,
                 )
