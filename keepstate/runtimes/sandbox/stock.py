@@ -15,6 +15,8 @@ from keepstate.runtimes.sandbox.worker import Worker
 
 FEWEST, MOST = 2, 16
 """Bounds of the stock: each idle interpreter costs 2-3 MB."""
+FILL_AFTER_SECONDS = 0.01
+"""Making the next one waits until the block for which this one was taken has most likely ended."""
 EPISODES_A_SPARE = 4
 """While episodes wait for their model, a few interpreters serve many."""
 
@@ -48,7 +50,7 @@ class Stock:
                 worker = await self._spawn()
             finally:
                 self._waiting -= 1
-        self.fill()
+        asyncio.get_running_loop().call_later(FILL_AFTER_SECONDS, self.fill)
         return worker
 
     def fill(self) -> None:
