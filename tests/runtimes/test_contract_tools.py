@@ -119,6 +119,7 @@ BAD_CALLS = [
 
 
 @CODE
+@pytest.mark.any_rung
 @pytest.mark.parametrize("code", [row[1] for row in BAD_CALLS], ids=[row[0] for row in BAD_CALLS])
 async def test_a_bad_call_is_a_python_error(sandbox: Sandbox, runtime: RuntimeName, code: str) -> None:
     limits = RuntimeLimits(seconds=10)
