@@ -10,7 +10,7 @@ from keepstate.runtimes import Sandbox
 
 async def main() -> None:
     async with (
-        Sandbox(isolation=sys.argv[1]) as sandbox,
+        Sandbox(isolation=sys.argv[1], allow_unsafe=True) as sandbox,
         opened(PERSISTENT, sandbox) as one,
         opened(PERSISTENT, sandbox) as two,
         opened(FORGET, sandbox) as three,
