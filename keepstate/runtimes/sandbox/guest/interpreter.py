@@ -7,16 +7,24 @@ streams, a full heap, `sys.exit()`) do not break the next block.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # `signal` without its enums: 6 of 40 us a block
-import ast
 import builtins
-import contextlib
-import gc
 import importlib
-import io
-import mmap
 import sys
+from _signal import (  # type: ignore[import-not-found]  # `signal` without its enums: 6 of 40 us a block
+    ITIMER_REAL,
+    SIG_UNBLOCK,
+    SIGUSR1,
+    pthread_sigmask,
+    setitimer,
+    signal,
+)
+from ast import Expr, Expression, Module, PyCF_ONLY_AST
+from contextlib import suppress
+from gc import callbacks
+from io import StringIO
+from mmap import mmap
 from operator import is_
+from sys import modules, setprofile, settrace
 from time import monotonic
 from types import FrameType, ModuleType
 from typing import Any
@@ -27,8 +35,9 @@ from .tools import EpisodeFinished, TimeLimit, ToolCallLimit, ToolError, make_to
 from .tracebacks import format_error
 
 globals()["__builtins__"] = dict(vars(builtins))  # functions below keep working when model code patches `builtins`
+# For the same reason what they use of other modules is imported by name.
 
-SOFT_LIMIT_SIGNAL = _signal.SIGUSR1
+SOFT_LIMIT_SIGNAL = SIGUSR1
 """Sent by the host when the time of a block is used up."""
 MAX_ERROR_CHARS = 20_000
 MAX_NAMES = 200
@@ -72,14 +81,14 @@ class Interpreter:
         self._next_output = 0.0
         self._main = ModuleType("__main__")
         vars(self._main)["__builtins__"] = builtins
-        sys.modules["__main__"] = self._main
-        for name in [name for name in sys.modules if name.partition(".")[0] == "guest"]:
-            del sys.modules[name]
+        modules["__main__"] = self._main
+        for name in [name for name in modules if name.partition(".")[0] == "guest"]:
+            del modules[name]
         vars(builtins).update(exit=_leave, quit=_leave, help=_help, ToolError=ToolError)
         self._builtins = tuple(vars(builtins).items())
         self._builtin_values = tuple(vars(builtins).values())
-        self._reserve: mmap.mmap | None = mmap.mmap(-1, HEAP_RESERVE)
-        _signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)  # its time may be up before a starved block has begun
+        self._reserve: mmap | None = mmap(-1, HEAP_RESERVE)
+        signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)  # its time may be up before a starved block has begun
 
     def report_failure(self, reason: str) -> None:
         """Tell the host that this worker could not be confined."""
@@ -131,7 +140,8 @@ class Interpreter:
                 self._running = False
         except BaseException as raised:  # the time limit, while an error was being described
             self._running = False
-            error = type(raised).__name__, f"{type(raised).__name__}: {self._limit_message}"
+            said = f": {self._limit_message}" if isinstance(raised, TimeLimit) else ""
+            error = type(raised).__name__, f"{type(raised).__name__}{said}"
         self._restore()
         if error is None:
             return {"globals": self._names()}
@@ -144,26 +154,26 @@ class Interpreter:
         self._block += 1
         sys.stdout = Capture(self._write, "<stdout>")
         sys.stderr = Capture(self._write, "<stderr>")
-        sys.stdin = io.StringIO()
+        sys.stdin = StringIO()
         vars(self._main).update(self._tools)
         vars(self._main).update(__name__="__main__", __builtins__=builtins)
-        _signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (SOFT_LIMIT_SIGNAL,))
+        signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
+        pthread_sigmask(SIG_UNBLOCK, (SOFT_LIMIT_SIGNAL,))
 
     def _restore(self) -> None:
         """Take away what would run in our own code, or break the next block."""
-        sys.settrace(None)
-        sys.setprofile(None)
-        gc.callbacks.clear()
-        _signal.setitimer(_signal.ITIMER_REAL, 0)
+        settrace(None)
+        setprofile(None)
+        callbacks.clear()
+        setitimer(ITIMER_REAL, 0)
         now = vars(builtins)
         if len(now) != len(self._builtins) or not all(map(is_, now.values(), self._builtin_values)):
             now.clear()
             now.update(self._builtins)
-        sys.modules["__main__"] = self._main
+        modules["__main__"] = self._main
         if self._reserve is None:
-            with contextlib.suppress(MemoryError, OSError):
-                self._reserve = mmap.mmap(-1, HEAP_RESERVE)
+            with suppress(MemoryError, OSError):
+                self._reserve = mmap(-1, HEAP_RESERVE)
 
     def _outcome(self, code: str) -> tuple[str, str] | None:
         """Run a block; class and text of its error, or None."""
@@ -184,13 +194,13 @@ class Interpreter:
         """Run a block as a REPL does: the value of an expression at its end is shown."""
         filename = f"<block {self._block}>"
         self._sources[filename] = code.split("\n")
-        tree = compile(code, filename, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-        assert isinstance(tree, ast.Module)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        tree = compile(code, filename, "exec", PyCF_ONLY_AST, dont_inherit=True)
+        assert isinstance(tree, Module)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], Expr) else None
         space = vars(self._main)
         exec(compile(tree, filename, "exec", dont_inherit=True), space)
-        if isinstance(last, ast.Expr):
-            value = eval(compile(ast.Expression(last.value), filename, "eval", dont_inherit=True), space)
+        if isinstance(last, Expr):
+            value = eval(compile(Expression(last.value), filename, "eval", dont_inherit=True), space)
             if value is not None:
                 self._write(repr(value) + "\n")
 
