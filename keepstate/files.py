@@ -83,7 +83,9 @@ def write_error(path: Path, error: OSError) -> UserError:
     """Explain why `path` could not be written."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"no disk space left for {path}", "free some space, then repeat the command: what is finished is kept")
+        return UserError(
+            f"no disk space left for {path}", "free some space, then repeat the command: what is finished is kept"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"cannot write {path}: {reason}", "choose another output folder, or give yourself the right")
     return UserError(f"cannot write {path}: {reason}", "choose another output folder")

@@ -21,10 +21,11 @@ from keepstate.runtimes.base import RuntimeLimits
 from keepstate.tasks import load_tasks, make_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.config import TaskSetConfig, read_config
-from keepstate.vocabulary import Adapter, Difficulty, RuleSet, RuntimeName
+from keepstate.vocabulary import Adapter, Difficulty, RuleSet, Rung, RuntimeName
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
 DEFAULT_CONTEXT = 40_960
+RUNGS = [rung for rung in Rung if rung is not Rung.NONE]
 
 
 class Closed(BaseModel):
@@ -131,8 +132,8 @@ class BenchmarkConfig(Closed):
     base_url: str = DEFAULT_BASE_URL
     concurrency: int = Field(default=64, ge=1)
     """Episodes at once; a run of several cells takes the largest. The server's cache may allow fewer."""
-    isolation: str = "auto"
-    """Rung of the sandbox."""
+    isolation: str = Field(default="auto", pattern=rf"^(auto|({'|'.join(RUNGS)})\+?)$")
+    """Rung of the sandbox: the strongest, a named one, or (`landlock+`) at least a named one."""
 
     @property
     def served_name(self) -> str:

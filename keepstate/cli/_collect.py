@@ -41,7 +41,12 @@ ALL = "all"
 @click.option("--turns", type=click.IntRange(1), default=EpisodeLimits().turns, show_default=True)
 @click.option("--tool-calls", type=click.IntRange(2), default=RuntimeLimits().tool_calls, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Episodes at once.")
-@click.option("--isolation", default="auto", show_default=True, help="Rung of the sandbox; see: keepstate doctor")
+@click.option(
+    "--isolation",
+    default="auto",
+    show_default=True,
+    help="Rung of the sandbox, RUNG+ for at least that one; see: keepstate doctor",
+)
 @click.option("--allow-unsafe", is_flag=True, help="Run the teacher's code without a sandbox if there is none.")
 def command(  # noqa: PLR0913 - one parameter an option
     *,

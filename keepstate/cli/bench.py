@@ -34,7 +34,7 @@ def _shared(function: Callable[..., None]) -> Callable[..., None]:
     """The options that both commands have."""
     options = (
         click.option("--concurrency", type=click.IntRange(1), help="Episodes at once; the config's where not given."),
-        click.option("--isolation", help="Rung of the sandbox; see: keepstate doctor"),
+        click.option("--isolation", help="Rung of the sandbox, RUNG+ for at least that one; see: keepstate doctor"),
         click.option("--allow-unsafe", is_flag=True, help="Run model-written code without a sandbox if there is none."),
         click.option("--fresh", is_flag=True, help="Replace results that were made with another config."),
     )

@@ -14,7 +14,9 @@ import click
 @click.option("--train-tasks", type=click.IntRange(2), default=60, help="Each is played in all three runtimes.")
 @click.option("--eval-tasks", type=click.IntRange(1), default=16, help="Held out, played by every cell.")
 @click.option("--port", type=click.IntRange(1, 65_535), default=8000, help="Of the server, on 127.0.0.1.")
-@click.option("--isolation", default="auto", help="Rung of the sandbox; see: keepstate doctor")
+@click.option(
+    "--isolation", default="auto", help="Rung of the sandbox, RUNG+ for at least that one; see: keepstate doctor"
+)
 @click.option("--allow-unsafe", is_flag=True, help="Run model-written code without a sandbox if there is none.")
 def command(
     *, out: Path | None, train_tasks: int, eval_tasks: int, port: int, isolation: str, allow_unsafe: bool

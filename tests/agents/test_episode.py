@@ -29,7 +29,7 @@ FAST = EpisodeLimits(turns=6, seconds=30, runtime=RuntimeLimits(tool_calls=3, se
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(minimum=None, allow_unsafe=True) as made:
+    async with Sandbox(allow_unsafe=True) as made:
         yield made
 
 

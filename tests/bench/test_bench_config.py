@@ -85,6 +85,8 @@ def test_the_defaults_are_those_written_out_in_the_files() -> None:
         ({"tasks": {}}, "exactly one of config, folder, difficulty (found none)", "allowed keys: config, folder"),
         ({"tasks": {"folder": "x", "difficulty": "mini"}}, "found folder, difficulty", "config"),
         ({"name": "../x"}, "name: String should match pattern", "allowed"),
+        ({"isolation": "chroot"}, "isolation: String should match pattern", "isolation"),
+        ({"isolation": "auto+"}, "isolation: String should match pattern", "isolation"),
     ],
 )
 def test_what_is_wrong_with_a_config_is_named(
@@ -104,6 +106,10 @@ def test_files_that_are_no_config_are_refused(content: str, tmp_path: Path) -> N
         load_config(path)
     with pytest.raises(UserError, match="cannot read"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_weakest_rung_can_be_required(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, isolation="landlock+")).isolation == "landlock+"
 
 
 def test_relative_task_paths_start_at_the_config(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from keepstate.vocabulary import Origin, Rung
 
 LADDER = (Rung.NAMESPACES, Rung.LANDLOCK, Rung.SECCOMP, Rung.PROCESS)
 AUTO = "auto"
+OR_STRONGER = "+"
 WANTED_DESCRIPTORS = 8192
 
 
@@ -46,16 +47,16 @@ class Sandbox:
     """Where model-written code runs.
 
     Args:
-        isolation: `auto` for the strongest rung that passes its self-test, or the name of the one rung to use.
-        minimum: The weakest rung that `auto` may take; by default the weakest real sandbox, `seccomp`.
+        isolation: `auto` for the strongest rung that passes its self-test, the name of the one rung to use, or a name
+            with `+` for that rung or a stronger one.
         allow_unsafe: Also admit `process`, which is no sandbox, where no other rung is to be had.
 
     Raises:
         UserError: A name that is no rung; on entering, no admissible rung on this machine.
     """
 
-    def __init__(self, isolation: str = AUTO, minimum: Rung | str | None = None, allow_unsafe: bool = False) -> None:
-        self._admissible = _admissible(isolation, minimum, allow_unsafe)
+    def __init__(self, isolation: str = AUTO, *, allow_unsafe: bool = False) -> None:
+        self._admissible = _admissible(isolation, allow_unsafe)
         self._zygote: Zygote | None = None
         self._rung: Rung | None = None
         self._restarting = asyncio.Lock()
@@ -145,17 +146,18 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
-def _admissible(isolation: str, minimum: Rung | str | None, allow_unsafe: bool) -> tuple[Rung, ...]:
+def _admissible(isolation: str, allow_unsafe: bool) -> tuple[Rung, ...]:
     """The rungs to try, strongest first."""
-    names = ", ".join(LADDER)
-    weakest = Rung.PROCESS if allow_unsafe else Rung.SECCOMP
-    if minimum is not None:
-        if minimum not in LADDER:
-            raise UserError(f"no rung of the sandbox is named {minimum!r}", f"name one of: {names}")
-        weakest = Rung(minimum)
-    if isolation != AUTO and isolation not in LADDER:
-        raise UserError(f"no rung of the sandbox is named {isolation!r}", f"name one of: {AUTO}, {names}")
-    asked = LADDER[: LADDER.index(weakest) + 1] if isolation == AUTO else (Rung(isolation),)
+    name = isolation.removesuffix(OR_STRONGER)
+    if isolation == AUTO:
+        name = Rung.PROCESS if allow_unsafe else Rung.SECCOMP
+    elif name not in LADDER:
+        raise UserError(
+            f"no rung of the sandbox is named {isolation!r}",
+            f"name one of: {AUTO}, {', '.join(LADDER)}; with {OR_STRONGER} behind it a stronger one is taken as well",
+        )
+    at_least = isolation == AUTO or isolation != name
+    asked = LADDER[: LADDER.index(Rung(name)) + 1] if at_least else (Rung(name),)
     if asked[-1] is Rung.PROCESS and not allow_unsafe:
         raise UserError(
             "the rung 'process' is no sandbox: model-written code could read your files and use your network",
