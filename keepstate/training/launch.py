@@ -152,7 +152,9 @@ def _environment(planned: Plan) -> dict[str, str]:
         own["HF_HUB_OFFLINE"] = "1"
     if planned.gpu is not None:  # the trainer would split rows over all it sees
         own |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(planned.gpu)}
-    if not needs_gpu(planned.config):
+    if needs_gpu(planned.config):  # as Axolotl's own command sets it: less memory lost between blocks
+        own["PYTORCH_ALLOC_CONF"] = os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    else:
         own["CUDA_VISIBLE_DEVICES"] = ""
         own["GOMP_SPINCOUNT"] = SPIN_COUNT
     return os.environ | own
