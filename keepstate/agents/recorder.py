@@ -112,9 +112,9 @@ class Recorder:
             rung=self.rung,
             agent=self._runtime.agent,
             model=self._model.name,
-            sampling=_sampling(self._model),
+            sampling=sampling_record(self._model),
             seed=self.seed,
-            limits=_limits(self._limits),
+            limits=limits_record(self._limits),
             versions={"keepstate": __version__, "python": platform.python_version()},
             failure=failure,
             verdict=verdict,
@@ -199,12 +199,14 @@ def _summary(task: TaskRef, events: list[Event], reason: FinishReason) -> Summar
     )
 
 
-def _sampling(model: Model) -> dict[str, Any] | None:
+def sampling_record(model: Model) -> dict[str, Any] | None:
+    """How a trace records the sampling of this model."""
     sampling = getattr(model, "sampling", None)
     return asdict(sampling) if is_dataclass(sampling) and not isinstance(sampling, type) else None
 
 
-def _limits(limits: EpisodeLimits) -> LimitsRecord:
+def limits_record(limits: EpisodeLimits) -> LimitsRecord:
+    """How a trace records these limits."""
     return LimitsRecord(
         turns=limits.turns,
         seconds=limits.seconds,

@@ -11,14 +11,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from keepstate.agents import EpisodeLimits, run_episode
-from keepstate.agents.record import LimitsRecord, Trace
+from keepstate.agents.record import Trace
+from keepstate.agents.recorder import limits_record, sampling_record
 from keepstate.errors import UserError
-from keepstate.models.base import Model, Sampling
+from keepstate.models.base import Model
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
 from keepstate.traces.reader import read_trace
@@ -155,24 +155,6 @@ def _recorded(plan: CollectPlan, task: Task, runtime: RuntimeName, model: Model)
         and trace.sampling == sampling_record(model)
     )
     return trace if same else None
-
-
-def limits_record(limits: EpisodeLimits) -> LimitsRecord:
-    """How a trace records these limits."""
-    return LimitsRecord(
-        turns=limits.turns,
-        seconds=limits.seconds,
-        tool_calls=limits.runtime.tool_calls,
-        action_seconds=limits.runtime.seconds,
-        memory_mib=limits.runtime.memory_mib,
-        output_chars=limits.runtime.output_chars,
-    )
-
-
-def sampling_record(model: Model) -> dict[str, Any] | None:
-    """How a trace records the sampling of this model."""
-    sampling = getattr(model, "sampling", None)
-    return asdict(sampling) if isinstance(sampling, Sampling) else None
 
 
 def _first(errors: BaseExceptionGroup[UserError]) -> UserError:
