@@ -49,8 +49,8 @@ from keepstate.training.result import WEIGHTS
 from keepstate.vocabulary import Difficulty, RuntimeName, Tracker
 
 TRAIN_SEED, EVAL_SEED = 0, 123_456_789
-CONTEXT = 8_192
-"""Positions of SmolLM2."""
+CONTEXT = 4_096
+"""As the adapters were trained with. Half of SmolLM2's positions: twice the episodes fit the server's cache at once."""
 LIMITS = LimitsConfig(turns=5, seconds=600, action_seconds=10)
 """The teacher needs three turns (react four). An untrained base talks until its limits: they bound the demo's time."""
 SAMPLING = SamplingConfig(temperature=0.0, max_tokens=512)
@@ -63,7 +63,7 @@ class Demo:
 
     folder: DemoFolder
     train_tasks: int = 60
-    eval_tasks: int = 16
+    eval_tasks: int = 12
     port: int = 8000
     isolation: str = "auto"
     allow_unsafe: bool = False
@@ -153,7 +153,7 @@ class Demo:
             self.folder.datasets(),
             template=None,
             tokenizer_path=basemodel.folder(),
-            options=BuildOptions(max_tokens=4_096, paired=True, val_fraction=0.0),
+            options=BuildOptions(max_tokens=CONTEXT, paired=True, val_fraction=0.0),
         )
         for folder in self.folder.datasets().values():
             self._prove(folder)
