@@ -12,7 +12,7 @@ import click
     "--out", type=click.Path(path_type=Path), help="Folder of everything that it makes.  [default: runs/demo]"
 )
 @click.option("--train-tasks", type=click.IntRange(2), default=60, help="Each is played in all three runtimes.")
-@click.option("--eval-tasks", type=click.IntRange(1), default=12, help="Held out, played by every cell.")
+@click.option("--eval-tasks", type=click.IntRange(1), default=10, help="Held out, played by every cell.")
 @click.option("--port", type=click.IntRange(1, 65_535), default=8000, help="Of the server, on 127.0.0.1.")
 @click.option(
     "--isolation", default="auto", help="Rung of the sandbox, RUNG+ for at least that one; see: keepstate doctor"
