@@ -52,8 +52,8 @@ TRAIN_SEED, EVAL_SEED = 0, 123_456_789
 CONTEXT = 4_096
 """As the adapters were trained with. Half of SmolLM2's positions: twice the episodes fit the server's cache at once."""
 LIMITS = LimitsConfig(turns=4, seconds=600, action_seconds=10)
-"""The teacher needs three turns (react four). An untrained base talks until its limits: with five turns and 12 tasks, two
-thirds of all tokens were its, and the benchmark took 13 minutes on two cores."""
+"""The teacher needs three turns (react four). An untrained base talks until its limits: with five turns and 12 tasks it
+wrote two thirds of all tokens, and the benchmark took 13 minutes on two cores."""
 SAMPLING = SamplingConfig(temperature=0.0, max_tokens=512)
 """Greedy: one adapter of 135M parameters, no draws. The longest answer of the teacher has about 450 tokens."""
 
