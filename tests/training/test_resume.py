@@ -1,7 +1,8 @@
-"""A training that is cut and goes on is the training that was never cut: same losses, same weights, to the bit.
+"""A training that is cut and goes on is the training that was never cut: same rows in the same order, same losses.
 
 With real Axolotl and a model of two layers; with dropout, so that random numbers must go on too. Packed rows are drawn
-by another sampler than single ones, so both are cut.
+by another sampler than single ones, so both are cut. Losses agreed to the bit in some runs and to 2e-4 in others,
+from the third step after a resume on: products on the CPU do not always round alike.
 """
 
 import json
@@ -33,7 +34,8 @@ CUT_AT = {"single": 33, "packed": 12}
 COMMON = {"lora_dropout": 0.1, "num_epochs": 2, "save_steps": SAVE_STEPS, "warmup_steps": 3, "sequence_len": 128}
 SINGLE = COMMON | {"num_epochs": 1}
 PACKED = COMMON | {"sample_packing": True, "pad_to_sequence_len": True, "gradient_accumulation_steps": 2}
-WEIGHTS = "adapter_model.safetensors"
+ROUNDING = 1e-3
+"""Losses of neighbouring steps differ by ten times as much."""
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +76,20 @@ def logged(out: Path) -> list[dict[str, Any]]:
     return [entry for entry in map(json.loads, whole.splitlines()) if "loss" in entry]
 
 
-def losses(out: Path) -> dict[int, tuple[float, float]]:
+def steps(out: Path) -> dict[int, dict[str, Any]]:
     """By step; what a cut lost and the next run repeated counts as repeated."""
-    return {entry["step"]: (entry["loss"], entry["learning_rate"]) for entry in logged(out)}
+    return {entry["step"]: entry for entry in logged(out)}
+
+
+def rows_seen(out: Path) -> dict[int, tuple[Any, ...]]:
+    """What tells one row from another at every step: tokens and trained tokens so far, and the learning rate."""
+    keys = ("tokens/total", "tokens/trainable", "learning_rate")
+    return {step: tuple(entry[key] for key in keys) for step, entry in steps(out).items()}
+
+
+def losses(out: Path) -> list[float]:
+    """The loss of every step, in order."""
+    return [entry["loss"] for _, entry in sorted(steps(out).items())]
 
 
 def wait_for_step(out: Path, process: subprocess.Popen[str], step: int) -> None:
@@ -93,13 +106,13 @@ def test_cut_and_resumed_equals_uncut(bench: Path, tmp_path: Path, kind: str) ->
     cut_at = CUT_AT[kind]
     uncut, out = tmp_path / "uncut", tmp_path / "cut"
     finish(start(bench, kind, uncut))
-    assert len(losses(uncut)) > cut_at + 5
+    assert len(steps(uncut)) > cut_at + 5
 
     killed = start(bench, kind, out)
     wait_for_step(out, killed, cut_at)
     os.kill(killed.pid, signal.SIGKILL)
     finish(killed, -signal.SIGKILL)
-    reached = max(losses(out))
+    reached = max(steps(out))
     time.sleep(1)  # the guard ends Axolotl
     kept = int(checkpoints(out)[-1].name.rpartition("-")[2])
     assert reached - kept <= SAVE_STEPS
@@ -110,16 +123,17 @@ def test_cut_and_resumed_equals_uncut(bench: Path, tmp_path: Path, kind: str) ->
     interrupted.send_signal(signal.SIGINT)
     said = finish(interrupted, 130)
     assert f"going on from checkpoint-{kept}" in said
-    saved = max(losses(out))
+    saved = max(steps(out))
     assert f"checkpoint-{saved}; go on later: the same command with --resume" in said
     assert read_done(out) is None
 
     said = finish(start(bench, kind, out, "--resume"))
     assert f"going on from checkpoint-{saved}" in said
-    assert losses(out) == losses(uncut)
-    assert (out / WEIGHTS).read_bytes() == (uncut / WEIGHTS).read_bytes()
+    assert rows_seen(out) == rows_seen(uncut)
+    assert losses(out) == pytest.approx(losses(uncut), abs=ROUNDING)
     done, whole = read_done(out), read_done(uncut)
     assert done is not None
     assert whole is not None
-    assert (done.steps, done.tokens, done.final_loss) == (whole.steps, whole.tokens, whole.final_loss)
+    assert (done.steps, done.tokens) == (whole.steps, whole.tokens)
+    assert done.final_loss == pytest.approx(whole.final_loss, abs=ROUNDING)
     assert f"axolotl {done.versions['axolotl']}" in (out / "README.md").read_text()
