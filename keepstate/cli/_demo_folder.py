@@ -11,7 +11,6 @@ from pathlib import Path
 
 from keepstate.datasets import read_manifest
 from keepstate.errors import UserError
-from keepstate.files import file_hash
 from keepstate.tasks.base import Task
 from keepstate.traces.writer import TRACE_SUFFIX
 from keepstate.vocabulary import Adapter, RuntimeName
@@ -83,9 +82,4 @@ def is_proven(folder: Path) -> bool:
         manifest = read_manifest(folder)
     except UserError:
         return False
-    if manifest.certificate is None:
-        return False
-    return all(
-        (folder / f"{name}.jsonl").is_file() and file_hash(folder / f"{name}.jsonl") == split.sha256
-        for name, split in manifest.splits.items()
-    )
+    return manifest.certificate is not None and not manifest.changed_files(folder)

@@ -25,7 +25,7 @@ from keepstate.datasets.server_ids import server_prompts
 from keepstate.datasets.templates import load_template
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.errors import UserError
-from keepstate.files import ListHash, file_hash
+from keepstate.files import ListHash
 from keepstate.models.base import Message
 from keepstate.processes import GuardedProcess
 from keepstate.traces.reader import read_trace
@@ -166,10 +166,10 @@ def _held(about: dict[str, Any], row: str) -> Held:
 
 
 def _require_unchanged(folder: Path, manifest: Manifest) -> None:
-    for name, split in manifest.splits.items():
-        path = folder / f"{name}.jsonl"
-        if not path.is_file() or file_hash(path) != split.sha256:
-            raise UserError(f"{path} changed since its manifest was written", "build it again: keepstate dataset build")
+    if changed := manifest.changed_files(folder):
+        raise UserError(
+            f"{changed[0]} changed since its manifest was written", "build it again: keepstate dataset build"
+        )
     if load_template(folder / TEMPLATE).sha256 != manifest.template.sha256:
         raise UserError(f"{folder / TEMPLATE} changed since the data was built", "build again: keepstate dataset build")
 

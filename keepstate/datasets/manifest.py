@@ -1,7 +1,7 @@
 """What a data set says about itself: `manifest.json`, schema `keepstate.dataset.v1`.
 
-Everything that was read is in exactly one count: a row of a split, or left out for a reason. Reads and writes the file
-only.
+Everything that was read is in exactly one count: a row of a split, or left out for a reason. Reads and writes this
+file, and compares the data files with it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keepstate.errors import UserError
-from keepstate.files import write_json
+from keepstate.files import file_hash, write_json
 from keepstate.vocabulary import RuntimeName
 
 MANIFEST = "manifest.json"
@@ -95,6 +95,11 @@ class Manifest(Closed):
     def rows(self) -> int:
         """Rows of all splits."""
         return sum(split.rows for split in self.splits.values())
+
+    def changed_files(self, folder: Path) -> list[Path]:
+        """The data files in `folder` that are missing or not those that this manifest names."""
+        paths = {folder / f"{name}.jsonl": split.sha256 for name, split in self.splits.items()}
+        return [path for path, sha256 in paths.items() if not path.is_file() or file_hash(path) != sha256]
 
     def write(self, folder: Path) -> Path:
         """Write `manifest.json` into `folder` and return its path."""

@@ -123,10 +123,8 @@ def check_data(dataset: Path, config: Mapping[str, Any]) -> tuple[Manifest, list
     """
     manifest = read_manifest(dataset)
     again = f"build it again: keepstate dataset build --runtime {manifest.runtime}"
-    for name, split in manifest.splits.items():
-        path = dataset / f"{name}.jsonl"
-        if not path.is_file() or file_hash(path) != split.sha256:
-            raise UserError(f"{path} is not the file that the manifest names", again)
+    if changed := manifest.changed_files(dataset):
+        raise UserError(f"{changed[0]} is not the file that the manifest names", again)
     from keepstate.datasets.templates import FOLDER, load_template  # noqa: PLC0415
 
     wanted = load_template(_template_file(str(config["chat_template_jinja"])))
