@@ -1,10 +1,12 @@
 """Packed rows in an order that a resumed training repeats.
 
-    keepstate_order.install(seed)      # before the trainer is made
+    keepstate_order.install(seed)      # before the data is loaded
 
 Axolotl's packing draws its order from a random generator that has another state after a resume, and keeps the batches
-that it packed to count them: a resumed epoch trained some traces twice and others not at all. Here the order follows
-from seed and epoch alone. Single rows need none of this. Does not change how rows are packed.
+that it packed to count them: a resumed epoch trained some traces twice and others not at all. It also counts the steps
+of the training on other draws: the same data came to 249, 250 and 251 steps, each with a learning rate of its own. Here
+the order follows from seed and epoch alone, and steps are counted on it. Single rows need none of this. Does not
+change how rows are packed.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 from axolotl.core.trainers import base
+from axolotl.utils import trainer
 from axolotl.utils.samplers import MultipackBatchSampler
 from torch.utils.data import RandomSampler, Sampler
 
@@ -66,6 +69,7 @@ class OrderedPacking(MultipackBatchSampler):  # type: ignore[misc]
 
 
 def install(seed: int) -> None:
-    """Let the trainer pack in this order."""
+    """Let Axolotl count steps and the trainer pack in this order."""
     OrderedPacking.seed = seed
+    trainer.MultipackBatchSampler = OrderedPacking
     base.MultipackBatchSampler = OrderedPacking
