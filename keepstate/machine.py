@@ -1,4 +1,7 @@
-"""What this machine has: processors, memory, CUDA GPUs. Asks the operating system and nvidia-smi, never torch."""
+"""What this machine has and what of it is free: processors, memory, CUDA GPUs.
+
+Asks the operating system and nvidia-smi, never torch.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -55,6 +59,25 @@ def gpu_free_gib() -> tuple[float, ...]:
 def cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def idle_cores(seconds: float = 0.5) -> float:
+    """How many of `cores()` nobody used over the next `seconds`; all of them where the kernel does not tell."""
+    before = _idle_ticks()
+    started = time.monotonic()
+    time.sleep(seconds)
+    idle, elapsed = _idle_ticks() - before, time.monotonic() - started
+    return min(float(cores()), idle / os.sysconf("SC_CLK_TCK") / elapsed) if before else float(cores())
+
+
+def _idle_ticks() -> int:
+    """Clock ticks that the processors of this process were idle or waiting for disks since the machine started."""
+    mine = {f"cpu{number}" for number in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
+    try:
+        rows = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+        return sum(int(row[4]) + int(row[5]) for row in rows if row[0] in mine)
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def memory_gib() -> float:

@@ -68,6 +68,8 @@ def plan(
         remarks.append(
             f"rows longer than {(raw | given)['sequence_len']} tokens are dropped; the longest has {longest}"
         )
+    if machine and gpu is None:
+        remarks += preflight.about_cpu_memory(raw | given, longest)
     if machine and gpu is None and raw.get("bf16") is True and preflight.lacks_bf16():
         given = {"bf16": False} | given
         remarks.append("this processor has no bf16 instructions: training in float32, which is faster here")

@@ -17,13 +17,17 @@ from keepstate.datasets.manifest import TEMPLATE, Manifest, read_manifest
 from keepstate.errors import UserError
 from keepstate.files import file_hash
 from keepstate.training.config import ROOT, absolute_model, needs_gpu
-from keepstate.training.estimate import CPU_GIB, CPU_SPEED, memory_gib
+from keepstate.training.estimate import CPU_SPEED, cpu_memory_gib, memory_gib
 
 DISK_GIB = {True: 12, False: 1}
 """Three checkpoints of 2 GiB, data and log; or the laptop's."""
 HUB_GIB = 16
 """Qwen3-8B in bf16, fetched once."""
 NO_GPU_HINT = "look further: keepstate doctor; without a GPU, train the small model: keepstate train RUNTIME --laptop"
+
+
+SHORT_ROW = 650
+"""Tokens of a persistent trace of `mini` tasks, the shortest rows there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +46,10 @@ def check_machine(config: Mapping[str, Any], output: Path) -> ChosenGpu | None:
         UserError: No GPU for a config that needs one, too little memory in all or free, or no disk space.
     """
     gpu = check_gpu(config) if needs_gpu(config) else None
-    if gpu is None and machine.memory_gib() < CPU_GIB:
+    least = cpu_memory_gib(SHORT_ROW)
+    if gpu is None and machine.memory_gib() < least:
         raise UserError(
-            f"this machine has {machine.memory_gib():.1f} GiB of memory, the training takes {CPU_GIB} GiB",
+            f"this machine has {machine.memory_gib():.1f} GiB of memory, the training takes {least:.1f} GiB and more",
             smaller(config),
         )
     folder = next(parent for parent in (output, *output.resolve().parents) if parent.exists())
@@ -97,6 +102,14 @@ def lacks_bf16() -> bool:
     """
     flags = machine.cpu_flags()
     return bool(flags) and flags.isdisjoint(CPU_SPEED)
+
+
+def about_cpu_memory(config: Mapping[str, Any], longest: int) -> list[str]:
+    """A remark where a row of `longest` tokens may not fit into main memory."""
+    needed, there = cpu_memory_gib(min(longest, int(config["sequence_len"]))), machine.memory_gib()
+    if needed <= there:
+        return []
+    return [f"its longest row takes about {needed:.0f} GiB of memory, this machine has {there:.0f}: {smaller(config)}"]
 
 
 def smaller(config: Mapping[str, Any], *, ran: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""The plugin: logits of masked tokens change nothing, checkpoints come in time and on request."""
+"""The plugin: what it leaves out or computes in blocks changes nothing, steps and checkpoints come as they should."""
 
 import json
 import os
@@ -34,6 +34,20 @@ def test_gradients_are_those_of_all_logits(tmp_path: Path) -> None:
     assert found["seen"] == [40, 20]  # half of the positions are trained in some row
     assert found["apart"] < 1e-6
     assert found["losses"][0] == pytest.approx(found["losses"][1], abs=1e-5)
+
+
+def test_attention_in_blocks_is_attention() -> None:
+    found = json.loads(result("cpu_attention_agrees.py"))
+    assert max(found["float32"]) < 1e-5, found["float32"]  # output and gradients of query, key, value
+    assert max(found["bfloat16"]) < 0.05, found["bfloat16"]
+    assert found["other"] == 0
+    assert set(found["left"].values()) == {1}, found["left"]
+
+
+def test_the_same_packed_rows_are_always_as_many_steps() -> None:
+    found = json.loads(result("packing_counts.py"))
+    assert len(set(found["usual"])) > 1  # else these rows would show nothing
+    assert len(set(found["ours"])) == 1
 
 
 def test_a_crash_costs_ten_minutes_at_most(tmp_path: Path) -> None:

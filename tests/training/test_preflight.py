@@ -12,7 +12,7 @@ from keepstate.machine import Gpu
 from keepstate.training import plan
 from keepstate.training.config import config_path, read_config
 from keepstate.training.estimate import memory_gib, time_words
-from keepstate.training.preflight import check_machine
+from keepstate.training.preflight import about_cpu_memory, check_machine
 from keepstate.vocabulary import RuntimeName
 
 LAPTOP = config_path(RuntimeName.PERSISTENT, laptop=True)
@@ -46,6 +46,18 @@ def test_gpu_that_others_hold_is_refused_and_the_freest_taken(monkeypatch: pytes
     with pytest.raises(UserError, match="10 of the 80 GiB of big are free") as caught:
         check_machine(read_config(A100), tmp_path)
     assert "nvidia-smi" in caught.value.hint
+
+
+def test_memory_of_the_longest_row_on_a_laptop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = read_config(LAPTOP)
+    monkeypatch.setattr(machine, "memory_gib", lambda: 8.0)
+    assert about_cpu_memory(config, 1_500) == []
+    (remark,) = about_cpu_memory(config, 9_000)  # dropped by the context of 4,096
+    assert "about 12 GiB" in remark
+    assert "--max-seq-length 2048" in remark
+    monkeypatch.setattr(machine, "memory_gib", lambda: 3.0)
+    with pytest.raises(UserError, match=r"takes 3\.4 GiB"):
+        check_machine(config, tmp_path)
 
 
 def test_small_disk_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

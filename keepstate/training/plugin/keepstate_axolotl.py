@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import keepstate_attention
 import keepstate_callbacks
+import keepstate_cpu_attention
 import keepstate_logits
 import keepstate_loss
 import keepstate_order
@@ -35,6 +36,11 @@ class KeepstateArgs(BaseModel):
 class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
     """Axolotl's hooks, in the order in which it calls them. Without a profile, a GPU trains by Axolotl's own parts."""
 
+    def register(self, cfg: Any) -> None:
+        """Set the order of packed rows, by which steps are counted before there is a model."""
+        if cfg.get("seed") is not None:
+            keepstate_order.install(int(cfg["seed"]))
+
     def get_input_args(self) -> str:
         """Add our keys to Axolotl's schema."""
         return "keepstate_axolotl.KeepstateArgs"
@@ -44,8 +50,11 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         return None if torch.cuda.is_available() else {"use_cpu": True}
 
     def pre_model_load(self, cfg: Any) -> None:
-        """Put in what is faster and computes the same, in either profile. Some of it needs Triton, so a GPU."""
-        if cfg.keepstate_profile is None or not torch.cuda.is_available():
+        """Put in what is faster and computes the same; on a GPU, where some of it needs Triton, with either profile."""
+        if not torch.cuda.is_available():
+            keepstate_cpu_attention.install()
+            return
+        if cfg.keepstate_profile is None:
             return
         if cfg.sample_packing and cfg.attn_implementation == "sdpa":
             keepstate_attention.install()
@@ -57,10 +66,9 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
             keepstate_rope.install()
 
     def pre_lora_load(self, cfg: Any, model: Any) -> None:
-        """Let the seed cover the adapter's first weights, which Axolotl draws before it seeds, and the packing."""
+        """Let the seed cover the adapter's first weights, which Axolotl draws before it seeds."""
         if cfg.seed is not None:
             set_seed(cfg.seed)
-            keepstate_order.install(cfg.seed)
 
     def post_lora_load(self, cfg: Any, model: Any) -> None:
         """Without a GPU, compute logits only where they count."""
