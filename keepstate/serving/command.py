@@ -16,6 +16,8 @@ CPU_CACHE_GIB = 2
 CPU_BLOCK = 32
 """Tokens of a block of the prefix cache, the least that vLLM's CPU kernels are made for: a turn recomputes the last,
 half-filled block. vLLM's own: 128."""
+SPIN_COUNT = "10000"
+"""How long OpenMP threads spin before they sleep, as in training: a core is not held through what others compute."""
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
 PLUGIN = "keepstate"
 
@@ -65,9 +67,11 @@ def own_environment(planned: Plan) -> dict[str, str]:
         own["HF_HUB_OFFLINE"] = "1"
     if planned.device == "cpu":
         own["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_CACHE_GIB)
-        # One core is left to the episodes, whichever they are not on: vLLM would bind its threads to the first ones.
+        # Wherever they find room: vLLM would bind its threads to the first cores, beside whatever runs there.
         own["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        own["OMP_NUM_THREADS"] = str(max(1, machine.cores() - 1))
+        # A thread more than there is room for costs the others more than it brings: every layer waits for it.
+        own["OMP_NUM_THREADS"] = str(max(1, round(machine.idle_cores())))
+        own["GOMP_SPINCOUNT"] = SPIN_COUNT
         own["VLLM_PLUGINS"] = PLUGIN
         own["PYTHONPATH"] = str(PLUGIN_FOLDER)
     return own

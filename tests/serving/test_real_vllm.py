@@ -131,9 +131,15 @@ torch.manual_seed(0)
 widths = (576, 192, 192)
 a = tuple(torch.randn(3, 1, 16, 576).bfloat16() / 24 for _ in widths)
 b = tuple(torch.randn(3, 1, width, 16).bfloat16() / 4 for width in widths)
-for asked in ([1] * 5, [0] * 4, [1, 1, 3, 0, 2, 1, 0, 0], [1, 1, 2, 2, 2, 3], [2]):
+wrapper = GroupedLora(8192, 512, "cpu")
+few = [[1] * 5, [0] * 4, [1, 1, 3, 0, 2, 1, 0, 0], [1, 1, 2, 2, 2, 3], [2], [0, 2]]
+many = [[1, 0, 2] * 100, [3] * 300]
+for number, asked in enumerate([*few, *many, *few]):
+    if number == len(few + many):  # another adapter comes into a slot, as vLLM writes it
+        with torch.inference_mode():
+            a[1][2, 0, :8].copy_(torch.randn(8, 576) / 24)
+            b[0][0] = 0
     x, before = torch.randn(len(asked), 576).bfloat16(), torch.randn(len(asked), 960).bfloat16()
-    wrapper = GroupedLora(8192, 256, "cpu")
     wrapper.update_metadata(LoRAMapping(tuple(asked), tuple(asked), is_prefill=True), [1, 2, 3], 3, 49152)
     y = before.clone()
     wrapper.add_lora_linear(y, x, a, b, 0.5, widths)

@@ -1,13 +1,15 @@
 """vLLM plugin for the CPU: LoRA as matrix products, and processes that sleep while they wait. Runs in .venv-serve.
 
 vLLM 0.32's own CPU code copies an adapter's matrices once for every token of the batch, and gives the base model's rows
-of a mixed batch the last adapter; here each adapter is applied once, to the rows that ask for it. Its processes spin
+of a mixed batch the last adapter; here each adapter is applied once, to the rows that ask for it, and those of a small
+batch all at once. Its processes spin
 for a second before they sleep, which on two cores takes the other core from the episodes. `docs/serving.md` has the
 figures. vLLM finds it through the entry point in the folder beside this file; on a GPU it does nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,6 +19,8 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
 Rows: TypeAlias = "slice | torch.Tensor"
+JOINED_SIZE = 256 * 48
+"""Tokens times columns of all adapters up to which products cost by their number more than by their size."""
 SPIN_SECONDS = 0.002
 """Longer than the scheduler takes between two steps, shorter than a step (20 ms and more). vLLM's own: 1 s."""
 
@@ -46,13 +50,34 @@ def groups(slots: torch.Tensor) -> list[tuple[int, Rows]]:
     return found
 
 
+class Joined:
+    """The matrices of all slots of one layer side by side, copied anew when vLLM has written to one of them."""
+
+    def __init__(self, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> None:
+        self.versions = versions(a, b)
+        self.down = torch.cat([matrix.flatten(0, 2) for matrix in a]).t().contiguous()
+        self.up = [matrix[:, 0].transpose(1, 2).flatten(0, 1).contiguous() for matrix in b]
+
+
+def versions(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> list[int]:
+    """Changes with every write to one of the tensors."""
+    return [matrix._version for matrix in (*a, *b)]
+
+
 class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]
     """Applies each adapter of a batch once. Embeddings and logits, which our adapters leave alone, stay vLLM's."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._joined: dict[tuple[torch.Tensor, ...], Joined] = {}
 
     def update_metadata(self, *arguments: Any, **options: Any) -> None:
         """Note which rows of the coming batch belong to which adapter."""
         super().update_metadata(*arguments, **options)
-        self._groups = groups(self.token_lora_indices)
+        self._slots = self.token_lora_indices
+        self._groups = groups(self._slots)
+        self._mixed = bool(self._groups) and (len(self._groups) > 1 or not isinstance(self._groups[0][1], slice))
+        self._masks: dict[tuple[int, int], torch.Tensor] = {}
 
     def add_lora_linear(
         self,
@@ -65,6 +90,10 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Add `x A^T B^T * scale` to `y` in place, for every slice of columns (q, k, v; gate, up)."""
+        slots, _, rank, _ = lora_a_stacked[0].shape
+        if self._mixed and len(x) == len(self._slots) <= JOINED_SIZE // (slots * rank):
+            self._add_joined(y, x, lora_a_stacked, lora_b_stacked, scale)
+            return
         for slot, rows in self._groups:
             part, left = x[rows], 0
             for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
@@ -75,3 +104,29 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]
                 else:
                     columns.index_add_(0, rows, low @ up, alpha=scale)
                 left += width
+
+    def _add_joined(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        a: tuple[torch.Tensor, ...],
+        b: tuple[torch.Tensor, ...],
+        scale: float,
+    ) -> None:
+        """Every row through every adapter, and out of the others' by a mask: few large products, not many small."""
+        joined = self._joined.get(a)
+        if joined is None or joined.versions != versions(a, b):
+            joined = self._joined[a] = Joined(a, b)
+        slots, _, rank, _ = a[0].shape
+        low = (x @ joined.down).view(len(x), len(a), slots * rank).mul_(self._mask(slots, rank, x.dtype))
+        left = 0
+        for number, up in enumerate(joined.up):
+            y[:, left : left + up.shape[1]].addmm_(low[:, number], up, alpha=scale)
+            left += up.shape[1]
+
+    def _mask(self, slots: int, rank: int, dtype: torch.dtype) -> torch.Tensor:
+        """1 in the columns of a row's own adapter, 0 in the others; (rows, 1, slots * rank)."""
+        if (slots, rank) not in self._masks:
+            own = self._slots[:, None] == torch.arange(slots)
+            self._masks[slots, rank] = own.to(dtype).repeat_interleave(rank, dim=1)[:, None]
+        return self._masks[slots, rank]
