@@ -1,12 +1,14 @@
 """The three SmolLM2 adapters on a GPU, and whether the fast path learns what the plain one learns.
 
-    .venv-train/bin/python benchmarks/gpu/smollm2.py --data data/datasets     # a few minutes on an H100
+    .venv-train/bin/python benchmarks/gpu/smollm2.py --data data/datasets     # some 12 minutes on an H100
+    .venv-train/bin/python benchmarks/gpu/smollm2.py --data data/datasets forget-speed forget-plain
     .venv-train/bin/python benchmarks/gpu/smollm2.py --data data/datasets --steps 3 --tiny    # on a CPU
 
 Takes the laptop's configs (same LoRA, learning rate, one epoch, same chat template) and changes what a GPU wants:
 packed rows of 4,096 tokens, the kernels of the GPU configs, the profile `speed`. Trains every arm of --data, which
 `keepstate dataset build` made, with the loss of held-out traces; `forget` also the plain way (no kernels, a 4D mask)
-and with Axolotl's kernels, which round in another order: how far equal trainings part. Writes curves.json.
+and with Axolotl's kernels, which round in another order: how far equal trainings part. Writes curves.json after each
+training and keeps what another call put there, so that the trainings can be spread over several.
 Does not benchmark the adapters' agents; that is `keepstate bench`.
 """
 
@@ -45,6 +47,9 @@ PATHS: dict[str, dict[str, Any]] = {
 ARMS = ("persistent", "forget", "react")
 COMPARED = "forget"
 """The arm that is trained all three ways."""
+RUNS = [f"{COMPARED}-{way}" for way in ("speed", "plain", "stock")] + [
+    f"{arm}-speed" for arm in ARMS if arm != COMPARED
+]
 
 
 def config_of(arm: str, way: str, data: Path, out: Path, *, steps: int | None, tiny: bool) -> dict[str, Any]:
@@ -127,25 +132,30 @@ def apart(one: list[float], other: list[float]) -> dict[str, float]:
 def main() -> int:
     """Train, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="ARM-WAY", help=f"by default {' '.join(RUNS)}")
     parser.add_argument("--data", type=Path, required=True, help="folder with an arm's data set in each subfolder")
     parser.add_argument("--out", type=Path, default=Path("out/smollm2-gpu"), help="folder for results and logs")
     parser.add_argument("--steps", type=int, help="stop each training after so many")
     parser.add_argument("--tiny", action="store_true", help="as on the laptop: rehearse without a GPU")
     given = parser.parse_args()
+    for name in given.names:
+        if name not in RUNS:
+            parser.error(f"{name}: one of {', '.join(RUNS)}")
     data, out = given.data.resolve(), given.out.resolve()
-    runs = [(COMPARED, way) for way in PATHS] + [(arm, "speed") for arm in ARMS if arm != COMPARED]
-    report: dict[str, Any] = {}
-    for arm, way in runs[: 1 if given.tiny else None]:
+    curves = out / "curves.json"
+    report: dict[str, Any] = json.loads(curves.read_text()) if curves.is_file() else {}
+    for name in given.names or RUNS[: 1 if given.tiny else None]:
+        arm, way = name.split("-")
         found = train(arm, way, data, out, steps=given.steps, tiny=given.tiny)
         brief = {key: value for key, value in found.items() if key != "losses"}
-        print(f"{arm}-{way}: {brief} loss {found['losses'][:2]} ... {found['losses'][-2:]}", flush=True)
+        print(f"{name}: {brief} loss {found['losses'][:2]} ... {found['losses'][-2:]}", flush=True)
         for other in PATHS:
             earlier = report.get(f"{arm}-{other}")
-            if earlier and earlier["steps"] == found["steps"] > 1:
+            if other != way and earlier and earlier["steps"] == found["steps"] > 1:
                 report[f"{way} less {other}"] = apart(earlier["losses"], found["losses"])
                 print(f"{way} less {other}: {report[f'{way} less {other}']}", flush=True)
-        report[f"{arm}-{way}"] = found
-        (out / "curves.json").write_text(json.dumps(report, indent=1))
+        report[name] = found
+        curves.write_text(json.dumps(report, indent=1))
     return int(any(entry.get("code") for entry in report.values()))
 
 
