@@ -69,7 +69,7 @@ def _optimality_panel(group: Group, theme: Theme) -> Any:
         base.mark_point(size=80, filled=True, opacity=1).encode(
             x=x, y=_y(group), color=_color(theme), shape=_shape(theme)
         ),
-        _labels(base, group, theme, "value:Q", dy=-9),
+        _labels(base, group, theme, "value:Q", dx=-4, dy=-9, align="left"),  # at 0 beside the cells' names
     ]
     return alt.layer(*layers).properties(width=WIDTH, height=alt.Step(ROW + 6), title=group.title)
 
