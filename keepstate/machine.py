@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 
 GIB = 1 << 30
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds that a container may compute in each period, and the period."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,12 @@ def gpu_free_gib() -> tuple[float, ...]:
 
 
 def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors that this process may use, or the container's share of them where that is less."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        quota, period = CPU_QUOTA.read_text().split()
+        count = min(count, max(1, round(float(quota) / float(period))))
+    return count
 
 
 def idle_cores(seconds: float = 0.5) -> float:

@@ -1,8 +1,9 @@
-"""How much of the processors is free is read off the kernel's clock ticks."""
+"""How many processors there are and how many of them are free, by the kernel's and the container's word."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +34,12 @@ def test_an_idle_machine_is_not_more_than_it_has(monkeypatch: pytest.MonkeyPatch
     ticks = iter([1, 10_000])
     monkeypatch.setattr(machine, "_idle_ticks", lambda: next(ticks))
     assert machine.idle_cores(0.01) == machine.cores()
+
+
+@pytest.mark.parametrize(("quota", "count"), [("max 100000", 4), ("200000 100000", 2), ("50000 100000", 1), ("", 4)])
+def test_a_container_has_its_share(quota: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(machine, "CPU_QUOTA", tmp_path / "cpu.max")
+    if quota:
+        machine.CPU_QUOTA.write_text(quota)
+    assert machine.cores() == count

@@ -8,7 +8,6 @@ certificate into the manifest. Repairs nothing.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from keepstate import environments
+from keepstate import environments, machine
 from keepstate.agents.record import ModelCallEvent
 from keepstate.datasets.convert import sharegpt_line
 from keepstate.datasets.manifest import INDEX, TEMPLATE, Certificate, Manifest, read_manifest
@@ -178,7 +177,7 @@ def _run_axolotl(plan: CheckPlan, manifest: Manifest, tokenizer: Path, out: Path
     """Let Axolotl tokenise every split into `out`."""
     files = [plan.folder / f"{name}.jsonl" for name in manifest.splits]
     size = sum(path.stat().st_size for path in files)
-    jobs = max(1, min(len(os.sched_getaffinity(0)), size // CHARS_PER_JOB))
+    jobs = max(1, min(machine.cores(), size // CHARS_PER_JOB))
     python = environments.ensure("train")
     template = _axolotl_template(plan, out.with_name(TEMPLATE))
     command: list[str | Path] = [python, "-I", SCRIPT, "--tokenizer", tokenizer.resolve(), "--template", template]

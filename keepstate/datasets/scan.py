@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from keepstate import machine
 from keepstate.datasets.convert import LeftOut, Row, convert_all, start_worker
 from keepstate.datasets.options import BuildOptions
 from keepstate.datasets.templates import ChatTemplate
@@ -117,7 +118,7 @@ def scan(
     files = trace_files(root)
     arm = Arm(spool)
     total = len(files)
-    jobs = jobs or (1 if total < SMALL else len(os.sched_getaffinity(0)))
+    jobs = jobs or (1 if total < SMALL else machine.cores())
     try:
         with spool.open("wb") as file:
             for results in _converted(_chunks(files), jobs, (template, tokenizer_path, options, runtime, jobs > 1)):
