@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -108,9 +110,14 @@ def test_a_port_in_use_by_a_server_names_its_models(planned: Plan) -> None:
         assert "by a server of base, persistent, react" in start(planned).message
 
 
-def serve_command(adapter: Path, *, defect: str = "") -> subprocess.Popen[str]:
+@contextmanager
+def serve_command(adapter: Path, *, defect: str = "") -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "keepstate", "serve", "--port", "0", "--lora", str(adapter)]
-    return subprocess.Popen(command, env=os.environ | {"STUB": defect}, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, env=os.environ | {"STUB": defect}, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> str:
