@@ -67,7 +67,7 @@ def cores() -> int:
     return count
 
 
-def idle_cores(seconds: float = 0.5) -> float:
+def idle_cores(seconds: float = 0.25) -> float:
     """How many of `cores()` nobody used over the next `seconds`; all of them where the kernel does not tell."""
     before = _idle_ticks()
     started = time.monotonic()
