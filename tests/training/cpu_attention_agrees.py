@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import torch
-from keepstate_cpu_attention import BLOCK, BlockedAttention, CpuAttention
+from keepstate_cpu_attention import BLOCK, CpuAttention, attend
 
 ROWS, HEADS, KEY_HEADS, WIDTH = 2, 6, 2, 16
 TOKENS = 2 * BLOCK + 37
@@ -28,17 +28,10 @@ def made(heads: int) -> torch.Tensor:
     return (torch.randn(ROWS, heads, TOKENS, WIDTH) + 3 * torch.randn(heads, 1, WIDTH)).bfloat16()
 
 
-def blocked(_: Any, query: Any, key: Any, value: Any, *__: Any) -> tuple[torch.Tensor, None]:
-    """`BlockedAttention` in whatever type, laid out for it."""
-    groups = ROWS * KEY_HEADS
-    parts = query.reshape(groups, -1, TOKENS, WIDTH), *(t.reshape(groups, TOKENS, WIDTH) for t in (key, value))
-    return BlockedAttention.apply(*parts, WIDTH**-0.5).view(ROWS, HEADS, TOKENS, WIDTH).transpose(1, 2), None
-
-
-def run(attend: Any, tensors: list[torch.Tensor], **options: Any) -> list[torch.Tensor]:
+def run(function: Any, tensors: list[torch.Tensor], **options: Any) -> list[torch.Tensor]:
     """Output and the three gradients."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
-    out, _ = attend(None, *leaves, options.pop("mask", None), **options)
+    out, _ = function(None, *leaves, options.pop("mask", None), **options)
     (out.float() * weights).sum().backward()
     return [out.detach(), *(leaf.grad for leaf in leaves)]  # type: ignore[list-item]
 
@@ -59,27 +52,27 @@ def errors(values: list[torch.Tensor]) -> list[float]:
     return [float((one.float() - other).norm() / other.norm()) for one, other in zip(values, exact, strict=True)]
 
 
-own = len(calls)
-left: dict[str, int] = {}
-packed = positions.clone()
-packed[:, 100:] -= 100
-for name, options in {
-    "packed": {"position_ids": packed},
-    "mask": {"mask": torch.zeros(1)},
-    "dropout": {"dropout": 0.1},
-    "window": {"sliding_window": 8},
-}.items():
+def passed_on(tensors: list[torch.Tensor], **options: Any) -> int:
+    """How often PyTorch's attention was called."""
     before = len(calls)
     run(ours, tensors, **options)
-    left[name] = len(calls) - before
-before = len(calls)
-run(ours, full)
-left["float32"] = len(calls) - before
+    return len(calls) - before
+
+
+own = len(calls)
+packed = positions.clone()
+packed[:, 100:] -= 100
+left = {
+    "packed": passed_on(tensors, position_ids=packed),
+    "mask": passed_on(tensors, mask=torch.zeros(1)),
+    "dropout": passed_on(tensors, dropout=0.1),
+    "window": passed_on(tensors, sliding_window=8),
+    "float32": passed_on(full),
+}
 before = len(calls)
 with torch.no_grad():
     ours(None, *tensors, None)
 left["evaluation"] = len(calls) - before
 sys.stdout.write(
-    "RESULT"
-    + json.dumps({"float32": errors(run(blocked, full)), "bfloat16": errors(found), "other": own, "left": left})
+    "RESULT" + json.dumps({"float32": errors(run(attend, full)), "bfloat16": errors(found), "other": own, "left": left})
 )

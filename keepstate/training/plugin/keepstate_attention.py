@@ -40,15 +40,21 @@ def find_documents(position_ids: torch.Tensor) -> Documents:
     return Documents(len(starts), offsets.to(torch.int32), int(offsets.diff().max()))
 
 
-class PackedAttention:
-    """An attention function of transformers that handles packed rows and passes on the rest."""
+class AttentionByDocuments:
+    """An attention function of transformers: what it fits by how many documents a row has, all else as before.
 
-    def __init__(self, single: Callable[..., Any], other: Callable[..., Any]) -> None:
-        """Take what rows of one document (`single`) and everything else (`other`) went through before."""
-        self._single = single
-        self._other = other
+    Subclasses say what fits, and put an attention function of their own in the place of `single` or `several`.
+    """
+
+    def __init__(self, other: Callable[..., Any]) -> None:
+        """Take what everything went through before."""
+        self._other = self.single = self.several = other
         self._positions: torch.Tensor | None = None
         self._documents: Documents | None = None
+
+    def fits(self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor | None) -> bool:
+        """Whether an own function may take these; asked where there is no mask, no dropout and no window."""
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -58,34 +64,55 @@ class PackedAttention:
         value: torch.Tensor,
         attention_mask: torch.Tensor | None,
         dropout: float = 0.0,
-        scaling: float | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """Attend. Query is (rows, heads, tokens, width), the answer (rows, tokens, heads, width)."""
-        positions = kwargs.get("position_ids")
+        positions, attend = kwargs.get("position_ids"), self._other
         plain = attention_mask is None and not dropout and not kwargs.get("sliding_window")
-        if not (plain and positions is not None and self._fits(query, positions)):
-            return self._other(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)  # type: ignore[no-any-return]
-        documents = self._find(positions)
-        if documents.number == query.shape[0]:
-            return self._single(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)  # type: ignore[no-any-return]
-        rows, heads, tokens, width = query.shape
-        q, k, v = (tensor.transpose(1, 2).reshape(rows * tokens, -1, width) for tensor in (query, key, value))
-        return attend(q, k, v, documents, scaling).view(rows, tokens, heads, width), None
+        if plain and self.fits(query, key, positions):
+            one = positions is None or self.find(positions).number == len(positions)
+            attend = self.single if one else self.several
+        return attend(module, query, key, value, attention_mask, dropout=dropout, **kwargs)  # type: ignore[no-any-return]
 
-    def _fits(self, query: torch.Tensor, positions: torch.Tensor) -> bool:
+    def find(self, positions: torch.Tensor) -> Documents:
+        """The documents, found once a batch: all layers are given the same tensor."""
+        if positions is not self._positions or self._documents is None:
+            self._positions, self._documents = positions, find_documents(positions)
+        return self._documents
+
+
+class PackedAttention(AttentionByDocuments):
+    """On a GPU: rows of several documents by `attend`."""
+
+    def __init__(self, single: Callable[..., Any], other: Callable[..., Any]) -> None:
+        """Take what rows of one document (`single`) and everything else (`other`) went through before."""
+        super().__init__(other)
+        self.single, self.several = single, self._several
+
+    def fits(self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor | None) -> bool:
+        """What the kernel takes, with a position for every token."""
         return (
-            query.is_cuda
+            positions is not None
+            and query.is_cuda
             and query.dtype in (torch.float16, torch.bfloat16)
             and query.shape[-1] <= MOST_HEAD_DIM
             and positions.numel() == query.shape[0] * query.shape[2]
         )
 
-    def _find(self, positions: torch.Tensor) -> Documents:
-        """The documents, found once a batch: all layers are given the same tensor."""
-        if positions is not self._positions or self._documents is None:
-            self._positions, self._documents = positions, find_documents(positions)
-        return self._documents
+    def _several(
+        self,
+        _module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *_: Any,
+        position_ids: torch.Tensor,
+        scaling: float | None = None,
+        **__: Any,
+    ) -> tuple[torch.Tensor, None]:
+        rows, heads, tokens, width = query.shape
+        q, k, v = (tensor.transpose(1, 2).reshape(rows * tokens, -1, width) for tensor in (query, key, value))
+        return attend(q, k, v, self.find(position_ids), scaling).view(rows, tokens, heads, width), None
 
 
 def attend(

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from keepstate_attention import AttentionByDocuments
 
 BLOCK = 128
 """Queries a product. Of 128, 256 and 512 the fastest at 650, 1,000 and 1,480 tokens."""
@@ -72,55 +73,43 @@ def _rows(tensor: torch.Tensor, start: int, end: int) -> torch.Tensor:
     return tensor[:, :, start:end].flatten(1, 2)
 
 
-class CpuAttention:
-    """An attention function of transformers: single documents in training through `BlockedAttention`."""
+def attend(
+    _module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *_: Any,
+    scaling: float | None = None,
+    **__: Any,
+) -> tuple[torch.Tensor, None]:
+    """`BlockedAttention` as transformers calls attention: (rows, heads, tokens, width) in, tokens before heads out."""
+    rows, heads, tokens, width = query.shape
+    groups = rows * key.shape[1]
+    out = BlockedAttention.apply(
+        query.reshape(groups, -1, tokens, width),
+        key.reshape(groups, tokens, width),
+        value.reshape(groups, tokens, width),
+        scaling or width**-0.5,
+    )
+    return out.view(rows, heads, tokens, width).transpose(1, 2), None
+
+
+class CpuAttention(AttentionByDocuments):  # type: ignore[misc]
+    """Rows of one document in training by `attend`."""
 
     def __init__(self, other: Callable[..., Any]) -> None:
         """Take what everything else goes through."""
-        self._other = other
-        self._positions: torch.Tensor | None = None
-        self._single = False
+        super().__init__(other)
+        self.single = attend
 
-    def __call__(
-        self,
-        module: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        dropout: float = 0.0,
-        scaling: float | None = None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, None]:
-        """Attend. Query is (rows, heads, tokens, width), the answer (rows, tokens, heads, width)."""
-        plain = attention_mask is None and not dropout and not kwargs.get("sliding_window")
-        if not (plain and self._fits(query, key) and self._is_single(kwargs.get("position_ids"))):
-            return self._other(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)  # type: ignore[no-any-return]
-        rows, heads, tokens, width = query.shape
-        groups = rows * key.shape[1]
-        out = BlockedAttention.apply(
-            query.reshape(groups, -1, tokens, width),
-            key.reshape(groups, tokens, width),
-            value.reshape(groups, tokens, width),
-            scaling or width**-0.5,
-        )
-        return out.view(rows, heads, tokens, width).transpose(1, 2), None
-
-    def _fits(self, query: torch.Tensor, key: torch.Tensor) -> bool:
+    def fits(self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor | None) -> bool:
+        """What is faster in blocks, and not too long to keep."""
         return (
             torch.is_grad_enabled()
             and query.dtype is torch.bfloat16
             and query.device.type == "cpu"
             and query.shape[2] == key.shape[2] <= MOST_TOKENS
         )
-
-    def _is_single(self, positions: torch.Tensor | None) -> bool:
-        """Whether every row is one document. Looked at once a batch: all layers are given the same tensor."""
-        if positions is None:
-            return True
-        if positions is not self._positions:
-            self._positions, self._single = positions, bool((positions[..., 1:] > positions[..., :-1]).all())
-        return self._single
 
 
 def install() -> None:
