@@ -60,11 +60,16 @@ def gpu_free_gib() -> tuple[float, ...]:
 
 def cores() -> int:
     """Processors that this process may use, or the container's share of them where that is less."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = len(_processors())
     with suppress(OSError, ValueError):  # no such file, or "max"
         quota, period = CPU_QUOTA.read_text().split()
         count = min(count, max(1, round(float(quota) / float(period))))
     return count
+
+
+def _processors() -> set[int]:
+    """The numbers of those that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def idle_cores(seconds: float = 0.25) -> float:
@@ -78,7 +83,7 @@ def idle_cores(seconds: float = 0.25) -> float:
 
 def _idle_ticks() -> int:
     """Clock ticks that the processors of this process were idle or waiting for disks since the machine started."""
-    mine = {f"cpu{number}" for number in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
+    mine = {f"cpu{number}" for number in _processors()}
     try:
         rows = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
         return sum(int(row[4]) + int(row[5]) for row in rows if row[0] in mine)

@@ -18,14 +18,14 @@ from keepstate.agents.limits import EpisodeLimits
 from keepstate.errors import UserError
 from keepstate.models.base import Sampling
 from keepstate.runtimes.base import RuntimeLimits
+from keepstate.runtimes.sandbox.sandbox import AUTO, LADDER, OR_STRONGER
 from keepstate.tasks import load_tasks, make_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.config import TaskSetConfig, read_config
-from keepstate.vocabulary import Adapter, Difficulty, RuleSet, Rung, RuntimeName
+from keepstate.vocabulary import Adapter, Difficulty, RuleSet, RuntimeName
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
 DEFAULT_CONTEXT = 40_960
-RUNGS = [rung for rung in Rung if rung is not Rung.NONE]
 
 
 class Closed(BaseModel):
@@ -132,7 +132,7 @@ class BenchmarkConfig(Closed):
     base_url: str = DEFAULT_BASE_URL
     concurrency: int = Field(default=64, ge=1)
     """Episodes at once; a run of several cells takes the largest. The server's cache may allow fewer."""
-    isolation: str = Field(default="auto", pattern=rf"^(auto|({'|'.join(RUNGS)})\+?)$")
+    isolation: str = Field(default=AUTO, pattern=rf"^({AUTO}|({'|'.join(LADDER)})\{OR_STRONGER}?)$")
     """Rung of the sandbox: the strongest, a named one, or (`landlock+`) at least a named one."""
 
     @property

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from keepstate import machine
+from keepstate import environments, machine
 from keepstate.serving.adapters import BASE, max_rank, target_modules
 from keepstate.serving.plan import GPU_MEMORY, Plan
 from keepstate.serving.ports import HOST
@@ -16,8 +16,6 @@ CPU_CACHE_GIB = 2
 CPU_BLOCK = 32
 """Tokens of a block of the prefix cache, the least that vLLM's CPU kernels are made for: a turn recomputes the last,
 half-filled block. vLLM's own: 128."""
-SPIN_COUNT = "10000"
-"""How long OpenMP threads spin before they sleep, as in training: a core is not held through what others compute."""
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
 PLUGIN = "keepstate"
 
@@ -66,12 +64,12 @@ def own_environment(planned: Plan) -> dict[str, str]:
     if planned.is_local:
         own["HF_HUB_OFFLINE"] = "1"
     if planned.device == "cpu":
+        own |= environments.CPU_VARIABLES
         own["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_CACHE_GIB)
         # Wherever they find room: vLLM would bind its threads to the first cores, beside whatever runs there.
         own["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         # A thread more than there is room for costs the others more than it brings: every layer waits for it.
         own["OMP_NUM_THREADS"] = str(max(1, round(machine.idle_cores())))
-        own["GOMP_SPINCOUNT"] = SPIN_COUNT
         own["VLLM_PLUGINS"] = PLUGIN
         own["PYTHONPATH"] = str(PLUGIN_FOLDER)
     return own

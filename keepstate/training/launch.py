@@ -31,10 +31,6 @@ STOP_SECONDS = 900.0
 """How long a Ctrl-C waits for the step in progress and its checkpoint: 262,144 tokens, on a slow GPU minutes."""
 TAIL_LINES = 8
 KILLED = 128 + 9
-SPIN_COUNT = "10000"
-"""How long OpenMP threads spin before they sleep. A forward and backward of 656 tokens on two cores: 1.5 s alone, as
-with the default, 3.2 s beside a second such program; by default steps then took up to 50 s."""
-
 KEPT_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
@@ -164,7 +160,7 @@ def _environment(planned: Plan) -> dict[str, str]:
         own["PYTORCH_ALLOC_CONF"] = os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     else:
         own["CUDA_VISIBLE_DEVICES"] = ""
-        own |= KEPT_MEMORY | {"GOMP_SPINCOUNT": SPIN_COUNT}
+        own |= environments.CPU_VARIABLES | KEPT_MEMORY
     return os.environ | own
 
 

@@ -70,9 +70,9 @@ def plan(
         )
     if machine and gpu is None:
         remarks += preflight.about_cpu_memory(raw | given, longest)
-    if machine and gpu is None and raw.get("bf16") is True and preflight.lacks_bf16():
-        given = {"bf16": False} | given
-        remarks.append("this processor has no bf16 instructions: training in float32, which is faster here")
+        if raw.get("bf16") is True and preflight.lacks_bf16():
+            given = {"bf16": False} | given
+            remarks.append("this processor has no bf16 instructions: training in float32, which is faster here")
     data = {name: split.sha256 for name, split in manifest.splits.items()}
     resolved = resolve(
         raw,

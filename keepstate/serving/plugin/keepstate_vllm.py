@@ -2,9 +2,9 @@
 
 vLLM 0.32's own CPU code copies an adapter's matrices once for every token of the batch, and gives the base model's rows
 of a mixed batch the last adapter; here each adapter is applied once, to the rows that ask for it, and those of a small
-batch all at once. Its processes spin
-for a second before they sleep, which on two cores takes the other core from the episodes. `docs/serving.md` has the
-figures. vLLM finds it through the entry point in the folder beside this file; on a GPU it does nothing.
+batch all at once. Its processes spin for a second before they sleep, which on two cores takes the other core from the
+episodes. `docs/serving.md` has the figures. vLLM finds it through the entry point in the folder beside this file; on a
+GPU it does nothing.
 """
 
 from __future__ import annotations
@@ -50,6 +50,11 @@ def groups(slots: torch.Tensor) -> list[tuple[int, Rows]]:
     return found
 
 
+def own_columns(slots: torch.Tensor, count: int, rank: int) -> torch.Tensor:
+    """True where a column belongs to a row's own adapter; (rows, 1, `count` slots of `rank` columns)."""
+    return (slots[:, None] == torch.arange(count)).repeat_interleave(rank, dim=1)[:, None]
+
+
 class Joined:
     """The matrices of all slots of one layer side by side, copied anew when vLLM has written to one of them."""
 
@@ -77,7 +82,7 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]
         self._slots = self.token_lora_indices
         self._groups = groups(self._slots)
         self._mixed = bool(self._groups) and (len(self._groups) > 1 or not isinstance(self._groups[0][1], slice))
-        self._masks: dict[tuple[int, int], torch.Tensor] = {}
+        self._mask: torch.Tensor | None = None
 
     def add_lora_linear(
         self,
@@ -117,16 +122,10 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]
         joined = self._joined.get(a)
         if joined is None or joined.versions != versions(a, b):
             joined = self._joined[a] = Joined(a, b)
-        slots, _, rank, _ = a[0].shape
-        low = (x @ joined.down).view(len(x), len(a), slots * rank).mul_(self._mask(slots, rank, x.dtype))
+        if self._mask is None:  # of all layers: vLLM gives each the same number of slots and the same rank
+            self._mask = own_columns(self._slots, a[0].shape[0], a[0].shape[2]).to(x.dtype)
+        low = (x @ joined.down).view(len(x), len(a), -1).mul_(self._mask)
         left = 0
         for number, up in enumerate(joined.up):
             y[:, left : left + up.shape[1]].addmm_(low[:, number], up, alpha=scale)
             left += up.shape[1]
-
-    def _mask(self, slots: int, rank: int, dtype: torch.dtype) -> torch.Tensor:
-        """1 in the columns of a row's own adapter, 0 in the others; (rows, 1, slots * rank)."""
-        if (slots, rank) not in self._masks:
-            own = self._slots[:, None] == torch.arange(slots)
-            self._masks[slots, rank] = own.to(dtype).repeat_interleave(rank, dim=1)[:, None]
-        return self._masks[slots, rank]
