@@ -60,7 +60,7 @@ def test_the_core_imports_nothing_of_other_environments() -> None:
 @pytest.mark.parametrize("path", FILES)
 def test_files_and_functions_stay_readable(path: str) -> None:
     text = (PACKAGE / path).read_text()
-    assert len(text.splitlines()) <= 300, "split the file"
+    assert len(text.splitlines()) <= 400, "split the file"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
