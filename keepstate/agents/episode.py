@@ -107,7 +107,7 @@ async def _ask(model: Model, recorder: Recorder, turn: int) -> Reply:
     started = time.monotonic()
     with attributed(Origin.MODEL):
         reply = await model.reply(tuple(recorder.messages), seed=seed, turn=turn)
-    recorder.answered(turn, reply, time.monotonic() - started)
+        recorder.answered(turn, reply, time.monotonic() - started)
     return reply
 
 

@@ -6,11 +6,12 @@ what was executed, what was shown, what it cost, and how it was graded. A trace 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from keepstate.models.base import Message
+from keepstate.models.base import Message, Reply
 from keepstate.tasks.base import Task, Verdict
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
@@ -51,13 +52,44 @@ class TaskRef(Record):
 
 
 class TokenUsage(Record):
-    """Tokens of one call or the sum over an episode's calls, as counted by the server."""
+    """Tokens of one call or the sum over an episode's calls, as counted by the server; None is unknown, never 0."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
-    cached_tokens: int | None = None
+    prompt_tokens: int | None = Field(default=None, ge=0)
+    completion_tokens: int | None = Field(default=None, ge=0)
+    total_tokens: int | None = Field(default=None, ge=0)
+    cached_tokens: int | None = Field(default=None, ge=0)
     """Prompt tokens that came from the server's prefix cache; None where it does not say."""
+
+    @classmethod
+    def of(cls, reply: Reply) -> TokenUsage:
+        """What one answer took."""
+        return cls(
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            total_tokens=known_sum((reply.prompt_tokens, reply.completion_tokens)),
+            cached_tokens=reply.cached_tokens,
+        )
+
+    @classmethod
+    def over(cls, usages: Sequence[TokenUsage]) -> TokenUsage:
+        """What several calls took; a sum over an unknown count is unknown."""
+        cached = [usage.cached_tokens for usage in usages if usage.cached_tokens is not None]
+        return cls(
+            prompt_tokens=known_sum(usage.prompt_tokens for usage in usages),
+            completion_tokens=known_sum(usage.completion_tokens for usage in usages),
+            total_tokens=known_sum(usage.total_tokens for usage in usages),
+            cached_tokens=sum(cached) if cached else None,  # vLLM leaves the count out where it is 0
+        )
+
+
+def known_sum(counts: Iterable[int | None]) -> int | None:
+    """Their sum; None where one of them is unknown."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
 
 
 class ToolCallRecord(Record):

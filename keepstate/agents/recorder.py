@@ -70,7 +70,7 @@ class Recorder:
         self.messages.append({"role": "assistant", "content": reply.text})
         self._events.append(
             ModelResponseEvent(
-                turn=turn, token_usage=_usage(reply), truncated=reply.truncated, seconds=round(seconds, 6)
+                turn=turn, token_usage=TokenUsage.of(reply), truncated=reply.truncated, seconds=round(seconds, 6)
             )
         )
 
@@ -87,7 +87,7 @@ class Recorder:
                 code=action,
                 interpreter_result=_result(result),
                 observation=observation,
-                token_usage=_usage(reply),
+                token_usage=TokenUsage.of(reply),
             )
         )
 
@@ -152,15 +152,6 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _usage(reply: Reply) -> TokenUsage:
-    return TokenUsage(
-        prompt_tokens=reply.prompt_tokens,
-        completion_tokens=reply.completion_tokens,
-        total_tokens=reply.prompt_tokens + reply.completion_tokens,
-        cached_tokens=reply.cached_tokens,
-    )
-
-
 def _result(result: ActionResult) -> InterpreterResult:
     calls = tuple(
         ToolCallRecord(
@@ -182,7 +173,6 @@ def _result(result: ActionResult) -> InterpreterResult:
 def _summary(task: TaskRef, events: list[Event], reason: FinishReason) -> Summary:
     steps = [event for event in events if isinstance(event, StepEvent)]
     usages = [event.token_usage for event in events if isinstance(event, ModelResponseEvent)]
-    cached = [usage.cached_tokens for usage in usages if usage.cached_tokens is not None]
     kinds = Counter(step.interpreter_result.error_type or "Error" for step in steps if step.interpreter_result.error)
     return Summary(
         task=task,
@@ -190,12 +180,7 @@ def _summary(task: TaskRef, events: list[Event], reason: FinishReason) -> Summar
         num_steps=len(steps),
         finish_reason=reason,
         errors=dict(sorted(kinds.items())),
-        token_usage=TokenUsage(
-            prompt_tokens=sum(usage.prompt_tokens for usage in usages),
-            completion_tokens=sum(usage.completion_tokens for usage in usages),
-            total_tokens=sum(usage.total_tokens for usage in usages),
-            cached_tokens=sum(cached) if cached else None,
-        ),
+        token_usage=TokenUsage.over(usages),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
+from keepstate.agents.record import known_sum
 from keepstate.bench.admission import Seat
 from keepstate.bench.cells import Cell
 from keepstate.models.base import Message, Model, Reply, Sampling
@@ -50,5 +51,7 @@ class Metered:
     async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
         """Ask the model."""
         reply = await self._model.reply(messages, seed=seed, turn=turn)
-        self._seat.tokens = reply.prompt_tokens + reply.completion_tokens
+        tokens = known_sum((reply.prompt_tokens, reply.completion_tokens))
+        if tokens is not None:  # else the admission goes on expecting what it expected
+            self._seat.tokens = tokens
         return reply

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keepstate.agents.record import Trace
+from keepstate.agents.record import Trace, known_sum
 from keepstate.bench.cells import CELL_FILE, read_cell_file
 from keepstate.errors import UserError
 from keepstate.files import existing_folder
@@ -30,9 +30,10 @@ class Episode:
     score: float
     solved: bool
     steps: int
-    prompt_tokens: int
-    """Summed over the calls of the episode, so a token that is sent at every turn counts every time."""
-    completion_tokens: int
+    prompt_tokens: int | None
+    """Summed over the calls of the episode, so a token that is sent at every turn counts every time.
+    None where the server did not count."""
+    completion_tokens: int | None
     cached_tokens: int | None
     missed_variable: bool
     """A step ended in an error of `MISSING`: the agent relied on state that was not there."""
@@ -43,9 +44,9 @@ class Episode:
     """Classes of the agent's own errors."""
 
     @property
-    def tokens(self) -> int:
+    def tokens(self) -> int | None:
         """Prompt and completion tokens."""
-        return self.prompt_tokens + self.completion_tokens
+        return known_sum((self.prompt_tokens, self.completion_tokens))
 
 
 @dataclass(frozen=True, slots=True)

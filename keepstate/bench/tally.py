@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from keepstate.agents.record import Trace
+from keepstate.agents.record import Trace, known_sum
 from keepstate.bench.admission import Admission
 from keepstate.bench.cells import Cell
 from keepstate.vocabulary import Origin
@@ -24,8 +24,8 @@ class CellTally:
     """Of both."""
     score: float = 0.0
     """Sum over both."""
-    tokens: int = 0
-    """Prompt and completion tokens of this run."""
+    tokens: int | None = 0
+    """Prompt and completion tokens of this run; None once an episode's are unknown."""
     not_graded: Counter[Origin] = field(default_factory=Counter)
     first_failure: str = ""
 
@@ -44,7 +44,7 @@ class CellTally:
 
     def add(self, trace: Trace) -> None:
         """Count an episode of this run."""
-        self.tokens += trace.summary.token_usage.total_tokens
+        self.tokens = known_sum((self.tokens, trace.summary.token_usage.total_tokens))
         if trace.verdict is not None:
             self.graded += 1
             self.solved += trace.verdict.is_solved

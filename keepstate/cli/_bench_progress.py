@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from keepstate.agents.record import known_sum
 from keepstate.bench.tally import CellTally
 from keepstate.bench.tally import Progress as State
 
@@ -53,9 +54,10 @@ class Display:
     def _rate(self, state: State) -> str:
         took = max(time.monotonic() - self._started, 1e-9)
         played = sum(tally.done - tally.kept for tally in state.tallies)
-        tokens = sum(tally.tokens for tally in state.tallies)
+        tokens = known_sum(tally.tokens for tally in state.tallies)
+        speed = "tokens unknown" if tokens is None else f"{tokens / took:,.0f} tokens/s"
         open_now = sum(admission.open_episodes for admission in state.admissions.values())
-        return f"{open_now} open, {60 * played / took:.0f} episodes/min, {tokens / took:,.0f} tokens/s"
+        return f"{open_now} open, {60 * played / took:.0f} episodes/min, {speed}"
 
     def _line(self, state: State) -> str:
         done = sum(tally.done for tally in state.tallies)

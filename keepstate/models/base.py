@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
@@ -23,12 +23,18 @@ class Reply:
     """One answer, byte for byte as received."""
 
     text: str
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    """As the server counted them; None where it does not say, or nothing that is a count."""
+    completion_tokens: int | None = None
     cached_tokens: int | None = None
     """Prompt tokens that the server took from its prefix cache, where it says so."""
     truncated: bool = False
     """The answer hit the token limit."""
+
+
+def token_count(told: Any) -> int | None:
+    """What somebody says of tokens, as a count; None where it is none (a fraction, negative, a text, nothing)."""
+    return told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)

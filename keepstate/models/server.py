@@ -18,7 +18,7 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from keepstate.errors import EpisodeFailure, UserError
-from keepstate.models.base import ContextOverflow, Message, Reply, Sampling
+from keepstate.models.base import ContextOverflow, Message, Reply, Sampling, token_count
 from keepstate.vocabulary import Origin
 
 RETRIES = 6
@@ -185,8 +185,8 @@ def read_reply(answer: Any) -> Reply:
     details = getattr(usage, "prompt_tokens_details", None)
     return Reply(
         text,
-        prompt_tokens=usage.prompt_tokens if usage else 0,
-        completion_tokens=usage.completion_tokens if usage else 0,
-        cached_tokens=getattr(details, "cached_tokens", None),
+        prompt_tokens=token_count(getattr(usage, "prompt_tokens", None)),
+        completion_tokens=token_count(getattr(usage, "completion_tokens", None)),
+        cached_tokens=token_count(getattr(details, "cached_tokens", None)),
         truncated=choice.finish_reason == "length",
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from keepstate.bench.results import CellResult
-from keepstate.reports.statistics import Estimate, bounded_mean, chance_corrected, mean_of, share
+from keepstate.reports.statistics import Estimate, all_known, bounded_mean, chance_corrected, mean_of, share
 from keepstate.vocabulary import Adapter, FinishReason
 
 
@@ -59,8 +59,8 @@ def cell_figures(cell: CellResult) -> CellFigures:
         for key in ("blind", "oracle", "greedy")
     )
     optimality = bounded_mean(scores)
-    cached = [episode.cached_tokens for episode in episodes if episode.cached_tokens is not None]
-    prompts = sum(episode.prompt_tokens for episode in episodes if episode.cached_tokens is not None)
+    told = [(e.cached_tokens, e.prompt_tokens) for e in episodes if e.cached_tokens is not None and e.prompt_tokens]
+    prompts = sum(prompt for _, prompt in told)
     return CellFigures(
         cell=cell,
         solved=share(sum(episode.solved for episode in episodes), len(episodes)),
@@ -70,9 +70,9 @@ def cell_figures(cell: CellResult) -> CellFigures:
         oracle=oracle,
         greedy=greedy,
         steps=mean_of([episode.steps for episode in episodes]),
-        tokens=mean_of([episode.tokens for episode in episodes]),
-        completion_tokens=mean_of([episode.completion_tokens for episode in episodes]),
-        cached_share=sum(cached) / prompts if prompts else None,
+        tokens=mean_of(all_known([episode.tokens for episode in episodes])),
+        completion_tokens=mean_of(all_known([episode.completion_tokens for episode in episodes])),
+        cached_share=sum(cached for cached, _ in told) / prompts if prompts else None,
         missed=share(sum(episode.missed_variable for episode in episodes), len(episodes)),
         rungs=tuple(sorted({episode.rung for episode in episodes})),
         endings=dict(sorted(Counter(episode.finish_reason for episode in episodes).items())),

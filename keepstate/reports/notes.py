@@ -36,6 +36,9 @@ def _cell_notes(figure: CellFigures) -> Iterator[str]:
     late = figure.endings.get(FinishReason.TIME_LIMIT, 0)
     if late:
         yield f"{cell.label}: {counted(late, 'episode')} ended by the time limit, which depends on the machine's load."
+    uncounted = sum(episode.tokens is None for episode in cell.episodes)
+    if uncounted:
+        yield f"{cell.label}: the tokens of {counted(uncounted, 'episode')} are not known, so none are shown."
     if figure.n == 1:
         yield f"{cell.label}: one episode, so no interval."
 

@@ -79,11 +79,18 @@ def mean_of(values: Sequence[float], *, level: float = LEVEL, seed: int = SEED) 
     return _bootstrap(lambda x, axis=-1: np.mean(x, axis=axis), (values,), level, seed)
 
 
+def all_known(values: Sequence[float | None]) -> list[float]:
+    """`values`; none at all where one of them is unknown, so that no mean is made of a part."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
+
+
 def ratio_of_means(
-    above: Sequence[float], below: Sequence[float], *, level: float = LEVEL, seed: int = SEED
+    above: Sequence[float | None], below: Sequence[float | None], *, level: float = LEVEL, seed: int = SEED
 ) -> Estimate | None:
     """mean(above) / mean(below) of paired values with a BCa bootstrap interval over pairs; None where undefined."""
-    if not len(above) or not np.mean(below):
+    above, below = all_known(above), all_known(below)
+    if not above or not below or not np.mean(below):
         return None
 
     def ratio(x: Array, y: Array, axis: int = -1) -> Any:

@@ -55,7 +55,7 @@ def to_atif(trace: Trace) -> dict[str, Any]:
             "extra": {"runtime": trace.runtime, "rung": trace.rung},
         },
         "steps": numbered,
-        "final_metrics": _total(trace.summary.token_usage) | {"total_steps": len(numbered)},
+        "final_metrics": _counted(trace.summary.token_usage, "total_") | {"total_steps": len(numbered)},
         "extra": {
             "task": trace.task.model_dump(),
             "finish_reason": trace.finish_reason,
@@ -72,11 +72,8 @@ def _agent_step(text: str, step: StepEvent | None) -> dict[str, Any]:
     found: dict[str, Any] = {"source": "agent", "message": text}
     if step is None:
         return found
-    usage = step.token_usage
-    if usage.total_tokens:
-        found["metrics"] = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
-        if usage.cached_tokens is not None:
-            found["metrics"]["cached_tokens"] = usage.cached_tokens
+    if counted := _counted(step.token_usage):
+        found["metrics"] = counted
     if step.code is not None:
         found["extra"] = {
             "code": step.code,
@@ -86,12 +83,12 @@ def _agent_step(text: str, step: StepEvent | None) -> dict[str, Any]:
     return found
 
 
-def _total(usage: TokenUsage) -> dict[str, int]:
-    """The sums, where anybody counted."""
-    if not usage.total_tokens:
+def _counted(usage: TokenUsage, prefix: str = "") -> dict[str, int]:
+    """The counts that are known, where anybody counted; 0 in all is how older traces say that nobody did."""
+    if usage.total_tokens == 0:
         return {}
-    total = {"total_prompt_tokens": usage.prompt_tokens, "total_completion_tokens": usage.completion_tokens}
-    return total if usage.cached_tokens is None else total | {"total_cached_tokens": usage.cached_tokens}
+    kinds = ("prompt_tokens", "completion_tokens", "cached_tokens")
+    return {f"{prefix}{kind}": count for kind in kinds if (count := getattr(usage, kind)) is not None}
 
 
 EXPORTERS: dict[str, Callable[[Trace], dict[str, Any]]] = {

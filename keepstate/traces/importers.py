@@ -17,10 +17,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from keepstate.agents.observations import render_observation
-from keepstate.agents.record import InterpreterResult, StepEvent, TaskRef, TokenUsage, ToolCallRecord, Trace
+from keepstate.agents.record import (
+    InterpreterResult,
+    StepEvent,
+    TaskRef,
+    TokenUsage,
+    ToolCallRecord,
+    Trace,
+    known_sum,
+)
 from keepstate.errors import UserError
 from keepstate.files import content_hash
-from keepstate.models.base import Message
+from keepstate.models.base import Message, token_count
 from keepstate.runtimes.base import ActionResult, ToolCall
 from keepstate.tasks import environment_for
 from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task
@@ -248,8 +256,9 @@ def _reason(told: str) -> FinishReason:
 
 def _usage(raw: Any) -> TokenUsage:
     told = _object(raw)
-    prompt, completion = (_whole(told.get(key)) for key in ("prompt_tokens", "completion_tokens"))
-    total = _whole(told.get("total_tokens")) or prompt + completion
+    prompt, completion, total = (token_count(told.get(f"{kind}_tokens")) for kind in ("prompt", "completion", "total"))
+    if total is None:
+        total = known_sum((prompt, completion))
     return TokenUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total)
 
 

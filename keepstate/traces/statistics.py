@@ -24,7 +24,8 @@ def summarise(traces: Iterable[Trace]) -> dict[str, Any]:
     Returns:
         The research code's keys (`average_is_solved`, `average_runtime` in seconds, `average_steps`,
         `average_total_tokens`, `metrics.<name>.{mean,median,min,max}`, `num_tasks_executed`, `num_tasks_solved`), then
-        ours. Averages are over graded episodes, None where there is none; tokens are summed over an episode's calls.
+        ours. Averages are over graded episodes, None where there is none; tokens are summed over an episode's calls,
+        and their average is None where those of an episode are unknown.
     """
     episodes = list(traces)
     graded = [trace for trace in episodes if trace.verdict is not None]
@@ -82,9 +83,10 @@ def seconds(trace: Trace) -> float:
     return (datetime.fromisoformat(trace.finished_at) - datetime.fromisoformat(trace.started_at)).total_seconds()
 
 
-def mean(values: Sequence[float]) -> float | None:
-    """The mean, None of nothing."""
-    return fmean(values) if values else None
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean, None of nothing, and of values of which one is unknown."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if values and len(known) == len(values) else None
 
 
 def _metrics(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:

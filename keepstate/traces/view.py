@@ -53,17 +53,21 @@ def _header(trace: Trace) -> Table:
         ("model", trace.model),
         ("verdict", f"{graded}; ended by {trace.finish_reason}"),
         ("steps", f"{trace.summary.num_steps}; the agent's errors: {errors}"),
-        ("tokens", f"{usage.prompt_tokens:,} prompt + {usage.completion_tokens:,} completion"),
+        ("tokens", f"{_count(usage.prompt_tokens)} prompt + {_count(usage.completion_tokens)} completion"),
     ):
         table.add_row(Text(name, style="bold"), Text(printable(value)))
     return table
+
+
+def _count(tokens: int | None) -> str:
+    return "unknown" if tokens is None else f"{tokens:,}"
 
 
 def _answer_title(step: StepEvent | None) -> str:
     if step is None:
         return "assistant"
     usage, seconds = step.token_usage, step.interpreter_result.seconds
-    return f"assistant, turn {step.turn} ({usage.completion_tokens:,} tokens, action {seconds:.2f} s)"
+    return f"assistant, turn {step.turn} ({_count(usage.completion_tokens)} tokens, action {seconds:.2f} s)"
 
 
 def _observation(text: str) -> RenderableType:

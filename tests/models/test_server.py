@@ -207,3 +207,21 @@ async def test_the_key_stays_away_from_local_servers(monkeypatch: pytest.MonkeyP
         async with ServerModel(server.url, "m") as model:
             assert model._client.api_key == "none"
             assert (await model.reply(MESSAGES, seed=1, turn=0)).text == "a"
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        {"prompt_tokens": None, "completion_tokens": 2.5},
+        {"prompt_tokens": -5, "completion_tokens": "7"},
+        {"prompt_tokens": True, "completion_tokens": [1]},
+        {"prompt_tokens": 1e400, "completion_tokens": float("nan")},
+    ],
+)
+async def test_a_usage_that_holds_no_counts_is_unknown(usage: object) -> None:
+    status, body = completion("a")
+    with serving((status, body | {"usage": usage})) as server:
+        reply = await ask(server)
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("a", None, None)

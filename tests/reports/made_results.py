@@ -23,7 +23,7 @@ class Made:
 
     score: float = 1.0
     steps: int = 3
-    prompt: int = 1000
+    prompt: int | None = 1000
     completion: int = 100
     error_type: str | None = None
     failure: Origin | None = None
@@ -39,7 +39,7 @@ def made_trace(task: Task, config: BenchmarkConfig, made: Made) -> Trace:
     recorder.opened("system", "goal")
     for turn in range(made.steps):
         recorder.asked(turn, turn)
-        reply = Reply(f"answer {turn}", made.prompt, made.completion, cached_tokens=made.prompt // 2)
+        reply = Reply(f"answer {turn}", made.prompt, made.completion, cached_tokens=made.prompt and made.prompt // 2)
         recorder.answered(turn, reply, 0.1)
         failed = made.error_type if turn == 1 else None
         result = ActionResult(output="", error="trouble" if failed else None, error_type=failed)

@@ -84,6 +84,24 @@ def test_figures_are_those_of_the_episodes(run: Path) -> None:
     assert found["base → react"].rungs == ("none",)
 
 
+def test_tokens_that_were_not_counted_are_unknown_everywhere(tmp_path: Path) -> None:
+    for adapter in (Adapter.PERSISTENT, Adapter.FORGET):
+        write_made_cell(tmp_path, adapter, FORGET, lambda i: Made(1.0 - i / 20, prompt=None if i == 3 else 9), count=6)
+    report = build_report(tmp_path)
+    first, second = report.groups[0].figures
+    assert (first.tokens, first.cached_share) == (None, pytest.approx(4 / 9))
+    assert first.completion_tokens is not None
+    assert first.completion_tokens.value == 300
+    assert [comparison.tokens for comparison in report.groups[0].comparisons] == [None]
+    assert any("the tokens of 1 episode are not known" in note for note in report.groups[0].notes)
+    assert "times the tokens" not in " ".join(report.groups[0].headline)
+    assert json.loads((tmp_path / "report/report.json").read_text())["groups"][0]["cells"][0]["tokens"] is None
+    screen = StringIO()
+    print_report(report, Console(file=screen, width=120))
+    assert "–" in screen.getvalue()  # noqa: RUF001
+    assert second.tokens is None
+
+
 def test_floor_and_oracle_are_those_of_the_same_tasks(run: Path, tmp_path: Path) -> None:
     config = write_made_cell(tmp_path / "two", Adapter.BASE, REACT, lambda _: Made(0.5), count=5)
     tasks = config.tasks.load()

@@ -24,8 +24,9 @@ def note_episode(
     score: float = 1.0,
     arguments: Any = None,
     error_type: str | None = None,
+    counted: bool = True,
 ) -> Trace:
-    """A trace whose answers, codes, outputs and observations are `texts`, three tokens an answer."""
+    """A trace whose answers, codes, outputs and observations are `texts`, counted or not: three tokens an answer."""
     task = Task(
         task_id=task_id,
         family="knapsack",
@@ -42,7 +43,8 @@ def note_episode(
     recorder.opened("system", texts[0] if texts else "goal")
     for turn, text in enumerate(texts):
         recorder.asked(turn, turn)
-        reply = Reply(text, prompt_tokens=10 * (turn + 1), completion_tokens=3, cached_tokens=turn or None)
+        counts = {"prompt_tokens": 10 * (turn + 1), "completion_tokens": 3, "cached_tokens": turn or None}
+        reply = Reply(text, **counts if counted else {})
         recorder.answered(turn, reply, 0.25)
         result = ActionResult(output=text, tool_calls=(ToolCall("inspect", arguments or {"a": text}, output=text),))
         if error_type:

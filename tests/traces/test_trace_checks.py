@@ -12,8 +12,10 @@ from rich.console import Console
 
 from keepstate.cli.traces import command
 from keepstate.errors import UserError
-from keepstate.traces import parse_trace, write_trace
+from keepstate.traces import parse_trace, read_trace, write_trace
 from keepstate.traces.check import check_folders, trace_problems
+from keepstate.traces.exporters import to_atif
+from keepstate.traces.reader import TraceError
 from keepstate.traces.schema import trace_json
 from keepstate.traces.statistics import summarise, write_summaries
 from keepstate.traces.view import show
@@ -114,6 +116,29 @@ def test_averages_are_over_graded_episodes() -> None:
     assert figures["missing_variable_share"] == 0.5
     assert figures["metrics"]["value"] == {"mean": 2.0, "median": 2.0, "min": 2.0, "max": 2.0}
     assert figures["finish_reasons"] == {"failed": 1, "finished": 2}
+
+
+def test_tokens_that_nobody_counted_are_unknown(tmp_path: Path) -> None:
+    unknown = note_episode(["a"], counted=False)
+    assert unknown.summary.token_usage.total_tokens is None
+    figures = summarise([unknown, note_episode(["a"])])
+    assert (figures["average_total_tokens"], figures["average_completion_tokens"]) == (None, None)
+    assert figures["average_score"] == 1.0
+    path = write_trace(tmp_path, unknown)
+    assert read_trace(path) == unknown
+    shown = run("view", path).output
+    assert "unknown prompt + unknown completion" in shown
+    assert "turn 0 (unknown tokens" in shown
+    assert "metrics" not in to_atif(unknown)["steps"][-1]
+
+
+def test_negative_tokens_are_refused_and_older_traces_without_counts_read() -> None:
+    value = json.loads(trace_json(note_episode(["a"])))
+    value["summary"]["token_usage"] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    assert parse_trace(json.dumps(value).encode()).summary.token_usage.total_tokens == 0
+    value["summary"]["token_usage"]["prompt_tokens"] = -5
+    with pytest.raises(TraceError, match="greater than or equal to 0"):
+        parse_trace(json.dumps(value).encode())
 
 
 def test_nothing_graded_is_not_zero() -> None:
