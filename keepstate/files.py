@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -112,6 +112,39 @@ def file_hash(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], *, unknown: Collection[str] = ()) -> list[str]:
+    """What two nested mappings differ in, a line a key: `limits.turns: 10 -> 20`, sorted.
+
+    Args:
+        before: What was recorded.
+        now: What is asked for.
+        unknown: Keys whose None means "not known": not compared where one side does not know them.
+    """
+    old, new = dict(_flat(before)), dict(_flat(now))
+    for key in unknown:
+        if old.get(key) is None or new.get(key) is None:
+            old.pop(key, None)
+            new.pop(key, None)
+    return [
+        f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, dict):
+            yield from _flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text
 
 
 def existing_folder(path: Path, what: str, command: str) -> Path:

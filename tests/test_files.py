@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keepstate.files import ListHash, content_hash
+from keepstate.files import ListHash, changed_keys, content_hash
 
 TEXT = st.text(st.characters(codec=None))
 ITEMS = st.lists(st.one_of(TEXT, st.integers(), st.dictionaries(TEXT, TEXT), st.none()), max_size=8)
@@ -16,3 +16,12 @@ def test_the_hash_of_a_growing_list_is_that_of_the_whole(items: list[Any], stops
     running = ListHash()
     for stop in [*sorted(stops), len(items), len(items)]:
         assert running.of(items[:stop]) == content_hash(items[:stop])
+
+
+def test_changed_keys_are_named_with_both_values_and_what_is_unknown_is_not_compared() -> None:
+    before = {"limits": {"turns": 10, "seconds": 60}, "weights": None, "seed": 1, "data": "a" * 64}
+    now = {"limits": {"turns": 20, "seconds": 60}, "weights": "b", "data": "c" * 64}
+    changes = ["data: aaaaaaaaaaaa... -> cccccccccccc...", "limits.turns: 10 -> 20", "seed: 1 -> None"]
+    assert changed_keys(before, now, unknown=("weights",)) == changes
+    assert changed_keys(before, now)[-1] == "weights: None -> b"
+    assert changed_keys(before, before) == []

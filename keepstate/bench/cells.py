@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,7 +19,7 @@ from keepstate import __version__
 from keepstate.agents import system_prompt
 from keepstate.bench.config import BenchmarkConfig
 from keepstate.errors import UserError
-from keepstate.files import content_hash, write_json
+from keepstate.files import changed_keys, content_hash, write_json
 from keepstate.tasks import environment_for
 from keepstate.tasks.base import Task
 from keepstate.tasks.policies import reference_scores
@@ -61,15 +61,7 @@ class Cell:
         path = self.folder / CELL_FILE
         if not path.exists():
             return []
-        recorded = read_cell_file(path)["config"]
-        before, now = dict(_flat(recorded)), dict(_flat(self.decisive))
-        if before.get("weights") is None or now["weights"] is None:
-            before["weights"] = now["weights"] = None  # unknown on one side: nothing to compare
-        return [
-            f"{key}: {_short(before.get(key))} -> {_short(now.get(key))}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
-        ]
+        return changed_keys(read_cell_file(path)["config"], self.decisive, unknown=("weights",))
 
     def recorded(self) -> dict[str, dict[str, Any]]:
         """Verdict files of the tasks that lie there graded, by task name."""
@@ -164,16 +156,3 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, dict):
-            yield from _flat(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return f"{text[:12]}..." if len(text) == 64 else text
