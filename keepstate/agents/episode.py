@@ -16,7 +16,7 @@ import time
 from keepstate.agents.attribution import attributed
 from keepstate.agents.limits import EpisodeLimits
 from keepstate.agents.observations import render_observation
-from keepstate.agents.parsing import parse_answer
+from keepstate.agents.parsing import Answer, parse_answer
 from keepstate.agents.prompts import system_prompt
 from keepstate.agents.record import Trace
 from keepstate.agents.recorder import Recorder
@@ -25,11 +25,13 @@ from keepstate.models.base import ContextOverflow, Model, Reply
 from keepstate.runtimes import Sandbox, open_runtime
 from keepstate.runtimes.base import ActionResult, Runtime, ToolGate
 from keepstate.tasks import environment_for
-from keepstate.tasks.base import Environment, Task
+from keepstate.tasks.base import Task
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 FORMAT_ERROR = "AnswerFormat"
 """The `error_type` of a step whose answer held no single action."""
+CLOCK_CUT = "EpisodeTimeLimit"
+"""The `error_type` of a step that the episode's clock cut. The agent never sees it: nothing follows."""
 
 
 async def run_episode(
@@ -69,7 +71,7 @@ async def run_episode(
         recorder.rung = interpreter.rung
         recorder.opened(prompt, environment.goal)
         try:
-            reason = await _play(environment, interpreter, model, limits, recorder)
+            reason = await _play(gate, interpreter, model, limits, recorder)
         finally:
             with attributed(Origin.RUNTIME):
                 await interpreter.close()
@@ -81,22 +83,28 @@ async def run_episode(
 
 
 async def _play(
-    environment: Environment, interpreter: Runtime, model: Model, limits: EpisodeLimits, recorder: Recorder
+    gate: ToolGate, interpreter: Runtime, model: Model, limits: EpisodeLimits, recorder: Recorder
 ) -> FinishReason:
     """Ask, act, observe, until something ends it."""
+    environment = gate.environment
     try:
         async with asyncio.timeout(limits.seconds):
             for turn in range(limits.turns):
                 reply = await _ask(model, recorder, turn)
-                action, result = await _act(interpreter, reply)
+                answer = parse_answer(interpreter.name, reply.text, truncated=reply.truncated)
+                try:
+                    result = await _act(interpreter, answer)
+                except asyncio.CancelledError:  # by the clock; or by Ctrl-C, after which nobody reads this trace
+                    recorder.stepped(turn, reply, answer.action, _cut(gate, limits.seconds), None)
+                    raise
                 over = environment.finished or turn + 1 == limits.turns
                 observation = None if over else render_observation(interpreter.name, result)
-                recorder.stepped(turn, reply, action, result, observation)
+                recorder.stepped(turn, reply, answer.action, result, observation)
                 if environment.finished:
                     return FinishReason.FINISHED
             return FinishReason.TURN_LIMIT
     except TimeoutError:
-        return FinishReason.TIME_LIMIT
+        return FinishReason.FINISHED if environment.finished else FinishReason.TIME_LIMIT
     except ContextOverflow:
         return FinishReason.CONTEXT_LIMIT
 
@@ -111,12 +119,22 @@ async def _ask(model: Model, recorder: Recorder, turn: int) -> Reply:
     return reply
 
 
-async def _act(interpreter: Runtime, reply: Reply) -> tuple[str | None, ActionResult]:
-    answer = parse_answer(interpreter.name, reply.text, truncated=reply.truncated)
+async def _act(interpreter: Runtime, answer: Answer) -> ActionResult:
     if answer.action is None:
-        return None, ActionResult(output="", error=answer.problem, error_type=FORMAT_ERROR)
+        return ActionResult(output="", error=answer.problem, error_type=FORMAT_ERROR)
     with attributed(Origin.RUNTIME):
-        return answer.action, await interpreter.execute(answer.action)
+        return await interpreter.execute(answer.action)
+
+
+def _cut(gate: ToolGate, seconds: float) -> ActionResult:
+    """What is known of an action that the episode's clock cut: the calls that it made, by which it is graded."""
+    return ActionResult(
+        output="",
+        error=f"{CLOCK_CUT}: the episode's {seconds:g} s were over, the action was cut after {len(gate.calls)} calls",
+        error_type=CLOCK_CUT,
+        tool_calls=tuple(gate.calls),
+        finished=gate.environment.finished,
+    )
 
 
 def turn_seed(task_hash: str, seed: int, turn: int) -> int:

@@ -185,8 +185,17 @@ async def test_the_time_limit_is_graded_as_it_stands(sandbox: Sandbox) -> None:
 
 async def test_the_time_limit_also_cuts_an_action(sandbox: Sandbox) -> None:
     limits = EpisodeLimits(turns=40, seconds=0.4, runtime=RuntimeLimits(seconds=20))
-    trace, _ = await play([block("while True: pass")], PERSISTENT, sandbox, limits)
+    item = TASK.public["item_ids"][0]
+    code = f"inspect({item!r})\ntake_item({item!r})\nwhile True: pass"
+    trace, _ = await play([block(code)], PERSISTENT, sandbox, limits)
     assert trace.finish_reason is FinishReason.TIME_LIMIT
+    assert trace.verdict is not None
+    assert trace.verdict.metrics["taken"] == 1
+    step = trace.steps[-1]
+    assert [call.tool for call in step.interpreter_result.results] == ["inspect", "take_item"], "what it is graded by"
+    assert "the episode's 0.4 s were over" in (step.interpreter_result.error or "")
+    assert (step.code, step.observation) == (code, None)
+    assert trace.summary.errors == {"EpisodeTimeLimit": 1}
 
 
 @pytest.mark.parametrize("runtime", RuntimeName)
