@@ -6,6 +6,7 @@ Every file that keepstate writes appears whole or not at all. Does not know any 
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -75,14 +76,32 @@ def write_error(path: Path, error: OSError) -> UserError:
     return UserError(f"cannot write {path}: {reason}", "choose another output folder")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. NaN, Infinity and numbers beyond a double, which Python would take, are refused.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. Keys keep their order; text stays readable Unicode."""
-    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """Write `value` as indented strict JSON, atomically. Keys keep their order; text stays readable Unicode."""
+    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def canonical_json(value: Any) -> str:
     """The one JSON text of `value`: sorted keys, no spaces. Equal values give equal bytes."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def content_hash(value: Any) -> str:

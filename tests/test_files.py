@@ -1,11 +1,14 @@
 """Files and hashes that everything else stands on."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keepstate.files import ListHash, changed_keys, content_hash
+from keepstate.files import ListHash, canonical_json, changed_keys, content_hash, parse_json, write_json
 
 TEXT = st.text(st.characters(codec=None))
 ITEMS = st.lists(st.one_of(TEXT, st.integers(), st.dictionaries(TEXT, TEXT), st.none()), max_size=8)
@@ -25,3 +28,17 @@ def test_changed_keys_are_named_with_both_values_and_what_is_unknown_is_not_comp
     assert changed_keys(before, now, unknown=("weights",)) == changes
     assert changed_keys(before, now)[-1] == "weights: None -> b"
     assert changed_keys(before, before) == []
+
+
+@pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', "1e400", "-1e999", "{"])
+def test_what_is_no_json_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no JSON number|Expecting"):
+        parse_json(text)
+
+
+def test_json_is_read_and_written_strictly(tmp_path: Path) -> None:
+    assert parse_json(b'{"a": [1, 1.5e3, null, "NaN"]}') == {"a": [1, 1500.0, None, "NaN"]}
+    for write in (partial(write_json, tmp_path / "x.json"), canonical_json):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write({"score": float("nan")})
+    assert not list(tmp_path.iterdir())

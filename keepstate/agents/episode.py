@@ -25,7 +25,7 @@ from keepstate.models.base import ContextOverflow, Model, Reply
 from keepstate.runtimes import Sandbox, open_runtime
 from keepstate.runtimes.base import ActionResult, Runtime, ToolGate
 from keepstate.tasks import environment_for
-from keepstate.tasks.base import Task
+from keepstate.tasks.base import Task, Verdict
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 FORMAT_ERROR = "AnswerFormat"
@@ -76,7 +76,7 @@ async def run_episode(
             with attributed(Origin.RUNTIME):
                 await interpreter.close()
         with attributed(Origin.GRADER):
-            verdict = environment.verdict()
+            verdict = Verdict.model_validate(environment.verdict())
     except EpisodeFailure as failure:
         return recorder.failed(failure)
     return recorder.graded(reason, verdict)

@@ -16,6 +16,13 @@ from keepstate.tasks.base import Task, Verdict
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
 TRACE_SCHEMA = "keepstate.trace.v1"
+MISSING_VARIABLE = frozenset({"NameError", "UnboundLocalError"})
+"""Errors of a name without a value: Python's NameError and its one subclass. What every figure on missing variables
+counts. The class alone cannot tell a name that a reset took away from one that was never defined; both count."""
+
+
+Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+"""Up to what a double holds exactly, so that a sum or a mean of counts is one."""
 
 
 class Record(BaseModel):
@@ -52,12 +59,15 @@ class TaskRef(Record):
 
 
 class TokenUsage(Record):
-    """Tokens of one call or the sum over an episode's calls, as counted by the server; None is unknown, never 0."""
+    """Tokens of one call or the sum over an episode's calls, as counted by the server; None is unknown, never 0.
 
-    prompt_tokens: int | None = Field(default=None, ge=0)
-    completion_tokens: int | None = Field(default=None, ge=0)
-    total_tokens: int | None = Field(default=None, ge=0)
-    cached_tokens: int | None = Field(default=None, ge=0)
+    A count is a whole number, 0 or more.
+    """
+
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    total_tokens: Count | None = None
+    cached_tokens: Count | None = None
     """Prompt tokens that came from the server's prefix cache; None where it does not say."""
 
     @classmethod
@@ -264,5 +274,5 @@ class Trace(Record):
 
     @property
     def missed_variable(self) -> bool:
-        """Whether any step ended in a `NameError`: the agent relied on state that was not there."""
-        return "NameError" in self.summary.errors
+        """Whether any step ended in one of `MISSING_VARIABLE`: the agent relied on a name that had no value."""
+        return not MISSING_VARIABLE.isdisjoint(self.summary.errors)

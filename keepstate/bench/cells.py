@@ -6,7 +6,6 @@ with another config is refused, and the changed keys are named. Plays nothing.
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from keepstate import __version__
 from keepstate.agents import system_prompt
 from keepstate.bench.config import BenchmarkConfig
 from keepstate.errors import UserError
-from keepstate.files import changed_keys, content_hash, write_json
+from keepstate.files import changed_keys, content_hash, parse_json, write_json
 from keepstate.tasks import environment_for
 from keepstate.tasks.base import Task
 from keepstate.tasks.policies import reference_scores
@@ -152,7 +151,7 @@ def read_cell_file(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

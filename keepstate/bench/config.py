@@ -31,7 +31,7 @@ DEFAULT_CONTEXT = 40_960
 class Closed(BaseModel):
     """Frozen; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TaskSource(Closed):

@@ -17,8 +17,6 @@ from keepstate.traces import BadTrace, iter_traces
 from keepstate.traces.statistics import seconds
 from keepstate.vocabulary import Adapter, FinishReason, Origin, RuntimeName
 
-MISSING = frozenset({"NameError", "UnboundLocalError"})
-
 
 @dataclass(frozen=True, slots=True)
 class Episode:
@@ -36,7 +34,6 @@ class Episode:
     completion_tokens: int | None
     cached_tokens: int | None
     missed_variable: bool
-    """A step ended in an error of `MISSING`: the agent relied on state that was not there."""
     seconds: float
     finish_reason: FinishReason
     rung: str
@@ -143,7 +140,7 @@ def _episode(trace: Trace) -> Episode:
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         cached_tokens=usage.cached_tokens,
-        missed_variable=not MISSING.isdisjoint(trace.summary.errors),
+        missed_variable=trace.missed_variable,
         seconds=seconds(trace),
         finish_reason=trace.finish_reason,
         rung=str(trace.rung) if trace.rung else "unknown",

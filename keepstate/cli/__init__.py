@@ -6,7 +6,9 @@ Run `keepstate --help`. Words go to stderr, data to stdout. `UserError` ends wit
 from __future__ import annotations
 
 import importlib
+import math
 import sys
+from typing import Any
 
 import click
 
@@ -40,6 +42,17 @@ class LazyGroup(click.Group):
         """List commands from `COMMANDS`, so that `--help` imports no stage."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+class FiniteRange(click.FloatRange):
+    """A bounded number: `nan` and `inf`, which pass every comparison of `FloatRange`, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Refuse what is no finite number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

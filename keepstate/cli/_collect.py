@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from keepstate.agents import EpisodeLimits
+from keepstate.cli import FiniteRange
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.models.base import Model, Sampling
 from keepstate.models.server import RETRIES, ServerModel
@@ -34,7 +35,7 @@ ALL = "all"
 @click.option("--teacher", type=click.Choice(["scripted", "llm"]), default="scripted", show_default=True)
 @click.option("--base-url", help="OpenAI-compatible endpoint of the llm teacher, ending in /v1.")
 @click.option("--model", "model_name", help="Its model name. A key is read from OPENAI_API_KEY.")
-@click.option("--temperature", type=click.FloatRange(0), default=Sampling().temperature, show_default=True)
+@click.option("--temperature", type=FiniteRange(0), default=Sampling().temperature, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1), default=Sampling().max_tokens, show_default=True)
 @click.option("--retries", type=click.IntRange(0), default=RETRIES, show_default=True, help="Of a failed request.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed plays the same tasks differently.")

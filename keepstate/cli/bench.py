@@ -20,6 +20,7 @@ from keepstate.bench.config import (
     load_config,
 )
 from keepstate.bench.matrix import matrix_configs
+from keepstate.cli import FiniteRange
 from keepstate.errors import EXIT_PARTIAL
 from keepstate.vocabulary import Adapter, Difficulty
 
@@ -70,10 +71,10 @@ def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | Non
 @click.option("--run", "run_name", default="matrix", show_default=True, help="Results go to runs/NAME.")
 @click.option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="Of the server, ending in /v1.")
 @click.option("--turns", type=click.IntRange(1), default=LIMITS.turns, show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Of an episode; 900, react 600.")
+@click.option("--seconds", type=FiniteRange(min=0, min_open=True), help="Of an episode; 900, react 600.")
 @click.option("--tool-calls", type=click.IntRange(1), default=LIMITS.tool_calls, show_default=True, help="An action.")
 @click.option("--max-tokens", type=click.IntRange(1), default=SAMPLING.max_tokens, show_default=True, help="A turn.")
-@click.option("--temperature", type=click.FloatRange(0), default=SAMPLING.temperature, show_default=True)
+@click.option("--temperature", type=FiniteRange(0), default=SAMPLING.temperature, show_default=True)
 @click.option("--context", type=click.IntRange(256), default=DEFAULT_CONTEXT, show_default=True, help="Least tokens.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed repeats with other draws.")
 @_shared

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from keepstate.bench.results import CellResult, read_results
+from keepstate.cli import FiniteRange
 from keepstate.errors import UserError
 from keepstate.reports.build import comparison_json
 from keepstate.reports.comparison import MARGIN, compare_cells
@@ -20,7 +21,7 @@ from keepstate.reports.tables import print_comparison
 @click.argument("second", type=click.Path(path_type=Path))
 @click.option(
     "--margin",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     default=MARGIN,
     show_default=True,
     help="Differences of optimality below it count as equivalent.",

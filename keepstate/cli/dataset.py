@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from keepstate.cli import FiniteRange
 from keepstate.datasets.convert import UNREADABLE
 from keepstate.datasets.manifest import LEFT_OUT, Manifest, read_manifest
 from keepstate.datasets.options import Balance, BuildOptions, Length
@@ -45,7 +46,7 @@ def command() -> None:
 @click.option("--max-tokens", type=click.IntRange(1), default=DEFAULTS.max_tokens, help="The training context.")
 @click.option("--length", type=click.Choice([str(name) for name in Length]), default="drop", help="For what is longer.")
 @click.option("--solved", is_flag=True, help="Only solved tasks.")
-@click.option("--min-score", type=click.FloatRange(0, 1), default=0.0, help="Only scores of at least this.")
+@click.option("--min-score", type=FiniteRange(0, 1), default=0.0, help="Only scores of at least this.")
 @click.option("--unfinished", is_flag=True, help="Also episodes that a limit ended.")
 @click.option("--failed", is_flag=True, help="Also episodes that a failure of ours ended.")
 @click.option("--paired", is_flag=True, help="Only tasks that every arm has.")

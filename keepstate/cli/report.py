@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from keepstate.cli import FiniteRange
 from keepstate.reports import HTML_FILE, MARGIN, build_report
 from keepstate.reports.tables import print_report
 
@@ -16,7 +17,7 @@ from keepstate.reports.tables import print_report
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: RUN/report]")
 @click.option(
     "--margin",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     default=MARGIN,
     show_default=True,
     help="Differences of optimality below it count as equivalent.",

@@ -78,14 +78,21 @@ class ToolError(Exception):
 
 
 class Verdict(BaseModel):
-    """How well an episode went, by its environment's own state."""
+    """How well an episode went, by its environment's own state.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Strict: a score that is none (not finite, outside [0, 1], a bool, text) is refused wherever it comes from, a family,
+    a file or another tool; an instance that was made past the checks is checked again when it enters a trace.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, revalidate_instances="always"
+    )
 
     is_solved: bool
-    score: float
+    score: float = Field(ge=0, le=1)
     """In [0, 1]; 1.0 is the optimum."""
     metrics: dict[str, float] = {}
+    """Finite; whatever else a family counts."""
 
 
 class Environment(ABC):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keepstate.errors import UserError
+from keepstate.files import parse_json
 from keepstate.vocabulary import Difficulty, RuleSet
 
 
@@ -38,7 +38,7 @@ def read_config(path: Path) -> TaskSetConfig:
     """
     hint = f"keys: {', '.join(TaskSetConfig.model_fields)}"
     try:
-        return TaskSetConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return TaskSetConfig.model_validate(parse_json(path.read_bytes()))
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}", "name an existing task config") from error
     except ValidationError as error:

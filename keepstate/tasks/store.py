@@ -5,7 +5,6 @@ Reads ours (`keepstate.task.v1`) and the research code's (`pythonformer.task.v1`
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from keepstate.errors import UserError
-from keepstate.files import existing_folder, write_json
+from keepstate.files import existing_folder, parse_json, write_json
 from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task
 from keepstate.tasks.generate import environment_for
 
@@ -91,7 +90,7 @@ def read_task(path: Path) -> Task:
     """
     hint = "repair or remove the file"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}", "name an existing task file") from error
     except (ValueError, RecursionError) as error:

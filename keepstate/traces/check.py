@@ -6,13 +6,12 @@ and messages tell the same story, the verdict beside it agrees. Tokens are check
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from keepstate.agents.record import FinishEvent, ModelCallEvent, Trace
-from keepstate.files import content_hash
+from keepstate.files import content_hash, parse_json
 from keepstate.traces.reader import BadTrace, iter_traces
 from keepstate.traces.schema import verdict_json
 from keepstate.traces.writer import verdict_path
@@ -125,7 +124,7 @@ def _verdict_problems(path: Path, trace: Trace) -> Iterator[str]:
         yield f"no verdict beside it: {beside.name} (the episode was cut; repeat the command that wrote it)"
         return
     try:
-        same = json.loads(beside.read_bytes()) == json.loads(verdict_json(trace))
+        same = content_hash(parse_json(beside.read_bytes())) == content_hash(parse_json(verdict_json(trace)))
     except (ValueError, OSError) as error:
         yield f"verdict {beside.name}: {error}"
     else:

@@ -5,7 +5,6 @@ One bad file never stops a reader of many: it is named with its reason.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 
 from keepstate.agents.record import TRACE_SCHEMA, Trace
 from keepstate.errors import UserError
-from keepstate.files import existing_folder
+from keepstate.files import existing_folder, parse_json
 from keepstate.traces.writer import TRACE_SUFFIX
 
 
@@ -101,7 +100,7 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     if not raw.strip():
         raise TraceError("the file is empty")
     try:
-        value = json.loads(raw)
+        value = parse_json(raw)
     except (ValueError, RecursionError) as error:
         raise TraceError(f"no valid JSON: {error}") from error
     if not isinstance(value, dict):

@@ -36,7 +36,7 @@ def verdict_json(trace: Trace) -> bytes:
 
 
 def json_bytes(value: dict[str, Any]) -> bytes:
-    """`value` as UTF-8 JSON that reads back to equal bytes; each key, and each item of a list, on its own line."""
+    """`value` as strict UTF-8 JSON that reads back to equal bytes; each key, each item of a list, on its own line."""
     text = "{\n" + ",\n".join(f"{json.dumps(key)}: {_member(item)}" for key, item in value.items()) + "\n}\n"
     try:
         return text.encode()
@@ -47,5 +47,5 @@ def json_bytes(value: dict[str, Any]) -> bytes:
 
 def _member(value: Any) -> str:
     if isinstance(value, list | tuple) and value:
-        return "[\n" + ",\n".join(json.dumps(item, ensure_ascii=False) for item in value) + "\n]"
-    return json.dumps(value, ensure_ascii=False)
+        return "[\n" + ",\n".join(json.dumps(item, ensure_ascii=False, allow_nan=False) for item in value) + "\n]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

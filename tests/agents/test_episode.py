@@ -17,7 +17,7 @@ from keepstate.models.scripted import ScriptedModel
 from keepstate.runtimes import Sandbox
 from keepstate.runtimes.base import RuntimeLimits
 from keepstate.tasks import environment_for, make_tasks
-from keepstate.tasks.base import Environment, Task
+from keepstate.tasks.base import Environment, Task, Verdict
 from keepstate.traces.check import trace_problems
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
@@ -236,6 +236,32 @@ async def test_a_defect_of_the_task_is_ours(
     assert trace.failure is not None
     assert trace.failure.origin is origin
     assert "KeyError" in trace.failure.message
+    assert trace.verdict is None
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        Verdict.model_construct(is_solved=True, score=float("nan"), metrics={}),
+        Verdict.model_construct(is_solved=False, score=85.0, metrics={}),
+        Verdict.model_construct(is_solved=False, score=0.5, metrics={"value": float("inf")}),
+        Verdict.model_construct(is_solved="yes", score=1.0, metrics={}),
+        None,
+    ],
+)
+async def test_a_verdict_out_of_bounds_is_our_failure(
+    verdict: object, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def graded(task: Task) -> Environment:
+        environment = environment_for(task)
+        environment.verdict = lambda: verdict  # type: ignore[assignment, method-assign, return-value]
+        return environment
+
+    monkeypatch.setattr(loop, "environment_for", graded)
+    limits = EpisodeLimits(turns=1, seconds=30, runtime=FAST.runtime)
+    trace, _ = await play([calls(RuntimeName.REACT, "list_items")], RuntimeName.REACT, sandbox, limits)
+    assert trace.failure is not None
+    assert trace.failure.origin is Origin.GRADER
     assert trace.verdict is None
 
 

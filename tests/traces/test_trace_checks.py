@@ -195,3 +195,40 @@ def test_help_of_the_group_names_every_command() -> None:
     text = run("--help").stdout
     for name in ("collect", "import", "check", "stats", "view"):
         assert f"  {name}  " in text
+
+
+NO_SCORES = ["NaN", "Infinity", "-Infinity", "1e400", "true", '"0.7"', "1.0000001", "-0.1", "[]"]
+
+
+@pytest.mark.parametrize("score", NO_SCORES)
+def test_a_score_that_is_none_makes_a_broken_file(score: str, tmp_path: Path) -> None:
+    path = write_trace(tmp_path, note_episode(["x"]))
+    good = path.read_text()
+    assert good.count('"score": 1.0') == 1
+    path.write_text(good.replace('"score": 1.0', f'"score": {score}'))
+    assert len(check_folders([tmp_path]).problems) == 1
+    path.write_text(good)
+    beside = tmp_path / "knapsack-t0.json"
+    beside.write_text(beside.read_text().replace('"score": 1.0', f'"score": {score}'))
+    assert "verdict knapsack-t0.json" in str(check_folders([tmp_path]).problems.values())
+
+
+@pytest.mark.parametrize("metric", ["NaN", "1e999", '"many"'])
+def test_a_metric_that_is_no_number_makes_a_broken_file(metric: str, tmp_path: Path) -> None:
+    path = write_trace(tmp_path, note_episode(["x"]))
+    path.write_text(path.read_text().replace('"value": 2.0', f'"value": {metric}'))
+    assert [path] == list(check_folders([tmp_path]).problems)
+
+
+def test_one_definition_of_a_missing_variable() -> None:
+    for name, missed in (("NameError", True), ("UnboundLocalError", True), ("KeyError", False)):
+        trace = note_episode(["a"], error_type=name)
+        assert trace.missed_variable is missed
+        assert summarise([trace])["missing_variable_share"] == float(missed)
+
+
+@pytest.mark.parametrize("count", ["-5", "1.5", "NaN", "true", '"7"', "99999999999999999999999"])
+def test_a_count_of_tokens_that_is_none_makes_a_broken_file(count: str, tmp_path: Path) -> None:
+    path = write_trace(tmp_path, note_episode(["x"]))
+    path.write_text(path.read_text().replace('"prompt_tokens": 10', f'"prompt_tokens": {count}'))
+    assert [path] == list(check_folders([tmp_path]).problems)
