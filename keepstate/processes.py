@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from keepstate import guard
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GuardedProcess:
@@ -91,6 +95,39 @@ class GuardedProcess:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: what was started is ended, what is half written is removed."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """A Ctrl-C or SIGTERM inside the block is acted upon at its end; processes started in it see no Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python tells signals to the main thread only
+        return
+    caught: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in INTERRUPTS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited; other threads of ours still take it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for first in caught[:1]:
+            signal.raise_signal(first)
 
 
 @contextmanager

@@ -70,10 +70,11 @@ def build(
     Exit 1 if a file could not be read as a trace or its conversation could not be proven.
     """
     from keepstate.datasets.build import build_datasets  # noqa: PLC0415
+    from keepstate.processes import sigterm_interrupts  # noqa: PLC0415
 
     options = _options(chosen)
     arms = _arms(traces, runtimes)
-    with _progress() as shown:
+    with sigterm_interrupts(), _progress() as shown:
         manifests = build_datasets(
             arms,
             {runtime: out / runtime for runtime in arms},

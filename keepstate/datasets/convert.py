@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+from keepstate import guard
 from keepstate.agents.record import ModelResponseEvent, Trace
 from keepstate.datasets.options import BuildOptions, Length
 from keepstate.datasets.sample import REFUSALS, Refused, Sample, prove
@@ -158,19 +162,19 @@ def sharegpt_line(messages: Sequence[Message]) -> str:
     return json.dumps({"conversations": turns}, ensure_ascii=False)
 
 
-_worker: Converter
+def open_converter(
+    template: ChatTemplate, tokenizer_path: Path, options: BuildOptions, runtime: RuntimeName
+) -> Converter:
+    """A converter with its tokenizer read here: a process hands the path to another one, not the tokenizer."""
+    return Converter(template, TextTokenizer(tokenizer_path), options, runtime)
 
 
-def start_worker(
-    template: ChatTemplate, tokenizer_path: Path, options: BuildOptions, runtime: RuntimeName, own_process: bool
-) -> None:
-    """Prepare this process; Ctrl-C is left to the parent."""
-    global _worker  # noqa: PLW0603  (a process pool's initializer has no other place for its state)
-    if own_process:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker = Converter(template, TextTokenizer(tokenizer_path), options, runtime)
-
-
-def convert_all(paths: Sequence[str]) -> list[Row | LeftOut]:
-    """Convert some files in a prepared worker."""
-    return [_worker.convert(Path(path)) for path in paths]
+def convert_share(pipe: Connection, share: Sequence[Sequence[str]], converter: Callable[[], Converter]) -> None:
+    """What a worker process does: convert some chunks of files, send the results, and never outlive its parent."""
+    guard.prctl(guard.PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is None or os.getppid() != parent.pid:
+        return
+    convert = converter().convert
+    for chunk in share:
+        pipe.send([convert(Path(path)) for path in chunk])

@@ -9,27 +9,28 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from keepstate import machine
-from keepstate.datasets.convert import LeftOut, Row, convert_all, start_worker
+from keepstate.datasets.convert import Converter, LeftOut, Row, convert_share, open_converter
 from keepstate.datasets.options import BuildOptions
 from keepstate.datasets.templates import ChatTemplate
 from keepstate.errors import UserError
 from keepstate.files import existing_folder, write_error
+from keepstate.processes import interrupts_held
 from keepstate.traces.writer import TRACE_SUFFIX
 from keepstate.vocabulary import RuntimeName
 
 CHUNK = 16
-"""Files given to a worker at once."""
-IN_FLIGHT = 4
-"""Chunks a worker may be ahead."""
+"""Files whose results a worker sends at once."""
 SMALL = 128
 """Below so many files, starting processes costs more than they save."""
 
@@ -82,13 +83,6 @@ def trace_files(root: Path) -> list[str]:
     return sorted(found)
 
 
-def _chunks(files: list[str]) -> Iterator[list[str]]:
-    """The files, some at a time, in order; they are taken out of the list, which is of no use afterwards."""
-    files.reverse()
-    while files:
-        yield [files.pop() for _ in range(min(CHUNK, len(files)))]
-
-
 def scan(
     root: Path,
     runtime: RuntimeName,
@@ -119,9 +113,10 @@ def scan(
     arm = Arm(spool)
     total = len(files)
     jobs = jobs or (1 if total < SMALL else machine.cores())
+    converter = partial(open_converter, template, tokenizer_path, options, runtime)
     try:
-        with spool.open("wb") as file:
-            for results in _converted(_chunks(files), jobs, (template, tokenizer_path, options, runtime, jobs > 1)):
+        with spool.open("wb") as file, closing(_converted(files, jobs, converter)) as chunks:
+            for results in chunks:
                 for result in results:
                     _record(arm, result, file)
                 if progress:
@@ -143,26 +138,49 @@ def _record(arm: Arm, result: Row | LeftOut, spool: IO[bytes]) -> None:
 
 
 def _converted(
-    chunks: Iterator[list[str]], jobs: int, worker: tuple[ChatTemplate, Path, BuildOptions, RuntimeName, bool]
-) -> Iterator[list[Row | LeftOut]]:
-    """Results chunk by chunk, in order; never more than a few chunks wait."""
+    files: list[str], jobs: int, converter: Callable[[], Converter]
+) -> Generator[list[Row | LeftOut], None, None]:
+    """Results chunk by chunk, in the order of the files."""
+    starts = range(0, len(files), CHUNK)
     if jobs == 1:
-        start_worker(*worker)
-        yield from map(convert_all, chunks)
+        convert = converter().convert
+        yield from ([convert(Path(path)) for path in files[start : start + CHUNK]] for start in starts)
         return
+    chunks = [files[start : start + CHUNK] for start in starts]
+    files.clear()  # of no use any more: every worker has its own
+    with _workers([chunks[number::jobs] for number in range(jobs)], converter) as pipes:
+        for number in range(len(chunks)):
+            try:
+                yield pipes[number % jobs].recv()
+            except EOFError as error:
+                raise UserError(
+                    "a worker process ended while reading traces (killed for memory, unless it says more above)",
+                    "repeat with fewer: --jobs 1",
+                ) from error
+
+
+@contextmanager
+def _workers(shares: list[list[list[str]]], converter: Callable[[], Converter]) -> Iterator[list[Connection]]:
+    """A process for each share of the chunks, and the pipe that its results come from, one chunk at a time.
+
+    A worker that is ahead waits in its full pipe. Nothing is ever sent to one, and the end of the block kills them, so
+    that no cut of this process, at whatever moment, can leave one waiting. Ctrl-C is left to this process.
+    """
     context = multiprocessing.get_context("spawn")  # fork would copy the tokenizer's locks
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=start_worker, initargs=worker)
-    waiting: deque[Future[list[Row | LeftOut]]] = deque()
+    processes: list[SpawnProcess] = []
+    pipes: list[Connection] = []
     try:
-        for chunk in chunks:
-            waiting.append(pool.submit(convert_all, chunk))
-            if len(waiting) > jobs * IN_FLIGHT:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process was killed while reading traces (out of memory?)", "repeat with fewer: --jobs 1"
-        ) from error
+        resource_tracker.ensure_running()  # unblocks the signals where it has to start first
+        with interrupts_held():
+            for share in shares:
+                ours, theirs = context.Pipe(duplex=False)
+                pipes.append(ours)
+                processes.append(context.Process(target=convert_share, args=(theirs, share, converter)))
+                processes[-1].start()
+                theirs.close()
+        yield pipes
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for process in processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
