@@ -98,9 +98,12 @@ def test_an_answer_that_was_cut_off_is_never_trained(tmp_path: Path, small_token
     assert build(root, tmp_path / "d", small_tokenizer).left_out == {"answer cut off": 1}
 
 
-def test_a_score_that_is_no_number_is_not_good(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
-    root = write_traces(tmp_path / "t", [make_trace(0), make_trace(1, score=float("nan"))])
-    assert build(root, tmp_path / "d", small_tokenizer).left_out == {"not good enough": 1}
+def test_a_score_that_is_no_score_is_a_broken_file(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    root = write_traces(tmp_path / "t", [make_trace(number, score=0.5) for number in range(4)])
+    for number, score in ((1, "NaN"), (2, "1e400"), (3, "85")):
+        path = root / f"knapsack-t{number}.trace.json"
+        path.write_text(path.read_text().replace('"score": 0.5', f'"score": {score}'))
+    assert build(root, tmp_path / "d", small_tokenizer).left_out == {"not a trace": 3}
 
 
 def test_pairing_and_balance_need_two_arms(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
