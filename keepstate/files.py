@@ -16,6 +16,10 @@ from typing import IO, Any
 
 from keepstate.errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+
 
 def write_atomic(path: Path, data: str | bytes) -> None:
     """Write `data` to `path` durably: a reader sees the old content or the new, never a part.
@@ -67,11 +71,11 @@ def sync_folder(folder: Path) -> None:
 def write_error(path: Path, error: OSError) -> UserError:
     """Explain why `path` could not be written."""
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         return UserError(
             f"no disk space left for {path}", "free some space, then repeat the command: what is finished is kept"
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in FORBIDDEN:
         return UserError(f"cannot write {path}: {reason}", "choose another output folder, or give yourself the right")
     return UserError(f"cannot write {path}: {reason}", "choose another output folder")
 
@@ -92,6 +96,16 @@ def _no_number(text: str) -> float:
 def _finite(text: str) -> float:
     value = float(text)
     return value if math.isfinite(value) else _no_number(text)
+
+
+def refused(error: OSError) -> UserError | None:
+    """Explain what the operating system refused, if a user can mend it (space, rights, a file in a folder's place)."""
+    place = error.filename2 or error.filename
+    if error.errno in FULL:
+        return write_error(Path(str(place or tempfile.gettempdir())), error)
+    if place is None or error.errno not in (*FORBIDDEN, *MISPLACED):
+        return None
+    return UserError(f"{place}: {error.strerror}", "name another place, or give yourself the right")
 
 
 def write_json(path: Path, value: Any) -> None:

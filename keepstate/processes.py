@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from keepstate import guard
+from keepstate.files import write_error
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
@@ -137,9 +138,16 @@ def only_one(lock: Path, what: str) -> Iterator[None]:
     Args:
         lock: The file to lock; made where it is missing.
         what: What the block makes, for the message to those who wait.
+
+    Raises:
+        UserError: The lock cannot be written.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise write_error(lock, error) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

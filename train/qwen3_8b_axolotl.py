@@ -21,6 +21,7 @@ from typing import Any
 import click
 import yaml
 
+from keepstate.cli import run
 from keepstate.cli.dataset import describe
 from keepstate.cli.train import progress_display
 from keepstate.datasets import BuildOptions
@@ -28,10 +29,11 @@ from keepstate.datasets.build import build_datasets
 from keepstate.datasets.convert import UNREADABLE
 from keepstate.datasets.manifest import LEFT_OUT, read_manifest
 from keepstate.datasets.templates import FOLDER as TEMPLATES
-from keepstate.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, EXIT_USER_ERROR, UserError
+from keepstate.errors import EXIT_PARTIAL, UserError
+from keepstate.places import find
 from keepstate.traces import BadTrace, Trace, iter_traces
 from keepstate.training import plan, train
-from keepstate.training.config import ROOT, config_path, read_config
+from keepstate.training.config import config_path, read_config
 from keepstate.training.preflight import check_machine, find_model
 from keepstate.vocabulary import RuntimeName, Tracker
 
@@ -179,7 +181,7 @@ def convert(traces: Path, runtime: RuntimeName, dataset: Path, config: dict[str,
     manifest = build_datasets(
         {runtime: traces},
         {runtime: dataset},
-        template=template if template.is_file() else ROOT / template,
+        template=find(template),
         tokenizer_path=tokenizer_path,
         options=options,
     )[runtime]
@@ -244,21 +246,5 @@ def say(*lines: str) -> None:
         click.echo(line, err=True)
 
 
-def main() -> int:
-    """Run, and return the exit code."""
-    try:
-        code = command.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        say("interrupted")
-        return EXIT_INTERRUPTED
-    except UserError as error:
-        say(f"error: {error.message}", f"hint:  {error.hint}")
-        return EXIT_USER_ERROR
-    return code if isinstance(code, int) else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(command))

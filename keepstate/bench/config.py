@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from keepstate.agents.limits import EpisodeLimits
 from keepstate.errors import UserError
 from keepstate.models.base import Sampling
+from keepstate.places import SHIPPED, find
 from keepstate.runtimes.base import RuntimeLimits
 from keepstate.runtimes.sandbox.sandbox import AUTO, LADDER, OR_STRONGER
 from keepstate.tasks import load_tasks, make_tasks
@@ -160,11 +161,13 @@ def load_config(path: Path) -> BenchmarkConfig:
     Raises:
         UserError: It is missing, no YAML, or has an unknown key or a bad value; the message names it.
     """
+    path = find(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
-            f"{path}: cannot read: {error.strerror}", "those of the specification: ls train/assets/benchmark_configs"
+            f"{path}: cannot read: {error.strerror}",
+            f"those of the specification: ls {SHIPPED / 'train' / 'assets' / 'benchmark_configs'}",
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}", "repair the file") from error

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import importlib
 import math
+import shutil
 import sys
+import sysconfig
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from keepstate import __version__
 from keepstate.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from keepstate.files import refused
 from keepstate.stages import STAGES
 
 COMMANDS: dict[str, str] = {stage.name: f"{stage.summary[0].upper()}{stage.summary[1:]}." for stage in STAGES} | {
     "compare": "Compare two benchmark results, task by task.",
     "demo": "Run the whole loop on this machine.",
     "doctor": "Show what this machine can do and what is missing.",
+    "setup": "Make the environments and models that are missing.",
 }
 """Commands in the order of the pipeline, with their one-line help: listing them imports nothing."""
 
@@ -63,18 +68,42 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    sys.exit(run(cli))
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
+    """Run a command, by default with this program's arguments, say what a user can mend, and return the exit code."""
     try:
-        code = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = EXIT_INTERRUPTED
+        code = command.main(arguments, standalone_mode=False)
+    except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo("interrupted", err=True)
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
-    except UserError as error:
-        click.echo(f"error: {error.message}\nhint:  {error.hint}", err=True)
-        code = EXIT_USER_ERROR
-    sys.exit(code if isinstance(code, int) else 0)
+        return error.exit_code
+    except (UserError, OSError, ExceptionGroup) as error:
+        mendable = _mendable(error)
+        if mendable is None:
+            raise
+        click.echo(f"error: {mendable.message}\nhint:  {mendable.hint}", err=True)
+        if where := keepstate_elsewhere(mendable.hint):
+            click.echo(f"       {where}", err=True)
+        return EXIT_USER_ERROR
+    return code if isinstance(code, int) else 0
+
+
+def keepstate_elsewhere(hint: str) -> str:
+    """How the commands in `hint` can be typed where the shell does not find `keepstate`; empty where it does."""
+    if "keepstate " not in hint or shutil.which("keepstate"):
+        return ""
+    return f"(first, so that your shell finds keepstate: export PATH={sysconfig.get_path('scripts')}:$PATH)"
+
+
+def _mendable(error: Exception) -> UserError | None:
+    """What a user can mend about `error`; None for a defect of ours, which keeps its traceback."""
+    if isinstance(error, ExceptionGroup):
+        found = [_mendable(each) for each in error.exceptions]
+        return found[0] if all(found) else None
+    if isinstance(error, OSError):
+        return refused(error)
+    return error if isinstance(error, UserError) else None

@@ -63,6 +63,11 @@ class DemoFolder:
         return self.root / "report"
 
     @property
+    def lock(self) -> Path:
+        """Held by the demo that works here."""
+        return self.root / ".lock"
+
+    @property
     def server_log(self) -> Path:
         """What vLLM said."""
         return self.root / "serve.log"

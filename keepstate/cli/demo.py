@@ -9,7 +9,7 @@ import click
 
 @click.command(context_settings={"show_default": True})
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of everything that it makes.  [default: runs/demo]"
+    "--out", type=click.Path(path_type=Path), default=Path("runs/demo"), help="Folder of everything that it makes."
 )
 @click.option("--train-tasks", type=click.IntRange(2), default=60, help="Each is played in all three runtimes.")
 @click.option("--eval-tasks", type=click.IntRange(1), default=10, help="Held out, played by every cell.")
@@ -18,22 +18,16 @@ import click
     "--isolation", default="auto", help="Rung of the sandbox, RUNG+ for at least that one; see: keepstate doctor"
 )
 @click.option("--allow-unsafe", is_flag=True, help="Run model-written code without a sandbox if there is none.")
-def command(
-    *, out: Path | None, train_tasks: int, eval_tasks: int, port: int, isolation: str, allow_unsafe: bool
-) -> None:
+def command(*, out: Path, train_tasks: int, eval_tasks: int, port: int, isolation: str, allow_unsafe: bool) -> None:
     """Run the whole loop on this machine: tasks, traces, data, three adapters, server, benchmark, report.
 
-    Repeating the command does only what is missing.
+    Repeating the command does only what is missing. Of two with one folder, the second waits for the first.
     """
-    from keepstate import environments  # noqa: PLC0415
     from keepstate.cli._demo import Demo  # noqa: PLC0415
     from keepstate.cli._demo_folder import DemoFolder  # noqa: PLC0415
+    from keepstate.processes import only_one  # noqa: PLC0415
 
-    Demo(
-        DemoFolder((out or environments.home() / "runs" / "demo").resolve()),
-        train_tasks=train_tasks,
-        eval_tasks=eval_tasks,
-        port=port,
-        isolation=isolation,
-        allow_unsafe=allow_unsafe,
-    ).run()
+    folder = DemoFolder(out.resolve())
+    demo = Demo(folder, train_tasks, eval_tasks, port, isolation, allow_unsafe)
+    with only_one(folder.lock, f"the demo in {folder.root}"):
+        demo.run()

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from keepstate.cli import keepstate_elsewhere
 from keepstate.errors import EXIT_PARTIAL
 
 if TYPE_CHECKING:
     from keepstate.doctor import Finding
 
+DEMO = "keepstate demo"
 COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
 
 
@@ -31,9 +33,9 @@ def command(as_json: bool, quick: bool, verbose: bool) -> None:
         click.echo(json.dumps(value, indent=2))
     else:
         _print(findings, verbose)
-        click.echo(
-            "the laptop loop can run: keepstate demo" if ready else "`make demo` makes what is missing and can be made"
-        )
+        click.echo(f"the laptop loop can run: {DEMO}" if ready else f"{DEMO} makes what is missing and can be made")
+        if where := keepstate_elsewhere(DEMO):
+            click.echo(where)
     if not ready:
         sys.exit(EXIT_PARTIAL)
 

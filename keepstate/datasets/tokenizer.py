@@ -43,7 +43,7 @@ class TextTokenizer:
         except Exception as error:  # tokenizers raises bare Exception
             raise UserError(
                 f"no tokenizer in {path}: {error}",
-                "name a model folder or a tokenizer.json; the laptop's: python -m keepstate.basemodel",
+                "name a model folder or a tokenizer.json; the laptop's: keepstate setup model",
             ) from error
         added = self.raw.get_added_tokens_decoder()
         odd = [token.content for token in added.values() if token.lstrip or token.rstrip or token.single_word]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from keepstate import environments
 from keepstate.errors import UserError
 from keepstate.serving.plan import Plan
 
@@ -67,7 +68,7 @@ def check_plugin(planned: Plan, log: str) -> None:
     if planned.device == "cpu" and planned.adapters and "Using GroupedLora" not in log:
         raise UserError(
             f"vLLM did not load keepstate's LoRA plugin: the base's answers would be wrong (log: {planned.log})",
-            "make the environment again: rm -r .venv-serve && python -m keepstate.environments serve",
+            f"make the environment again: rm -r {environments.spec('serve').folder} && keepstate setup serve",
         )
 
 

@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keepstate import basemodel, environments
+from keepstate import environments
 from keepstate.datasets.templates import BUILT_IN, FOLDER, load_template
 from keepstate.environments import Device
 from keepstate.errors import UserError
+from keepstate.places import log_file
 from keepstate.serving.adapters import BASE, ServedAdapter, read_adapters
 from keepstate.serving.ports import HOST, free_port
 from keepstate.serving.weights import check_fits
 from keepstate.training.config import absolute_model
+from keepstate.training.preflight import find_model
 
 PORT = 8000
 QWEN3 = "Qwen/Qwen3-8B"
@@ -82,7 +84,7 @@ def plan(
         port: On 127.0.0.1; 0 picks a free one.
         context: Tokens; by default 40,960 on a GPU, and what the model holds, at most 8,192, on the CPU.
         nothink: Turn thinking off for every request; by default as the environment's `NOTHINK` says, else on.
-        log: What vLLM says goes there; by default `.stamps/vllm-<port>.log`.
+        log: What vLLM says goes there; by default `vllm-<port>.log`, where `places.log_file` says.
 
     Raises:
         UserError: Says what is wrong and what to do.
@@ -106,7 +108,7 @@ def plan(
         port=port,
         context=_context(context, base, device),
         nothink=_nothink() if nothink is None else nothink,
-        log=(log or environments.home() / ".stamps" / f"vllm-{port}.log").resolve(),
+        log=(log or log_file(f"vllm-{port}.log")).resolve(),
         remarks=tuple(remarks),
     )
 
@@ -120,14 +122,7 @@ def _base_model(given: str | Path | None, adapters: Sequence[ServedAdapter]) -> 
             "serve those of one base at a time, or name it: --base-model",
         )
     name = str(given or next(iter(trained_on), QWEN3))
-    found = absolute_model(name)
-    if isinstance(found, Path):
-        if not (found / "config.json").is_file():
-            raise UserError(f"{found} is no model folder: config.json is missing", "name another: --base-model")
-        if found == basemodel.folder() and not basemodel.is_ready():
-            raise UserError(f"{found} is incomplete", f"make it again: {basemodel.COMMAND}")
-    elif name.startswith((".", "/", "models/")):
-        raise UserError(f"no such model folder: {name}", f"the laptop's is made by: {basemodel.COMMAND}")
+    found = find_model(name) or name
     remarks = [
         f"{adapter} was trained on {base}, not on {found}: its answers mean nothing unless they are the same model"
         for base, adapter in trained_on.items()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keepstate.errors import UserError
 from keepstate.files import parse_json
+from keepstate.places import SHIPPED, find
 from keepstate.vocabulary import Difficulty, RuleSet
 
 
@@ -36,11 +37,15 @@ def read_config(path: Path) -> TaskSetConfig:
     Raises:
         UserError: It is missing, no JSON, or has an unknown key or a bad value; the message names it.
     """
+    path = find(path)
     hint = f"keys: {', '.join(TaskSetConfig.model_fields)}"
     try:
         return TaskSetConfig.model_validate(parse_json(path.read_bytes()))
     except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}", "name an existing task config") from error
+        raise UserError(
+            f"{path}: cannot read: {error.strerror}",
+            f"those that come with keepstate: ls {SHIPPED / 'train' / 'assets' / 'task_configs'}",
+        ) from error
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error)}", hint) from error
     except ValueError as error:

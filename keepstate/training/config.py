@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 
 from keepstate.errors import UserError
+from keepstate.places import SHIPPED, home
 from keepstate.vocabulary import RuntimeName
 
 REQUIRED = ("base_model", "adapter", "datasets", "output_dir", "sequence_len", "chat_template_jinja")
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "train" / "configs"
+CONFIGS = SHIPPED / "train" / "configs"
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
 
 
@@ -106,8 +106,8 @@ def resolve(
 
 
 def absolute_model(name: str) -> str | Path:
-    """A model folder as an absolute path (from here, or from the checkout), a hub name as it is."""
-    for folder in (Path(name), ROOT / name):
+    """A model folder as an absolute path (from here, or from keepstate's home), a hub name as it is."""
+    for folder in (Path(name), home() / name):
         if folder.is_dir():
             return folder.resolve()
     return name

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keepstate import machine
+from keepstate import basemodel, machine
 from keepstate.datasets.manifest import TEMPLATE, Manifest, read_manifest
 from keepstate.errors import UserError
 from keepstate.files import file_hash
-from keepstate.training.config import ROOT, absolute_model, needs_gpu
+from keepstate.places import find, home
+from keepstate.training.config import absolute_model, needs_gpu
 from keepstate.training.estimate import CPU_SPEED, cpu_memory_gib, memory_gib
 
 DISK_GIB = {True: 12, False: 1}
@@ -140,7 +141,7 @@ def check_data(dataset: Path, config: Mapping[str, Any]) -> tuple[Manifest, list
         raise UserError(f"{changed[0]} is not the file that the manifest names", again)
     from keepstate.datasets.templates import FOLDER, load_template  # noqa: PLC0415
 
-    wanted = load_template(_template_file(str(config["chat_template_jinja"])))
+    wanted = load_template(find(str(config["chat_template_jinja"])))
     held = load_template(dataset / TEMPLATE)
     if wanted.text != held.text:
         name = Path(wanted.name).stem if Path(wanted.name).parent == FOLDER else wanted.name
@@ -161,15 +162,19 @@ def find_model(name: str) -> Path | None:
     """The base model's folder; None where the name is a hub's.
 
     Raises:
-        UserError: It is written as a folder that is not there, or is no model's.
+        UserError: It is written as a folder that is not there, is no model's, or is the laptop's and half made.
     """
     found = absolute_model(name)
     if isinstance(found, Path):
         if not (found / "config.json").is_file():
-            raise UserError(f"{found} is no model folder: config.json is missing", "name another model folder")
+            raise UserError(f"{found} is no model folder: config.json is missing", "name another: --base-model")
+        if found == basemodel.folder() and not basemodel.is_ready():
+            raise UserError(f"{found} is incomplete", f"make it again: {basemodel.COMMAND}")
         return found
     if name.startswith(("models/", ".", "/")):
-        raise UserError(f"no such model folder: {name}", "make it: python -m keepstate.basemodel")
+        laptops = (home() / name).resolve() == basemodel.folder()
+        hint = f"make it: {basemodel.COMMAND}" if laptops else "name another folder, or a hub name: --base-model"
+        raise UserError(f"no such model folder: {name}", hint)
     return None
 
 
@@ -192,8 +197,3 @@ def is_cached(name: str) -> bool:
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     return any((hub / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json"))
-
-
-def _template_file(name: str) -> Path:
-    path = Path(name)
-    return path if path.is_file() else ROOT / name

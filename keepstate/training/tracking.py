@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from keepstate import environments
 from keepstate.errors import UserError
+from keepstate.places import home
 from keepstate.vocabulary import Tracker
 
 PROJECT = "keepstate"
@@ -20,7 +20,7 @@ FOLDER = "tracking"
 
 def mlflow_folder() -> Path:
     """Where MLflow's client lies: apart, since its requirements would move versions that Axolotl's lock pins."""
-    return environments.home() / ".mlflow"
+    return home() / ".mlflow"
 
 
 def check_tracker(tracker: Tracker) -> None:

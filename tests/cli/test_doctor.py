@@ -51,9 +51,8 @@ def run(*arguments: str) -> Result:
 def test_an_empty_home_names_the_commands_that_fill_it(home: Path) -> None:
     result = run("--quick")
     assert result.exit_code == EXIT_PARTIAL
-    for command in ("python -m keepstate.environments train", "python -m keepstate.environments serve"):
+    for command in ("keepstate setup train", "keepstate setup serve", "keepstate setup model"):
         assert f"-> {command}" in result.output
-    assert f"-> {basemodel.COMMAND}" in result.output
     assert environments.TORCH_CPU_INDEX in result.output
 
 
@@ -78,7 +77,7 @@ def test_json_says_the_same_for_programs(complete: Path) -> None:
     value = json.loads(run("--quick", "--json").output)
     assert value["laptop_ready"] is True
     assert {found["mark"] for found in value["findings"]} <= set(Mark)
-    assert [found["topic"] for found in value["findings"]][:3] == ["keepstate", "processors", "memory"]
+    assert [found["topic"] for found in value["findings"]][:3] == ["keepstate", "home", "processors"]
 
 
 def test_a_full_disk_is_missing_space(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:

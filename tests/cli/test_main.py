@@ -3,12 +3,15 @@
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from keepstate.cli import COMMANDS, cli
+from keepstate.cli import COMMANDS, cli, keepstate_elsewhere, run
+from keepstate.errors import EXIT_USER_ERROR, UserError
 from keepstate.stages import STAGES, markdown_table
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +41,46 @@ def test_unknown_command_is_named_and_exits_2() -> None:
     assert done.returncode == 2
     assert "tarces" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (UserError("what", "next"), "error: what\nhint:  next\n"),
+        (ExceptionGroup("", [ExceptionGroup("", [UserError("what", "next")]), OSError(28, "full")]), "error: what\n"),
+        (OSError(28, "No space left on device"), "error: no disk space left for "),
+        (PermissionError(13, "Permission denied", "/x/y"), "error: /x/y: Permission denied\n"),
+        (NotADirectoryError(20, "Not a directory", "/x/y"), "error: /x/y: Not a directory\n"),
+    ],
+)
+def test_what_a_user_can_mend_is_told_without_traceback(
+    error: Exception, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(click.Command("x", callback=partial(throw, error)), []) == EXIT_USER_ERROR
+    said = capsys.readouterr().err
+    assert said.startswith(told)
+    assert "\nhint:  " in said
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), ExceptionGroup("", [UserError("a", "b"), ValueError("ours")])])
+def test_a_defect_of_ours_keeps_its_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        run(click.Command("x", callback=partial(throw, error)), [])
+    assert caught.value is error
+
+
+def throw(error: Exception) -> None:
+    raise error
+
+
+def test_a_hint_says_where_keepstate_is_if_the_shell_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    said = keepstate_elsewhere("keepstate doctor")
+    (folder,) = re.findall(r"export PATH=([^:]+):", said)
+    assert (Path(folder) / "keepstate").is_file()
+    monkeypatch.setenv("PATH", folder)
+    assert keepstate_elsewhere("keepstate doctor") == ""
+    assert keepstate_elsewhere("free some space") == ""
 
 
 SPECIFIED_TARGETS = (

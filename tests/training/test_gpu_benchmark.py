@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from keepstate.training.config import ROOT, check_keys
+from keepstate.places import SHIPPED
+from keepstate.training.config import check_keys
 
-sys.path.insert(0, str(ROOT / "benchmarks" / "gpu"))
+sys.path.insert(0, str(SHIPPED / "benchmarks" / "gpu"))
 
 import shapes
 import train_speed

@@ -20,8 +20,9 @@ import yaml
 from made_data import write_dataset
 
 from keepstate.environments import spec
+from keepstate.places import SHIPPED
 from keepstate.training import read_done
-from keepstate.training.config import ROOT, config_path
+from keepstate.training.config import config_path
 from keepstate.training.run_folder import PROGRESS, checkpoints
 from keepstate.vocabulary import RuntimeName
 
@@ -59,7 +60,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(bench: Path, kind: str, out: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "keepstate", "train", "persistent", "--config", bench / f"{kind}.yaml"]
     command += ["--dataset", bench / "data", "--out", out, "--base-model", bench / "model", "--track", "none", *options]
-    return subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(list(map(str, command)), cwd=SHIPPED, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:

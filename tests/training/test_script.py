@@ -12,11 +12,12 @@ import yaml
 from keepstate import basemodel
 from keepstate.datasets.manifest import read_manifest
 from keepstate.environments import spec
+from keepstate.places import SHIPPED
 from keepstate.training import read_done
-from keepstate.training.config import ROOT, config_path, read_config
+from keepstate.training.config import config_path, read_config
 from keepstate.vocabulary import RuntimeName
 
-SCRIPT = ROOT / "train" / "qwen3_8b_axolotl.py"
+SCRIPT = SHIPPED / "train" / "qwen3_8b_axolotl.py"
 TRACES = 6
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 A100 = read_config(config_path(RuntimeName.REACT, laptop=False))

@@ -12,7 +12,8 @@ from keepstate.datasets import load_template
 from keepstate.environments import spec
 from keepstate.errors import UserError
 from keepstate.models.base import Message
-from keepstate.training.config import CONFIGS, PLUGIN_FOLDER, ROOT, check_keys, config_path, known_keys, read_config
+from keepstate.places import SHIPPED
+from keepstate.training.config import CONFIGS, PLUGIN_FOLDER, check_keys, config_path, known_keys, read_config
 from keepstate.vocabulary import RuntimeName
 
 PER_ARM = {"datasets", "test_datasets", "dataset_prepared_path", "output_dir"}
@@ -58,7 +59,7 @@ def test_all_configs_are_known_and_name_files_that_exist() -> None:
     paths = sorted(CONFIGS.rglob("*.yaml"))
     assert len(paths) == 6
     for path in paths:
-        assert (ROOT / read_config(path)["chat_template_jinja"]).is_file()
+        assert (SHIPPED / read_config(path)["chat_template_jinja"]).is_file()
 
 
 def test_unknown_key_is_named_with_the_nearest() -> None:
@@ -120,7 +121,7 @@ def test_axolotl_resolves_to_the_specification(name: RuntimeName, tmp_path: Path
 
 
 def test_thinking_is_off_in_every_turn() -> None:
-    template = load_template(ROOT / read_config(config_path(RuntimeName.REACT, laptop=False))["chat_template_jinja"])
+    template = load_template(SHIPPED / read_config(config_path(RuntimeName.REACT, laptop=False))["chat_template_jinja"])
     turns: list[Message] = [Message(role=role, content="x") for role in ("user", "assistant", "user", "assistant")]
     text = template.render(turns)
     assert text.count("<|im_start|>assistant\n<think>\n\n</think>\n\nx") == 2

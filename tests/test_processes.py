@@ -1,0 +1,62 @@
+"""One at a time: who comes second says so and waits; the kernel lets it go on however the first ends."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keepstate.errors import UserError
+from keepstate.processes import only_one
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from keepstate.processes import only_one
+with only_one(Path(sys.argv[1]), "it"):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def holder(lock: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_the_second_says_that_it_waits_and_goes_on_when_the_first_is_killed(tmp_path: Path) -> None:
+    first = holder(tmp_path / "lock")
+    assert first.stdout
+    assert first.stdout.readline() == "in\n"
+    second = holder(tmp_path / "lock")
+    assert second.stderr
+    assert second.stdout
+    assert second.stderr.readline() == "it is being made by another keepstate: waiting for it\n"
+    first.kill()
+    first.communicate()
+    assert second.stdout.readline() == "in\n"
+    second.kill()
+    second.communicate()
+
+
+def test_a_lock_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"), only_one(tmp_path / "file" / "lock", "it"):
+        pass
+
+
+def test_of_two_demos_in_one_folder_the_second_waits_and_ctrl_c_ends_it(tmp_path: Path) -> None:
+    with only_one(tmp_path / ".lock", "the first"):
+        command = [sys.executable, "-m", "keepstate", "demo", "--out", tmp_path]
+        second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        assert second.stderr
+        assert (
+            second.stderr.readline() == f"the demo in {tmp_path} is being made by another keepstate: waiting for it\n"
+        )
+        second.send_signal(signal.SIGINT)
+        _, said = second.communicate(timeout=30)
+    assert second.returncode == 130
+    assert said.split() == ["interrupted"]
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
