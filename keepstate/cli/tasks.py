@@ -108,10 +108,10 @@ def _show_folder(folder: Path) -> None:
         click.echo(f"{count} tasks: {family}, {difficulty}, {rules} rules")
     if tasks:
         scores = [reference_scores(task) for task in tasks]
-        for policy in POLICIES:
-            values = [score[policy] for score in scores]
-            solved = sum(value >= 1.0 for value in values)
-            click.echo(f"{policy:>8}: mean score {fmean(values):.3f}, solved {solved} of {len(values)}")
+        for policy, words in POLICIES.items():
+            if values := [score[policy] for score in scores if policy in score]:
+                solved = sum(value >= 1.0 for value in values)
+                click.echo(f"{policy:>8}: mean score {fmean(values):.3f}, solved {solved} of {len(values)} ({words})")
     for file in bad:
         click.echo(f"left out: {file.path}: {file.reason}", err=True)
     if bad:

@@ -38,7 +38,7 @@ class Knapsack:
         return policies.gold(task)
 
     def reference_scores(self, task: Task) -> dict[str, float]:
-        """Scores of blind, greedy, dp and oracle; see `policies`."""
+        """Scores of blind, greedy, dp, best and oracle; see `policies`."""
         return policies.reference_scores(task)
 
 

@@ -4,21 +4,28 @@
   because it must, and takes those, whatever was seen.
 - `greedy` inspects the first B ids and takes the allowed ones by value per weight.
 - `dp` inspects the first B ids and takes the best packing of them. Nothing tells items apart before they are inspected,
-  so no player does better on average; one on one task may.
-- `oracle` is the best that B inspections can buy: the most valuable packing of at most B items (under the paper rules,
-  where a take needs no inspection, the optimum).
-`greedy` and `dp` know the allowed classes under both rule sets.
+  so under the strict rules no player does better on average; one on one task may.
+- `best` is the best player that we know. Under the strict rules it is `dp`. Under the paper rules a take needs no
+  inspection and a refused one costs nothing, so it packs what it inspected into a part of the capacity only, tries
+  every unseen id on the rest, and fills up with what it knows; see `_best`. What the very best player reaches on
+  average is not known: it lies between `best` and `oracle`.
+- `oracle` is the most that any player could reach, with all luck: the most valuable packing of at most B items; under
+  the paper rules the optimum.
+All but `blind` know the allowed classes under both rule sets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+import numpy as np
 
 from keepstate.tasks.base import Task, ToolError
 from keepstate.tasks.families import Move
 from keepstate.tasks.families.knapsack.content import Candidates, Content, content_of
 from keepstate.tasks.families.knapsack.environment import KnapsackEnvironment
-from keepstate.tasks.families.knapsack.solver import best_of_few, solve
+from keepstate.tasks.families.knapsack.solver import best_by_capacity, best_of_few, solve, worth_of_unseen
 from keepstate.vocabulary import RuleSet
 
 
@@ -30,10 +37,12 @@ def reference_scores(task: Task) -> dict[str, float]:
     seen = Candidates.of(content, first)
     by_density = sorted(range(len(seen.ids)), key=lambda i: (-seen.values[i] / max(seen.weights[i], 1e-9), i))
     packing = solve(seen.weights, seen.values, content.public.capacity)
+    dp = _played(task, first, [seen.ids[i] for i in packing.chosen])
     return {
         "blind": _played(task, first if strict else (), first if strict else content.public.item_ids),
         "greedy": _played(task, first, [seen.ids[i] for i in by_density]),
-        "dp": _played(task, first, [seen.ids[i] for i in packing.chosen]),
+        "dp": dp,
+        "best": dp if strict else _played(task, first, _best(content, seen, by_density)),
         "oracle": _oracle(content),
     }
 
@@ -46,6 +55,29 @@ def gold(task: Task) -> list[Move]:
 
 def _moves(tool: str, ids: Iterable[str]) -> list[Move]:
     return [Move(tool, {"item_id": item}) for item in ids]
+
+
+def _best(content: Content, seen: Candidates, by_density: Sequence[int]) -> list[str]:
+    """The takes of `best` under the paper rules, in order.
+
+    It believes that unseen items are like those it inspected: as often of an allowed class, of the same weights, as
+    valuable on average. The free capacity with which it starts on them is the one that promises most in all. It starts
+    on them last but one: with little room only the light ones are accepted, and those are worth more by weight.
+    """
+    capacity, budget = content.public.capacity, content.public.inspect_budget
+    inspected = [content.private.items[item] for item in content.public.item_ids[:budget]]
+    unseen = content.public.item_ids[budget:]
+    worth = worth_of_unseen(
+        len(unseen),
+        len(seen.ids) / max(len(inspected), 1),
+        [item.weight for item in inspected],
+        fmean([item.value for item in inspected] or [0]),
+        capacity,
+    )
+    promise = best_by_capacity(seen.weights, seen.values, capacity)[::-1] + worth
+    room = int(np.round(promise, 6).argmax())  # rounded: equal on every machine
+    packed = [seen.ids[i] for i in solve(seen.weights, seen.values, capacity - room).chosen]
+    return [*packed, *unseen, *(seen.ids[i] for i in by_density)]
 
 
 def _played(task: Task, inspect: Iterable[str], take: Iterable[str]) -> float:
