@@ -114,6 +114,18 @@ def test_floor_and_oracle_are_those_of_the_same_tasks(run: Path, tmp_path: Path)
     assert figures.corrected.value == pytest.approx((0.5 - figures.floor) / (figures.oracle - figures.floor))
 
 
+def test_a_reference_that_not_every_task_has_is_left_out(tmp_path: Path) -> None:
+    write_made_cell(tmp_path, Adapter.BASE, REACT, lambda _: Made(0.5), count=2)
+    cell = tmp_path / "base-react-mini/cell.json"
+    shown = []
+    for text in (cell.read_text(), re.sub(r',\s*"best": [0-9.]+', "", cell.read_text(), count=1)):
+        cell.write_text(text)
+        print_report(build_report(tmp_path), Console(file=(screen := StringIO()), width=120))
+        shown.append("best known player" in screen.getvalue())
+        assert "blind (the floor)" in screen.getvalue()
+    assert shown == [True, False]
+
+
 def test_the_headline_says_what_mismatch_cost_and_hedges(run: Path) -> None:
     group = make_report("r", read_results(run)).groups[0]
     first, second, reached, below = group.headline
