@@ -114,16 +114,31 @@ class LagMeter:
         self._task.cancel()
 
 
+def _processes() -> dict[int, int]:
+    """Parent of every process that runs, by number; dead ones excluded.
+
+    From one look at all of /proc: the kernel's own lists of children leave out living ones while others end.
+    """
+    found: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        with suppress(OSError, ValueError):  # no process, or it has ended meanwhile
+            state, parent = Path(f"/proc/{int(name)}/stat").read_text().rpartition(")")[2].split()[:2]
+            if state not in "ZX":
+                found[int(name)] = int(parent)
+    return found
+
+
 def children(pid: int | None = None) -> set[int]:
     """Process numbers of those that this process (or `pid`) started itself; not dead ones, nor multiprocessing's own.
 
     A process pool of an earlier test leaves a tracker of resources behind, which lives as long as this process.
     """
-    found: set[int] = set()
-    for tasks in Path(f"/proc/{pid or os.getpid()}/task").glob("*/children"):
-        with suppress(OSError):
-            found |= {int(word) for word in tasks.read_text().split()}
-    return {each for each in alive(found) if "multiprocessing.resource_tracker" not in _command(each)}
+    return _children(pid or os.getpid(), _processes())
+
+
+def _children(pid: int, parents: dict[int, int]) -> set[int]:
+    found = {each for each, parent in parents.items() if parent == pid}
+    return {each for each in found if "multiprocessing.resource_tracker" not in _command(each)}
 
 
 def _command(pid: int) -> str:
@@ -135,25 +150,18 @@ def _command(pid: int) -> str:
 
 def descendants(root: int | None = None) -> set[int]:
     """Process numbers of everything this process (or `root`) started, directly or not; dead ones excluded."""
+    parents = _processes()
     found: set[int] = set()
-    open_ends = children(root)
+    open_ends = _children(root or os.getpid(), parents)
     while open_ends:
         found |= open_ends
-        open_ends = set().union(*map(children, open_ends)) - found
+        open_ends = set().union(*(_children(each, parents) for each in open_ends)) - found
     return found
 
 
 def alive(pids: set[int]) -> set[int]:
     """Those of `pids` that still run."""
-    return {pid for pid in pids if _state(pid) not in "ZX"}
-
-
-def _state(pid: int) -> str:
-    """One letter, as in `ps`; X where there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"
+    return pids & _processes().keys()
 
 
 def descriptors() -> int:

@@ -211,7 +211,16 @@ OPENING: Numbers = {
 }
 """Denied where no file may be opened at all."""
 
+OTHERS_DOINGS: Numbers = {
+    "sysinfo": (99, 179),
+    "statfs": (137, 43),
+    "fstatfs": (138, 44),
+    "flock": (73, 32),
+}
+"""Load, room and locks: what one episode could see of another or of the host."""
+
 ARGUMENTS: Numbers = {
+    "clock_getres": (229, 114),
     "fcntl": (72, 25),
     "kill": (62, 129),
     "tgkill": (234, 131),
@@ -230,6 +239,7 @@ GROUPS = (
     NEEDED,
     PROCESSES,
     OTHERS,
+    OTHERS_DOINGS,
     NETWORK,
     KERNEL,
     NAMESPACES,

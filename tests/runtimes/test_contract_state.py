@@ -1,7 +1,7 @@
 """The contract, part 1: what a block leaves to the next one. Persistent: everything. Forget: nothing at all."""
 
 import pytest
-from playground import CODEACT, FORGET, PERSISTENT, opened
+from playground import CODEACT, FORGET, PERSISTENT, opened, shown
 
 from keepstate.runtimes import Sandbox
 from keepstate.vocabulary import RuntimeName
@@ -80,6 +80,52 @@ async def test_two_episodes_share_nothing(sandbox: Sandbox) -> None:
         await one.output("import math\nmath.pi = 3\nx = 1")
         assert (await two.run("x")).error_type == "NameError"
         assert await two.output("import math\nprint(math.pi > 3)") == "True\n"
+
+
+LEFT_OUTSIDE = [
+    ("flags of the streams", "for fd in range(3): fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND)",
+     "print([fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_NONBLOCK | os.O_APPEND) for fd in range(3)])"),
+    ("lock of a stream", "fcntl.flock(0, fcntl.LOCK_EX)",
+     "fcntl.flock(os.open('/dev/null', os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)"),
+    ("lock of a device", "kept = os.open('/dev/zero', os.O_RDONLY); fcntl.flock(kept, fcntl.LOCK_EX)",
+     "fcntl.flock(os.open('/dev/zero', os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)"),
+    ("lock of a shared file", "kept = os.open(LIBRARY, os.O_RDONLY); fcntl.lockf(kept, fcntl.LOCK_SH, 71, 13)",
+     "print(fcntl.fcntl(os.open(LIBRARY, os.O_RDONLY), fcntl.F_GETLK, struct.pack('hhqqi', 1, 0, 0, 0, 0)))"),
+    ("lock of an open file",
+     "kept = os.open(LIBRARY, os.O_RDONLY)\nfcntl.fcntl(kept, 37, struct.pack('hhqqi', 0, 0, 5, 6, 0))",
+     "print(fcntl.fcntl(os.open(LIBRARY, os.O_RDONLY), 36, struct.pack('hhqqi', 1, 0, 0, 0, 0)))"),
+    *[(f"times of {path}", f"os.utime({path!r})", f"print(os.stat({path!r}).st_mtime_ns)")
+      for path in ("/dev/null", "/dev/urandom", "/dev", "/")],
+    ("times of a shared file", "os.utime(LIBRARY)", "print(os.stat(LIBRARY).st_mtime_ns)"),
+    ("times of a stream", "os.utime(1)", "print(os.fstat(1).st_mtime_ns)"),
+    ("mode of a stream", "os.fchmod(1, 0o600)", "print(os.fstat(1).st_mode)"),
+    ("owner of a stream", "fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())", "print(fcntl.fcntl(0, fcntl.F_GETOWN))"),
+    ("time that another has run", "sum(range(10**6))",
+     "import time\nprint(time.clock_gettime(~OTHER << 3 | 2) > 0.0001)"),
+    ("load of the machine", "kept = bytes(10**6)", "library = __import__('ctypes').CDLL(None)\n"
+     "print(library.sysinfo(__import__('ctypes').create_string_buffer(200)) == 0)"),
+    ("room on the disk", "", "print(os.statvfs(LIBRARY).f_bfree > 0)"),
+]  # fmt: skip
+"""What a block might leave at places that are not its own, and how the next block or another episode would see it."""
+
+
+@pytest.mark.parametrize(("leave", "look"), [row[1:] for row in LEFT_OUTSIDE], ids=[row[0] for row in LEFT_OUTSIDE])
+async def test_nothing_is_left_outside_an_interpreter(real_sandbox: Sandbox, leave: str, look: str) -> None:
+    start = "import fcntl, os, struct\nLIBRARY = os.__file__\nOTHER = {pid}\n"
+
+    def after(code: str, pid: int) -> str:
+        lines = "".join(f"    {line}\n" for line in code.splitlines() or ["pass"])
+        return f"{start.format(pid=pid)}try:\n{lines}except (OSError, ImportError) as error:\n    print(type(error))"
+
+    async with opened(FORGET, real_sandbox) as one, opened(PERSISTENT, real_sandbox) as two:
+        await two.output("sum(range(10**6))")
+        pid = two.runtime._worker.pid  # type: ignore[attr-defined]
+        before = [shown(await session.run(after(look, pid))) for session in (one, two)]
+        await one.run(after(leave, pid))
+        async with opened(PERSISTENT, real_sandbox) as living:
+            await living.run(after(leave, pid))
+            assert [shown(await session.run(after(look, pid))) for session in (one, two)] == before
+    assert "True" not in before[0], "nor is it told of another episode"
 
 
 async def test_globals_are_the_agents_names(sandbox: Sandbox) -> None:

@@ -17,6 +17,7 @@ OWN_PID = 4242
 NEVER = (
     numbers.PROCESSES,
     numbers.OTHERS,
+    numbers.OTHERS_DOINGS,
     numbers.NETWORK,
     numbers.KERNEL,
     numbers.NAMESPACES,
@@ -125,6 +126,7 @@ def test_numbers_nobody_listed_are_refused(machine: str, files: Files) -> None:
     assert not forbidden & set(allowed)
 
 
+CLOCK_CALLS = ("clock_gettime", "clock_getres", "clock_nanosleep")
 CASES = [
     # signals: to itself alone, never to a group or everybody
     ("kill", (OWN_PID, 9), "allow"),
@@ -152,6 +154,16 @@ CASES = [
     ("fcntl", (3, 1026, 0), "EPERM"),  # F_NOTIFY
     ("fcntl", (3, 1033, 0), "EPERM"),  # F_ADD_SEALS
     ("fcntl", (3, (1 << 32) + 8, 1), "EPERM"),
+    # locks are the file's: two episodes that may read it would see each other's
+    *[("fcntl", (3, command, 0x1000), "EPERM") for command in (5, 6, 7, 36, 37, 38)],  # F_GETLK to F_OFD_SETLKW
+    # clocks: none of another process
+    *[(name, (clock, 0), "allow") for name in CLOCK_CALLS for clock in (0, 1, 2, 3, 7)],
+    *[
+        (name, (clock & 0xFFFFFFFF, 0), "EPERM")
+        for name in CLOCK_CALLS
+        for clock in (~1 << 3 | 2, ~OWN_PID << 3 | 6, -1)
+    ],
+    ("clock_gettime", ((1 << 64) - 6, 0), "EPERM"),
     # terminals and devices
     ("ioctl", (0, 0x5401, 0), "allow"),
     ("ioctl", (0, 0x5412, 0), "EPERM"),  # TIOCSTI

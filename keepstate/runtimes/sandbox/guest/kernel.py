@@ -61,9 +61,9 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str |
     _check(_libc.mount(*words[:3], ctypes.c_ulong(flags), words[3]), f"mount {target}")
 
 
-def make_read_only(target: str, *, recursive: bool) -> None:
-    """Make a mount (and those below it) read-only, without devices and set-uid programs (Linux 5.12)."""
-    attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+def make_read_only(target: str, *, recursive: bool = False, devices: bool = False) -> None:
+    """Make a mount (and those below it) read-only, without set-uid programs and, unless said, devices (Linux 5.12)."""
+    attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | (0 if devices else MOUNT_ATTR_NODEV)
     layout = ctypes.create_string_buffer(struct.pack("=4Q", attributes, 0, 0, 0), 32)
     _syscall("mount_setattr", AT_FDCWD, target.encode(), AT_RECURSIVE if recursive else 0, layout, 32)
 

@@ -126,9 +126,10 @@ def _build_root(libraries: list[str]) -> None:
     for name in DEVICES:
         os.close(os.open(f"{STAGE}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o600))
         kernel.mount(f"/dev/{name}", f"{STAGE}/dev/{name}", None, kernel.MS_BIND)
+        kernel.make_read_only(f"{STAGE}/dev/{name}", devices=True)  # its times are the host's; writing to it works
     os.makedirs(STAGE + "/tmp", exist_ok=True)
     kernel.make_root(STAGE)
-    kernel.make_read_only("/", recursive=False)
+    kernel.make_read_only("/")
 
 
 def _write(path: str, text: str) -> None:

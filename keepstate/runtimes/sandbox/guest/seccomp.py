@@ -26,11 +26,14 @@ AF_UNIX = 1
 DEVICE_COMMANDS = (0x5401, 0x5413, 0x5421, 0x5450, 0x5451)
 """TCGETS and TIOCGWINSZ, which `isatty` and `os.get_terminal_size` ask; FIONBIO, FIONCLEX and FIOCLEX, by which Python
 sets sockets non-blocking (asyncio needs it) and descriptors inheritable."""
-DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
-"""F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, F_DUPFD_CLOEXEC.
+DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 4, 1030)
+"""F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC.
 
-Not F_SETOWN and F_SETSIG, which make the kernel send any signal to any process of the same user.
+Not F_SETOWN and F_SETSIG, which make the kernel send any signal to any process of the same user. No locks: they belong
+to the file, so two episodes that may read one file of the standard library would talk by what they lock of it.
 """
+CLOCKS = 16
+"""Kinds of clocks, which `clock_gettime` takes for any numbers below; others are those of processes by their number."""
 
 
 OPEN_TO_WRITE = 0o1 | 0o2 | 0o100 | 0o1000
@@ -74,6 +77,11 @@ def _if_one_of(index: int, values: tuple[int, ...]) -> list[Instruction]:
     return [*block, _refuse(errno.EPERM)]
 
 
+def _if_below(index: int, bound: int) -> list[Instruction]:
+    """Allow if the unsigned `int` argument `index` is smaller than `bound`, else refuse."""
+    return [_argument(index, 0), (JUMP_AT_LEAST, 0, 1, bound), _refuse(errno.EPERM), _return(ALLOW)]
+
+
 def _if_null(index: int) -> list[Instruction]:
     """Allow if the pointer `index` is NULL, else refuse."""
     refuse = _refuse(errno.EPERM)
@@ -96,8 +104,10 @@ def _if_clear(index: int, bits: int) -> list[Instruction]:
 def _checked(files: Files, own_pid: int) -> dict[str, list[Instruction]]:
     """Calls of which the arguments decide."""
     reading = {"open": _if_clear(1, OPEN_TO_WRITE), "openat": _if_clear(2, OPEN_TO_WRITE)}
+    clocks = dict.fromkeys(("clock_gettime", "clock_getres", "clock_nanosleep"), _if_below(0, CLOCKS))
     return {
         **(reading if files is Files.HOST_READ_ONLY else {}),
+        **clocks,
         "fcntl": _if_one_of(1, DESCRIPTOR_COMMANDS),
         "ioctl": _if_one_of(1, DEVICE_COMMANDS),
         "kill": _if_one_of(0, (own_pid,)),  # never 0, -1 or a group: these reach beyond a pid namespace

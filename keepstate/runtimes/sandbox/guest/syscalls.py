@@ -1,7 +1,8 @@
 """System call numbers on x86-64 and aarch64, and which of them a worker may use.
 
 Numbers are those of the kernel's `asm/unistd_64.h` and `asm-generic/unistd.h`. None: that architecture has no such
-call, its libc uses another one. Any call that is not named here is refused by the filter (`seccomp.py`).
+call, its libc uses another one. Any call that is not named here is refused by the filter (`seccomp.py`): `flock`,
+`sysinfo` and `statfs` too, by which one episode could see what another or the host does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ FREE: dict[str, tuple[int | None, int | None]] = {
     "close": (3, 57),
     "close_range": (436, 436),
     "fstat": (5, 80),
-    "fstatfs": (138, 44),
     "dup": (32, 23),
     "dup2": (33, None),
     "dup3": (292, 24),
@@ -65,9 +65,6 @@ FREE: dict[str, tuple[int | None, int | None]] = {
     "rseq": (334, 293),
     "sched_yield": (24, 124),
     # time
-    "clock_gettime": (228, 113),
-    "clock_getres": (229, 114),
-    "clock_nanosleep": (230, 115),
     "nanosleep": (35, 101),
     "gettimeofday": (96, 169),
     "time": (201, None),
@@ -96,7 +93,6 @@ FREE: dict[str, tuple[int | None, int | None]] = {
     "getrandom": (318, 278),
     "umask": (95, 166),
     "uname": (63, 160),
-    "sysinfo": (99, 179),
     "getcwd": (79, 17),
     "exit": (60, 93),
     "exit_group": (231, 94),
@@ -113,7 +109,6 @@ READ_FILES: dict[str, tuple[int | None, int | None]] = {
     "lstat": (6, None),
     "newfstatat": (262, 79),
     "statx": (332, 291),
-    "statfs": (137, 43),
     "readlink": (89, None),
     "readlinkat": (267, 78),
     "getdents64": (217, 61),
@@ -141,7 +136,6 @@ WRITE_FILES: dict[str, tuple[int | None, int | None]] = {
     "fallocate": (285, 47),
     "fsync": (74, 82),
     "fdatasync": (75, 83),
-    "flock": (73, 32),
     "chmod": (90, None),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
@@ -152,6 +146,9 @@ WRITE_FILES: dict[str, tuple[int | None, int | None]] = {
 """Changing files: only where every file in sight is the worker's own. Landlock does not mediate chmod and utimensat."""
 
 CHECKED: dict[str, tuple[int | None, int | None]] = {
+    "clock_gettime": (228, 113),
+    "clock_getres": (229, 114),
+    "clock_nanosleep": (230, 115),
     "fcntl": (72, 25),
     "ioctl": (16, 29),
     "kill": (62, 129),

@@ -78,6 +78,7 @@ def _work(connection: int, confinement: Confinement, memory_mib: int) -> None:
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _close_all_but(connection, confinement.ruleset)
+        _open_own_null()
         interpreter = Interpreter(connection)
         try:
             confine(confinement, memory_mib)
@@ -87,6 +88,14 @@ def _work(connection: int, confinement: Confinement, memory_mib: int) -> None:
         interpreter.serve()
     finally:
         os._exit(0)
+
+
+def _open_own_null() -> None:
+    """Open descriptors 0 to 2 anew: flags of an open file are shared by all processes that have inherited it."""
+    own = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(own, descriptor)
+    os.close(own)
 
 
 def _close_all_but(*kept: int | None) -> None:
