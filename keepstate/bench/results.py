@@ -34,7 +34,8 @@ class Episode:
     completion_tokens: int | None
     cached_tokens: int | None
     missed_variable: bool
-    seconds: float
+    seconds: float | None
+    """None where the trace does not tell."""
     finish_reason: FinishReason
     rung: str
     errors: tuple[str, ...]

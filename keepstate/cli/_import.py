@@ -14,8 +14,8 @@ from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.traces.conversations import iter_conversations
 from keepstate.traces.exporters import EXPORTERS, NOT_CARRIED
 from keepstate.traces.imported import NOT_CARRIED as LOST
-from keepstate.traces.imported import file_word, with_verdict
-from keepstate.traces.reader import BadTrace, TraceError, iter_traces, parse_trace, trace_stem
+from keepstate.traces.imported import file_word
+from keepstate.traces.reader import BadTrace, TraceError, iter_traces, load_trace
 from keepstate.traces.schema import trace_json
 from keepstate.traces.writer import TRACE_SUFFIX, trace_path, write_trace
 from keepstate.vocabulary import RuntimeName
@@ -67,7 +67,7 @@ def _read(sources: tuple[Path, ...], runtime: RuntimeName | None) -> Iterator[tu
     for source in sources:
         if source.is_dir():
             for path, trace in iter_traces(source):
-                yield str(path), trace if isinstance(trace, BadTrace) else with_verdict(path, trace)
+                yield str(path), trace
             for path in sorted(source.rglob(f"*{JSONL}")):
                 yield from _rows(path, runtime)
         elif source.suffix == JSONL:
@@ -89,7 +89,7 @@ def _rows(source: Path, runtime: RuntimeName | None) -> Iterator[tuple[str, Trac
 
 def _one(source: Path) -> Trace | BadTrace:
     try:
-        return with_verdict(source, parse_trace(source.read_bytes(), trace_stem(source)))
+        return load_trace(source)
     except (TraceError, OSError) as error:
         return BadTrace(source, str(error))
 

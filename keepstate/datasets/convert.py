@@ -19,8 +19,8 @@ from keepstate.datasets.sample import REFUSALS, Refused, Sample, prove
 from keepstate.datasets.templates import ChatTemplate
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.models.base import Message
-from keepstate.traces.imported import ASSUMED, with_verdict
-from keepstate.traces.reader import TraceError, parse_trace, trace_stem
+from keepstate.traces.imported import ASSUMED
+from keepstate.traces.reader import TraceError, load_trace
 from keepstate.vocabulary import FinishReason, RuntimeName
 
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
@@ -78,7 +78,7 @@ class Converter:
     def convert(self, path: Path) -> Row | LeftOut:
         """The row of the trace in the file at `path`, or why there is none."""
         try:
-            trace = with_verdict(path, parse_trace(path.read_bytes(), trace_stem(path)))
+            trace = load_trace(path)
             for reason, detail in self._objections(trace):
                 return LeftOut(str(path), reason, detail)
             return self._row(path, trace)

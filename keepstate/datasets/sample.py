@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from keepstate.datasets.templates import ChatTemplate
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.models.base import Message
+from keepstate.traces.check import turns_problem
 
 ROLES = "roles out of order"
 EMPTY = "empty answer"
@@ -75,11 +76,11 @@ def check_messages(messages: Sequence[Message], tokenizer: TextTokenizer) -> Non
     Raises:
         Refused: With the number of the message.
     """
-    roles = [message["role"] for message in messages]
-    talk = roles[1:] if roles[:1] == ["system"] else roles
-    expected = ["user" if place % 2 == 0 else "assistant" for place in range(len(talk))]
-    if talk != expected or not talk or talk[-1] != "assistant":
-        raise Refused(ROLES, f"roles are {' '.join(roles) or '(none)'}: user and assistant must alternate")
+    problem = turns_problem(messages)
+    if problem is None and not (messages and messages[-1]["role"] == "assistant"):
+        problem = "it does not end with an answer"
+    if problem:
+        raise Refused(ROLES, problem)
     for number, message in enumerate(messages):
         text = message["content"]
         if not text and message["role"] == "assistant":

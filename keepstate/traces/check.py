@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 from keepstate.agents.record import FinishEvent, ModelCallEvent, Trace
 from keepstate.files import content_hash, parse_json
+from keepstate.models.base import Message
 from keepstate.traces.reader import BadTrace, iter_traces
 from keepstate.traces.schema import verdict_json
 from keepstate.traces.writer import verdict_path
@@ -76,19 +78,30 @@ def _arms(folders: Sequence[Path]) -> list[Path]:
     return sorted(path for path in folders[0].iterdir() if path.is_dir()) if folders[0].is_dir() else list(folders)
 
 
+def turns_problem(messages: Sequence[Message]) -> str | None:
+    """Why no server could have held this conversation: the one rule of traces and data sets.
+
+    A system message may come first; then user and assistant alternate, the user first.
+    """
+    first = 1 if messages and messages[0]["role"] == "system" else 0
+    for place, message in enumerate(messages[first:]):
+        expected = ("user", "assistant")[place % 2]
+        if message["role"] != expected:
+            return f"message {first + place} is the {message['role']}'s, the {expected}'s was due"
+    return None
+
+
 def _conversation_problems(trace: Trace) -> Iterator[str]:
     """Roles in order, and the steps' texts where the messages have them."""
-    for place, message in enumerate(trace.messages):
-        expected = "system" if place == 0 else ("user", "assistant")[(place - 1) % 2]
-        if message["role"] != expected:
-            yield f"message {place} is the {message['role']}'s, the {expected}'s was due"
-            return
+    if problem := turns_problem(trace.messages):
+        yield problem
+        return
     texts = [message["content"] for message in trace.messages]
-    for step, event in enumerate(trace.steps):
-        answer = 2 + 2 * step
-        if texts[answer : answer + 1] != [event.assistant_text]:
-            yield f"step {step}: message {answer} is not its answer"
-        if event.observation is not None and texts[answer + 1 : answer + 2] != [event.observation]:
+    answers = [place for place, message in enumerate(trace.messages) if message["role"] == "assistant"]
+    for step, (event, answer) in enumerate(zip_longest(trace.steps, answers[: len(trace.steps)])):
+        if answer is None or texts[answer] != event.assistant_text:
+            yield f"step {step}: message {answer or len(texts)} is not its answer"
+        elif event.observation is not None and texts[answer + 1 : answer + 2] != [event.observation]:
             yield f"step {step}: message {answer + 1} is not its observation"
 
 

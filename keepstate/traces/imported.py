@@ -6,11 +6,11 @@ sampling, seeds and times that the source does not tell stay empty.
 
 from __future__ import annotations
 
-import json
+import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 from keepstate.agents.record import (
     ErrorEvent,
@@ -28,7 +28,6 @@ from keepstate.agents.record import (
 from keepstate.files import content_hash
 from keepstate.models.base import Message
 from keepstate.tasks.base import Verdict
-from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 SOURCE = "imported from"
@@ -36,12 +35,30 @@ NOT_CARRIED = "not carried over"
 ASSUMED = "runtime assumed"
 """Key of `versions`: the source does not tell in which CodeAct runtime it was recorded."""
 UNKNOWN = "unknown"
+_BRACES = re.compile(r"\{[^{}]{1,20000}\}")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 
 
 def file_word(told: str) -> str:
     """`told`, if it can be part of a file name as it is, else a word made from its hash."""
     return told if _SAFE.fullmatch(told) else f"x{content_hash(told)[:12]}"
+
+
+def canonical(value: Any) -> Any:
+    """`value` with every Python set that a text in it prints in sorted order: each process prints another one."""
+    if isinstance(value, str):
+        return _BRACES.sub(_sorted_set, value)
+    if isinstance(value, Mapping):
+        return {key: canonical(item) for key, item in value.items()}
+    return [canonical(item) for item in value] if isinstance(value, list) else value
+
+
+def _sorted_set(found: re.Match[str]) -> str:
+    try:
+        value = ast.literal_eval(found[0])
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return found[0]
+    return f"{{{', '.join(sorted(map(repr, value)))}}}" if isinstance(value, set) else found[0]
 
 
 @dataclass(slots=True)
@@ -54,6 +71,7 @@ class Imported:
     messages: list[Message]
     steps: list[StepEvent] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    """Of ours, not of the agent's actions: they become events only where the episode failed."""
     finish: FinishReason | None = FinishReason.FINISHED
     """None where the recording breaks off."""
     model: str = UNKNOWN
@@ -71,6 +89,8 @@ class Imported:
             failure = Failure(origin=Origin.RUNTIME, message="the recording breaks off before the episode's end")
         elif self.finish is FinishReason.FAILED:
             failure = Failure(origin=Origin.RUNTIME, message=(self.errors or ["the source does not tell why"])[-1])
+        elif self.errors:
+            self.not_carried.append(f"{len(self.errors)} errors that did not end it: {self.errors[0][:200]!r}")
         reason = self.finish or FinishReason.FAILED
         prompts = tuple(message["content"] for message in self.messages if message["role"] == "system")
         counts: dict[str, int] = {}
@@ -105,27 +125,12 @@ class Imported:
             failure=failure,
             verdict=self.verdict,
             messages=tuple(self.messages),
-            events=tuple(self._events(prompts, reason)),
+            events=tuple(self._events(prompts, reason, failed=failure is not None)),
         )
 
-    def _events(self, prompts: Sequence[str], reason: FinishReason) -> list[Event]:
+    def _events(self, prompts: Sequence[str], reason: FinishReason, *, failed: bool) -> list[Event]:
         events: list[Event] = [StartEvent(task=self.task), SystemPromptEvent(prompts=tuple(prompts))]
         events += self.steps
-        events += [ErrorEvent(origin=Origin.RUNTIME, message=message) for message in self.errors]
+        if failed:
+            events += [ErrorEvent(origin=Origin.RUNTIME, message=message) for message in self.errors]
         return [*events, FinishEvent(reason=reason)]
-
-
-def with_verdict(path: Path, trace: Trace) -> Trace:
-    """An imported trace with the verdict in the file beside it, as the research code writes it; ours holds its own.
-
-    Metrics that are no numbers are not carried over.
-    """
-    if trace.verdict is not None or trace.failure is not None or SOURCE not in trace.versions:
-        return trace
-    try:
-        result = json.loads(verdict_path(path.parent, path.name.removesuffix(TRACE_SUFFIX)).read_bytes())["result"]
-        metrics = {key: value for key, value in result["metrics"].items() if isinstance(value, int | float)}
-        verdict = Verdict(is_solved=result["is_solved"], score=result["score"], metrics=metrics)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return trace
-    return trace.model_copy(update={"verdict": verdict})

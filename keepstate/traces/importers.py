@@ -11,7 +11,8 @@ messages or ShareGPT is read by `keepstate.traces.conversations`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,9 +32,9 @@ from keepstate.files import content_hash
 from keepstate.models.base import Message, token_count
 from keepstate.runtimes.base import ActionResult, ToolCall
 from keepstate.tasks import environment_for
-from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task
-from keepstate.traces.imported import UNKNOWN, Imported, file_word
-from keepstate.traces.reader import TraceError
+from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task, Verdict
+from keepstate.traces.imported import UNKNOWN, Imported, canonical, file_word
+from keepstate.traces.reader import TraceError, first_error
 from keepstate.vocabulary import FinishReason, RuntimeName
 
 SOURCE = "research events"
@@ -48,9 +49,9 @@ TELLING_KEYS = {
 """Keys that tell the class of an event that does not name it."""
 REASONS = (
     (FinishReason.CONTEXT_LIMIT, ("context",)),
+    (FinishReason.FAILED, ("error", "fail", "exception", "crash")),
     (FinishReason.TIME_LIMIT, ("time", "deadline")),
     (FinishReason.TURN_LIMIT, ("turn", "step", "max", "limit", "budget")),
-    (FinishReason.FAILED, ("error", "fail", "exception", "crash")),
 )
 """Our reason for a reason that contains one of these words; anything else means that the agent finished."""
 RUNTIMES = {
@@ -64,40 +65,51 @@ PROMPTS = {
     RuntimeName.PERSISTENT: "globals persist",
 }
 """What the system prompts of the published agents say of their runtime, in small letters."""
+KINDS = {
+    *("StartEvent", "SystemPromptEvent", "ModelCallEvent", "ModelResponseEvent", "StepEvent", "UserObservationEvent"),
+    *("ErrorEvent", "FinishEvent"),
+}
+"""Events that are understood; others are named as not carried over."""
+TOLD = re.compile(r"LLM (?:call failed|ended unexpectedly)", re.IGNORECASE)
+"""How the published agents begin what they tell the model, as the user, of an answer that did not come."""
+DOUBLED = re.compile(r"(?:^|[-_.])([A-Za-z_]+)-(\1[-_][\w.-]+)$")
+"""The end of a file's name where the id repeats the family, as the published code writes it, whatever stands before."""
 ERROR_CLASS = re.compile(r"^\s*([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit))\b", re.MULTILINE)
 
 Json = Mapping[str, Any]
 
 
-def research_trace(value: Json, stem: str = "") -> Trace:
+def research_trace(value: Json, stem: str = "", beside: Json | None = None) -> Trace:
     """The trace in a file of the research code.
 
     Args:
         value: The file's content.
         stem: `<family>-<task id>`, the file's name, which tells the task where its content does not.
+        beside: The verdict in the file beside it.
 
     Raises:
-        TraceError: It holds no step, or does not tell what the agent was asked.
+        TraceError: It holds no step, does not tell what the agent was asked, or its verdict is none.
     """
     summary = _object(value.get("summary"))
     by_kind = _by_kind(value["events"])
-    steps = sorted(by_kind.get("StepEvent", []), key=lambda step: _whole(step.get("turn")))
-    if not steps:
+    if not by_kind.get("StepEvent"):
         raise TraceError("no StepEvent: the agent never answered")
     task = _first(by_kind, "StartEvent", "task") or summary.get("task")
     task = {"nl": task} if isinstance(task, str) else _object(task)
     prompts = _texts(_first(by_kind, "SystemPromptEvent", "prompts") or summary.get("system_prompts"))
-    runtime, assumed = _runtime(value, summary, prompts, steps)
+    runtime, assumed = _runtime(value, summary, prompts, by_kind["StepEvent"])
     imported = Imported(SOURCE, _task_ref(task, stem), runtime, [], runtime_assumed=assumed)
     if assumed:
         imported.not_carried.append("which CodeAct runtime it was, which the file does not tell")
-    _open(imported, prompts, task)
-    _add_steps(imported, steps, by_kind.get("UserObservationEvent", []))
-    imported.errors = [
-        str(event.get("message") or event.get("error") or event) for event in by_kind.get("ErrorEvent", [])
-    ]
+    if others := sorted(by_kind.keys() - KINDS):
+        imported.not_carried.append(f"events of kind {', '.join(others)}")
+    turns, imported.errors = _turns(value["events"])
+    _open(imported, prompts, task, turns[0].before)
+    _add_steps(imported, turns)
     reason = _first(by_kind, "FinishEvent", "reason") or summary.get("finish_reason")
     imported.finish = None if reason is None else _reason(str(reason))
+    if beside is not None:
+        _grade(imported, beside)
     imported.model = str(value.get("model") or summary.get("model") or UNKNOWN)
     imported.started_at = str(value.get("started") or value.get("started_at") or "")
     imported.finished_at = str(value.get("finished") or value.get("finished_at") or "")
@@ -105,19 +117,68 @@ def research_trace(value: Json, stem: str = "") -> Trace:
     return imported.trace()
 
 
-def _by_kind(events: Sequence[Any]) -> dict[str, list[Json]]:
-    """What the events tell, by their class; each tells it in `data` or in itself."""
-    by_kind: dict[str, list[Json]] = {}
+def _grade(imported: Imported, beside: Json) -> None:
+    """Take over the verdict, if we did not fail.
+
+    A run that was cut by its clock has no end in its trace, and is graded all the same: its status tells.
+    """
+    status = _reason(str(beside.get("status") or ""))
+    if status is FinishReason.FAILED:
+        imported.finish = status
+        imported.errors = [*imported.errors, str(beside.get("error") or "the verdict beside it calls it failed")]
+        return
+    verdict = _verdict(_object(beside.get("result")), imported)
+    if imported.finish is None and status is FinishReason.TIME_LIMIT and verdict:
+        imported.finish = status
+    if imported.finish is not None and imported.finish is not FinishReason.FAILED:
+        imported.verdict = verdict
+
+
+def _verdict(result: Json, imported: Imported) -> Verdict | None:
+    """The verdict in a result; None where nothing was graded.
+
+    Raises:
+        TraceError: Its score is none.
+    """
+    if result.get("score") is None:
+        return None
+    metrics = dict(_object(result.get("metrics")))
+    numbers = {name: value for name, value in metrics.items() if type(value) in {int, float}}
+    if lost := sorted(metrics.keys() - numbers.keys()):
+        imported.not_carried.append(f"metrics that are no numbers: {', '.join(lost)}")
+    try:
+        return Verdict.model_validate(
+            {"is_solved": result.get("is_solved"), "score": result["score"], "metrics": numbers}
+        )
+    except ValidationError as error:
+        raise TraceError(f"the verdict beside it is none: {first_error(error)}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What one event tells, in `data` or in itself, and its class."""
+
+    kind: str
+    data: Json
+
+
+def _told(events: Sequence[Any]) -> Iterator[_Told]:
     for event in map(_object, events):
-        told = _object(event.get("data")) or event
+        data = _object(event.get("data")) or event
         named = (event[key] for key in TYPE_KEYS if isinstance(event.get(key), str))
-        kind = next(named, None) or next((kind for key, kind in TELLING_KEYS.items() if key in told), UNKNOWN)
-        by_kind.setdefault(kind, []).append(told)
+        kind = next(named, None) or next((kind for key, kind in TELLING_KEYS.items() if key in data), UNKNOWN)
+        yield _Told(kind, data)
+
+
+def _by_kind(events: Sequence[Any]) -> dict[str, list[Json]]:
+    by_kind: dict[str, list[Json]] = {}
+    for told in _told(events):
+        by_kind.setdefault(told.kind, []).append(told.data)
     return by_kind
 
 
-def _open(imported: Imported, prompts: Sequence[str], task: Json) -> None:
-    """The system message and the goal.
+def _open(imported: Imported, prompts: Sequence[str], task: Json, told: Sequence[str]) -> None:
+    """The system message and the goal, with what else the agent was told before its first answer.
 
     Raises:
         TraceError: There is no goal.
@@ -129,7 +190,7 @@ def _open(imported: Imported, prompts: Sequence[str], task: Json) -> None:
         imported.not_carried.append(f"that there were {len(prompts)} system messages: they are joined")
     if prompts:
         imported.messages.append(Message(role="system", content="\n\n".join(prompts)))
-    imported.messages.append(Message(role="user", content=goal))
+    imported.messages.append(Message(role="user", content="\n\n".join([goal, *told])))
 
 
 def _goal(task: Json) -> str | None:
@@ -147,26 +208,73 @@ def _goal(task: Json) -> str | None:
         return None
 
 
-def _add_steps(imported: Imported, steps: Sequence[Json], observed: Sequence[Json]) -> None:
+@dataclass(slots=True)
+class _Turn:
+    """An answer, and what the agent was told around it."""
+
+    step: Json
+    before: list[str]
+    """Told since the answer before, beside what is seen of its action."""
+    observed: str | None
+    """What it was shown of its action, where that is recorded."""
+
+
+def _turns(events: Sequence[Any]) -> tuple[list[_Turn], list[str]]:
+    """Every answer in order, and the errors that no answer explains: they may tell why we failed.
+
+    An error of the agent's own action stands in its step as well; one that it was told as the user stands nowhere else.
+    """
+    turns: list[_Turn] = []
+    waiting: list[str] = []
+    observed: dict[int, str] = {}
+    for told in _told(events):
+        if told.kind == "UserObservationEvent" and isinstance(told.data.get("content"), str):
+            observed[_whole(told.data.get("turn"))] = told.data["content"]
+        elif told.kind == "ErrorEvent":
+            waiting.append(str(told.data.get("message") or told.data.get("error") or dict(told.data)))
+        elif told.kind == "StepEvent":
+            turns.append(_Turn(told.data, waiting, None))
+            waiting = []
+    turns.sort(key=lambda turn: _whole(turn.step.get("turn")))
+    failures: list[str] = []
+    for turn in turns:
+        own = _object(turn.step.get("interpreter_result")).get("error")
+        failures += [text for text in turn.before if text != own and not TOLD.match(text)]
+        turn.before = [text for text in turn.before if TOLD.match(text)]
+        number = _whole(turn.step.get("turn"))
+        turn.observed = observed.pop(number, None)
+        unanswered = [observed.pop(n) for n in sorted(observed) if n < number]
+        turn.before += [text for text in unanswered if text not in turn.before]
+    return turns, failures + waiting
+
+
+def _add_steps(imported: Imported, turns: Sequence[_Turn]) -> None:
     """Each answer with what the agent saw of its action: as recorded, or else as keepstate renders it."""
-    recorded = {_whole(event.get("turn")): event.get("content") for event in observed}
-    rendered = 0
-    for place, step in enumerate(steps):
-        text = step.get("assistant_text")
+    rendered = joined = 0
+    for place, turn in enumerate(turns):
+        text = turn.step.get("assistant_text")
         if not isinstance(text, str):
-            raise TraceError(f"turn {step.get('turn')}: its answer is no text")
-        raw = step.get("interpreter_result")
-        result = _result({"output": raw} if isinstance(raw, str) else _object(raw), step)
+            raise TraceError(f"turn {turn.step.get('turn')}: its answer is no text")
+        raw = turn.step.get("interpreter_result")
+        result = _result({"output": raw} if isinstance(raw, str) else _object(raw), turn.step)
         imported.messages.append(Message(role="assistant", content=text))
         observation = None
-        if place < len(steps) - 1:
-            told = recorded.get(_whole(step.get("turn")))
-            rendered += not isinstance(told, str)
-            observation = told if isinstance(told, str) else render_observation(imported.runtime, result)
+        if place < len(turns) - 1:
+            rendered += turn.observed is None
+            shown = render_observation(imported.runtime, result) if turn.observed is None else turn.observed
+            observation = "\n\n".join([shown, *turns[place + 1].before])
             imported.messages.append(Message(role="user", content=observation))
-        imported.steps.append(_step(len(imported.steps), step, result, observation))
+        joined += len(turn.before)
+        imported.steps.append(_step(len(imported.steps), turn.step, result, observation))
     lost = "the messages as sent: they are put together from events"
     imported.not_carried.append(f"{lost}, observations by keepstate" if rendered else lost)
+    if joined:
+        imported.not_carried.append(
+            "that what the agent was told of answers that did not come were user messages of their own: they are joined"
+        )
+    prompts = " ".join(message["content"] for message in imported.messages if message["role"] == "system").lower()
+    if rendered and PROMPTS[RuntimeName.PERSISTENT] in prompts:
+        imported.not_carried.append("the note on the interpreter's globals, sent before each answer and not recorded")
 
 
 def _step(turn: int, step: Json, result: ActionResult, observation: str | None) -> StepEvent:
@@ -198,7 +306,7 @@ def _result(raw: Json, step: Json) -> ActionResult:
     return ActionResult(
         output=str(raw.get("output") or raw.get("stdout") or ""),
         error=str(error) if error else None,
-        error_type=found[-1] if found else ("Error" if error else None),
+        error_type=found[-1].rpartition(".")[2] if found else ("Error" if error else None),
         globals=tuple(sorted(map(str, names))) if isinstance(names, list | tuple | dict) else None,
         tool_calls=tuple(_call(call) for call in calls if isinstance(call, Mapping)) if isinstance(calls, list) else (),
     )
@@ -232,13 +340,15 @@ def _task_ref(task: Json, stem: str) -> TaskRef:
     told = {key: task.get(key) for key in ("family", "public", "private")}
     known = dict(task)
     if not {"task_id", "id"} & known.keys() and "-" in stem:
-        known["family"], known["task_id"] = stem.split("-", 1)
+        doubled = DOUBLED.search(stem)
+        known["family"], known["task_id"] = doubled.groups() if doubled else stem.split("-", 1)
+    problem = content_hash(canonical(told if task.get("public") else known))
     return TaskRef(
-        task_id=file_word(str(known.get("task_id") or known.get("id") or content_hash(known)[:12])),
+        task_id=file_word(str(known.get("task_id") or known.get("id") or problem[:12])),
         family=file_word(str(known.get("family") or UNKNOWN)),
         difficulty=_difficulty(task),
         seed=_whole(task.get("seed")),
-        content_hash=str(task.get("content_hash") or content_hash(told if task.get("public") else known)),
+        content_hash=str(task.get("content_hash") or problem),
     )
 
 

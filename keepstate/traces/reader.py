@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from keepstate.agents.record import TRACE_SCHEMA, Trace
 from keepstate.errors import UserError
 from keepstate.files import existing_folder, parse_json
-from keepstate.traces.writer import TRACE_SUFFIX
+from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,10 @@ def read_trace(path: Path) -> Trace:
         UserError: There is no such file, or it is no trace.
     """
     try:
-        return parse_trace(path.read_bytes(), trace_stem(path))
+        return load_trace(path)
     except (TraceError, OSError) as error:
-        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
         raise UserError(
-            f"cannot read trace {path}: {reason}", f"see all of them: keepstate traces check {path.parent}"
+            f"cannot read trace {path}: {_reason(error)}", f"see all of them: keepstate traces check {path.parent}"
         ) from error
 
 
@@ -56,23 +55,28 @@ def iter_traces(folder: Path) -> Iterator[tuple[Path, Trace | BadTrace]]:
         if path.name.startswith("."):
             continue
         try:
-            yield path, parse_trace(path.read_bytes(), trace_stem(path))
+            yield path, load_trace(path)
         except (TraceError, OSError) as error:
-            reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-            yield path, BadTrace(path, reason)
+            yield path, BadTrace(path, _reason(error))
 
 
-def trace_stem(path: Path) -> str:
-    """`<family>-<task id>` in the name of a trace file."""
-    return path.name.removesuffix(TRACE_SUFFIX)
+def load_trace(path: Path) -> Trace:
+    """The trace in a file; the one way that every command reads one.
+
+    Raises:
+        TraceError: It is none.
+        OSError: It cannot be read.
+    """
+    return parse_trace(path.read_bytes(), path)
 
 
-def parse_trace(raw: bytes, stem: str = "") -> Trace:
+def parse_trace(raw: bytes, path: Path | None = None) -> Trace:
     """The trace in the bytes of a file.
 
     Args:
         raw: The bytes.
-        stem: See `trace_stem`; it names the task of a file of the research code, which does not itself.
+        path: Where they lie. A file of the research code holds neither its task's name nor its verdict: the first is
+            in the name of the file, the second in the file beside it.
 
     Raises:
         TraceError: They hold none.
@@ -84,7 +88,7 @@ def parse_trace(raw: bytes, stem: str = "") -> Trace:
         except ValidationError as error:
             raise TraceError(first_error(error)) from error
     if "schema" not in value and isinstance(value.get("events"), list):
-        return _imported(value, stem)
+        return _imported(value, path)
     raise TraceError(f"schema is {value.get('schema')!r}, expected {TRACE_SCHEMA!r}")
 
 
@@ -108,11 +112,32 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def _imported(value: dict[str, Any], stem: str) -> Trace:
+def _imported(value: dict[str, Any], path: Path | None) -> Trace:
     from keepstate.traces.importers import research_trace  # noqa: PLC0415
 
     try:
-        trace: Trace = research_trace(value, stem)
+        if path is None:
+            return research_trace(value)
+        stem = path.name.removesuffix(TRACE_SUFFIX)
+        return research_trace(value, stem, _beside(verdict_path(path.parent, stem)))
     except ValidationError as error:
         raise TraceError(first_error(error)) from error
-    return trace
+
+
+def _beside(path: Path) -> dict[str, Any] | None:
+    """The verdict of a file of the research code; None where there is none.
+
+    Raises:
+        TraceError: The file cannot be read.
+    """
+    try:
+        value = parse_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise TraceError(f"the verdict beside it, {path.name}, cannot be read: {error}") from error
+    return value if isinstance(value, dict) and {"status", "result"} & value.keys() else None
+
+
+def _reason(error: TraceError | OSError) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

@@ -17,6 +17,9 @@ from keepstate.agents.record import Trace
 from keepstate.files import write_json
 from keepstate.traces.reader import BadTrace, iter_traces
 
+NO_VERDICT = "no verdict"
+"""Of episodes that no failure of ours ended and nobody graded: imported ones."""
+
 
 def summarise(traces: Iterable[Trace]) -> dict[str, Any]:
     """The figures of some episodes.
@@ -31,7 +34,9 @@ def summarise(traces: Iterable[Trace]) -> dict[str, Any]:
     graded = [trace for trace in episodes if trace.verdict is not None]
     verdicts = [trace.verdict for trace in graded if trace.verdict is not None]
     usages = [trace.summary.token_usage for trace in graded]
-    failed = Counter(str(trace.failure.origin) for trace in episodes if trace.failure)
+    failed = Counter(
+        str(trace.failure.origin) if trace.failure else NO_VERDICT for trace in episodes if not trace.verdict
+    )
     errors = Counter(name for trace in graded for name in trace.summary.errors)
     return {
         "average_is_solved": mean([float(verdict.is_solved) for verdict in verdicts]),
@@ -78,9 +83,12 @@ def write_summaries(folder: Path) -> list[Path]:
     return written
 
 
-def seconds(trace: Trace) -> float:
-    """Wall-clock seconds of an episode."""
-    return (datetime.fromisoformat(trace.finished_at) - datetime.fromisoformat(trace.started_at)).total_seconds()
+def seconds(trace: Trace) -> float | None:
+    """Wall-clock seconds of an episode; None where its times are not known, as in many imported traces."""
+    try:
+        return (datetime.fromisoformat(trace.finished_at) - datetime.fromisoformat(trace.started_at)).total_seconds()
+    except (ValueError, TypeError):  # no time; one with a time zone and one without
+        return None
 
 
 def mean(values: Sequence[float | None]) -> float | None:

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from keepstate.cli import cli
 from keepstate.traces import Trace, read_trace
-from keepstate.traces.imported import NOT_CARRIED, with_verdict
+from keepstate.traces.check import trace_problems
+from keepstate.traces.imported import NOT_CARRIED
 from keepstate.vocabulary import FinishReason, RuntimeName
 
 GOAL = "Choose items. Capacity: 117."
@@ -117,7 +118,7 @@ def test_the_verdict_beside_it_is_carried_by_the_import(tmp_path: Path) -> None:
     metrics = {"gap": 0.25, "chosen": ["a"], "note": None}
     verdict = {"status": "completed", "error": None, "result": {"is_solved": False, "score": 0.75, "metrics": metrics}}
     path.with_name("knapsack-0a1b.json").write_text(json.dumps(verdict | {"started_at": 1.5, "finished_at": 2.5}))
-    graded = with_verdict(path, read_trace(path)).verdict
+    graded = read_trace(path).verdict
     assert graded is not None
     assert (graded.score, graded.metrics) == (0.75, {"gap": 0.25})
     done = CliRunner().invoke(cli, ["traces", "import", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
@@ -130,3 +131,104 @@ def test_the_same_task_is_the_same_in_every_arm(tmp_path: Path) -> None:
     other = write(tmp_path, step(0, "a", ran("")), name="knapsack-0a1c")
     hashes = [read_trace(path).task.content_hash for path in [*arms, other]]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_goal_that_prints_a_set_is_one_task_in_every_process(tmp_path: Path) -> None:
+    """The order of a Python set differs by process; the file's name may say of which arm it is."""
+    paths = []
+    for arm, classes in (
+        ("permanent", "{'A', 'B', \"C's\"}"),
+        ("stateless", "{\"C's\", 'B', 'A'}"),
+        ("react", "{'A', 'B'}"),
+    ):
+        path = write(
+            tmp_path / arm, step(0, "a", ran("")), note=NOTES[arm][0], name=f"{arm}-run-knapsack-knapsack-0007"
+        )
+        path.write_text(path.read_text().replace("Choose items.", json.dumps(f"Classes: {classes}.")[1:-1]))
+        paths.append(path)
+    traces = [read_trace(path) for path in paths]
+    assert {trace.task.name for trace in traces} == {"knapsack-knapsack-0007"}
+    assert traces[0].task.content_hash == traces[1].task.content_hash != traces[2].task.content_hash
+    assert "{\"C's\", 'B', 'A'}" in texts(traces[1])[1][1]  # what it was told stays as it was
+
+
+def test_what_the_agent_was_told_of_answers_that_did_not_come_is_in_the_conversation(tmp_path: Path) -> None:
+    cut, failed = "LLM ended unexpectedly (reason: length). Please continue.", "LLM Call Failed: timeout"
+    events = [event("ErrorEvent", error=cut), step(1, "Look.", ran("1")), event("ErrorEvent", error=failed)]
+    trace = read_trace(write(tmp_path, *events, step(3, "Done.", ran(""))))
+    assert texts(trace)[1] == ("user", f"{GOAL}\n\n{cut}")
+    assert texts(trace)[3] == ("user", f'{{"output":"1"}}\n\n{failed}')
+    assert "they are joined" in trace.versions[NOT_CARRIED]
+    assert trace.failure is None
+    assert list(trace_problems(trace)) == []
+
+
+def test_a_message_recorded_for_a_turn_without_an_answer_is_carried(tmp_path: Path) -> None:
+    events = [event("UserObservationEvent", turn=turn, content=f"seen {turn}") for turn in (0, 1)]
+    trace = read_trace(write(tmp_path, *events, step(1, "Look.", ran("1")), step(2, "Done.", ran(""))))
+    assert [text for role, text in texts(trace) if role == "user"] == [f"{GOAL}\n\nseen 0", "seen 1"]
+
+
+def test_the_agents_own_errors_are_no_failures_of_ours_and_others_are_named(tmp_path: Path) -> None:
+    own = "Traceback (most recent call last):\nlab.tool.ToolRuntimeException: Item class 'K' not allowed."
+    errors = [event("ErrorEvent", error=text) for text in (own, "Disk is slow")]
+    trace = read_trace(
+        write(tmp_path, *errors, step(0, "a", ran("", own)), event("OddEvent", x=1), step(1, "b", ran("")))
+    )
+    assert trace.failure is None
+    assert trace.summary.errors == {"ToolRuntimeException": 1}
+    assert [each for each in trace.events if each.type == "ErrorEvent"] == []
+    for words in ("1 errors that did not end it: 'Disk is slow'", "events of kind OddEvent"):
+        assert words in trace.versions[NOT_CARRIED]
+
+
+def beside(path: Path, status: str, result: Any, **more: Any) -> None:
+    path.with_name(path.name.replace(".trace", "")).write_text(json.dumps({"status": status, "result": result, **more}))
+
+
+GRADED = {"is_solved": False, "score": 0.25, "metrics": {}}
+
+
+def test_a_run_cut_by_its_clock_is_a_time_limit_with_its_verdict(tmp_path: Path) -> None:
+    path = write(tmp_path, step(0, "a", ran("")), reason=None)
+    beside(path, "timeout", GRADED, error="")
+    trace = read_trace(path)
+    assert (trace.finish_reason, trace.failure) == (FinishReason.TIME_LIMIT, None)
+    assert trace.verdict is not None
+    assert trace.verdict.score == 0.25
+    beside(path, "timeout", None)
+    assert read_trace(path).failure is not None
+    beside(path, "completed", GRADED)  # a recording that is not whole, whatever its verdict
+    assert read_trace(path).failure is not None
+
+
+def test_a_run_that_its_verdict_calls_failed_is_not_graded(tmp_path: Path) -> None:
+    path = write(tmp_path, step(0, "a", ran("")))
+    beside(path, "error", GRADED, error="no server")
+    trace = read_trace(path)
+    assert trace.verdict is None
+    assert trace.failure is not None
+    assert trace.failure.message == "no server"
+    assert read_trace(write(tmp_path / "b", step(0, "a", ran("")), reason="runtime_error")).failure is not None
+
+
+def test_every_command_reads_the_verdict_beside_a_trace(tmp_path: Path) -> None:
+    path = write(tmp_path, step(0, "a", ran("")))
+    beside(path, "completed", GRADED)
+
+    def say(*arguments: object) -> str:
+        return CliRunner().invoke(cli, ["traces", *map(str, arguments)]).output
+
+    assert "score 0.250" in say("view", path)
+    (row,) = json.loads(say("stats", tmp_path, "--json"))
+    assert (row["num_graded"], row["average_score"], row["num_not_graded"], row["average_runtime"]) == (
+        1,
+        0.25,
+        {},
+        None,
+    )
+    beside(path, "completed", GRADED | {"score": 85})
+    for name in ("check", "import"):
+        assert "the verdict beside it is none: score" in say(name, tmp_path)
+    path.with_name("knapsack-0a1b.json").write_text("{")
+    assert "the verdict beside it, knapsack-0a1b.json, cannot be read" in say("check", tmp_path)

@@ -3,17 +3,22 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from episode_notes import note_episode
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from keepstate.cli.traces import command
+from keepstate.datasets.sample import Refused, check_messages
 from keepstate.errors import UserError
+from keepstate.models.base import Message
 from keepstate.traces import parse_trace, read_trace, write_trace
-from keepstate.traces.check import check_folders, trace_problems
+from keepstate.traces.check import check_folders, trace_problems, turns_problem
 from keepstate.traces.exporters import to_atif
 from keepstate.traces.reader import TraceError
 from keepstate.traces.schema import trace_json
@@ -232,3 +237,33 @@ def test_a_count_of_tokens_that_is_none_makes_a_broken_file(count: str, tmp_path
     path = write_trace(tmp_path, note_episode(["x"]))
     path.write_text(path.read_text().replace('"prompt_tokens": 10', f'"prompt_tokens": {count}'))
     assert [path] == list(check_folders([tmp_path]).problems)
+
+
+ROLES = st.lists(st.sampled_from(["system", "user", "assistant"]), max_size=6)
+
+
+@given(ROLES, st.booleans())
+def test_what_is_lawful_is_one_rule_of_traces_and_data_sets(roles: list[Any], alternate: bool) -> None:
+    if alternate:  # at random few are lawful
+        roles = [*roles[:1], *(("user", "assistant")[place % 2] for place in range(len(roles)))]
+    messages = [Message(role=role, content="x") for role in roles]
+    try:
+        check_messages(messages, SimpleNamespace(spelled_special=lambda _: None))  # type: ignore[arg-type]
+        refused = False
+    except Refused as error:
+        refused = error.reason == "roles out of order"
+    answered = roles[-1:] == ["assistant"]
+    assert refused == (turns_problem(messages) is not None or not answered)
+
+
+def test_a_conversation_without_a_system_message_is_lawful_and_without_times_it_is_counted(tmp_path: Path) -> None:
+    row = {"messages": [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant")]}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    run("import", tmp_path / "x.jsonl", "--runtime", "persistent", "--out", tmp_path / "t")
+    assert run("check", tmp_path / "t").stderr == "1 traces checked, 0 broken\n"
+    (figures,) = json.loads(run("stats", "--json", tmp_path / "t").stdout)
+    assert (figures["num_not_graded"], figures["num_graded"], figures["average_runtime"]) == (
+        {"no verdict": 1},
+        0,
+        None,
+    )
