@@ -7,7 +7,7 @@ with another config is refused, and the changed keys are named. Plays nothing.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,9 +20,13 @@ from keepstate.bench.config import BenchmarkConfig
 from keepstate.errors import UserError
 from keepstate.files import changed_keys, content_hash, parse_json, write_json
 from keepstate.tasks import environment_for
-from keepstate.tasks.base import Task
+from keepstate.tasks.base import Task, Verdict
 from keepstate.tasks.policies import reference_scores
-from keepstate.traces import trace_path, verdict_path
+from keepstate.traces import BadTrace, verdict_path
+from keepstate.traces.recorded import Due, read_record
+from keepstate.traces.statistics import write_summaries
+from keepstate.traces.writer import TRACE_SUFFIX
+from keepstate.vocabulary import RuntimeName
 
 CELL_SCHEMA = "keepstate.cell.v1"
 CELL_FILE = "cell.json"
@@ -62,21 +66,38 @@ class Cell:
             return []
         return changed_keys(read_cell_file(path)["config"], self.decisive, unknown=("weights",))
 
-    def recorded(self) -> dict[str, dict[str, Any]]:
-        """Verdict files of the tasks that lie there graded, by task name."""
-        found = {}
-        for task in self.tasks:
-            verdict = _read(verdict_path(self.folder, task.name))
-            if verdict and verdict.get("status") == "completed" and trace_path(self.folder, task.name).exists():
-                found[task.name] = verdict
-        return found
+    def recorded(self) -> tuple[dict[str, Verdict], list[BadTrace]]:
+        """Verdicts of the episodes that lie there graded, by task name, and the files that should be such and are none.
+
+        Raises:
+            UserError: A verdict that a killed run missed cannot be written.
+        """
+        graded: dict[str, Verdict] = {}
+        broken: list[BadTrace] = []
+        for due in dues(self.folder, self.decisive, {task.name: task.content_hash for task in self.tasks}):
+            trace = read_record(due, mend=True)
+            if isinstance(trace, BadTrace):
+                broken.append(trace)
+            elif trace is not None and trace.verdict is not None:
+                graded[due.task] = trace.verdict
+        return graded, broken
+
+    def summarise(self) -> None:
+        """Write the summaries, if they do not yet tell of the newest trace: a run may have been killed just before.
+
+        Raises:
+            UserError: They cannot be written.
+        """
+        newest = _newest(self.folder, f"*{TRACE_SUFFIX}")
+        if newest and _newest(self.folder, "summary_*.json") < newest:
+            write_summaries(self.folder)
 
     def clear(self) -> None:
         """Remove what an earlier config left: its `cell.json`, traces, verdicts and summaries, nothing else."""
-        patterns = (CELL_FILE, "summary_*.json", "*.trace.json")
+        patterns = (CELL_FILE, "summary_*.json", f"*{TRACE_SUFFIX}")
         for path in [path for pattern in patterns for path in self.folder.glob(pattern)]:
-            if path.name.endswith(".trace.json"):
-                verdict_path(self.folder, path.name.removesuffix(".trace.json")).unlink(missing_ok=True)
+            if path.name.endswith(TRACE_SUFFIX):
+                verdict_path(self.folder, path.name.removesuffix(TRACE_SUFFIX)).unlink(missing_ok=True)
             path.unlink()
 
     def write(self) -> None:
@@ -126,6 +147,18 @@ def make_cell(
     return Cell(config, tasks, run / config.name, served or {})
 
 
+def dues(folder: Path, config: Mapping[str, Any], tasks: Mapping[str, str]) -> Iterator[Due]:
+    """The episodes of a cell.
+
+    Args:
+        folder: Of the cell.
+        config: Its `decisive`, as `cell.json` has it.
+        tasks: Content hashes of its tasks, by name.
+    """
+    for name, content in tasks.items():
+        yield Due(folder, name, content, RuntimeName(config["runtime"]), config["seed"])
+
+
 _KNOWN: dict[str, dict[str, float]] = {}
 
 
@@ -147,6 +180,11 @@ def read_cell_file(path: Path) -> dict[str, Any]:
     if value is None or value.get("schema") != CELL_SCHEMA or not isinstance(value.get("config"), dict):
         raise UserError(f"{path}: not a {CELL_SCHEMA} file", f"move {path.parent} away, or choose another --run")
     return value
+
+
+def _newest(folder: Path, pattern: str) -> int:
+    """When the latest of some files was written; 0 where there is none."""
+    return max((path.stat().st_mtime_ns for path in folder.glob(pattern)), default=0)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from keepstate.agents.record import Trace, known_sum
-from keepstate.bench.cells import CELL_FILE, read_cell_file
+from keepstate.bench.cells import CELL_FILE, dues, read_cell_file
 from keepstate.errors import UserError
 from keepstate.files import existing_folder
-from keepstate.traces import BadTrace, iter_traces
+from keepstate.traces import BadTrace
+from keepstate.traces.recorded import read_record
 from keepstate.traces.statistics import seconds
+from keepstate.traces.writer import TRACE_SUFFIX
 from keepstate.vocabulary import Adapter, FinishReason, Origin, RuntimeName
 
 
@@ -102,14 +104,14 @@ def read_cell(folder: Path) -> CellResult:
     episodes: list[Episode] = []
     failed: dict[Origin, int] = {}
     unreadable: list[str] = []
-    for path, trace in iter_traces(folder):
+    expected = {due.path: due for due in dues(folder, cell["config"], {n: task["hash"] for n, task in tasks.items()})}
+    for path in sorted(expected.keys() | set(folder.rglob(f"*{TRACE_SUFFIX}"))):
+        trace = read_record(expected[path]) if path in expected else BadTrace(path, f"of no task in {CELL_FILE}")
         if isinstance(trace, BadTrace):
-            unreadable.append(f"{path.name}: {trace.reason}")
-        elif tasks.get(trace.task.name, {}).get("hash") != trace.task.content_hash:
-            unreadable.append(f"{path.name}: of a task that is not in {CELL_FILE}")
-        elif trace.failure is not None:
+            unreadable.append(f"{path.relative_to(folder)}: {trace.reason}")
+        elif trace is not None and trace.failure is not None:
             failed[trace.failure.origin] = failed.get(trace.failure.origin, 0) + 1
-        elif trace.verdict is not None:
+        elif trace is not None and trace.verdict is not None:
             episodes.append(_episode(trace))
     return CellResult(
         name=cell["name"],

@@ -24,7 +24,6 @@ from keepstate.errors import UserError
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
 from keepstate.traces import write_trace
-from keepstate.traces.statistics import write_summaries
 from keepstate.vocabulary import Origin, RuntimeName
 
 RETRIES = 2
@@ -101,13 +100,15 @@ def _owed(tallies: Sequence[CellTally]) -> dict[str, deque[Job]]:
     """Jobs by server, the cells taking turns; what lies recorded is counted instead."""
     owed: dict[str, list[deque[Job]]] = defaultdict(list)
     for tally in tallies:
-        recorded = tally.cell.recorded()
+        recorded, tally.replaced = tally.cell.recorded()
         for verdict in recorded.values():
             tally.keep(verdict)
         jobs = deque(Job(tally, task) for task in tally.cell.tasks if task.name not in recorded)
         if jobs or not (tally.cell.folder / "cell.json").exists():
             tally.cell.write()
-        if jobs:
+        if not jobs:
+            tally.cell.summarise()
+        else:
             owed[tally.cell.config.base_url].append(jobs)
     return {url: _interleaved(lists) for url, lists in owed.items()}
 
@@ -150,7 +151,7 @@ class _Run:
             await _shielded_write(job.tally.cell, trace)
             job.tally.add(trace)
             if job.tally.done == len(job.tally.cell.tasks):
-                await asyncio.to_thread(write_summaries, job.tally.cell.folder)
+                await asyncio.to_thread(job.tally.cell.summarise)
             on_progress()
 
     async def _play(self, job: Job, seat: Seat) -> Trace:

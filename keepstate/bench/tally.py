@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from keepstate.agents.record import Trace, known_sum
 from keepstate.bench.admission import Admission
 from keepstate.bench.cells import Cell
+from keepstate.tasks.base import Verdict
+from keepstate.traces import BadTrace
 from keepstate.vocabulary import Origin
 
 
@@ -28,19 +30,19 @@ class CellTally:
     """Prompt and completion tokens of this run; None once an episode's are unknown."""
     not_graded: Counter[Origin] = field(default_factory=Counter)
     first_failure: str = ""
+    replaced: list[BadTrace] = field(default_factory=list)
+    """Files of an earlier run that are no record of an episode of this cell: it is played, and replaces them."""
 
     @property
     def done(self) -> int:
         """Episodes that are over, graded or given up."""
         return self.kept + self.graded + self.not_graded.total()
 
-    def keep(self, verdict: dict[str, object]) -> None:
-        """Count an episode of an earlier run by its verdict file."""
-        result = verdict["result"]
-        assert isinstance(result, dict)
+    def keep(self, verdict: Verdict) -> None:
+        """Count an episode of an earlier run."""
         self.kept += 1
-        self.solved += bool(result["is_solved"])
-        self.score += float(result["score"])
+        self.solved += verdict.is_solved
+        self.score += verdict.score
 
     def add(self, trace: Trace) -> None:
         """Count an episode of this run."""

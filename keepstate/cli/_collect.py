@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from keepstate.agents import EpisodeLimits
 from keepstate.cli import FiniteRange
+from keepstate.cli._progress import heartbeat, tell_replaced
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.models.base import Model, Sampling
 from keepstate.models.server import RETRIES, ServerModel
@@ -102,17 +104,49 @@ def command(  # noqa: PLR0913 - one parameter an option
 
 
 def with_progress(total: int, run: Callable[[Callable[[Tally], None]], Coroutine[Any, Any, Tally]]) -> Tally:
+    """Run a collection and show how far it is.
+
+    Args:
+        total: Episodes in all.
+        run: Makes the collection from what is to be called with every new state.
+    """
+    console = Console(stderr=True)
+    shown = _Shown(total)
+    if not console.is_terminal:
+        with heartbeat(lambda: click.echo(shown.line(), err=True)):
+            return asyncio.run(run(shown.update))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task("episodes", total=total)
+    with Progress(*columns, console=console, transient=True) as bar:
+        row = bar.add_task("episodes", total=total)
 
         def progress(tally: Tally) -> None:
-            done = tally.recorded.total() + tally.kept.total()
-            failed = tally.failures.total()
-            words = f"episodes ({failed} failed)" if failed else "episodes"
-            bar.update(shown, completed=done + failed, description=words)
+            shown.update(tally)
+            bar.update(row, completed=shown.done, description=f"episodes{shown.failed}")
 
         return asyncio.run(run(progress))
+
+
+class _Shown:
+    """How far a collection is, in words."""
+
+    def __init__(self, total: int) -> None:
+        self.done = 0
+        self.failed = ""
+        self._total, self._kept = total, 0
+        self._started = time.monotonic()
+
+    def update(self, tally: Tally) -> None:
+        """Take a new state; the first one names what is played again."""
+        failures, self._kept = tally.failures.total(), tally.kept.total()
+        if not self.done and not tally.recorded and not failures:
+            tell_replaced(tally.replaced, lambda line: click.echo(line, err=True))
+        self.done = tally.recorded.total() + self._kept + failures
+        self.failed = f" ({failures} failed)" if failures else ""
+
+    def line(self) -> str:
+        """One line."""
+        rate = 60 * (self.done - self._kept) / max(time.monotonic() - self._started, 1e-9)
+        return f"{self.done}/{self._total} episodes{self.failed}; {rate:.0f} episodes/min"
 
 
 def _report(tally: Tally, runtimes: tuple[RuntimeName, ...], out: Path) -> None:

@@ -24,9 +24,9 @@ from keepstate.bench.config import BenchmarkConfig, LimitsConfig, SamplingConfig
 from keepstate.bench.launch import bench
 from keepstate.bench.matrix import matrix_configs
 from keepstate.bench.tally import CellTally
-from keepstate.cli._bench_progress import display
 from keepstate.cli._collect import with_progress
 from keepstate.cli._demo_folder import DemoFolder, is_proven, keep_only
+from keepstate.cli._progress import display
 from keepstate.cli.dataset import describe
 from keepstate.cli.train import progress_display
 from keepstate.datasets import BuildOptions, build_datasets, read_manifest
@@ -225,7 +225,7 @@ class Demo:
             weights = self.folder.adapter(config.adapter) / WEIGHTS
             served = {"weights": file_hash(weights) if weights.is_file() else None}
             cell = make_cell(config, self.folder.bench, served)
-            if cell.changes() or len(cell.recorded()) < len(cell.tasks):
+            if cell.changes() or len(cell.recorded()[0]) < len(cell.tasks):
                 return True
         return False
 

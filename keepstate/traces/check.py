@@ -12,10 +12,10 @@ from itertools import zip_longest
 from pathlib import Path
 
 from keepstate.agents.record import FinishEvent, ModelCallEvent, Trace
-from keepstate.files import content_hash, parse_json
+from keepstate.files import content_hash
 from keepstate.models.base import Message
 from keepstate.traces.reader import BadTrace, iter_traces
-from keepstate.traces.schema import verdict_json
+from keepstate.traces.recorded import Copy, verdict_copy
 from keepstate.traces.writer import verdict_path
 
 
@@ -132,14 +132,10 @@ def _verdict_problems(path: Path, trace: Trace) -> Iterator[str]:
     """Ours has a verdict beside it, equal to the trace's own. Imported traces need none."""
     if "keepstate" not in trace.versions:
         return
-    beside = verdict_path(path.parent, trace.task.name)
-    if not beside.exists():
-        yield f"no verdict beside it: {beside.name} (the episode was cut; repeat the command that wrote it)"
-        return
-    try:
-        same = content_hash(parse_json(beside.read_bytes())) == content_hash(parse_json(verdict_json(trace)))
-    except (ValueError, OSError) as error:
-        yield f"verdict {beside.name}: {error}"
-    else:
-        if not same:
-            yield f"verdict {beside.name} differs from the trace's own"
+    name = verdict_path(path.parent, trace.task.name).name
+    copy = verdict_copy(path.parent, trace)
+    if copy is Copy.DIFFERENT:
+        yield f"verdict {name} differs from the trace's own: repeat the command that wrote it, and it is played again"
+    elif copy is not Copy.GOOD:
+        what = f"no verdict beside it: {name}" if copy is Copy.MISSING else f"verdict {name}: cannot be read"
+        yield f"{what} (the run was cut? repeat the command that wrote it: it is written again)"

@@ -21,8 +21,9 @@ from keepstate.errors import UserError
 from keepstate.models.base import Model
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
-from keepstate.traces.reader import read_trace
-from keepstate.traces.writer import trace_path, write_trace
+from keepstate.traces.reader import BadTrace
+from keepstate.traces.recorded import Due, read_record
+from keepstate.traces.writer import write_trace
 from keepstate.vocabulary import Origin, RuntimeName
 
 Teacher = Callable[[Task, RuntimeName], Model]
@@ -56,6 +57,8 @@ class Tally:
     """Sum over both."""
     failures: Counter[Origin] = field(default_factory=Counter)
     first_failure: str = ""
+    replaced: list[BadTrace] = field(default_factory=list)
+    """Files of an earlier run that are no record of an episode that is asked for: it is played, and replaces them."""
 
     def add(self, trace: Trace, *, kept: bool = False) -> None:
         """Count one episode."""
@@ -130,30 +133,29 @@ def _owed(plan: CollectPlan, tally: Tally) -> Iterator[tuple[Task, RuntimeName, 
     for runtime in plan.runtimes:
         for task in plan.tasks:
             model = plan.teacher(task, runtime)
-            trace = _recorded(plan, task, runtime, model)
+            trace = _recorded(plan, tally, task, runtime, model)
             if trace is None:
                 yield task, runtime, model
             else:
                 tally.add(trace, kept=True)
 
 
-def _recorded(plan: CollectPlan, task: Task, runtime: RuntimeName, model: Model) -> Trace | None:
+def _recorded(plan: CollectPlan, tally: Tally, task: Task, runtime: RuntimeName, model: Model) -> Trace | None:
     """The graded trace of exactly this episode, if it lies there."""
-    path = trace_path(plan.out / runtime, task.name)
-    if not path.exists():
-        return None
-    try:
-        trace = read_trace(path)
-    except UserError:
+    due = Due(plan.out / runtime, task.name, task.content_hash, runtime, plan.seed)
+    trace = read_record(due, mend=True)
+    if isinstance(trace, BadTrace):
+        tally.replaced.append(trace)
+    if trace is None or isinstance(trace, BadTrace):
         return None
     same = (
         trace.verdict is not None
-        and trace.failure is None
-        and trace.task.content_hash == task.content_hash
-        and (trace.runtime, trace.model, trace.seed) == (runtime, model.name, plan.seed)
+        and trace.model == model.name
         and trace.limits == limits_record(plan.limits(runtime))
         and trace.sampling == sampling_record(model)
     )
+    if trace.verdict is not None and not same:
+        tally.replaced.append(BadTrace(path=due.path, reason="of another model, or with other limits or sampling"))
     return trace if same else None
 
 

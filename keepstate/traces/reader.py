@@ -40,7 +40,7 @@ def read_trace(path: Path) -> Trace:
         return load_trace(path)
     except (TraceError, OSError) as error:
         raise UserError(
-            f"cannot read trace {path}: {_reason(error)}", f"see all of them: keepstate traces check {path.parent}"
+            f"cannot read trace {path}: {read_fault(error)}", f"see all of them: keepstate traces check {path.parent}"
         ) from error
 
 
@@ -57,7 +57,7 @@ def iter_traces(folder: Path) -> Iterator[tuple[Path, Trace | BadTrace]]:
         try:
             yield path, load_trace(path)
         except (TraceError, OSError) as error:
-            yield path, BadTrace(path, _reason(error))
+            yield path, BadTrace(path, read_fault(error))
 
 
 def load_trace(path: Path) -> Trace:
@@ -139,5 +139,6 @@ def _beside(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and {"status", "result"} & value.keys() else None
 
 
-def _reason(error: TraceError | OSError) -> str:
+def read_fault(error: TraceError | OSError) -> str:
+    """Why a file could not be read as a trace, in a few words."""
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

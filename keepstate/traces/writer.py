@@ -1,10 +1,13 @@
 """Writing an episode: its trace, then its verdict, each whole or not at all.
 
-The verdict is written last: a `<task>.json` means that the trace beside it is complete.
+The verdict is a copy of what the trace holds, and is written last; one of an earlier episode goes first. So a verdict
+never speaks of another trace than the one beside it, and one that is missing can be written again from the trace:
+see `keepstate.traces.recorded`.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from keepstate.agents.record import Trace
@@ -33,7 +36,9 @@ def write_trace(folder: Path, trace: Trace) -> Path:
     Raises:
         UserError: The folder cannot be written or the disk is full.
     """
-    path = trace_path(folder, trace.task.name)
+    path, verdict = trace_path(folder, trace.task.name), verdict_path(folder, trace.task.name)
+    with suppress(OSError):  # a folder that cannot be written is explained by what follows
+        verdict.unlink(missing_ok=True)
     write_atomic(path, trace_json(trace))
-    write_atomic(verdict_path(folder, trace.task.name), verdict_json(trace))
+    write_atomic(verdict, verdict_json(trace))
     return path

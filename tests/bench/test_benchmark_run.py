@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +24,9 @@ from keepstate.bench.launch import bench
 from keepstate.bench.runner import RETRIES
 from keepstate.bench.server import is_alive
 from keepstate.bench.tally import CellTally, Progress
+from keepstate.cli import _progress
 from keepstate.cli import bench as commands
-from keepstate.cli._bench_progress import display
+from keepstate.cli._progress import display
 from keepstate.errors import UserError
 from keepstate.models.server import ServerModel
 from keepstate.tasks import write_tasks
@@ -90,8 +93,59 @@ async def test_only_what_is_missing_is_played(tmp_path: Path) -> None:
         (tmp_path / "cell" / f"{names[0]}.json").unlink()
         (tmp_path / "cell" / f"{names[1]}.json").write_text("{")
         (tmp_path / "cell" / f"{names[2]}.trace.json").unlink()
-        assert figures(await bench([react_cell(stub)], tmp_path)) == [(3, 3, 0)]
+        assert figures(await bench([react_cell(stub)], tmp_path)) == [(5, 1, 0)], "a verdict is copied from its trace"
         assert figures(await bench([react_cell(stub, concurrency=9, isolation="namespaces")], tmp_path)) == [(6, 0, 0)]
+
+
+def spoil_three(cell: Path) -> list[str]:
+    """Cut one trace of a finished cell, empty another, and let the verdict of a third contradict it."""
+    cut, empty, third = sorted(cell.glob("*.trace.json"))[:3]
+    cut.write_bytes(cut.read_bytes()[:500])
+    empty.write_bytes(b"")
+    verdict = cell / third.name.replace(".trace", "")
+    verdict.write_text(verdict.read_text().replace('"is_solved": false', '"is_solved": true'))
+    return [cut.name, empty.name, third.name]
+
+
+async def test_a_broken_trace_beside_a_good_verdict_is_named_and_played_again(tmp_path: Path) -> None:
+    with serving(StubServer()) as stub:
+        await bench([react_cell(stub)], tmp_path)
+        whole, cell = files(tmp_path), tmp_path / "cell"
+        spoiled = spoil_three(cell)
+        (cell / "elsewhere").mkdir()
+        shutil.copy(cell / "cell.json", cell / "elsewhere/x.trace.json")
+        before = read_results(tmp_path)[0]
+        assert (len(before.episodes), before.missing) == (3, 3)
+        assert [text.partition(":")[0] for text in before.unreadable] == ["elsewhere/x.trace.json", *spoiled]
+        assert "beside it says otherwise" in before.unreadable[-1]
+        shutil.rmtree(cell / "elsewhere")
+        (tally,) = await bench([react_cell(stub)], tmp_path)
+    assert figures([tally]) == [(3, 3, 0)], "as many are kept as the report counted"
+    assert [file.path.name for file in tally.replaced] == spoiled
+    after = read_results(tmp_path)[0]
+    assert (len(after.episodes), after.missing, after.unreadable) == (6, 0, ())
+    assert files(tmp_path).keys() == whole.keys()
+
+
+async def test_what_a_run_killed_near_its_end_missed_is_written_by_the_next(tmp_path: Path) -> None:
+    with serving(StubServer()) as stub:
+        await bench([react_cell(stub)], tmp_path)
+        whole, cell = files(tmp_path), tmp_path / "cell"
+        verdict, other = [path for path in sorted(cell.glob("knapsack-*.json")) if ".trace" not in path.name][:2]
+        asked = len(stub.seen)
+        for lost in ("verdict", "summary", "fresh summary"):
+            if lost == "verdict":
+                verdict.unlink()
+                other.write_text("{")
+                assert len(read_results(tmp_path)[0].episodes) == 6, "the trace is the record"
+            elif lost == "summary":
+                (cell / "summary_react-knapsack.json").unlink()
+            else:
+                (cell / "summary_react-knapsack.json").write_text("{}")
+                os.utime(cell / "summary_react-knapsack.json", ns=(0, 0))
+            assert figures(await bench([react_cell(stub)], tmp_path)) == [(6, 0, 0)], lost
+            assert files(tmp_path) == whole, lost
+        assert len(stub.seen) == asked, "nothing was played"
 
 
 async def test_a_changed_config_is_refused_with_its_keys_and_fresh_replaces(tmp_path: Path) -> None:
@@ -247,6 +301,21 @@ async def test_a_terminal_shows_every_cell_and_what_it_came_to(tmp_path: Path) -
     assert "12/12" in screen.getvalue()
 
 
+async def test_elsewhere_a_line_is_said_now_and_then_also_while_no_episode_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_progress, "SECONDS_BETWEEN_LINES", 0.02)
+    waited = threading.Event()
+
+    def slow(request: dict[str, Any]) -> str:
+        waited.wait(0.3)
+        return look_then_finish(request)
+
+    with serving(StubServer(rule=slow)) as stub, display(Console(file=StringIO())) as shown:
+        await bench([react_cell(stub, count=1)], tmp_path, on_progress=shown)
+    assert capsys.readouterr().err.count("0/1 episodes; 1 open") >= 2
+
+
 def command(*arguments: object) -> Result:
     return CliRunner().invoke(commands.command, [str(argument) for argument in arguments])
 
@@ -262,6 +331,12 @@ def test_the_commands_play_and_say_what_came_of_it(tmp_path: Path, monkeypatch: 
         (tmp_path / "cell.yaml").write_text(
             "name: mine\nadapter: base\nruntime: react\ncontext: 2048\ntasks: {folder: tasks}\nconcurrency: 2\n"
         )
+        spoil = Path("runs/here/mine")
+        for played_again in (0, 2):
+            result = command("run", "cell.yaml", "--base-url", stub.url, "--run", "here")
+            assert result.stderr.count("played again: runs/here/mine/knapsack-mini") == played_again
+            for path in spoil.glob("*.trace.json"):
+                path.write_text("{")
         result = command("run", "cell.yaml", "--base-url", stub.url, "--run", "here")
         assert result.exit_code == 0, result.output
         assert "runs/here/mine: solved 0 / graded 2" in result.stdout

@@ -1,15 +1,17 @@
 """Collecting traces: everything once, resumed exactly, failures counted, nothing half written."""
 
 import asyncio
+import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from keepstate.cli import cli
+from keepstate.cli import _progress, cli
+from keepstate.cli._collect import with_progress
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.base import Message, Reply
 from keepstate.models.teacher import ScriptedTeacher
@@ -78,6 +80,28 @@ async def test_only_what_is_missing_or_differs_is_played(tmp_path: Path) -> None
     assert (tally.recorded.total(), tally.kept.total()) == (3, 1)
     assert read_trace(react / f"{other.name}.trace.json").task.content_hash == other.content_hash
     assert (await collect(plan(tasks[3:], tmp_path, seed=1))).recorded.total() == 1
+
+
+async def test_a_run_killed_between_trace_and_verdict_is_mended_and_files_that_are_no_record_are_named(
+    tmp_path: Path,
+) -> None:
+    tasks = tasks_of(4)
+    await collect(plan(tasks, tmp_path))
+    written, react = contents(tmp_path), tmp_path / "react"
+    (react / f"{tasks[0].name}.json").unlink()
+    (react / f"{tasks[1].name}.json").write_text("{")
+    tally = await collect(plan(tasks, tmp_path))
+    assert (tally.recorded.total(), tally.kept.total(), tally.replaced) == (0, 4, [])
+    assert contents(tmp_path) == written
+    (react / f"{tasks[0].name}.trace.json").write_bytes(b"\0" * 100)
+    shutil.copy(react / f"{tasks[2].name}.trace.json", react / f"{tasks[1].name}.trace.json")
+    (react / f"{tasks[2].name}.json").write_text("{}")
+    tally = await collect(plan(tasks, tmp_path))
+    assert (tally.recorded.total(), tally.kept.total()) == (3, 1)
+    assert [file.path.name for file in tally.replaced] == [f"{task.name}.trace.json" for task in tasks[:3]]
+    assert "another episode: task" in tally.replaced[1].reason
+    other = await collect(plan(tasks[3:], tmp_path, seed=1))
+    assert ["seed 0, not 1" in file.reason for file in other.replaced] == [True]
 
 
 async def test_our_failures_are_counted_recorded_without_score_and_played_again(tmp_path: Path) -> None:
@@ -192,3 +216,19 @@ async def test_ctrl_c_ends_the_command_with_130_and_leaves_nothing_half_written(
     assert b"Traceback" not in stderr
     assert b"interrupted" in stderr
     assert not list((tmp_path / "traces").rglob("*"))
+
+
+def test_a_line_is_said_now_and_then_also_while_no_episode_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_progress, "SECONDS_BETWEEN_LINES", 0.02)
+
+    async def run(progress: Callable[[Tally], None]) -> Tally:
+        progress(tally := Tally())
+        await asyncio.sleep(0.1)
+        return tally
+
+    with_progress(7, run)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2
+    assert set(lines) == {"0/7 episodes; 0 episodes/min"}

@@ -1,9 +1,10 @@
-"""How a benchmark in progress looks: a bar a cell on a terminal, a line now and then elsewhere."""
+"""How a long command in progress looks: bars on a terminal, elsewhere a line now and then, also while nothing ends."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import click
@@ -13,9 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from keepstate.agents.record import known_sum
 from keepstate.bench.tally import CellTally
 from keepstate.bench.tally import Progress as State
+from keepstate.traces import BadTrace
 
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_BETWEEN_DRAWINGS = 0.1
+MOST_NAMED = 10
 
 
 class Display:
@@ -36,9 +39,19 @@ class Display:
         if self._bars is not None and (first or over or now - self._shown >= SECONDS_BETWEEN_DRAWINGS):
             self._shown = now
             self._draw(self._bars, state)
-        elif self._bars is None and now - self._shown >= SECONDS_BETWEEN_LINES:
-            self._shown = now
-            click.echo(self._line(state), err=True)
+        if first:
+            tell_replaced([file for tally in state.tallies for file in tally.replaced], self._say)
+
+    def beat(self) -> None:
+        """Say in one line how far the run is."""
+        if self.last is not None:
+            click.echo(self._line(self.last), err=True)
+
+    def _say(self, line: str) -> None:
+        if self._bars is not None:
+            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            click.echo(line, err=True)
 
     def _draw(self, bars: Progress, state: State) -> None:
         if self._total is None:
@@ -69,7 +82,9 @@ def display(console: Console | None = None) -> Iterator[Display]:
     """A display for one run, on stderr unless another console is given."""
     console = console or Console(stderr=True)
     if not console.is_terminal:
-        yield Display(None)
+        shown = Display(None)
+        with heartbeat(shown.beat):
+            yield shown
         return
     columns = (
         TextColumn("{task.description}"),
@@ -80,6 +95,32 @@ def display(console: Console | None = None) -> Iterator[Display]:
     )
     with Progress(*columns, console=console) as bars:
         yield Display(bars)
+
+
+@contextmanager
+def heartbeat(beat: Callable[[], None]) -> Iterator[None]:
+    """Call `beat` every few seconds, from a thread of its own, as long as the context lasts."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(SECONDS_BETWEEN_LINES):
+            beat()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def tell_replaced(files: Sequence[BadTrace], say: Callable[[str], None]) -> None:
+    """Name files of an earlier run in whose place an episode is played again."""
+    for file in files[:MOST_NAMED]:
+        say(f"played again: {file.path}: {file.reason}")
+    if len(files) > MOST_NAMED:
+        say(f"played again: {len(files) - MOST_NAMED} more")
 
 
 def _total(state: State) -> int:
