@@ -126,7 +126,11 @@ def _disk() -> Finding:
 
 
 def _gpu() -> Finding:
-    gpus = machine.gpus()
+    gpus = machine.visible_gpus()
+    if machine.gpus() and not gpus:
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        text = f"CUDA_VISIBLE_DEVICES={named!r} leaves none of {len(machine.gpus())}"
+        return Finding("GPU", Mark.WARN, text, "unset CUDA_VISIBLE_DEVICES")
     if gpus:
         names = ", ".join(f"{gpu.name} ({gpu.memory_gib:.0f} GiB, driver {gpu.driver})" for gpu in gpus)
         return Finding("GPU", Mark.OK, names)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -28,34 +29,85 @@ class Gpu:
     name: str
     memory_gib: float
     driver: str
+    number: int = 0
+    """As nvidia-smi counts; a part of a GPU (MIG) has its whole's."""
+    uuid: str = ""
+    """What names it to CUDA whatever the order in which CUDA counts."""
 
 
 @cache
 def gpus() -> tuple[Gpu, ...]:
-    """The CUDA GPUs, empty where there is none or its driver does not answer within 10 s."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    """The CUDA GPUs of this machine, empty where there is none or its driver does not answer within 10 s."""
+    rows = [[cell.strip() for cell in line.split(",")] for line in _query("name,memory.total,driver_version,uuid")]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
-        rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
-        return tuple(Gpu(name, float(mib) / 1024, driver) for name, mib, driver in rows)
-    except (OSError, subprocess.SubprocessError, ValueError):
+        return tuple(
+            Gpu(name, float(mib) / 1024, driver, number, uuid) for number, (name, mib, driver, uuid) in enumerate(rows)
+        )
+    except ValueError:
         return ()
+
+
+def visible_gpus() -> tuple[Gpu, ...]:
+    """Those of `gpus()` that `CUDA_VISIBLE_DEVICES` leaves, in its order; all where it is not set.
+
+    An entry that names no GPU ends the list, as it does for CUDA: "" and "-1" leave none. Numbers are nvidia-smi's,
+    which are CUDA's where `CUDA_DEVICE_ORDER` is PCI_BUS_ID or all GPUs are alike.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return gpus()
+    left: list[Gpu] = []
+    for entry in named.split(","):
+        gpu = _named_gpu(entry.strip())
+        if gpu is None:
+            break
+        left.append(gpu)
+    return tuple(left)
+
+
+def _named_gpu(entry: str) -> Gpu | None:
+    """The GPU of one entry: its number, its UUID or the beginning of it, or that of a part of it."""
+    if entry.isdecimal():
+        return gpus()[int(entry)] if int(entry) < len(gpus()) else None
+    known = _gpu_parts() if entry.startswith("MIG-") else gpus() if entry.startswith("GPU-") else ()
+    found = [gpu for gpu in known if gpu.uuid.lower().startswith(entry.lower())]
+    return found[0] if len(found) == 1 else None
+
+
+def _gpu_parts() -> list[Gpu]:
+    """The parts that GPUs are divided into (MIG). Their memory is in their names: `MIG 3g.20gb`."""
+    parts: list[Gpu] = []
+    whole: Gpu | None = None
+    for line in _ask("-L"):
+        if match := re.match(r"GPU (\d+):", line):
+            whole = gpus()[int(match[1])] if int(match[1]) < len(gpus()) else None
+        elif whole and (match := re.match(r"\s+MIG (\S*?(\d+)gb\S*)\s.*\(UUID: (\S+)\)", line)):
+            parts.append(replace(whole, name=f"{whole.name} MIG {match[1]}", memory_gib=float(match[2]), uuid=match[3]))
+    return parts
 
 
 def gpu_free_gib() -> tuple[float, ...]:
     """Free memory of each GPU of `gpus()` at this moment; empty where nvidia-smi does not tell."""
+    try:
+        return tuple(float(line) / 1024 for line in _query("memory.free"))
+    except ValueError:
+        return ()
+
+
+def _query(columns: str) -> list[str]:
+    return _ask(f"--query-gpu={columns}", "--format=csv,noheader,nounits")
+
+
+def _ask(*options: str) -> list[str]:
+    """What nvidia-smi says; nothing where it is missing, fails or does not answer within 10 s."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return ()
-    query = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+        return []
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
-        return tuple(float(line) / 1024 for line in done.stdout.splitlines() if line.strip())
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return ()
+        done = subprocess.run([program, *options], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line for line in done.stdout.splitlines() if line.strip()]
 
 
 def cores() -> int:

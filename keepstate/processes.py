@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from keepstate import guard
+from keepstate.errors import UserError
 from keepstate.files import write_error
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
@@ -132,12 +133,13 @@ def interrupts_held() -> Iterator[None]:
 
 
 @contextmanager
-def only_one(lock: Path, what: str) -> Iterator[None]:
+def only_one(lock: Path, what: str, *, busy: UserError | None = None) -> Iterator[None]:
     """Let one process at a time into the block; the kernel drops the lock however the holder ends.
 
     Args:
         lock: The file to lock; made where it is missing.
         what: What the block makes, for the message to those who wait.
+        busy: Raised where another process is inside, instead of waiting for it.
 
     Raises:
         UserError: The lock cannot be written.
@@ -151,6 +153,8 @@ def only_one(lock: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if busy is not None:
+                raise busy from None
             print(f"{what} is being made by another keepstate: waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -4,8 +4,9 @@
     python train/qwen3_8b_axolotl.py --base-config train/configs/axolotl_qwen3_8b_forget_a100.yaml \
         --trace-root data/traces/forget
 
-Options that are given replace the YAML's values; those that are not never do. Exit 1 if a trace could not be read (the
-others are used). A thin front for `keepstate dataset build` and `keepstate train`.
+Options that are given replace the YAML's values; those that are not never do. `--seed` is also that of the split and of
+`--trace-samples`. A training that was stopped goes on, a finished one is not repeated. Exit 1 if a trace could not be
+read (the others are used). A thin front for `keepstate dataset build` and `keepstate train`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import yaml
 
 from keepstate.cli import run
 from keepstate.cli.dataset import describe
-from keepstate.cli.train import progress_display
+from keepstate.cli.train import config_keys, progress_display, training_options
 from keepstate.datasets import BuildOptions
 from keepstate.datasets.build import build_datasets
 from keepstate.datasets.convert import UNREADABLE
@@ -40,16 +41,6 @@ from keepstate.vocabulary import RuntimeName, Tracker
 FOLDER = click.Path(path_type=Path)
 AUTO = "auto"
 NAMED = 20
-KEYS = {
-    "max_seq_length": "sequence_len",
-    "batch_size": "micro_batch_size",
-    "grad_accum": "gradient_accumulation_steps",
-    "lr": "learning_rate",
-    "epochs": "num_epochs",
-    "seed": "seed",
-    "profile": "keepstate_profile",
-}
-"""Option to key of the YAML."""
 
 
 @click.command()
@@ -61,25 +52,9 @@ KEYS = {
     show_default=True,
     help="Runtime that the traces were recorded in; auto reads it from them.",
 )
-@click.option("--output-dir", type=FOLDER, help="Folder of the adapter; else the YAML's.")
-@click.option("--model", help="Model folder or hub name; else the YAML's.")
-@click.option("--max-seq-length", type=click.IntRange(1), help="Training context in tokens; else the YAML's.")
-@click.option("--batch-size", type=click.IntRange(1), help="Rows per GPU and step; else the YAML's.")
-@click.option("--grad-accum", type=click.IntRange(1), help="Steps per optimiser step; else the YAML's.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate; else the YAML's.")
-@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Passes over the data; else the YAML's.")
-@click.option("--seed", type=int, help="Of the training, the split and the choice of samples; else the YAML's.")
 @click.option("--trace-samples", type=click.IntRange(1), help="Use only this many traces, drawn by the seed.")
 @click.option("--base-config", type=FOLDER, help="Axolotl YAML; else train/configs/ for the runtime of the traces.")
-@click.option("--profile", type=click.Choice(["speed", "memory"]), help="Spend free GPU memory, or fit 24 GB.")
-@click.option(
-    "--track",
-    type=click.Choice([str(name) for name in Tracker]),
-    default=str(Tracker.TRACKIO),
-    show_default=True,
-    help="Who draws the curves: trackio on this machine, a service, or none.",
-)
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@training_options
 @click.option("--dry-run", is_flag=True, help="Convert and check, print what would run, train nothing.")
 def command(
     trace_root: Path,
@@ -93,9 +68,9 @@ def command(
     runtime = None if trace_format == AUTO else RuntimeName(trace_format)
     path = base_config or config_path(runtime or RuntimeName.PERSISTENT, laptop=False)
     config = read_config(path)
-    overrides = {key: options[name] for name, key in KEYS.items() if options[name] is not None}
+    overrides = config_keys(options)
     if not dry_run:
-        check_machine(config | overrides, options["output_dir"] or Path(config["output_dir"]))
+        check_machine(config | overrides, options["output"] or Path(config["output_dir"]))
     found = find_traces(trace_root, runtime)
     if base_config is None:
         path = config_path(found.runtime, laptop=False)
@@ -104,19 +79,21 @@ def command(
     if trace_samples is not None:
         seed = int((config | overrides).get("seed", 0))
         trace_root = link_samples(found, trace_samples, seed, dataset / "sampled-traces")
-    counted_by, stands_in = tokenizer(options["model"] or str(config["base_model"]), dry_run=dry_run)
+    counted_by, stands_in = tokenizer(options["base_model"] or str(config["base_model"]), dry_run=dry_run)
     if stands_in:
         overrides["chat_template_jinja"] = str(TEMPLATES / "chatml.jinja")
     bad = convert(trace_root, found.runtime, dataset, config | overrides, counted_by)
-    run = {"dataset": dataset, "output": options["output_dir"], "base_model": options["model"], "overrides": overrides}
+    run: dict[str, Any] = {"dataset": dataset, "output": options["output"], "base_model": options["base_model"]}
+    run |= {"overrides": overrides, "runtime": found.runtime}
     if dry_run:
         planned = plan(path, machine=False, **run)
         say(*planned.remarks, f"look at a row: keepstate dataset preview {dataset}")
         click.echo(yaml.safe_dump(planned.config, sort_keys=False), nl=False)
     else:
         prove(dataset)
+        tracker = Tracker(options["tracker"])
         with progress_display(str(found.runtime)) as show:
-            train(path, resume=options["resume"], tracker=Tracker(options["track"]), on_progress=show, **run)
+            train(path, fresh=options["fresh"], tracker=tracker, on_progress=show, **run)
     if bad:
         raise click.exceptions.Exit(EXIT_PARTIAL)
 

@@ -45,7 +45,8 @@ from keepstate.tasks.generate import require_disjoint
 from keepstate.traces.collect import CollectPlan, Tally, collect
 from keepstate.training import train
 from keepstate.training.config import config_path
-from keepstate.training.result import WEIGHTS
+from keepstate.training.result import WEIGHTS, TrainedAdapter
+from keepstate.training.run_folder import OtherTraining
 from keepstate.vocabulary import Difficulty, RuntimeName, Tracker
 
 TRAIN_SEED, EVAL_SEED = 0, 123_456_789
@@ -176,19 +177,27 @@ class Demo:
     def train_adapters(self) -> None:
         """Three adapters by configs that differ in data and output only."""
         for runtime, dataset in self.folder.datasets().items():
-            with progress_display(str(runtime)) as show:
-                adapter = train(
-                    config_path(runtime, laptop=True),
-                    dataset=dataset,
-                    output=self.folder.adapter(runtime),
-                    base_model=basemodel.folder(),
-                    resume=True,
-                    tracker=Tracker.NONE,  # 3 s of imports a training; its folder has every loss in progress.jsonl
-                    on_progress=show,
-                    on_remark=_say,
-                )
+            try:
+                adapter = self._train(runtime, dataset)
+            except OtherTraining as other:  # of a demo of another size, whose traces made way too
+                _say(f"{other.message}\n  it makes way")
+                adapter = self._train(runtime, dataset, fresh=True)
             loss = "" if adapter.final_loss is None else f", loss {adapter.final_loss:.3f}"
             _say(f"{runtime}: {adapter.steps} steps in {adapter.seconds:.0f} s{loss}")
+
+    def _train(self, runtime: RuntimeName, dataset: Path, *, fresh: bool = False) -> TrainedAdapter:
+        with progress_display(str(runtime)) as show:
+            return train(
+                config_path(runtime, laptop=True),
+                dataset=dataset,
+                output=self.folder.adapter(runtime),
+                base_model=basemodel.folder(),
+                runtime=runtime,
+                fresh=fresh,
+                tracker=Tracker.NONE,  # 3 s of imports a training; its folder has every loss in progress.jsonl
+                on_progress=show,
+                on_remark=_say,
+            )
 
     def play_cells(self) -> None:
         """Base and adapters on one server, in every runtime whose answers they can give; all cells at once."""

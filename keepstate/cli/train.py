@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,50 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 15.0
 FOLDER = click.Path(path_type=Path)
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "--max-seq-length": ("sequence_len", {"type": click.IntRange(1), "help": "Training context in tokens."}),
+    "--batch-size": ("micro_batch_size", {"type": click.IntRange(1), "help": "Rows at once on the GPU."}),
+    "--grad-accum": ("gradient_accumulation_steps", {"type": click.IntRange(1), "help": "Batches of one step."}),
+    "--lr": ("learning_rate", {"type": click.FloatRange(0, min_open=True), "help": "Learning rate."}),
+    "--epochs": ("num_epochs", {"type": click.FloatRange(0, min_open=True), "help": "Passes over the data."}),
+    "--seed": ("seed", {"type": int, "help": "Of the training."}),
+    "--profile": (
+        "keepstate_profile",
+        {"type": click.Choice(["speed", "memory"]), "help": "Spend free GPU memory, or fit 24 GB."},
+    ),
+}
+"""What replaces a value of the config where it is given: the option, its key in the YAML, what click is told."""
+
+
+def training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of whatever trains; `config_keys` takes those of `OPTIONS` from what click hands over."""
+    own = (
+        click.option("--out", "--output-dir", "output", type=FOLDER, help="Folder of the adapter; else the config's."),
+        click.option("--base-model", "--model", "base_model", help="Model folder or hub name; else the config's."),
+        *(click.option(name, key, **settings) for name, (key, settings) in OPTIONS.items()),
+        click.option(
+            "--track",
+            "tracker",
+            type=click.Choice([str(name) for name in Tracker]),
+            default=str(Tracker.TRACKIO),
+            show_default=True,
+            help="Who draws the curves: trackio on this machine, a service, or none.",
+        ),
+        click.option(
+            "--fresh/--resume",
+            default=False,
+            help="Begin anew and replace what lies there; else go on from the last checkpoint, which is the default.",
+        ),
+    )
+    for option in reversed(own):
+        command = option(command)
+    return command
+
+
+def config_keys(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the keys of the config that were given out of `options`."""
+    given = {key: options.pop(key) for key, _ in OPTIONS.values()}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 @click.command()
@@ -24,44 +68,33 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--laptop", is_flag=True, help="The small model on the CPU instead of Qwen3-8B on a GPU.")
 @click.option("--config", type=FOLDER, help="Another Axolotl YAML; else train/configs/ for the runtime.")
 @click.option("--dataset", type=FOLDER, help="Folder of the data set; else data/datasets/RUNTIME.")
-@click.option("--out", type=FOLDER, help="Folder of the adapter; else the config's.")
-@click.option("--base-model", help="Model folder or hub name; else the config's.")
-@click.option("--profile", type=click.Choice(["speed", "memory"]), help="Spend free GPU memory, or fit 24 GB.")
-@click.option("--max-seq-length", type=click.IntRange(1), help="Training context in tokens; else the config's.")
-@click.option(
-    "--track",
-    type=click.Choice([str(name) for name in Tracker]),
-    default=str(Tracker.TRACKIO),
-    show_default=True,
-    help="Who draws the curves: trackio on this machine, a service, or none.",
-)
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@training_options
 @click.option("--dry-run", is_flag=True, help="Check all and print the resolved config; train nothing.")
-def command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    runtime: str,
-    laptop: bool,
-    config: Path | None,
-    dataset: Path | None,
-    out: Path | None,
-    base_model: str | None,
-    profile: str | None,
-    max_seq_length: int | None,
-    track: str,
-    resume: bool,
-    dry_run: bool,
+def command(
+    runtime: str, laptop: bool, config: Path | None, dataset: Path | None, dry_run: bool, **options: Any
 ) -> None:
-    """Train the adapter of RUNTIME. Without a GPU the default (Qwen3-8B) is refused at once."""
+    """Train the adapter of RUNTIME, from where it was stopped. Without a GPU the default (Qwen3-8B) is refused at once.
+
+    What is given replaces the config's values. Another training in the same folder is refused, naming what differs.
+    """
     import yaml  # noqa: PLC0415
 
     from keepstate.training.config import config_path  # noqa: PLC0415
     from keepstate.training.launch import train  # noqa: PLC0415
     from keepstate.training.planning import plan  # noqa: PLC0415
 
-    config = config or config_path(RuntimeName(runtime), laptop=laptop)
+    name = RuntimeName(runtime)
+    config = config or config_path(name, laptop=laptop)
     dataset = dataset or Path("data/datasets") / runtime
-    overrides = {"keepstate_profile": profile, "sequence_len": max_seq_length}
+    overrides = config_keys(options)
+    places: dict[str, Any] = {
+        "dataset": dataset,
+        "output": options["output"],
+        "base_model": options["base_model"],
+        "runtime": name,
+    }
     if dry_run:
-        planned = plan(config, dataset=dataset, output=out, base_model=base_model, overrides=overrides, machine=False)
+        planned = plan(config, overrides=overrides, machine=False, **places)
         for remark in planned.remarks:
             click.echo(remark, err=True)
         click.echo(yaml.safe_dump(planned.config, sort_keys=False), nl=False)
@@ -69,14 +102,12 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     with progress_display(runtime) as show:
         adapter = train(
             config,
-            dataset=dataset,
-            output=out,
-            base_model=base_model,
-            resume=resume,
             overrides=overrides,
-            tracker=Tracker(track),
+            fresh=options["fresh"],
+            tracker=Tracker(options["tracker"]),
             on_progress=show,
             on_remark=lambda text: click.echo(text, err=True),
+            **places,
         )
     loss = "" if adapter.final_loss is None else f", loss {adapter.final_loss:.3f}"
     click.echo(f"{adapter.runtime}: {adapter.steps} steps in {adapter.seconds:.0f} s{loss}", err=True)

@@ -77,7 +77,8 @@ def read_adapter(given: str | Path) -> ServedAdapter:
         unfinished = "its training did not finish" if list(folder.glob("checkpoint-*")) else f"it has no {DONE}"
         raise UserError(
             f"no finished adapter in {folder}: {unfinished}",
-            "finish the training (keepstate train ... --resume), or serve a LoRA of another origin: --lora NAME=FOLDER",
+            "finish the training (the command that began it goes on), or serve a LoRA of another origin: "
+            "--lora NAME=FOLDER",
         )
     rank, modules = _read_config(folder / CONFIG)
     return ServedAdapter(

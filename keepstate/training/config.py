@@ -21,6 +21,24 @@ CONFIGS = SHIPPED / "train" / "configs"
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
 
 
+_WITHOUT_EFFECT = """
+output_dir dataset_prepared_path chat_template_jinja base_model axolotl_config_path
+keepstate_profile gradient_checkpointing gradient_checkpointing_kwargs selective_checkpointing
+activation_offloading layer_offloading micro_batch_size gradient_accumulation_steps batch_size eval_batch_size
+dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor dataset_num_proc dataset_processes
+dataset_keep_in_memory gc_steps gc_collect_steps torch_empty_cache_steps low_cpu_mem_usage gpu_memory_limit
+max_memory device device_map save_steps saves_per_epoch save_strategy save_total_limit save_first_step
+save_safetensors logging_steps include_tkps include_tokens_per_second profiler_steps profiler_steps_start
+resume_from_checkpoint auto_resume_from_checkpoints strict hf_mlflow_log_artifacts
+use_wandb use_mlflow use_comet use_trackio use_tensorboard use_otel_metrics
+"""
+WITHOUT_EFFECT = frozenset(_WITHOUT_EFFECT.split())
+"""Keys that decide where and how a training runs and what it leaves, not what it computes. Model, template and rows a
+step are in `decisive` by what they are."""
+SERVICES = ("wandb_", "mlflow_", "comet_", "trackio_", "otel_")
+"""Beginnings of the keys of trackers, which compute nothing either."""
+
+
 def config_path(runtime: RuntimeName, *, laptop: bool) -> Path:
     """The project's own config of one runtime."""
     name = f"smollm2_135m_{runtime}_laptop" if laptop else f"qwen3_8b_{runtime}_a100"
@@ -103,6 +121,30 @@ def resolve(
         for key in ("test_datasets", "evals_per_epoch", "eval_steps"):
             resolved.pop(key, None)
     return resolved
+
+
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a resolved config decides the adapter: two runs that agree in it are one training.
+
+    Places, trackers, what is recomputed and how the rows of a step are divided are not in it.
+    """
+    kept: dict[str, Any] = {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value
+        for key, value in config.items()
+        if value is not None and key not in WITHOUT_EFFECT and not key.startswith(SERVICES)
+    }
+    for name in ("datasets", "test_datasets"):
+        if name in kept:
+            kept[name] = [{key: value for key, value in entry.items() if key != "path"} for entry in kept[name]]
+    return kept | {"rows_a_step": rows_a_step(config)}
+
+
+def rows_a_step(config: Mapping[str, Any]) -> int:
+    """Rows of one optimiser step, however they are divided."""
+    steps = config.get("gradient_accumulation_steps")
+    if steps is None and config.get("batch_size") is not None:
+        return int(config["batch_size"])
+    return int(config.get("micro_batch_size") or 1) * int(steps or 1)
 
 
 def absolute_model(name: str) -> str | Path:

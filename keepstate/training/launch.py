@@ -20,17 +20,22 @@ from keepstate.errors import UserError
 from keepstate.processes import GuardedProcess
 from keepstate.training import preflight, tracking
 from keepstate.training.config import PLUGIN_FOLDER, needs_gpu
+from keepstate.training.estimate import Estimate
 from keepstate.training.planning import Plan, plan
 from keepstate.training.progress import Follower, Progress
-from keepstate.training.result import WEIGHTS, TrainedAdapter, base_revision, read_done, write_result
-from keepstate.training.run_folder import LOG, PROGRESS, RESOLVED, STOP, checkpoints, prepare
-from keepstate.vocabulary import Tracker
+from keepstate.training.result import WEIGHTS, TrainedAdapter, write_result
+from keepstate.training.run_folder import LOG, PROGRESS, RESOLVED, STOP, alone, checkpoints, finished, prepare
+from keepstate.vocabulary import RuntimeName, Tracker
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 900.0
 """How long a Ctrl-C waits for the step in progress and its checkpoint: 262,144 tokens, on a slow GPU minutes."""
+MEASURED_STEPS = 3
+"""After which the speed is told: they differ by their rows' lengths."""
 TAIL_LINES = 8
 KILLED = 128 + 9
+OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "cudaErrorMemoryAllocation")
+"""What torch and CUDA call it."""
 KEPT_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
@@ -46,49 +51,64 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
     dataset: Path,
     output: Path | None = None,
     base_model: str | Path | None = None,
-    resume: bool = False,
+    runtime: RuntimeName | None = None,
     overrides: Mapping[str, Any] | None = None,
+    fresh: bool = False,
     tracker: Tracker = Tracker.TRACKIO,
     on_progress: Callable[[Progress], None] | None = None,
     on_remark: Callable[[str], None] | None = None,
 ) -> TrainedAdapter:
-    """Train one adapter, unless the same config and data were trained into `output` before.
+    """Train one adapter: from the last checkpoint of the same training, or not at all where it is finished.
 
     Args:
-        config: See `plan`, as the next four.
-        dataset: Data.
-        output: Adapter.
-        base_model: Base.
-        overrides: Keys.
+        config: An Axolotl YAML file.
+        dataset: Folder made by `keepstate dataset build`.
+        output: The adapter's folder; by default the config's.
+        base_model: A model folder or hub name instead of the config's.
+        runtime: What the adapter is for; by default what the data set was built for. Other data is refused.
+        overrides: Keys of the config to replace; None means not given.
+        fresh: Begin anew, and replace whatever training lies in the folder.
         tracker: Who draws the curves.
-        resume: Go on from the last checkpoint of the same config and data, where there is one.
         on_progress: Called with every logged step.
         on_remark: Called with what a user should know.
 
     Raises:
-        UserError: A check failed, or Axolotl did; names the log.
+        UserError: A check failed, the folder holds another training, or Axolotl failed; names the log.
         KeyboardInterrupt: After the step in progress was saved.
     """
     say = on_remark or (lambda text: print(text, file=sys.stderr, flush=True))
-    planned = plan(config, dataset=dataset, output=output, base_model=base_model, overrides=overrides)
-    done = read_done(planned.output)
-    if done is not None and done.key == planned.key:
-        say(f"{planned.output} is trained already from this config and data")
-        return done
+    planned = plan(config, dataset=dataset, output=output, base_model=base_model, runtime=runtime, overrides=overrides)
+    with alone(planned.output):
+        done = None if fresh else finished(planned)
+        if done is not None:
+            say(f"{planned.output} is trained already from this config and data")
+            return done
+        return _train(planned, tracker, on_progress or (lambda _: None), say, fresh=fresh)
+
+
+def _train(
+    planned: Plan,
+    tracker: Tracker,
+    on_progress: Callable[[Progress], None],
+    say: Callable[[str], None],
+    *,
+    fresh: bool,
+) -> TrainedAdapter:
+    """Train what is planned, in a folder that is ours."""
     for remark in planned.remarks:
         say(remark)
     tracking.check_tracker(tracker)
     python = environments.ensure("train")
     run = f"{planned.output.name}-{planned.key[:8]}"
-    resolved = planned.config | tracking.config_keys(tracker, run)
-    last = prepare(planned.output, resolved, planned.key, resume=resume)
-    if resume:
-        say(f"going on from {last.name}" if last else "nothing to resume here: the training starts at the beginning")
+    last = prepare(planned, tracking.config_keys(tracker, run), fresh=fresh)
+    if last:
+        say(f"going on from {last.name}; to begin anew: --fresh")
     if tracker is Tracker.TRACKIO:
         say(f"curves: {tracking.dashboard(planned.output, python)}")
     follower = Follower(planned.output / PROGRESS)
     env = _environment(planned) | tracking.environment(tracker, planned.output, run)
-    _run(planned, python, env, follower, on_progress or (lambda _: None), say)
+    again = "the same command" + (" without --fresh" if fresh else "")
+    _run(planned, python, env, follower, on_progress, say, again)
     adapter = _summary(planned, follower)
     write_result(planned.output, adapter, planned.config, planned.manifest)
     return adapter
@@ -101,16 +121,18 @@ def _run(
     follower: Follower,
     on_progress: Callable[[Progress], None],
     say: Callable[[str], None],
+    again: str,
 ) -> None:
-    """Run Axolotl to its end."""
+    """Run Axolotl to its end; `again` is the command that goes on where it did not come there."""
     output = planned.output
     command: list[str | Path] = [python, "-m", "axolotl.cli.train", output / RESOLVED]
     with (
         (output / LOG).open("ab") as log,
         GuardedProcess(command, output=log, env=env, cwd=output) as process,
     ):
+        earlier = log.tell()
         try:
-            code = _follow(process, follower, on_progress)
+            code = _follow(process, follower, planned.assumed, on_progress, say)
         except KeyboardInterrupt:
             say("stopping after this step and saving it; Ctrl-C again stops at once")
             (output / STOP).touch()
@@ -119,26 +141,40 @@ def _run(
             except subprocess.TimeoutExpired:
                 pass
             finally:
-                _say_what_is_kept(output, say)
+                kept = checkpoints(output)
+                say(
+                    f"kept: {kept[-1]}; {again} goes on from it"
+                    if kept
+                    else f"nothing was saved yet: {again} begins anew"
+                )
             raise
-    follower.look()
     if code or not follower.finished or not (output / WEIGHTS).is_file():
-        raise _failure(planned, code)
+        raise _failure(planned, code, earlier, again)
 
 
-def _say_what_is_kept(output: Path, say: Callable[[str], None]) -> None:
-    kept = checkpoints(output)
-    say(f"kept: {kept[-1]}; go on later: the same command with --resume" if kept else "nothing was saved yet")
-
-
-def _follow(process: GuardedProcess, follower: Follower, on_progress: Callable[[Progress], None]) -> int:
+def _follow(
+    process: GuardedProcess,
+    follower: Follower,
+    assumed: Estimate | None,
+    on_progress: Callable[[Progress], None],
+    say: Callable[[str], None],
+) -> int:
+    """Pass on how far it is until it ends; say once what the first steps took."""
     while True:
         try:
-            return process.wait(POLL_SECONDS)
+            code: int | None = process.wait(POLL_SECONDS)
         except subprocess.TimeoutExpired:
-            newest = follower.look()
-            if newest:
-                on_progress(newest)
+            code = None
+        newest = follower.look()
+        while follower.warnings:
+            say(follower.warnings.pop(0))
+        if newest:
+            on_progress(newest)
+            if assumed is not None and MEASURED_STEPS <= newest.timed_steps < newest.steps:
+                say(assumed.against(newest))
+                assumed = None
+        if code is not None:
+            return code
 
 
 def _environment(planned: Plan) -> dict[str, str]:
@@ -155,7 +191,8 @@ def _environment(planned: Plan) -> dict[str, str]:
     if planned.offline:
         own["HF_HUB_OFFLINE"] = "1"
     if planned.gpu is not None:  # the trainer would split rows over all it sees
-        own |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(planned.gpu)}
+        name = planned.gpu.uuid or str(planned.gpu.number)
+        own |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": name}
     if needs_gpu(planned.config):  # as Axolotl's own command sets it: less memory lost between blocks
         own["PYTORCH_ALLOC_CONF"] = os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     else:
@@ -164,20 +201,20 @@ def _environment(planned: Plan) -> dict[str, str]:
     return os.environ | own
 
 
-def _failure(planned: Plan, code: int) -> UserError:
+def _failure(planned: Plan, code: int, earlier: int, again: str) -> UserError:
+    """Why Axolotl failed, by what it said in this run: behind the first `earlier` bytes of the log."""
     log = planned.output / LOG
-    text = log.read_text(errors="replace")[-20_000:]
-    tail = "\n".join(text.strip().splitlines()[-TAIL_LINES:])
-    if "OutOfMemoryError" in text:
-        hint = preflight.smaller(planned.config, ran=True)
-        return UserError(f"the GPU's memory did not suffice (log: {log})", hint)
+    text = log.read_bytes()[earlier:][-20_000:].decode(errors="replace")
+    if any(words in text for words in OUT_OF_MEMORY):
+        return UserError(f"the GPU's memory did not suffice (log: {log})", preflight.smaller(planned.config, again))
     if code == KILLED:
         return UserError(
             f"Axolotl was killed from outside, most often for want of main memory (log: {log})",
-            f"the same command with --resume; for less memory {preflight.smaller(planned.config, ran=True)}",
+            f"end other programs, then {again} goes on; with less memory: {preflight.smaller(planned.config, again)}",
         )
+    tail = "\n".join(text.strip().splitlines()[-TAIL_LINES:])
     return UserError(
-        f"Axolotl ended with code {code}; the end of {log}:\n{tail}", "mend it, then the same command with --resume"
+        f"Axolotl ended with code {code}; the end of {log}:\n{tail}", f"mend it, then {again} goes on where it stopped"
     )
 
 
@@ -187,7 +224,7 @@ def _summary(planned: Plan, follower: Follower) -> TrainedAdapter:
         key=planned.key,
         runtime=planned.manifest.runtime,
         base_model=str(planned.config["base_model"]),
-        base_revision=base_revision(str(planned.config["base_model"]), follower.revision),
+        base_revision=follower.revision or planned.decisive["base_model"].get("weights"),
         data_sha256=planned.manifest.splits["train"].sha256,
         template_sha256=planned.template_sha256,
         steps=follower.losses[-1][0] if follower.losses else 0,

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from keepstate.datasets.manifest import TEMPLATE, Manifest
 from keepstate.files import content_hash, file_hash
+from keepstate.machine import Gpu
 from keepstate.training import estimate, preflight
-from keepstate.training.config import read_config, resolve
+from keepstate.training.config import decisive, read_config, resolve
+from keepstate.training.result import base_identity
+from keepstate.vocabulary import RuntimeName
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """One training, decided."""
 
@@ -26,14 +30,38 @@ class Plan:
     dataset: Path
     manifest: Manifest
     template_sha256: str
-    key: str
-    """Hash of config, data and template: the same key need not be trained again."""
     offline: bool
     """Whether nothing is needed from the network."""
-    gpu: int | None
-    """Number of the GPU to use, as nvidia-smi counts; None: the CPU, or what CUDA_VISIBLE_DEVICES says."""
+    gpu: Gpu | None
+    """The one to use; None: the CPU."""
+    assumed: estimate.Estimate | None
+    """How long it will take; None where this machine will not train it."""
     remarks: tuple[str, ...]
     """What a user should know."""
+
+    @cached_property
+    def decisive(self) -> dict[str, Any]:
+        """Everything that decides the adapter. Reads the base model's files (16 GiB: some ten seconds)."""
+        return decisive(self.config) | {
+            "base_model": base_identity(str(self.config["base_model"])),
+            "runtime": str(self.manifest.runtime),
+            "data": self._data,
+            "chat_template": self.template_sha256,
+        }
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of `decisive`."""
+        return content_hash(self.decisive)
+
+    @property
+    def older_key(self) -> str:
+        """As the first version wrote it: places and profile counted too."""
+        return content_hash({"config": self.config, "data": self._data, "template": self.template_sha256})
+
+    @property
+    def _data(self) -> dict[str, str]:
+        return {name: split.sha256 for name, split in self.manifest.splits.items()}
 
 
 def plan(
@@ -42,6 +70,7 @@ def plan(
     dataset: Path,
     output: Path | None = None,
     base_model: str | Path | None = None,
+    runtime: RuntimeName | None = None,
     overrides: Mapping[str, Any] | None = None,
     machine: bool = True,
 ) -> Plan:
@@ -52,6 +81,7 @@ def plan(
         dataset: Folder made by `keepstate dataset build`.
         output: The adapter's folder; by default the config's.
         base_model: Instead of the config's.
+        runtime: What the adapter is for; by default what the data set was built for.
         overrides: Keys of the config to replace; None means not given.
         machine: Also refuse what this machine cannot run.
 
@@ -59,10 +89,12 @@ def plan(
         UserError: Says what is wrong and what to do.
     """
     raw = read_config(config)
+    if output is None:
+        preflight.check_place(config, raw, runtime)
     dataset, output = dataset.resolve(), (output or Path(raw["output_dir"])).resolve()
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
     gpu = preflight.check_machine(raw | given, output) if machine else None
-    manifest, remarks = preflight.check_data(dataset, raw | given)
+    manifest, remarks = preflight.check_data(dataset, raw | given, runtime)
     longest = max(split.longest for split in manifest.splits.values())
     if longest > int((raw | given)["sequence_len"]):
         remarks.append(
@@ -83,11 +115,15 @@ def plan(
         has_validation=bool("val" in manifest.splits and manifest.splits["val"].rows),
         overrides=given,
     )
+    if gpu is not None:
+        remarks += preflight.about_gpu(gpu)
     offline = preflight.find_model(resolved["base_model"]) is not None
     remarks += preflight.about_model(resolved["base_model"], manifest, dataset)
+    assumed = None
     if machine:
         tokens = manifest.splits["train"].tokens
-        remarks.append(estimate.time_words(resolved, tokens, gpu.name if gpu else None))
+        assumed = estimate.estimate(resolved, tokens, gpu.name if gpu else None)
+        remarks.append(assumed.words())
     template = file_hash(dataset / TEMPLATE)
     return Plan(
         config=resolved,
@@ -95,8 +131,8 @@ def plan(
         dataset=dataset,
         manifest=manifest,
         template_sha256=template,
-        key=content_hash({"config": resolved, "data": data, "template": template}),
         offline=offline,
-        gpu=gpu.number if gpu else None,
+        gpu=gpu,
+        assumed=assumed,
         remarks=tuple(remarks),
     )

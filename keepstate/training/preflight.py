@@ -5,10 +5,12 @@ Each refusal is a `UserError` with the next command. Starts nothing and imports 
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from keepstate.datasets.manifest import TEMPLATE, Manifest, read_manifest
 from keepstate.errors import UserError
 from keepstate.files import file_hash
 from keepstate.places import find, home
-from keepstate.training.config import absolute_model, needs_gpu
+from keepstate.training.config import absolute_model, needs_gpu, rows_a_step
 from keepstate.training.estimate import CPU_SPEED, cpu_memory_gib, memory_gib
+from keepstate.vocabulary import RuntimeName
 
 DISK_GIB = {True: 12, False: 1}
 """Three checkpoints of 2 GiB, data and log; or the laptop's."""
@@ -27,21 +30,14 @@ HUB_GIB = 16
 NO_GPU_HINT = "look further: keepstate doctor; without a GPU, train the small model: keepstate train RUNTIME --laptop"
 
 
+COMPARED_ROWS = 20
+"""Enough for any two tokenizers to differ: a row holds prose, code and JSON."""
 SHORT_ROW = 650
 """Tokens of a persistent trace of `mini` tasks, the shortest rows there are."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenGpu:
-    """The GPU that will train."""
-
-    name: str
-    number: int | None
-    """As nvidia-smi counts; None where CUDA_VISIBLE_DEVICES has chosen already."""
-
-
-def check_machine(config: Mapping[str, Any], output: Path) -> ChosenGpu | None:
-    """Refuse what cannot run here; choose the GPU with most free memory.
+def check_machine(config: Mapping[str, Any], output: Path) -> machine.Gpu | None:
+    """Refuse what cannot run here; choose the GPU, see `check_gpu`.
 
     Raises:
         UserError: No GPU for a config that needs one, too little memory in all or free, or no disk space.
@@ -64,36 +60,52 @@ def check_machine(config: Mapping[str, Any], output: Path) -> ChosenGpu | None:
     return gpu
 
 
-def check_gpu(config: Mapping[str, Any]) -> ChosenGpu:
-    """The GPU to train on.
+def check_gpu(config: Mapping[str, Any]) -> machine.Gpu:
+    """The GPU to train on: the first of `CUDA_VISIBLE_DEVICES`, else the one with most free memory.
 
     Raises:
         UserError: There is none, all are too small, or other programs hold too much of it.
     """
-    found = machine.gpus()
+    found, named = machine.visible_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not found and (hidden := len(machine.gpus())):
+        raise UserError(
+            f"this config needs a CUDA GPU; CUDA_VISIBLE_DEVICES={named!r} leaves none of the {hidden} of this machine",
+            "name one by its number or UUID (nvidia-smi -L lists them), or: unset CUDA_VISIBLE_DEVICES",
+        )
     if not found:
         raise UserError("this config needs a CUDA GPU, and this machine has none", NO_GPU_HINT)
-    free = machine.gpu_free_gib()
-    if len(free) != len(found):
-        free = tuple(gpu.memory_gib for gpu in found)
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is None:
-        number = max(range(len(found)), key=lambda index: free[index])
-    else:
-        first = named.split(",")[0]
-        number = int(first) if first.isdecimal() and int(first) < len(found) else 0
-    needed, gpu = memory_gib(config), found[number]
+    gpu = found[0] if named is not None else max(found, key=free_gib)
+    needed, free = memory_gib(config), free_gib(gpu)
     if gpu.memory_gib < needed:
         raise UserError(
             f"{gpu.name} has {gpu.memory_gib:.0f} GiB, this config needs about {needed:.0f} GiB", smaller(config)
         )
-    if free[number] < needed:
+    if free < needed:
         raise UserError(
-            f"{free[number]:.0f} of the {gpu.memory_gib:.0f} GiB of {gpu.name} are free, this config needs about "
+            f"{free:.0f} of the {gpu.memory_gib:.0f} GiB of {gpu.name} are free, this config needs about "
             f"{needed:.0f} GiB",
             f"end the programs that hold the rest (nvidia-smi names them), or {smaller(config)}",
         )
-    return ChosenGpu(gpu.name, number if named is None else None)
+    return gpu
+
+
+def free_gib(gpu: machine.Gpu) -> float:
+    """What is free of its memory; all of it where that is not told, as for a part of a GPU (MIG)."""
+    free = machine.gpu_free_gib()
+    known = len(free) == len(machine.gpus()) and not gpu.uuid.startswith("MIG-")
+    return free[gpu.number] if known else gpu.memory_gib
+
+
+def about_gpu(gpu: machine.Gpu) -> list[str]:
+    """Which of several GPUs will train, and how a number that could mean two of them is read."""
+    found, named = machine.gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if len(found) < 2:
+        return []
+    words = f"training on GPU {gpu.number} of {len(found)}: {gpu.name}"
+    counted_by_pci = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({other.name for other in found}) == 1
+    if named and named.strip()[0].isdecimal() and not counted_by_pci:
+        words += f" (CUDA_VISIBLE_DEVICES={named} is read as nvidia-smi counts; a UUID has one meaning: {gpu.uuid})"
+    return [words]
 
 
 def lacks_bf16() -> bool:
@@ -113,32 +125,59 @@ def about_cpu_memory(config: Mapping[str, Any], longest: int) -> list[str]:
     return [f"its longest row takes about {needed:.0f} GiB of memory, this machine has {there:.0f}: {smaller(config)}"]
 
 
-def smaller(config: Mapping[str, Any], *, ran: bool = False) -> str:
+def smaller(config: Mapping[str, Any], again: str | None = None) -> str:
     """The flag that fits into less memory, the one that changes least first.
 
     Args:
         config: Axolotl's.
-        ran: Whether memory ran out in a training, in which profile `speed` had spent what was free.
+        again: Where memory ran out in a training (in which profile `speed` had spent what was free): the words for the
+            command that goes on with it.
     """
-    if ran and config.get("keepstate_profile") == "speed":
-        return "recompute every layer: --profile memory"
-    rows = int(config.get("micro_batch_size", 1))
-    if rows > 1:
-        steps = rows * int(config.get("gradient_accumulation_steps", 1))
-        return f"one row at once, the same rows a step: --batch-size 1 --grad-accum {steps}"
-    return f"a shorter context: --max-seq-length {int(config['sequence_len']) // 2}"
+    goes_on = f"{again} goes on with " if again else ""
+    if again and config.get("keepstate_profile") == "speed":
+        return f"{goes_on}every layer recomputed: --profile memory"
+    if int(config.get("micro_batch_size") or 1) > 1:
+        return f"{goes_on}one row at once, the same rows a step: --batch-size 1 --grad-accum {rows_a_step(config)}"
+    flag = f"a shorter context: --max-seq-length {int(config['sequence_len']) // 2}"
+    return f"{flag} --fresh (longer rows are dropped: another training, which begins anew)" if again else flag
 
 
-def check_data(dataset: Path, config: Mapping[str, Any]) -> tuple[Manifest, list[str]]:
+def check_place(config: Path, keys: Mapping[str, Any], runtime: RuntimeName | None) -> None:
+    """Refuse a config whose own folder is named after another runtime than the one that is trained.
+
+    Raises:
+        UserError: An adapter of one runtime would lie in a folder named after another.
+    """
+    folder = str(keys["output_dir"])
+    named = {name for name in RuntimeName if name in re.split("[^a-z]+", Path(folder).name)}
+    if runtime is not None and named and runtime not in named:
+        raise UserError(
+            f"the config {config} is for {', '.join(named)} ({folder}), this training is of {runtime}",
+            "name the folder of the adapter: --out FOLDER",
+        )
+
+
+def check_data(
+    dataset: Path, config: Mapping[str, Any], runtime: RuntimeName | None = None
+) -> tuple[Manifest, list[str]]:
     """The data set's manifest, and remarks.
 
     Raises:
-        UserError: No data set, files changed since it was built or proven, or another chat template than the config's.
+        UserError: No data set, built for another runtime, files changed since it was built or proven, or another chat
+            template than the config's.
     """
     manifest = read_manifest(dataset)
-    again = f"build it again: keepstate dataset build --runtime {manifest.runtime}"
+    if runtime is not None and manifest.runtime is not runtime:
+        raise UserError(
+            f"{dataset} was built for the runtime {manifest.runtime}, this training is of {runtime}",
+            f"train what it was built for: keepstate train {manifest.runtime}; or build the other: "
+            f"{_build_command(dataset, manifest, runtime)}",
+        )
     if changed := manifest.changed_files(dataset):
-        raise UserError(f"{changed[0]} is not the file that the manifest names", again)
+        raise UserError(
+            f"{changed[0]} is not the file that the manifest names",
+            f"build it again: {_build_command(dataset, manifest)}",
+        )
     from keepstate.datasets.templates import FOLDER, load_template  # noqa: PLC0415
 
     wanted = load_template(find(str(config["chat_template_jinja"])))
@@ -147,7 +186,7 @@ def check_data(dataset: Path, config: Mapping[str, Any]) -> tuple[Manifest, list
         name = Path(wanted.name).stem if Path(wanted.name).parent == FOLDER else wanted.name
         raise UserError(
             f"{dataset} was built with the chat template {manifest.template.name}, the config names {name}",
-            f"{again} --template {name}",
+            f"build it again: {_build_command(dataset, manifest, template=name)}",
         )
     if manifest.certificate is None:
         return manifest, [f"the data is not certified; prove it: keepstate dataset check {dataset}"]
@@ -156,6 +195,23 @@ def check_data(dataset: Path, config: Mapping[str, Any]) -> tuple[Manifest, list
             f"{dataset}: the certificate is for other data", f"prove it again: keepstate dataset check {dataset}"
         )
     return manifest, []
+
+
+def _build_command(
+    dataset: Path,
+    manifest: Manifest,
+    runtime: RuntimeName | None = None,
+    *,
+    template: str | None = None,
+    tokenizer: Path | None = None,
+) -> str:
+    """The command that builds such a data set anew, with another runtime, template or tokenizer where named."""
+    command = f"keepstate dataset build --runtime {runtime or manifest.runtime}"
+    if dataset.name == manifest.runtime:
+        command += f" --out {dataset.parent}"
+    if tokenizer or Path(manifest.tokenizer.name).exists():
+        command += f" --tokenizer {tokenizer or manifest.tokenizer.name}"
+    return f"{command} --template {template or manifest.template.name}"
 
 
 def find_model(name: str) -> Path | None:
@@ -179,17 +235,43 @@ def find_model(name: str) -> Path | None:
 
 
 def about_model(name: str, manifest: Manifest, dataset: Path) -> list[str]:
-    """Remarks on the base model that `find_model` found, and the data that is to train it."""
+    """Remarks on the base model that `find_model` found, and the data that is to train it.
+
+    Raises:
+        UserError: The data was proven with a tokenizer that makes other tokens of it than the model's.
+    """
     folder = find_model(name)
     if folder is None:
         return [] if is_cached(name) else [f"{name} is fetched from the model hub first (Qwen3-8B: {HUB_GIB} GiB)"]
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file() or file_hash(tokenizer) == manifest.tokenizer.sha256:
         return []
+    same = _same_tokens(Path(manifest.tokenizer.name), tokenizer, dataset / "train.jsonl")
+    if same is False:
+        raise UserError(
+            f"{dataset} was proven with the tokenizer {manifest.tokenizer.name}; {tokenizer} makes other tokens of it: "
+            "what is trained would not be what was proven",
+            f"build it for this model: {_build_command(dataset, manifest, tokenizer=folder)}",
+        )
+    if same:
+        return []
     return [
         f"the data was counted and proven with {manifest.tokenizer.name}, which is not the base model's "
         f"tokenizer.json; to be sure: keepstate dataset check {dataset} --tokenizer {folder}"
     ]
+
+
+def _same_tokens(proven: Path, trained: Path, rows: Path) -> bool | None:
+    """Whether two tokenizers make the same tokens of the first rows; None where the first is gone."""
+    from keepstate.datasets.tokenizer import TextTokenizer  # noqa: PLC0415
+
+    if not proven.exists():
+        return None
+    ours, theirs = TextTokenizer(proven).raw, TextTokenizer(trained).raw
+    with rows.open(encoding="utf-8") as file:
+        turns = [turn for line in islice(file, COMPARED_ROWS) for turn in json.loads(line)["conversations"]]
+    texts = [f"<|im_start|>{turn['value']}<|im_end|>\n" for turn in turns]
+    return all(ours.encode(text).ids == theirs.encode(text).ids for text in texts)
 
 
 def is_cached(name: str) -> bool:

@@ -20,6 +20,11 @@ class Progress:
     memory_gib: float | None
     """Most GPU memory allocated so far."""
     eta_seconds: float | None
+    """By the mean of this run's steps, without the first, which warms up."""
+    mean_tokens_per_second: float | None = None
+    """Over the same steps."""
+    timed_steps: int = 0
+    """How many they are."""
 
     def words(self) -> str:
         """One line for people."""
@@ -48,6 +53,8 @@ class Follower:
     peak_bytes: int = 0
     tokens: int = 0
     """Tokens trained on, context and padding included."""
+    warnings: list[str] = field(default_factory=list)
+    """What the plugin said that a user should know; for the reader to take out."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of the packages that train."""
     revision: str | None = None
@@ -56,6 +63,8 @@ class Follower:
     _first_step: int = 0
     _earlier_seconds: float = 0.0
     _run_seconds: float = 0.0
+    _first_log: tuple[int, float, int] | None = None
+    """Step, seconds and tokens of this run's first logged step."""
 
     @property
     def seconds(self) -> float:
@@ -83,6 +92,9 @@ class Follower:
         step, steps = int(entry["step"]), int(entry["steps"])
         if entry["event"] == "begin":
             return self._begin(entry, step, steps)
+        if entry["event"] == "warning":
+            self.warnings.append(entry["words"])
+            return None
         before, self._run_seconds = self._run_seconds, float(entry["seconds"])
         if entry["event"] == "end":
             self.finished = step >= steps
@@ -92,20 +104,26 @@ class Follower:
             self.eval_loss = float(entry["eval_loss"])
         if "loss" not in entry:
             return None
-        loss, done = float(entry["loss"]), step - self._first_step
+        loss, total = float(entry["loss"]), int(entry.get("tokens/total", 0))
         self.losses.append((step, loss))
-        total = int(entry.get("tokens/total", 0))
         took = self._run_seconds - before
         speed = (total - self.tokens) / took if total > self.tokens and took > 0 else None
         self.tokens = max(self.tokens, total)
-        eta = self._run_seconds / done * (steps - step) if done else None
         memory = float(entry.get("memory/max_allocated (GiB)", 0)) or None
-        return Progress(step, steps, loss, speed, memory, eta)
+        first = self._first_log = self._first_log or (step, self._run_seconds, total)
+        timed, seconds = step - first[0], self._run_seconds - first[1]
+        if not timed:  # the first one alone
+            timed_all = step - self._first_step
+            eta = self._run_seconds / timed_all * (steps - step) if timed_all else None
+            return Progress(step, steps, loss, speed, memory, eta)
+        mean = (total - first[2]) / seconds if total > first[2] and seconds > 0 else None
+        return Progress(step, steps, loss, speed, memory, seconds / timed * (steps - step), mean, timed)
 
     def _begin(self, entry: dict[str, Any], step: int, steps: int) -> Progress:
         self._first_step, self.finished = step, False
         self._earlier_seconds += self._run_seconds
         self._run_seconds = 0.0
+        self._first_log = None
         self.losses = [(at, loss) for at, loss in self.losses if at <= step]
         self.versions = entry.get("versions") or {}
         self.revision = entry.get("revision")

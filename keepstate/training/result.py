@@ -71,6 +71,16 @@ def base_revision(base_model: str, commit: str | None) -> str | None:
     return content_hash([file_hash(path) for path in weights]) if len(weights) > 1 else file_hash(weights[0])
 
 
+def base_identity(base_model: str) -> dict[str, str | None]:
+    """What tells one base model from another wherever it lies: a folder's contents, or the name on the hub."""
+    folder = Path(base_model)
+    if not folder.is_dir():
+        return {"name": base_model}
+    parts = {"config": folder / "config.json", "tokenizer": folder / "tokenizer.json"}
+    hashes = {name: file_hash(path) if path.is_file() else None for name, path in parts.items()}
+    return hashes | {"weights": base_revision(base_model, None)}
+
+
 def write_result(output: Path, adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Manifest) -> None:
     """Write the model card, then the mark."""
     write_atomic(output / "README.md", model_card(adapter, config, manifest))

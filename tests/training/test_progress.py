@@ -36,6 +36,18 @@ def test_follower_reads_whole_lines_only(tmp_path: Path) -> None:
     state = follower.look()
     assert state is not None
     assert (state.step, state.tokens_per_second, state.eta_seconds) == (12, 200.0, 16.0)
+    later = {"event": "log", "step": 14, "steps": 20, "seconds": 5.0, "loss": 0.5, "tokens/total": 900}
+    with path.open("a") as file:
+        file.write(json.dumps(later) + "\n")
+    state = follower.look()
+    assert state is not None
+    # .5 s a step since the first log: the first step, which warms up, no longer counts
+    assert (state.eta_seconds, state.mean_tokens_per_second, state.timed_steps) == (3.0, 100.0, 2)
+    warning = {"event": "warning", "step": 14, "steps": 20, "seconds": 6.0, "words": "the database is locked"}
+    with path.open("a") as file:
+        file.write(json.dumps(warning) + "\n")
+    assert follower.look() is None
+    assert follower.warnings == ["the database is locked"]
     end = {"event": "end", "step": 20, "steps": 20, "seconds": 20.0, "peak_bytes": 0}
     with path.open("a") as file:
         file.write(json.dumps(end) + "\n")

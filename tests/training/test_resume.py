@@ -5,6 +5,7 @@ by another sampler than single ones, so both are cut. Losses agreed to the bit i
 from the third step after a resume on: products on the CPU do not always round alike.
 """
 
+import fcntl
 import json
 import os
 import random
@@ -23,7 +24,8 @@ from keepstate.environments import spec
 from keepstate.places import SHIPPED
 from keepstate.training import read_done
 from keepstate.training.config import config_path
-from keepstate.training.run_folder import PROGRESS, checkpoints
+from keepstate.training.run_folder import LOCK, PROGRESS, checkpoints
+from keepstate.training.tracking import FOLDER, PROJECT
 from keepstate.vocabulary import RuntimeName
 
 pytestmark = [pytest.mark.train_env, pytest.mark.timeout(900)]
@@ -67,6 +69,10 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     _, said = process.communicate(timeout=400)
     assert process.returncode == code, said
     return said
+
+
+def files(out: Path) -> dict[str, float]:
+    return {str(path): path.stat().st_mtime for path in out.rglob("*") if path.is_file() and path.name != LOCK}
 
 
 def logged(out: Path) -> list[dict[str, Any]]:
@@ -119,16 +125,21 @@ def test_cut_and_resumed_equals_uncut(bench: Path, tmp_path: Path, kind: str) ->
     assert reached - kept <= SAVE_STEPS
     (out / f"checkpoint-{kept + SAVE_STEPS}").mkdir()  # as a crash while saving leaves it
 
-    interrupted = start(bench, kind, out, "--resume")
+    before = files(out)
+    said = finish(start(bench, kind, out, "--lr", "0.5"), 2)
+    assert "learning_rate: 0.001 -> 0.5" in said
+    assert files(out) == before
+
+    interrupted = start(bench, kind, out, "--profile", "memory")
     wait_for_step(out, interrupted, reached + 2)
     interrupted.send_signal(signal.SIGINT)
     said = finish(interrupted, 130)
     assert f"going on from checkpoint-{kept}" in said
     saved = max(steps(out))
-    assert f"checkpoint-{saved}; go on later: the same command with --resume" in said
+    assert f"checkpoint-{saved}; the same command goes on from it" in said
     assert read_done(out) is None
 
-    said = finish(start(bench, kind, out, "--resume"))
+    said = finish(start(bench, kind, out))
     assert f"going on from checkpoint-{saved}" in said
     assert rows_seen(out) == rows_seen(uncut)
     assert losses(out) == pytest.approx(losses(uncut), abs=ROUNDING)
@@ -138,3 +149,24 @@ def test_cut_and_resumed_equals_uncut(bench: Path, tmp_path: Path, kind: str) ->
     assert (done.steps, done.tokens) == (whole.steps, whole.tokens)
     assert done.final_loss == pytest.approx(whole.final_loss, abs=ROUNDING)
     assert f"axolotl {done.versions['axolotl']}" in (out / "README.md").read_text()
+    before = files(out)
+    assert "trained already" in finish(start(bench, kind, out))
+    assert files(out) == before
+
+
+@pytest.mark.parametrize("tracker", ["trackio", "wandb"])
+def test_a_trackers_fault_ends_no_training(
+    bench: Path, tmp_path: Path, tracker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that another program holds; a service without a key."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out = tmp_path / "out" / "adapter"
+    held = tmp_path / "out" / FOLDER / f"{PROJECT}.lock"
+    held.parent.mkdir(parents=True)
+    with held.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = finish(start(bench, "single", out, "--epochs", "0.1", "--track", tracker))
+    assert said.count("the training goes on without its curves") == 1
+    assert read_done(out) is not None

@@ -111,6 +111,7 @@ def test_other_config_output_and_samples(traces: Path, model: Path, tmp_path: Pa
         (("--trace-format", "forget"), "no traces of the runtime forget, but of react"),
         (("--trace-format", "codeact"), "'codeact' is not one of"),
         (("--base-config", "none.yaml"), "cannot read the config none.yaml"),
+        (("--base-config", str(config_path(RuntimeName.FORGET, laptop=False))), "this training is of react"),
         (("--model", "models/none"), "no such model folder: models/none"),
         (("--lr", "0"), "0"),
         (("--max-seq-length", "20"), "none of 6 traces is left to train on"),

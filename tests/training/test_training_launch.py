@@ -7,30 +7,43 @@ import yaml
 
 from keepstate.errors import UserError
 from keepstate.files import file_hash
-from keepstate.training import TrainedAdapter, plan, train
+from keepstate.training import TrainedAdapter, plan
 from keepstate.training.config import config_path, known_keys, read_config
 from keepstate.training.launch import _failure
-from keepstate.training.result import WEIGHTS, base_revision, model_card, read_done, write_result
-from keepstate.training.run_folder import LOG, PROGRESS, RESOLVED, prepare
+from keepstate.training.result import base_revision, model_card
+from keepstate.training.run_folder import LOG
 from keepstate.training.tracking import check_tracker, config_keys, environment
 from keepstate.vocabulary import RuntimeName, Tracker
 
 LAPTOP = config_path(RuntimeName.PERSISTENT, laptop=True)
-A100 = config_path(RuntimeName.PERSISTENT, laptop=False)
+AGAIN = "the same command"
 
 
 def test_out_of_memory_names_the_flag(dataset: Path, model: Path, tmp_path: Path) -> None:
     planned = plan(LAPTOP, dataset=dataset, output=tmp_path / "out", base_model=model)
     planned.output.mkdir()
-    (planned.output / LOG).write_text("torch.OutOfMemoryError: CUDA out of memory\n")
-    assert "--max-seq-length 2048" in _failure(planned, 1).hint
+    log = planned.output / LOG
+    log.write_text("torch.OutOfMemoryError: CUDA out of memory\n")
+    assert "--max-seq-length 2048 --fresh" in _failure(planned, 1, 0, AGAIN).hint
     planned.config["keepstate_profile"] = "speed"
-    assert "--profile memory" in _failure(planned, 1).hint
+    assert f"{AGAIN} goes on with every layer recomputed: --profile memory" in _failure(planned, 1, 0, AGAIN).hint
     planned.config.update(keepstate_profile="memory", micro_batch_size=2, gradient_accumulation_steps=8)
-    assert "--batch-size 1 --grad-accum 16" in _failure(planned, 1).hint
-    (planned.output / LOG).write_text("ValueError: x\n")
-    assert "killed" in _failure(planned, 137).message
-    assert "ValueError: x" in _failure(planned, 1).message
+    assert "--batch-size 1 --grad-accum 16" in _failure(planned, 1, 0, AGAIN).hint
+    assert "--fresh" not in _failure(planned, 1, 0, AGAIN).hint
+
+
+def test_a_failure_is_explained_by_its_own_part_of_the_log(dataset: Path, model: Path, tmp_path: Path) -> None:
+    planned = plan(LAPTOP, dataset=dataset, output=tmp_path / "out", base_model=model)
+    planned.output.mkdir()
+    log = planned.output / LOG
+    log.write_text("torch.OutOfMemoryError: CUDA out of memory, in an earlier run: Gr\u00fc\u00dfe\n")
+    earlier = log.stat().st_size
+    log.write_bytes(log.read_bytes() + b"ValueError: x\n")
+    failure = _failure(planned, 1, earlier, AGAIN)
+    assert "ValueError: x" in failure.message
+    assert "OutOfMemory" not in failure.message
+    assert "killed" in _failure(planned, 137, earlier, AGAIN).message
+    assert "memory did not suffice" in _failure(planned, 1, 0, AGAIN).message
 
 
 def test_resolved_config_is_absolute_and_keeps_what_was_not_given(dataset: Path, model: Path, tmp_path: Path) -> None:
@@ -45,59 +58,6 @@ def test_resolved_config_is_absolute_and_keeps_what_was_not_given(dataset: Path,
     changed = {key for key in raw if planned.config.get(key) != raw[key]}
     moved = {"base_model", "datasets", "chat_template_jinja", "output_dir", "dataset_prepared_path", "seed"}
     assert changed == moved
-
-
-def test_finished_adapter_is_not_trained_again(dataset: Path, model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    planned = plan(LAPTOP, dataset=dataset, output=out, base_model=model)
-    adapter = TrainedAdapter(
-        key=planned.key,
-        runtime=RuntimeName.PERSISTENT,
-        base_model=str(model),
-        data_sha256="0",
-        template_sha256="0",
-        steps=4,
-        first_loss=1.0,
-        final_loss=0.5,
-        seconds=1.0,
-        tokens=36,
-        peak_gib=0.0,
-    )
-    write_result(out, adapter, planned.config, planned.manifest)
-    assert read_done(out) is None  # no weights
-    (out / WEIGHTS).write_bytes(b"")
-    said: list[str] = []
-    assert train(LAPTOP, dataset=dataset, output=out, base_model=model, on_remark=said.append) == adapter
-    assert "trained already" in said[0]
-    other = plan(LAPTOP, dataset=dataset, output=out, base_model=model, overrides={"seed": 1})
-    assert other.key != adapter.key
-
-
-def test_folder_of_others_is_left_alone(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "thesis.tex").touch()
-    with pytest.raises(UserError, match="no keepstate training made"):
-        prepare(out, {}, "key", resume=False)
-    assert (out / "thesis.tex").exists()
-
-
-def test_only_whole_checkpoints_of_the_same_key_are_gone_on_from(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert prepare(out, {"seed": 1}, "key", resume=True) is None
-    for step in (5, 10, 15):
-        (out / f"checkpoint-{step}").mkdir()
-    (out / "checkpoint-5" / "trainer_state.json").write_text("{}")
-    (out / "checkpoint-10" / "trainer_state.json").write_text("{}")
-    (out / "checkpoint-15" / "trainer_state.json").write_text('{"cut')
-    (out / PROGRESS).write_text('{"step": 10}\n{"st')
-    assert prepare(out, {"seed": 1}, "key", resume=True) == out / "checkpoint-10"
-    assert yaml.safe_load((out / RESOLVED).read_text())["resume_from_checkpoint"] == str(out / "checkpoint-10")
-    assert not (out / "checkpoint-15").exists()
-    assert (out / PROGRESS).read_text() == '{"step": 10}\n'
-    assert prepare(out, {"seed": 2}, "other key", resume=True) is None
-    assert not list(out.glob("checkpoint-*"))
-    assert not (out / PROGRESS).exists()
 
 
 def test_mlflow_needs_its_client_and_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

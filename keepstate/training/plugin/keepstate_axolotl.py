@@ -92,6 +92,10 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
             return DataCollatorForSeq2Seq, {"pad_to_multiple_of": EVAL_MULTIPLE}
         return None
 
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        """Let no tracker's fault end the training."""
+        keepstate_callbacks.shelter(trainer.callback_handler.callbacks)
+
     def add_callbacks_pre_trainer(self, cfg: Any, model: Any) -> list[TrainerCallback]:
         """Progress, saving and tracking as the launcher asked for; `speed` spends free memory.
 

@@ -11,7 +11,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ LOSS_SECONDS = 600.0
 """What a crash may cost at most."""
 PACKAGES = ("axolotl", "torch", "transformers", "peft", "bitsandbytes", "liger-kernel", "triton")
 PROJECT = "keepstate"
+TRACKERS = ("integration_utils", "wandb", "mlflow", "comet", "trackio")
+"""What the module or class of a tracker's callback is called: the first is that of all of transformers'."""
 
 if folder := os.environ.get("KEEPSTATE_PACKAGES"):
     sys.path.append(folder)  # last, so that nothing of the environment is replaced
@@ -34,8 +37,42 @@ def from_environment() -> list[TrainerCallback]:
     if path := os.environ.get("KEEPSTATE_PROGRESS"):
         callbacks.append(ProgressWriter(Path(path)))
     if run := os.environ.get("KEEPSTATE_TRACK"):
-        callbacks.append(LocalTracking(run))
+        callbacks.append(Sheltered(LocalTracking(run)))
     return callbacks
+
+
+def shelter(callbacks: list[Any]) -> None:
+    """Put every tracker's callback among `callbacks`, Axolotl's and transformers', into a `Sheltered`."""
+    for number, callback in enumerate(callbacks):
+        about = f"{type(callback).__module__}.{type(callback).__name__}".lower()
+        if any(name in about for name in TRACKERS):
+            callbacks[number] = Sheltered(callback)
+
+
+class Sheltered:
+    """A tracker's callback whose faults end no training: the first is told, then it is not called again."""
+
+    def __init__(self, callback: Any) -> None:
+        self._callback = callback
+        self._works = True
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.__dict__["_callback"], name)
+        return partial(self._call, found) if name.startswith("on_") else found
+
+    def _call(self, event: Callable[..., Any], args: Any, state: Any, control: Any, **rest: Any) -> Any:
+        if not self._works:
+            return None
+        try:
+            return event(args, state, control, **rest)
+        except Exception as error:  # whatever a tracker raises
+            self._works = False
+            name = type(self._callback).__name__
+            words = f"{name} failed ({type(error).__name__}: {error}): the training goes on without its curves"
+            print(f"keepstate: {words}", flush=True)
+            if path := os.environ.get("KEEPSTATE_PROGRESS"):
+                ProgressWriter(Path(path)).warn(state, words)
+            return None
 
 
 class ProgressWriter(TrainerCallback):  # type: ignore[misc]
@@ -60,6 +97,10 @@ class ProgressWriter(TrainerCallback):  # type: ignore[misc]
         """Say that all steps are done, and what they took at most."""
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         self._write({"event": "end", "step": state.global_step, "steps": state.max_steps, "peak_bytes": peak})
+
+    def warn(self, state: Any, words: str) -> None:
+        """Pass on what a user should know."""
+        self._write({"event": "warning", "step": state.global_step, "steps": state.max_steps, "words": words})
 
     def _write(self, entry: dict[str, Any]) -> None:
         entry["seconds"] = round(time.monotonic() - self._start, 3)
@@ -110,6 +151,7 @@ class LocalTracking(TrainerCallback):  # type: ignore[misc]
     def __init__(self, run: str) -> None:
         self._run = run
         self._trackio: Any = None
+        self._writer: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the run."""
@@ -120,11 +162,15 @@ class LocalTracking(TrainerCallback):  # type: ignore[misc]
         Run._get_username = lambda _: None  # it would ask the model hub who is logged in
         if state.global_step == 0:
             SQLiteStorage.delete_run(PROJECT, self._run)
-        trackio.init(project=PROJECT, name=self._run, resume="allow", embed=False, config=plain(args.to_dict()))
-        self._trackio = trackio
+        opened = trackio.init(
+            project=PROJECT, name=self._run, resume="allow", embed=False, config=plain(args.to_dict())
+        )
+        self._trackio, self._writer = trackio, getattr(opened, "_local_sender_thread", None)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Add a point to every curve."""
+        if self._writer is not None and not self._writer.is_alive():
+            raise RuntimeError("its writing thread ended, most often because another program holds the database")
         if self._trackio is not None and logs:
             self._trackio.log(plain(logs), step=state.global_step)
 

@@ -30,7 +30,7 @@ def layers_that_fit(layers: int, *, budget: int, base: int, probed: int, probe: 
         probed: Peak bytes with `probe` layers kept.
         probe: How many were.
     """
-    cost = (probed - base) / probe
+    cost = (probed - base) / max(1, probe)
     if cost <= 0:
         return layers if probed <= budget else 0
     return min(layers, max(0, int((budget - base) / cost)))
@@ -62,6 +62,9 @@ class FewerCheckpoints(TrainerCallback):  # type: ignore[misc]
         layers = self._layers
         if self._rows == 1:
             self._layers = [module for module in model.modules() if is_recomputed(module)]
+            if not self._layers:
+                self._rows = 3
+                print("keepstate: no layer is recomputed, so profile speed has nothing to keep", flush=True)
         elif self._rows == 2:
             self._base = peak
             keep(layers, PROBE)
@@ -73,7 +76,7 @@ class FewerCheckpoints(TrainerCallback):  # type: ignore[misc]
             torch.cuda.empty_cache()
             print(
                 f"keepstate: {count} of {len(layers)} layers are not recomputed "
-                f"({self._base / GIB:.1f} GiB with none, {(peak - self._base) / PROBE / GIB:.2f} a layer, "
+                f"({self._base / GIB:.1f} GiB with none, {(peak - self._base) / probe / GIB:.2f} a layer, "
                 f"{budget / GIB:.1f} to spend)",
                 flush=True,
             )
