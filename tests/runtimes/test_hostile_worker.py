@@ -23,11 +23,11 @@ ANYTHING: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-CALL = {"step": 1, "kind": "call", "tool": "nothing", "arguments": {}, "output": ["", 0, ""]}
+CALL = {"step": 1, "kind": "call", "call": 1, "tool": "nothing", "arguments": {}, "output": ["", 0, ""]}
 HONEST = (
     CALL,
-    {**CALL, "tool": "echo", "arguments": {"value": "x"}},
-    {**CALL, "tool": "refuse", "arguments": {"value": "x"}},
+    {**CALL, "call": 2, "tool": "echo", "arguments": {"value": "x"}},
+    {**CALL, "call": 3, "tool": "refuse", "arguments": {"value": "x"}},
     {"step": 1, "kind": "output", "output": ["text", 5, "more"]},
     {"step": 1, "kind": "done", "output": ["text", 0, ""], "globals": ["x"]},
     {"step": 1, "kind": "done", "output": ["", 0, ""], "globals": [], "error": "E: e", "error_type": "E"},
@@ -134,7 +134,8 @@ def test_honest_frames_are_taken(victim: int) -> None:
 
 
 def test_calls_after_the_cap_end_the_worker(victim: int) -> None:
-    outcome, environment, wire = asyncio.run(_play(victim, frames.encode(CALL) * 5000))
+    calls = b"".join(frames.encode({**CALL, "call": number}) for number in range(1, 5001))
+    outcome, environment, wire = asyncio.run(_play(victim, calls))
     assert isinstance(outcome, WorkerLost)
     assert outcome.kind == "ToolCallLimit"
     assert len(environment.log) == LIMITS.tool_calls

@@ -21,6 +21,8 @@ REFUSED_CALLS = 200
 """Calls beyond the cap, in one block, after which the process is killed."""
 MAX_ERROR_CHARS = 40_000
 MAX_NAMES = 1_000
+MAX_CALL = 1 << 53
+"""Bound of the number of a tool call: the next one of the interpreter's life."""
 
 
 class WorkerLost(Exception):
@@ -69,6 +71,7 @@ class Block:
         self.result: asyncio.Future[BlockResult] = asyncio.get_running_loop().create_future()
         self._output = CutText(limits.output_chars)
         self._refused = 0
+        self._last_call = 0
 
     def request(self, code: str, *, with_tools: bool) -> bytes:
         """The frame that starts it."""
@@ -98,9 +101,12 @@ class Block:
             WorkerLost: It goes on asking after the cap.
             EpisodeFailure: The task failed.
         """
-        tool, arguments = message.get("tool"), message.get("arguments")
+        tool, arguments, number = message.get("tool"), message.get("arguments"), message.get("call")
         if not isinstance(tool, str) or not isinstance(arguments, dict):
             raise frames.FrameError("not a tool call")
+        if type(number) is not int or not self._last_call < number < MAX_CALL:
+            raise frames.FrameError("not the number of the next tool call")
+        self._last_call = number
         self.note(message)
         try:
             call = self.gate.call(tool, arguments)
@@ -108,11 +114,12 @@ class Block:
             self._refused += 1
             if self._refused > REFUSED_CALLS:
                 raise WorkerLost(ToolCallLimit.__name__, f"{limit}, and the block went on calling") from None
-            return frames.encode({"limit": str(limit)})
+            return frames.encode({"call": number, "limit": str(limit)})
         if self.gate.environment.finished:
-            return frames.encode({})
+            return frames.encode({"call": number})
         try:
-            return frames.encode({"value": call.output} if call.error is None else {"error": call.error})
+            outcome = {"value": call.output} if call.error is None else {"error": call.error}
+            return frames.encode({"call": number, **outcome})
         except (TypeError, ValueError, RecursionError) as error:
             raise EpisodeFailure(Origin.TASK, f"tool {tool} returned what is no JSON value: {error}") from error
 

@@ -8,7 +8,8 @@ ATTACKS = (
     forge(
         "two calls at once",
         """
-push(*[{'step': step(), 'kind': 'call', 'tool': 'nothing', 'arguments': {}, 'output': ['', 0, '']}] * 2)
+two = [{'step': step(), 'kind': 'call', 'call': number(), 'tool': 'nothing', 'arguments': {}} for _ in '12']
+push(*({**one, 'output': ['', 0, '']} for one in two))
 while True: pass
 """,
     ),

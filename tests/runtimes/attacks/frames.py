@@ -18,8 +18,13 @@ def is_open(number):
     except OSError:
         return False
 fd = next(filter(is_open, range(3, 64)))
+def interpreter():
+    return next(o for o in gc.get_objects() if type(o).__name__ == "Interpreter")
 def step():
-    return next(o._step for o in gc.get_objects() if type(o).__name__ == "Interpreter")
+    return interpreter()._step
+def number():
+    interpreter()._calls += 1
+    return interpreter()._calls
 def frame(message):
     data = message if isinstance(message, bytes) else json.dumps(message).encode()
     return len(data).to_bytes(4, "big") + data
@@ -30,7 +35,8 @@ def push(*messages):
 def done(**changes):
     push({"step": step(), "kind": "done", "globals": [], "output": ["forged", 0, ""], **changes})
 def call(tool="nothing", arguments={}, **changes):
-    push({"step": step(), "kind": "call", "tool": tool, "arguments": arguments, "output": ["", 0, ""], **changes})
+    numbered = {"step": step(), "kind": "call", "call": number(), "tool": tool}
+    push({**numbered, "arguments": arguments, "output": ["", 0, ""], **changes})
 """
 
 ENDS = (None, "InterpreterExit", "TimeLimit", "ToolCallLimit", "ToolError", "TypeError", "PermissionError")
@@ -97,7 +103,8 @@ push(b'{"step": "\xff\xfe"}')
     killed(
         "deeply nested arguments",
         """
-head = b'{"step": %d, "kind": "call", "tool": "echo", "output": ["", 0, ""], "arguments": {"value": ' % step()
+head = b'{"step": %d, "kind": "call", "call": %d, "tool": "echo", ' % (step(), number())
+head += b'"output": ["", 0, ""], "arguments": {"value": '
 push(head + b'[' * 90_000 + b']' * 90_000 + b'}}')
 """,
     ),
@@ -128,6 +135,10 @@ push(b'"' + b'x' * 5_000_000 + b'"')
     killed("an error of another shape", "done(error=['x'], error_type=5)"),
     killed("arguments of another shape", "call('echo', ['value'])"),
     killed("a tool that is no name", "call(['echo'])"),
+    killed("a call without a number", "call(call=None)"),
+    killed("a call whose number is true", "call(call=True)"),
+    killed("a call of a number that was", "call()\ncall(call=interpreter()._calls)"),
+    killed("a call beyond all numbers", "call(call=10**30)"),
     forge(
         "an error type of ours",
         "done(error='the host failed', error_type='EpisodeFailure')",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attacks import (
+    calls,
     channel,
     clock,
     endings,
@@ -17,5 +18,5 @@ from attacks import (
 
 BY_RUNG = (processes, files, network, privileges)
 """Groups whose outcome depends on what a rung isolates."""
-GROUPS = (*BY_RUNG, resources, clock, interpreter, endings, frames, channel)
+GROUPS = (*BY_RUNG, resources, clock, interpreter, endings, frames, channel, calls)
 ATTACKS = {f"{group.__name__.removeprefix('attacks.')}: {a.name}": a for group in GROUPS for a in group.ATTACKS}

@@ -11,18 +11,21 @@ import builtins
 import importlib
 import sys
 from _signal import (  # type: ignore[import-not-found]  # `signal` without its enums: 6 of 40 us a block
+    ITIMER_PROF,
     ITIMER_REAL,
-    SIG_UNBLOCK,
+    ITIMER_VIRTUAL,
+    SIG_BLOCK,
+    SIG_SETMASK,
     SIGUSR1,
     pthread_sigmask,
     setitimer,
     signal,
+    sigtimedwait,
 )
 from ast import Expr, Expression, Module, PyCF_ONLY_AST
 from contextlib import suppress
 from gc import callbacks
 from io import StringIO
-from mmap import mmap
 from operator import is_
 from sys import modules, setprofile, settrace
 from time import monotonic
@@ -31,7 +34,7 @@ from typing import Any
 
 from . import wire
 from .output import Capture, CutText
-from .tools import EpisodeFinished, TimeLimit, ToolCallLimit, ToolError, make_tools
+from .tools import EpisodeFinished, Reserve, TimeLimit, ToolCallLimit, ToolError, encode_call, make_tools
 from .tracebacks import format_error
 
 globals()["__builtins__"] = dict(vars(builtins))  # functions below keep working when model code patches `builtins`
@@ -42,14 +45,10 @@ SOFT_LIMIT_SIGNAL = SIGUSR1
 MAX_ERROR_CHARS = 20_000
 MAX_NAMES = 200
 MAX_NAME_CHARS = 100
-MAX_ARGUMENT_BYTES = 1 << 19
-"""Of one tool call, as JSON: all of them are recorded."""
 OUTPUT_SECONDS = 0.1
 """At most so often lines are sent before a block ends; the first one at once."""
 WARM_UP = "import json\ndef f(n):\n    return {str(n): [n + 1.5]}\nx = [f(i) for i in range(3)]\nNone"
 """A block that does a little of everything and prints nothing."""
-HEAP_RESERVE = 4 << 20
-"""Bytes of address space given back when model code has used up the rest, so that we can still say so."""
 
 
 def _leave(code: object = None) -> None:
@@ -68,16 +67,15 @@ class Interpreter:
     """
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        self._channel = wire.Channel(descriptor)
         self._step = 0
+        self._calls = 0
         self._block = 0
         self._limit_message = ""
         self._tools: dict[str, Any] = {}
         self._sources: dict[str, list[str]] = {}
         self._output = CutText(0)
         self._running = False
-        self._talking = False
-        self._expired = False
         self._next_output = 0.0
         self._main = ModuleType("__main__")
         vars(self._main)["__builtins__"] = builtins
@@ -87,22 +85,18 @@ class Interpreter:
         vars(builtins).update(exit=_leave, quit=_leave, help=_help, ToolError=ToolError)
         self._builtins = tuple(vars(builtins).items())
         self._builtin_values = tuple(vars(builtins).values())
-        self._reserve: mmap | None = mmap(-1, HEAP_RESERVE)
+        self._reserve = Reserve()
         signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)  # its time may be up before a starved block has begun
 
     def report_failure(self, reason: str) -> None:
         """Tell the host that this worker could not be confined."""
-        wire.send(self._descriptor, wire.encode({"kind": "failed", "reason": reason}))
+        self._channel.send(wire.encode({"kind": "failed", "reason": reason}))
 
     def serve(self) -> None:
         """Run blocks until the host closes the connection."""
         self._warm_up()
         self._send({"kind": "ready"})
-        while True:
-            try:
-                request = wire.receive(self._descriptor)
-            except EOFError:
-                return
+        while request := self._request():
             if "tools" in request:
                 self._tools = make_tools(request["tools"], self._call)
             self._step = request["step"]
@@ -112,8 +106,22 @@ class Interpreter:
             try:
                 self._send({"kind": "done", **result, "output": self._output.take()})
             except MemoryError:  # caught by the block, which kept the full heap
-                self._release_reserve()
+                self._reserve.release()
                 self._send({"kind": "done", **result, "output": self._output.take()})
+
+    def _request(self) -> dict[str, Any] | None:
+        """The next block, or None where there will be no more; answers to calls that were given up are dropped."""
+        while True:
+            try:
+                message = self._channel.receive()
+            except EOFError:
+                return None
+            except MemoryError:  # the last block left the heap full
+                if not self._reserve.release():
+                    raise
+            else:
+                if "code" in message:
+                    return message
 
     def _warm_up(self) -> None:
         """Touch the memory that every block touches: copying these pages takes longer than a short block itself."""
@@ -127,17 +135,19 @@ class Interpreter:
         self._block = 0
 
     def _send(self, message: dict[str, Any]) -> None:
-        wire.send(self._descriptor, wire.encode({"step": self._step, **message}))
+        self._channel.send(wire.encode({"step": self._step, **message}))
 
     def _run(self, code: str) -> dict[str, Any]:
         self._prepare()
         error: tuple[str, str] | None = None
         try:
             try:
+                pthread_sigmask(SIG_SETMASK, ())
                 self._running = True
                 error = self._outcome(code)
             finally:
                 self._running = False
+                pthread_sigmask(SIG_BLOCK, wire.SIGNALS)  # between blocks no handler of model code runs
         except BaseException as raised:  # the time limit, while an error was being described
             self._running = False
             said = f": {self._limit_message}" if isinstance(raised, TimeLimit) else ""
@@ -149,7 +159,6 @@ class Interpreter:
 
     def _prepare(self) -> None:
         """What every block finds, whatever the last one did."""
-        self._expired = False
         self._next_output = 0.0
         self._block += 1
         sys.stdout = Capture(self._write, "<stdout>")
@@ -158,22 +167,23 @@ class Interpreter:
         vars(self._main).update(self._tools)
         vars(self._main).update(__name__="__main__", __builtins__=builtins)
         signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
-        pthread_sigmask(SIG_UNBLOCK, (SOFT_LIMIT_SIGNAL,))
 
     def _restore(self) -> None:
         """Take away what would run in our own code, or break the next block."""
         settrace(None)
         setprofile(None)
         callbacks.clear()
-        setitimer(ITIMER_REAL, 0)
+        for timer in (ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF):
+            setitimer(timer, 0)
+        while sigtimedwait(wire.SIGNALS, 0) is not None:  # signals are blocked: none that came waits for a block
+            pass
         now = vars(builtins)
         if len(now) != len(self._builtins) or not all(map(is_, now.values(), self._builtin_values)):
             now.clear()
             now.update(self._builtins)
         modules["__main__"] = self._main
-        if self._reserve is None:
-            with suppress(MemoryError, OSError):
-                self._reserve = mmap(-1, HEAP_RESERVE)
+        with suppress(MemoryError):
+            self._reserve.hold()
 
     def _outcome(self, code: str) -> tuple[str, str] | None:
         """Run a block; class and text of its error, or None."""
@@ -186,7 +196,7 @@ class Interpreter:
             return "SystemExit", f"SystemExit: {status or 'exit'} (only this block ended, the interpreter goes on)"
         except BaseException as error:
             if isinstance(error, MemoryError):
-                self._release_reserve()
+                self._reserve.release()
             return str(type(error).__name__), format_error(error, self._sources)
         return None
 
@@ -207,36 +217,16 @@ class Interpreter:
     def _write(self, text: str) -> None:
         """Keep what is printed, and now and then tell the host, which has it should we be killed."""
         self._output.add(text)
-        if text[-1:] == "\n" and (now := monotonic()) >= self._next_output:
+        if text[-1:] == "\n" and (now := monotonic()) >= self._next_output and not self._channel.busy:
             self._next_output = now + OUTPUT_SECONDS
-            self._talking = True
-            try:
-                self._send({"kind": "output", "output": self._output.take()})
-            finally:
-                self._talking = False
-            if self._expired:
-                raise TimeLimit(self._limit_message)
+            self._channel.quietly(self._send_output)
+
+    def _send_output(self) -> None:
+        self._send({"kind": "output", "output": self._output.take()})
 
     def _call(self, tool: str, arguments: dict[str, Any]) -> Any:
-        """Ask the host to run a tool. The time limit waits until the answer is read: half a frame would be misread."""
-        output = self._output.take()
-        question = {"step": self._step, "kind": "call", "tool": tool, "arguments": arguments, "output": output}
-        try:
-            frame = wire.encode(question)
-        except (TypeError, ValueError, RecursionError) as error:
-            self._output.put(*output)
-            raise TypeError(f"{tool}(): an argument is no JSON value: {error}") from None
-        if len(frame) > MAX_ARGUMENT_BYTES < len(wire.encode(arguments)):
-            self._output.put(*output)
-            raise ValueError(f"{tool}(): the arguments are too long, {MAX_ARGUMENT_BYTES} bytes are allowed")
-        self._talking = True
-        try:
-            wire.send(self._descriptor, frame)
-            answer = wire.receive(self._descriptor)
-        finally:
-            self._talking = False
-        if self._expired:
-            raise TimeLimit(self._limit_message)
+        """Ask the host to run a tool. Time limit and signals wait until its answer is read."""
+        answer = self._channel.quietly(self._exchange, tool, arguments)
         if "value" in answer:
             return answer["value"]
         if "error" in answer:
@@ -245,11 +235,26 @@ class Interpreter:
             raise ToolCallLimit(answer["limit"])
         raise EpisodeFinished
 
+    def _exchange(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Send the question, which has a number, and wait for the answer that bears it."""
+        self._reserve.hold()
+        output = self._output.take()
+        number = self._calls + 1
+        question = {"step": self._step, "kind": "call", "call": number, "tool": tool, "output": output}
+        try:
+            self._channel.send(encode_call(question, arguments))
+            self._calls = number
+            output = "", 0, ""
+            return self._channel.answer(number)
+        except MemoryError:
+            self._reserve.release()
+            raise
+        finally:
+            self._output.put(*output)
+
     def _on_soft_limit(self, _number: int, _frame: FrameType | None) -> None:
         if self._running:
-            if not self._talking:
-                raise TimeLimit(self._limit_message)
-            self._expired = True
+            raise TimeLimit(self._limit_message)
 
     def _names(self) -> list[str]:
         """What the agent defined: not our tools, nothing that begins with an underscore."""
@@ -258,11 +263,6 @@ class Interpreter:
             if type(name) is str and name[:1] != "_" and name not in self._tools:
                 names.append(name[:MAX_NAME_CHARS])
         return sorted(names)[:MAX_NAMES]
-
-    def _release_reserve(self) -> None:
-        if self._reserve is not None:
-            self._reserve.close()
-            self._reserve = None
 
 
 def _cut(text: str) -> str:

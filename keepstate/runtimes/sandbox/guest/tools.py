@@ -7,9 +7,21 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable
+from mmap import mmap
 from typing import Any
 
+from . import wire
+
 globals()["__builtins__"] = dict(vars(builtins))  # functions below keep working when model code patches `builtins`
+
+
+MAX_ARGUMENT_BYTES = 1 << 16
+"""Of one tool call, as JSON: all of them are recorded."""
+MAX_NESTING = 64
+MAX_INT_BITS = 14_000
+"""So that it has fewer than the 4,300 digits that Python reads."""
+HEAP_RESERVE = 4 << 20
+"""Bytes of address space given back when model code has used up the rest, so that we can still say so."""
 
 
 class ToolError(Exception):
@@ -52,3 +64,74 @@ def make_tools(descriptions: list[dict[str, Any]], call: Call) -> dict[str, Call
         functions[name] = space[name]
         functions[name].__doc__ = tool["doc"]
     return functions
+
+
+def encode_call(question: dict[str, Any], arguments: dict[str, Any]) -> bytes:
+    """The frame that asks for a tool call.
+
+    Raises:
+        TypeError: An argument is no JSON value, is nested too deeply, or a number in it is too large.
+        ValueError: The arguments are too long.
+    """
+    question["arguments"] = arguments
+    try:
+        frame = wire.encode(question)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{question['tool']}(): an argument is no JSON value: {error}") from None
+    except RecursionError:
+        _check(question["tool"], arguments)
+        raise  # it is not the arguments: the caller is near the limit of recursion
+    if len(frame) > 4000 or frame.count(b"[") + frame.count(b"{") > MAX_NESTING:  # else it has neither
+        if len(frame) > MAX_ARGUMENT_BYTES and (size := len(wire.encode(arguments))) > MAX_ARGUMENT_BYTES:
+            too_long = f"the arguments are too long: {size} bytes as JSON, {MAX_ARGUMENT_BYTES} are allowed in one call"
+            raise ValueError(f"{question['tool']}(): {too_long}")
+        _check(question["tool"], arguments)
+    return frame
+
+
+def _check(tool: str, arguments: dict[str, Any]) -> None:
+    """Refuse what the host would not read: the interpreter would be lost."""
+    level: list[Any] = [arguments]
+    for _ in range(MAX_NESTING):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += value.values()
+            elif isinstance(value, list | tuple):
+                inner += value
+            elif isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
+                raise TypeError(f"{tool}(): an integer of more than {MAX_INT_BITS} bits is no argument")
+        if not inner:
+            return
+        if len(inner) > MAX_ARGUMENT_BYTES:  # lists within lists may hold one another many times
+            break
+        level = inner
+    raise TypeError(f"{tool}(): the arguments are nested more than {MAX_NESTING} levels deep")
+
+
+class Reserve:
+    """Address space that is kept back for the time when model code has used up all the rest."""
+
+    def __init__(self) -> None:
+        self._mapping: mmap | None = None
+        self.hold()
+
+    def hold(self) -> None:
+        """Keep it back, unless it is kept.
+
+        Raises:
+            MemoryError: There is none to be had.
+        """
+        if self._mapping is None:
+            try:
+                self._mapping = mmap(-1, HEAP_RESERVE)
+            except OSError:
+                raise MemoryError from None
+
+    def release(self) -> bool:
+        """Give it up, so that a little can be done; whether there was any."""
+        held, self._mapping = self._mapping, None
+        if held is None:
+            return False
+        held.close()
+        return True
