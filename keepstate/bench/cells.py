@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keepstate import __version__
 from keepstate.agents import system_prompt
@@ -23,10 +25,11 @@ from keepstate.tasks import environment_for
 from keepstate.tasks.base import Task, Verdict
 from keepstate.tasks.policies import reference_scores
 from keepstate.traces import BadTrace, verdict_path
+from keepstate.traces.reader import first_error
 from keepstate.traces.recorded import Due, read_record
 from keepstate.traces.statistics import write_summaries
 from keepstate.traces.writer import TRACE_SUFFIX
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import Adapter, RuntimeName
 
 CELL_SCHEMA = "keepstate.cell.v1"
 CELL_FILE = "cell.json"
@@ -64,7 +67,7 @@ class Cell:
         path = self.folder / CELL_FILE
         if not path.exists():
             return []
-        return changed_keys(read_cell_file(path)["config"], self.decisive, unknown=("weights",))
+        return changed_keys(read_cell_file(path).config, self.decisive, unknown=("weights",))
 
     def recorded(self) -> tuple[dict[str, Verdict], list[BadTrace]]:
         """Verdicts of the episodes that lie there graded, by task name, and the files that should be such and are none.
@@ -170,26 +173,53 @@ def _references(task: Task) -> dict[str, float]:
     return _KNOWN[key]
 
 
-def read_cell_file(path: Path) -> dict[str, Any]:
+class TaskEntry(BaseModel):
+    """A task in `cell.json`: its content hash, and what each reference policy of its family scores on it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Annotated[float, Field(strict=True, ge=0, le=1)]]
+
+    hash: str
+
+    @property
+    def references(self) -> dict[str, float]:
+        """Scores by policy."""
+        return dict(self.__pydantic_extra__)
+
+
+class CellRecord(BaseModel):
+    """What of a `cell.json` is read back; further keys are for people."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    schema_: Literal["keepstate.cell.v1"] = Field(alias="schema")
+    name: str
+    adapter: Adapter
+    runtime: RuntimeName
+    family: str
+    difficulty: str
+    rules: str | None
+    digest: str
+    config: dict[str, Any]
+    tasks: dict[str, TaskEntry]
+    remarks: tuple[str, ...] = ()
+
+
+def read_cell_file(path: Path) -> CellRecord:
     """A `cell.json`.
 
     Raises:
         UserError: It is none.
     """
-    value = _read(path)
-    if value is None or value.get("schema") != CELL_SCHEMA or not isinstance(value.get("config"), dict):
-        raise UserError(f"{path}: not a {CELL_SCHEMA} file", f"move {path.parent} away, or choose another --run")
-    return value
+    try:
+        return CellRecord.model_validate(parse_json(path.read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = first_error(error) if isinstance(error, ValidationError) else str(error)
+        raise UserError(
+            f"{path}: not a {CELL_SCHEMA} file: {reason}", f"move {path.parent} away, or choose another --run"
+        ) from error
 
 
 def _newest(folder: Path, pattern: str) -> int:
     """When the latest of some files was written; 0 where there is none."""
     return max((path.stat().st_mtime_ns for path in folder.glob(pattern)), default=0)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        value = parse_json(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

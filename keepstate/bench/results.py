@@ -5,8 +5,10 @@ Reads `cell.json` and the traces beside it. Computes nothing but what stands in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from keepstate.agents.record import Trace, known_sum
@@ -15,7 +17,7 @@ from keepstate.errors import UserError
 from keepstate.files import existing_folder
 from keepstate.traces import BadTrace
 from keepstate.traces.recorded import read_record
-from keepstate.traces.statistics import seconds
+from keepstate.traces.statistics import mean, seconds
 from keepstate.traces.writer import TRACE_SUFFIX
 from keepstate.vocabulary import Adapter, FinishReason, Origin, RuntimeName
 
@@ -38,6 +40,7 @@ class Episode:
     missed_variable: bool
     seconds: float | None
     """None where the trace does not tell."""
+    started_at: str
     finish_reason: FinishReason
     rung: str
     errors: tuple[str, ...]
@@ -50,32 +53,77 @@ class Episode:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskMean:
+    """One task of a cell: the mean of its graded episodes, of which there are several where it lies under several ids.
+
+    They are one problem, so they count as one observation.
+    """
+
+    task_hash: str
+    episodes: int
+    score: float
+    solved: float
+    steps: float
+    tokens: float | None
+    """None where those of an episode are not known."""
+    completion_tokens: float | None
+    missed_variable: float
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode]) -> TaskMean:
+        """The mean of the episodes of one task."""
+        return cls(
+            task_hash=episodes[0].task_hash,
+            episodes=len(episodes),
+            score=fmean(episode.score for episode in episodes),
+            solved=fmean(episode.solved for episode in episodes),
+            steps=fmean(episode.steps for episode in episodes),
+            tokens=mean([episode.tokens for episode in episodes]),
+            completion_tokens=mean([episode.completion_tokens for episode in episodes]),
+            missed_variable=fmean(episode.missed_variable for episode in episodes),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class CellResult:
     """One cell: what was played, how it went, and what of it is not graded."""
 
     name: str
+    folder: Path
     adapter: Adapter
     runtime: RuntimeName
     family: str
     difficulty: str
     rules: str | None
     digest: str
-    task_set: str
-    """Digest of the tasks: two cells with equal ones compare task by task."""
+    tasks: dict[str, str]
+    """Content hash of every task that belongs to the cell, by its name."""
     config: dict[str, Any]
     references: dict[str, dict[str, float]]
-    """Scores of the reference policies, by task."""
+    """Scores of the reference policies that the family has, by content hash of the task."""
     episodes: tuple[Episode, ...]
     not_graded: dict[Origin, int]
     missing: int
     """Tasks without any record."""
     unreadable: tuple[str, ...]
     """Files that should be traces and are not, with reasons."""
+    remarks: tuple[str, ...]
+    """What was noticed about the model when the cell was played."""
+    told_apart_by: str = ""
+    """What tells it from others of the same adapter in the same runtime beside it; see `keepstate.reports.model`."""
 
     @property
     def label(self) -> str:
-        """`persistent → forget`: who, in which runtime."""
-        return f"{self.adapter} → {self.runtime}"
+        """`persistent → forget`: who, in which runtime; `persistent → forget (seed 2)` where that is not enough."""
+        label = f"{self.adapter} → {self.runtime}"
+        return f"{label} ({self.told_apart_by})" if self.told_apart_by else label
+
+    def by_task(self) -> dict[str, TaskMean]:
+        """What was graded, one entry a task, by content hash."""
+        groups: dict[str, list[Episode]] = {}
+        for episode in self.episodes:
+            groups.setdefault(episode.task_hash, []).append(episode)
+        return {task_hash: TaskMean.of(episodes) for task_hash, episodes in groups.items()}
 
 
 def read_results(run: Path) -> list[CellResult]:
@@ -100,11 +148,11 @@ def read_cell(folder: Path) -> CellResult:
         UserError: `folder` is no cell.
     """
     cell = read_cell_file(folder / CELL_FILE)
-    tasks: dict[str, dict[str, Any]] = cell["tasks"]
+    tasks = cell.tasks
     episodes: list[Episode] = []
     failed: dict[Origin, int] = {}
     unreadable: list[str] = []
-    expected = {due.path: due for due in dues(folder, cell["config"], {n: task["hash"] for n, task in tasks.items()})}
+    expected = {due.path: due for due in dues(folder, cell.config, {name: task.hash for name, task in tasks.items()})}
     for path in sorted(expected.keys() | set(folder.rglob(f"*{TRACE_SUFFIX}"))):
         trace = read_record(expected[path]) if path in expected else BadTrace(path, f"of no task in {CELL_FILE}")
         if isinstance(trace, BadTrace):
@@ -114,20 +162,22 @@ def read_cell(folder: Path) -> CellResult:
         elif trace is not None and trace.verdict is not None:
             episodes.append(_episode(trace))
     return CellResult(
-        name=cell["name"],
-        adapter=Adapter(cell["adapter"]),
-        runtime=RuntimeName(cell["runtime"]),
-        family=cell["family"],
-        difficulty=cell["difficulty"],
-        rules=cell["rules"],
-        digest=cell["digest"],
-        task_set=cell["config"]["tasks"],
-        config=cell["config"],
-        references={name: {key: v for key, v in task.items() if key != "hash"} for name, task in tasks.items()},
+        name=cell.name,
+        folder=folder.resolve(),
+        adapter=cell.adapter,
+        runtime=cell.runtime,
+        family=cell.family,
+        difficulty=cell.difficulty,
+        rules=cell.rules,
+        digest=cell.digest,
+        tasks={name: task.hash for name, task in tasks.items()},
+        config=cell.config,
+        references={task.hash: task.references for task in tasks.values()},
         episodes=tuple(sorted(episodes, key=lambda episode: episode.task)),
         not_graded=dict(sorted(failed.items())),
         missing=len(tasks) - len(episodes) - sum(failed.values()),
         unreadable=tuple(unreadable),
+        remarks=cell.remarks,
     )
 
 
@@ -145,6 +195,7 @@ def _episode(trace: Trace) -> Episode:
         cached_tokens=usage.cached_tokens,
         missed_variable=trace.missed_variable,
         seconds=seconds(trace),
+        started_at=trace.started_at,
         finish_reason=trace.finish_reason,
         rung=str(trace.rung) if trace.rung else "unknown",
         errors=tuple(trace.summary.errors),

@@ -12,7 +12,7 @@ from keepstate.bench.results import CellResult, read_results
 from keepstate.cli import FiniteRange
 from keepstate.errors import UserError
 from keepstate.reports.build import comparison_json
-from keepstate.reports.comparison import MARGIN, compare_cells
+from keepstate.reports.comparison import MARGIN, compare_cells, shared_tasks
 from keepstate.reports.tables import print_comparison
 
 
@@ -31,7 +31,7 @@ def command(first: Path, second: Path, *, margin: float, as_json: bool) -> None:
     """Compare FIRST with SECOND on the tasks they share: two cells (runs/NAME/CELL), or two runs cell by cell."""
     comparisons = [compare_cells(a, b, margin=margin) for a, b in _pairs(read_results(first), read_results(second))]
     if as_json:
-        click.echo(json.dumps([comparison_json(comparison) for comparison in comparisons], indent=2))
+        click.echo(json.dumps([comparison_json(comparison) for comparison in comparisons], indent=2, allow_nan=False))
         return
     console = Console()
     for comparison in comparisons:
@@ -39,14 +39,24 @@ def command(first: Path, second: Path, *, margin: float, as_json: bool) -> None:
 
 
 def _pairs(first: list[CellResult], second: list[CellResult]) -> list[tuple[CellResult, CellResult]]:
-    """Cells that belong together: the only ones, or those of one adapter, runtime and set of tasks."""
+    """Cells that belong together: the only ones, or those of one adapter and runtime that share graded tasks.
+
+    Of several such cells those of one name; cells without their like are named on stderr.
+    """
     if len(first) == len(second) == 1:
         return [(first[0], second[0])]
-    others = {(cell.adapter, cell.runtime, cell.task_set): cell for cell in second}
-    pairs = [(cell, others[key]) for cell in first if (key := (cell.adapter, cell.runtime, cell.task_set)) in others]
+    pairs: list[tuple[CellResult, CellResult]] = []
+    for cell in first:
+        kind = (cell.adapter, cell.runtime)
+        others = [o for o in second if (o.adapter, o.runtime) == kind and shared_tasks(cell, o)]
+        namesakes = [other for other in others if other.name == cell.name]
+        pairs += [(cell, other) for other in namesakes or others]
     if not pairs:
         raise UserError(
-            "no cell of the one has its like (adapter, runtime, tasks) in the other",
+            "no cell of the one has its like (adapter, runtime, a graded task) in the other",
             "name two cells instead, e.g. keepstate compare runs/bench/bench-easy-lora runs/bench/bench-easy-base",
         )
+    for number, run in enumerate((first, second)):
+        if alone := [cell.name for cell in run if all(pair[number] is not cell for pair in pairs)]:
+            click.echo(f"without their like in the other: {', '.join(alone)}", err=True)
     return pairs

@@ -127,7 +127,7 @@ def _print_table(rows: list[tuple[tuple[str, str, str], dict[str, Any]]]) -> Non
         "score",
         "steps",
         "tokens",
-        "NameError",
+        "missing variable",
         box=box.SIMPLE,
     )
     for names, row in rows:

@@ -63,6 +63,8 @@ def figures_json(report: Report) -> dict[str, Any]:
             {
                 "title": group.title,
                 "headline": list(group.headline),
+                "shows": group.shows,
+                "references": group.references,
                 "notes": list(group.notes),
                 "cells": [_cell_json(figures) for figures in group.figures],
                 "comparisons": [comparison_json(comparison) for comparison in group.comparisons],
@@ -75,14 +77,16 @@ def figures_json(report: Report) -> dict[str, Any]:
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """The figures of one comparison."""
     names = {"first": comparison.first.name, "second": comparison.second.name}
-    return names | {"verdict": comparison.optimality.verdict} | _plain(comparison, without=("first", "second"))
+    found = {"verdict": comparison.verdict, "tasks_needed": comparison.optimality.tasks_needed}
+    return names | found | _plain(comparison, without=("first", "second"))
 
 
 def _cell_json(figures: CellFigures) -> dict[str, Any]:
     cell = figures.cell
-    about = {"name": cell.name, "adapter": cell.adapter, "runtime": cell.runtime, "digest": cell.digest}
-    counts = {"n": figures.n, "not_graded": cell.not_graded, "missing": cell.missing}
-    return about | counts | _plain(figures, without=("cell",))
+    about = {"name": cell.name, "label": cell.label, "adapter": cell.adapter, "runtime": cell.runtime}
+    counts = {"digest": cell.digest, "n": figures.n, "episodes": len(cell.episodes)}
+    lost = {"not_graded": cell.not_graded, "missing": cell.missing}
+    return about | counts | lost | _plain(figures, without=("cell",))
 
 
 def _plain(value: Any, without: tuple[str, ...]) -> dict[str, Any]:

@@ -7,19 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from keepstate.bench.results import CellResult
 from keepstate.reports.comparison import Comparison
 from keepstate.reports.figures import CellFigures
-from keepstate.reports.statistics import Estimate
-from keepstate.reports.words import counted, number, percent, points
+from keepstate.reports.statistics import Finding, tasks_needed
+from keepstate.reports.words import counted
+
+Pair = tuple[CellResult, CellResult]
 
 
-def headline(figures: Sequence[CellFigures], comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Sentences on one group of cells, the most important first."""
-    mismatches = [c for c in comparisons if _is_mismatch(c)]
+def headline(figures: Sequence[CellFigures], comparisons: Sequence[Comparison], apart: Sequence[Pair]) -> Iterator[str]:
+    """Sentences on one group of cells, the most important first.
+
+    Args:
+        figures: Of the cells.
+        comparisons: Of those that share graded tasks.
+        apart: Pairs that would be compared if they shared any.
+    """
+    mismatches = [c for c in comparisons if _is_mismatch(c.first, c.second)]
+    without = [pair for pair in apart if _is_mismatch(*pair)]
     for comparison in mismatches:
         yield _mismatch(comparison)
-    if not mismatches:
-        yield "No adapter was run both in its own runtime and beside another's, so nothing can be said of a mismatch."
+    for first, second in without:
+        counts = " and ".join(counted(len(cell.by_task()), "task") for cell in (first, second))
+        yield (
+            f"Nothing can be said of {first.label} against {second.label}: no task is graded in both ({counts} graded)."
+        )
+    if not mismatches and not without:
+        yield (
+            "In no runtime was an adapter run beside the one trained for that runtime, so nothing can be said of a"
+            " mismatch."
+        )
     if reached := _reached(figures):
         yield reached
     if weak := [f for f in figures if f.corrected and f.corrected.high is not None and f.corrected.high <= 0]:
@@ -27,76 +45,105 @@ def headline(figures: Sequence[CellFigures], comparisons: Sequence[Comparison]) 
         yield f"Below what blind taking reaches on these tasks: {names}."
 
 
-def _is_mismatch(comparison: Comparison) -> bool:
+def what_can_be_shown(figures: Sequence[CellFigures], comparisons: Sequence[Comparison], margin: float) -> str:
+    """What so many tasks can show of a difference, by the spread that was seen from task to task."""
+    within = f"equivalence within {100 * margin:g} points"
+    seen = [c for c in comparisons if c.optimality.spread is not None]
+    if not seen:
+        least = tasks_needed(0.0, margin)
+        played = max((figure.n for figure in figures), default=0)
+        alone = "One task shows" if played == 1 else f"Without a comparison, {counted(played, 'task')} show"
+        return f"{alone} nothing of a difference: {within} needs {_about(least)} at the least, more where scores vary."
+    tasks = _span([c.n for c in seen])
+    able = [c for c in seen if c.optimality.tasks_needed is not None and c.n >= c.optimality.tasks_needed]
+    needed = [c.optimality.tasks_needed for c in seen if c not in able]
+    known = [count for count in needed if count is not None]
+    if not needed:
+        first = f"{tasks} tasks are enough to show {within} as these scores vary."
+    else:
+        few = "cannot be shown" if not able else f"cannot be shown in {len(needed)} of {len(seen)} comparisons"
+        about = f"about {_span(known)} are needed" if len(known) == len(needed) else "more than ten million are needed"
+        first = f"{within[0].upper()}{within[1:]} {few} with {tasks} tasks: {about}, as these scores vary."
+    blurs = [100 * width for c in seen if (width := c.optimality.difference.half_width) is not None]
+    return f"{first} A difference is told from none only beyond about {_span([round(blur) for blur in blurs])} points."
+
+
+def _about(count: int | None) -> str:
+    return "more than ten million tasks" if count is None else f"about {counted(count, 'task')}"
+
+
+def _span(counts: Sequence[int]) -> str:
+    """`10`, or `59 to 480`."""
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _is_mismatch(first: CellResult, second: CellResult) -> bool:
     """A mismatched adapter against the matched one, in the same runtime."""
-    first, second = comparison.first, comparison.second
     return first.runtime == second.runtime and str(second.adapter) == str(second.runtime) != str(first.adapter)
 
 
 def _mismatch(comparison: Comparison) -> str:
-    first = comparison.first
+    first, second = comparison.first, comparison.second
     facts = [fact for fact in (_optimality(comparison), _tokens(comparison), _missing(comparison)) if fact]
     joined = ", ".join(facts[:-1]) + (", and " if len(facts) > 1 else "") + facts[-1]
     intervals = ", 95 % intervals" if comparison.n > 1 else ""
+    who = f"{first.adapter} adapter" + (f" ({first.told_apart_by})" if first.told_apart_by else "")
+    other = f" ({second.told_apart_by})" if second.told_apart_by else ""
     return (
-        f"Running the {first.adapter} adapter in the {first.runtime} runtime, in place of the adapter trained for it,"
+        f"Running the {who} in the {first.runtime} runtime, in place of the adapter trained for it{other},"
         f" {joined} ({counted(comparison.n, 'task')}{intervals})."
     )
 
 
 def _optimality(comparison: Comparison) -> str:
-    paired = comparison.optimality
-    change = points(paired.difference).replace(" (", " points, ").removesuffix(")")
-    if comparison.n == 1:
-        return f"changed one score by {change} points, which shows nothing"
+    paired, verdict = comparison.optimality, comparison.verdict
+    difference = paired.difference
+    change = f"{100 * difference.value:+.1f} points"
+    if difference.low is None or difference.high is None:
+        return f"changed one score by {change}, which shows nothing"
+    low, high = 100 * difference.low, 100 * difference.high
     margin = f"{100 * paired.margin:g} points"
-    if paired.verdict == "undecided":
-        return f"left undecided whether optimality changes ({change})"
-    if paired.verdict == "equivalent":
-        return f"changed optimality by less than {margin} ({change})"
-    value, low, high = (
-        f"{abs(100 * (end or 0.0)):.1f}"
-        for end in (paired.difference.value, paired.difference.low, paired.difference.high)
-    )
-    lost = paired.difference.value < 0
-    ends = f"{high} to {low}" if lost else f"{low} to {high}"
-    tail = f", less than {margin}" if "within" in paired.verdict else ""
-    return f"{'cost' if lost else 'gained'} {value} points of optimality ({ends}{tail})"
+    if verdict is Finding.UNDECIDED:
+        return f"left undecided whether optimality changes ({change}, {low:+.1f} to {high:+.1f})"
+    if verdict is Finding.EQUIVALENT:
+        return f"changed optimality by less than {margin} ({change}, {low:+.1f} to {high:+.1f})"
+    word, ends = ("cost", (-high, -low)) if difference.value < 0 else ("gained", (low, high))
+    tail = f", less than {margin}" if verdict is Finding.SMALL else ""
+    size = abs(100 * difference.value)
+    return f"{word} {size:.1f} points of optimality ({ends[0]:.1f} to {ends[1]:.1f}{tail})"
 
 
 def _tokens(comparison: Comparison) -> str:
+    """A claim only where there is an interval and it excludes 1."""
     ratio = comparison.tokens
-    if ratio is None:
+    if ratio is None or not ratio.excludes(1):
         return ""
-    size = number(ratio, 2).replace(" (", ", ").removesuffix(")")
-    if ratio.low is None or ratio.high is None:
-        return f"took {size} times the tokens"
-    times = size.replace(",", " times the tokens,", 1)
-    if ratio.low > 1 or ratio.high < 1:
-        return f"took {number(ratio, 2, interval=False)} times the tokens ({ratio.low:,.2f} to {ratio.high:,.2f})"
-    return f"showed no difference in tokens ({times})"
+    return f"took {ratio.value:,.2f} times the tokens on the median task ({ratio.low:,.2f} to {ratio.high:,.2f})"
 
 
 def _missing(comparison: Comparison) -> str:
     here, there = comparison.missed
     if here is None or there is None or not here.value:
         return ""
-    share = (
-        percent(here).replace(" (", " % of episodes (", 1) if "(" in percent(here) else f"{percent(here)} % of episodes"
-    )
-    return f"missed a variable in {share} against {percent(there, interval=False)} %"
+    interval = "" if here.low is None or here.high is None else f" ({100 * here.low:.1f} to {100 * here.high:.1f})"
+    return f"missed a variable in {100 * here.value:.1f} % of episodes{interval} against {100 * there.value:.1f} %"
 
 
 def _reached(figures: Sequence[CellFigures]) -> str:
     """How well the matched adapters and the base do at all."""
     parts = []
     for kind, words in (("matched", "Where training and runtime match"), ("base", "The untrained base")):
-        cells = [f for f in figures if f.kind == kind and f.solved is not None]
+        cells = [f.cell for f in figures if f.kind == kind and f.cell.episodes]
         if cells:
-            each = ", ".join(f"{_count(f.solved)} ({f.cell.runtime})" for f in cells)
+            each = ", ".join(f"{_count(cell)} ({_place(cell)})" for cell in cells)
             parts.append(f"{words}: solved {each}.")
     return " ".join(parts)
 
 
-def _count(solved: Estimate | None) -> str:
-    return f"{round(solved.value * solved.n)} of {solved.n}" if solved else ""
+def _count(cell: CellResult) -> str:
+    return f"{sum(episode.solved for episode in cell.episodes)} of {len(cell.episodes)}"
+
+
+def _place(cell: CellResult) -> str:
+    return ", ".join(filter(None, (str(cell.runtime), cell.told_apart_by)))

@@ -22,6 +22,7 @@ def notes(figures: Sequence[CellFigures]) -> Iterator[str]:
     for figure in figures:
         yield from _cell_notes(figure)
     yield from _differences(figures)
+    yield from _different_tasks(figures)
     unsafe = [f.cell.label for f in figures if Rung.PROCESS in f.rungs]
     if unsafe:
         yield f"Model-written code ran without a sandbox in: {', '.join(unsafe)}."
@@ -31,6 +32,13 @@ def _cell_notes(figure: CellFigures) -> Iterator[str]:
     cell = figure.cell
     if cell.missing:
         yield f"{cell.label}: {counted(cell.missing, 'task')} not played yet; the figures are of the others."
+    repeats = len(cell.episodes) - figure.n
+    if repeats:
+        yield (
+            f"{cell.label}: {counted(len(cell.episodes), 'graded episode')} of {counted(figure.n, 'task')}: repeats of"
+            " a task are averaged, and n counts tasks."
+        )
+    yield from (f"{cell.label}: {remark}." for remark in cell.remarks)
     for reason in cell.unreadable:
         yield f"{cell.label}: unreadable, left out: {reason}."
     late = figure.endings.get(FinishReason.TIME_LIMIT, 0)
@@ -40,7 +48,7 @@ def _cell_notes(figure: CellFigures) -> Iterator[str]:
     if uncounted:
         yield f"{cell.label}: the tokens of {counted(uncounted, 'episode')} are not known, so none are shown."
     if figure.n == 1:
-        yield f"{cell.label}: one episode, so no interval."
+        yield f"{cell.label}: one task, so no interval."
 
 
 def _origins(figure: CellFigures) -> str:
@@ -56,10 +64,17 @@ def _differences(figures: Sequence[CellFigures]) -> Iterator[str]:
             values = Counter(_text(cell.config.get(key)) for cell in cells)
             if len(values) > 1:
                 yield f"Cells in the {runtime} runtime differ in {key}: {'; '.join(sorted(values))}."
-    names = Counter(figure.cell.label for figure in figures)
-    for label, count in names.items():
-        if count > 1:
-            yield f"{label} was measured {count} times; comparisons use the first."
+
+
+def _different_tasks(figures: Sequence[CellFigures]) -> Iterator[str]:
+    """Where rows are not about the same tasks."""
+    planned = {frozenset(figure.cell.tasks.values()) for figure in figures}
+    if len(planned) > 1:
+        counts = ", ".join(f"{f.cell.label} {len(set(f.cell.tasks.values()))}" for f in figures)
+        yield (
+            f"The cells have different numbers of tasks or other ones ({counts}): a row is about its own tasks, and a"
+            " comparison about those that both cells have."
+        )
 
 
 def _text(value: Any) -> str:

@@ -75,12 +75,12 @@ def _optimality_panel(group: Group, theme: Theme) -> Any:
 
 
 def _references(group: Group, theme: Theme) -> list[Any]:
-    """Vertical lines at floor and oracle, named at their top: means over all tasks of the group."""
-    references = group.figures[0].cell.references.values()
-    marks = []
-    for key, words in (("blind", "floor"), ("oracle", "oracle")):
-        value = 100 * sum(reference[key] for reference in references) / len(references)
-        marks.append({"at": value, "words": f"{words} {value:.0f}"})
+    """Vertical lines at floor and oracle, named at their top: means over its graded tasks."""
+    marks = [
+        {"at": 100 * group.references[key], "words": f"{words} {100 * group.references[key]:.0f}"}
+        for key, words in (("blind", "floor"), ("oracle", "oracle"))
+        if key in group.references
+    ]
     base = _chart(marks)
     line = base.mark_rule(strokeDash=[4, 3], color=theme.text, opacity=0.65).encode(x="at:Q")
     name = base.mark_text(align="right", baseline="bottom", dx=-3, dy=-3, color=theme.text, fontSize=11).encode(
@@ -90,12 +90,12 @@ def _references(group: Group, theme: Theme) -> list[Any]:
 
 
 def _tokens_panel(group: Group, theme: Theme) -> Any:
-    rows = [_row(figures, figures.tokens, 1.0) for figures in group.figures if figures.tokens]
+    rows = [_row(f, f.tokens, 1.0, f.median_tokens) for f in group.figures if f.tokens]
     base = _chart(rows)
     x = alt.X(
         "value:Q",
         scale=alt.Scale(zero=True, nice=True),
-        title="tokens per episode (all calls), with 95 % interval",
+        title="tokens per episode (all calls): mean, and 95 % interval of the median",
         axis=alt.Axis(tickCount=5),
     )
     bars = base.mark_bar(height=14, opacity=0.45).encode(x=x, y=_y(group), color=_color(theme))
@@ -106,12 +106,13 @@ def _tokens_panel(group: Group, theme: Theme) -> Any:
     return layers.properties(width=WIDTH, height=alt.Step(ROW), title=group.title)
 
 
-def _row(figures: CellFigures, estimate: Estimate, scale: float) -> dict[str, Any]:
-    value = estimate.value * scale
-    low, high = (value if end is None else end * scale for end in (estimate.low, estimate.high))
+def _row(figures: CellFigures, estimate: Estimate, scale: float, interval: Estimate | None = None) -> dict[str, Any]:
+    """One mark; its interval is that of another estimate where one is given."""
+    value, spread = estimate.value * scale, interval or estimate
+    low, high = (value if end is None else end * scale for end in (spread.low, spread.high))
     completion = figures.completion_tokens
     return {
-        "cell": _name(figures),
+        "cell": figures.cell.label,
         "kind": figures.kind,
         "value": value,
         "low": low,
@@ -122,12 +123,8 @@ def _row(figures: CellFigures, estimate: Estimate, scale: float) -> dict[str, An
     }
 
 
-def _name(figures: CellFigures) -> str:
-    return figures.cell.label
-
-
 def _y(group: Group) -> alt.Y:
-    order = [_name(figures) for figures in group.figures]
+    order = [figures.cell.label for figures in group.figures]
     return alt.Y("cell:N", sort=order, title=None, axis=alt.Axis(labelLimit=240))
 
 

@@ -1,25 +1,30 @@
-"""Estimates with honest intervals: bounded means, shares, means of counts, ratios, and paired differences.
+"""Estimates with honest intervals: bounded means, shares, medians of counts and of ratios, and paired differences.
 
-Every random draw is seeded, so the same episodes give the same figures. One observation has no interval.
-docs/statistics.md says which method is used where, and how often each covers the truth on data like ours. Knows nothing
-of cells.
+Every random draw is seeded, so the same episodes give the same figures. Where no interval holds there is none: one
+observation, a median of fewer than six. docs/statistics.md says which method is used where, and how often each covers
+the truth on data like ours. Values that are no numbers are refused, never computed with. Knows nothing of cells.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from fractions import Fraction
+from statistics import NormalDist, fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 SEED = 20_260_301
 DRAWS = 20_000
-RESAMPLES = 4_999
 LEVEL = 0.95
+ERROR = 0.05
+"""How often a test may be wrong."""
+POWER = 0.8
+"""How often `tasks_needed` tasks show what is so."""
+MOST_TASKS = 10_000_000
 
 Array = NDArray[np.float64]
 
@@ -34,10 +39,14 @@ class Estimate:
     n: int
     level: float = LEVEL
 
+    def excludes(self, value: float) -> bool:
+        """Whether there is an interval and the whole of it lies on one side of `value`."""
+        return self.low is not None and self.high is not None and (self.low > value or self.high < value)
+
     @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+    def half_width(self) -> float | None:
+        """From the figure to the farther end of its interval."""
+        return None if self.low is None or self.high is None else max(self.value - self.low, self.high - self.value)
 
 
 def bounded_mean(
@@ -52,7 +61,7 @@ def bounded_mean(
     Source: N. Gaffke, Three test statistics for a nonparametric one-sided hypothesis on the mean of a nonnegative
     variable, Math. Methods of Statistics 14 (2005); E. Learned-Miller, P. Thomas, arXiv 1905.06208.
     """
-    sample = np.asarray(values, dtype=float)
+    sample = _checked(values, lower, upper)
     if sample.size == 0:
         return None
     if sample.size == 1:
@@ -72,32 +81,63 @@ def share(count: int, n: int, *, level: float = LEVEL) -> Estimate | None:
     return Estimate(count / n, float(interval.low), float(interval.high), n, level)
 
 
-def mean_of(values: Sequence[float], *, level: float = LEVEL, seed: int = SEED) -> Estimate | None:
-    """The mean of unbounded values (steps, tokens, seconds) with a BCa bootstrap interval; None of nothing."""
-    if not len(values):
+def mean_of(values: Sequence[float]) -> Estimate | None:
+    """The mean of counts without a bound (tokens), as a figure without an interval; None of nothing.
+
+    No interval of a mean holds where one episode in twenty may run away with ten times the tokens: those that did not
+    show say nothing. See `median_of`.
+    """
+    sample = _checked(values, 0.0, math.inf)
+    return Estimate(float(sample.mean()), None, None, int(sample.size)) if sample.size else None
+
+
+def median_of(values: Sequence[float], *, level: float = LEVEL) -> Estimate | None:
+    """The median with the interval between two order statistics; None of nothing.
+
+    It holds at every n and for every distribution, runaways and ties included: each end is exceeded as often as a coin
+    falls. Below six observations there is no such interval at 95 %.
+    """
+    sample = np.sort(_checked(values, 0.0, math.inf))
+    if not sample.size:
         return None
-    return _bootstrap(lambda x, axis=-1: np.mean(x, axis=axis), (values,), level, seed)
+    n, inner = int(sample.size), (int(sample.size) - 1) // 2
+    left_out = _beyond(n, level)
+    middle = (float(sample[inner]) + float(sample[n - 1 - inner])) / 2
+    if left_out is None:
+        return Estimate(middle, None, None, n, level)
+    return Estimate(middle, float(sample[left_out]), float(sample[n - 1 - left_out]), n, level)
+
+
+def median_ratio(
+    above: Sequence[float | None], below: Sequence[float | None], *, level: float = LEVEL
+) -> Estimate | None:
+    """The median of above / below, pair by pair, with the interval of `median_of`; None where one is not known or 0.
+
+    Half of the pairs lie above it. It is not the ratio of the totals, which a few pairs can decide: `ratio_of_means`.
+    Between the two middle ratios of an even number lies their geometric mean, so that swapping the two inverts it.
+    """
+    first, second = (_checked(all_known(values), 0.0, math.inf) for values in (above, below))
+    if first.size != len(above) or second.size != len(below) or not first.size or not second.all():
+        return None
+    made = median_of([*(first / second)], level=level)
+    assert made is not None
+    ratios = np.sort(first / second)
+    inner = (made.n - 1) // 2
+    return Estimate(math.sqrt(ratios[inner] * ratios[made.n - 1 - inner]), made.low, made.high, made.n, level)
+
+
+def ratio_of_means(above: Sequence[float | None], below: Sequence[float | None]) -> float | None:
+    """mean(above) / mean(below), what all of it cost: no interval; None where one is not known or below is 0."""
+    first, second = all_known(above), all_known(below)
+    if len(first) < len(above) or len(second) < len(below) or not first or not any(second):
+        return None
+    return fmean(_checked(first, 0.0, math.inf)) / fmean(_checked(second, 0.0, math.inf))
 
 
 def all_known(values: Sequence[float | None]) -> list[float]:
     """`values`; none at all where one of them is unknown, so that no mean is made of a part."""
     known = [value for value in values if value is not None]
     return known if len(known) == len(values) else []
-
-
-def ratio_of_means(
-    above: Sequence[float | None], below: Sequence[float | None], *, level: float = LEVEL, seed: int = SEED
-) -> Estimate | None:
-    """mean(above) / mean(below) of paired values with a BCa bootstrap interval over pairs; None where undefined."""
-    above, below = all_known(above), all_known(below)
-    if not above or not below or not np.mean(below):
-        return None
-
-    def ratio(x: Array, y: Array, axis: int = -1) -> Any:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.mean(x, axis=axis) / np.mean(y, axis=axis)
-
-    return _bootstrap(ratio, (above, below), level, seed)
 
 
 def chance_corrected(optimality: Estimate, floor: float, oracle: float) -> Estimate | None:
@@ -116,6 +156,22 @@ def chance_corrected(optimality: Estimate, floor: float, oracle: float) -> Estim
     return Estimate(value, low, high, optimality.n, optimality.level)
 
 
+class Finding(StrEnum):
+    """What may be said of a difference, at 5 %."""
+
+    DIFFERENT = "different"
+    """The interval excludes zero."""
+    EQUIVALENT = "equivalent"
+    """The difference is shown to be smaller than the margin."""
+    SMALL = "different, within the margin"
+    """Both."""
+    UNDECIDED = "undecided"
+    """Neither."""
+    ONE_TASK = "one task shows nothing"
+    SAME = "the same episodes"
+    """On both sides: nothing was compared."""
+
+
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
     """The mean of paired differences of scores, and two one-sided tests of equivalence."""
@@ -126,15 +182,23 @@ class PairedDifference:
     """Of the hypothesis that the true difference is `margin` or more, either way; None of one pair."""
     p_different: float | None
     """Of the hypothesis that it is zero, two-sided; None of one pair."""
+    spread: float | None
+    """Standard deviation of the differences from task to task; None of one pair."""
 
     @property
-    def verdict(self) -> str:
-        """`different`, `equivalent`, both (`different, within the margin`), or `undecided`, at 5 %."""
-        differs = self.difference.excludes_zero
-        same = self.p_equivalent is not None and self.p_equivalent < 0.05
+    def verdict(self) -> Finding:
+        """What they show."""
+        if self.p_equivalent is None:
+            return Finding.ONE_TASK
+        differs, same = self.difference.excludes(0), self.p_equivalent < ERROR
         if differs and same:
-            return "different, within the margin"
-        return "different" if differs else "equivalent" if same else "undecided"
+            return Finding.SMALL
+        return Finding.DIFFERENT if differs else Finding.EQUIVALENT if same else Finding.UNDECIDED
+
+    @property
+    def tasks_needed(self) -> int | None:
+        """About how many tasks show equivalence, if there is no difference and the spread stays; None: unheard of."""
+        return tasks_needed(self.spread or 0.0, self.margin)
 
 
 def paired_difference(
@@ -145,17 +209,76 @@ def paired_difference(
     Both tests (TOST and the two-sided one) invert the interval of `bounded_mean` on [-1, 1], so that they never
     contradict it.
     """
-    sample = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    sample = _checked(first, 0.0, 1.0) - _checked(second, 0.0, 1.0)
+    if not 0 < margin <= 1:
+        raise ValueError(f"a margin of {margin}; it lies in (0, 1]")
     if sample.size == 0:
         return None
     if sample.size == 1:
-        return PairedDifference(Estimate(float(sample[0]), None, None, 1, level), margin, None, None)
+        return PairedDifference(Estimate(float(sample[0]), None, None, 1, level), margin, None, None, None)
     below, above = _completed_means(sample, -1.0, 1.0, seed)
     estimate = _between(sample, below, above, -1.0, 1.0, level)
     equivalent = max(float(np.mean(above >= margin)), float(np.mean(below <= -margin)))
     different = min(1.0, 2 * min(float(np.mean(below <= 0)), float(np.mean(above >= 0))))
     floor = 1 / DRAWS  # a simulated p-value is never 0
-    return PairedDifference(estimate, margin, max(equivalent, floor), max(different, floor))
+    spread = float(sample.std(ddof=1))
+    return PairedDifference(estimate, margin, max(equivalent, floor), max(different, floor), spread)
+
+
+def tasks_needed(spread: float, margin: float) -> int | None:
+    """About how many pairs show with `POWER` that two equal cells differ by less than `margin`.
+
+    Args:
+        spread: Standard deviation of the paired differences.
+        margin: In (0, 1].
+
+    Returns:
+        The fewest at which a difference of zero passes `paired_difference`'s test; with a spread of 0 that many are
+        needed at the least. None beyond ten million.
+    """
+    low, high = 1, 2
+    while not _shows(high, spread, margin):
+        low, high = high, 2 * high
+        if high > MOST_TASKS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _shows(middle, spread, margin) else (middle, high)
+    return high
+
+
+def _shows(n: int, spread: float, margin: float) -> bool:
+    """Whether n pairs would do: the upper draw of `bounded_mean`, a normal mean plus the share of the worst value."""
+    error = spread / math.sqrt(n)
+    room = margin - NormalDist().inv_cdf((1 + POWER) / 2) * error  # the mean found lies so far off, either way
+    grid = np.linspace(-8, 8, 1601)
+    density = np.exp(-(grid**2) / 2)
+    beyond = (1 - np.clip(room - error * grid, 0, 1)) ** n
+    return bool((density * beyond).sum() / density.sum() < ERROR)
+
+
+def _checked(values: Sequence[float] | Array, lower: float, upper: float) -> Array:
+    """The values as an array; one that is no number or out of bounds is an error of whoever asks."""
+    sample = np.asarray(values, dtype=float)
+    wrong = ~(np.isfinite(sample) & (sample >= lower) & (sample <= upper))
+    if wrong.any():
+        raise ValueError(f"{sample[wrong][0]} is no value in [{lower}, {upper}]")
+    return sample
+
+
+def _beyond(n: int, level: float) -> int | None:
+    """How many of n sorted values lie outside the median's interval at either end; None where even all do not hold it.
+
+    The median lies below the k-th value as often as fewer than k of n coins fall on heads.
+    """
+    allowed = Fraction(str(1 - level)).limit_denominator(10**6) * 2**n / 2
+    tail, coins = Fraction(0), 1
+    for count in range(n + 1):
+        tail += coins
+        if tail > allowed:
+            return count - 1 if count else None
+        coins = coins * (n - count) // (count + 1)
+    return None
 
 
 def _between(sample: Array, below: Array, above: Array, lower: float, upper: float, level: float) -> Estimate:
@@ -178,25 +301,3 @@ def _completed_means(sample: Array, lower: float, upper: float, seed: int) -> tu
         below[start:stop] = inner + weights[:, -1] * lower
         above[start:stop] = inner + weights[:, -1] * upper
     return below, above
-
-
-def _bootstrap(
-    statistic: Callable[..., Any], samples: tuple[Sequence[float], ...], level: float, seed: int
-) -> Estimate:
-    """A statistic of one or more paired samples with its BCa interval; without one where it cannot be had."""
-    data = tuple(np.asarray(sample, dtype=float) for sample in samples)
-    value, n = float(statistic(*data)), int(data[0].size)
-    if n == 1 or all(np.ptp(sample) == 0 for sample in data):
-        return Estimate(value, None, None, n, level)
-    from scipy.stats import bootstrap  # noqa: PLC0415 - 0.5 s, and only where statistics are asked for
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of degenerate resamples; the outcome is checked below
-        options: dict[str, Any] = {"n_resamples": RESAMPLES, "confidence_level": level, "paired": len(data) > 1}
-        for method in ("BCa", "percentile"):
-            generator = np.random.default_rng(seed)
-            interval = bootstrap(data, statistic, method=method, rng=generator, **options).confidence_interval
-            low, high = float(interval.low), float(interval.high)
-            if math.isfinite(low) and math.isfinite(high):
-                return Estimate(value, low, high, n, level)
-    return Estimate(value, None, None, n, level)

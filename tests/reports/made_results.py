@@ -59,9 +59,8 @@ def write_made_cell(
     **settings: object,
 ) -> BenchmarkConfig:
     """Write a cell whose episode on task i is `episode(i)`; None leaves the task unplayed."""
-    settings = {"name": f"{adapter}-{runtime}-{difficulty}"} | settings
-    tasks = TaskSource(difficulty=difficulty, count=count)
-    config = BenchmarkConfig.model_validate({"adapter": adapter, "runtime": runtime, "tasks": tasks, **settings})
+    common = {"name": f"{adapter}-{runtime}-{difficulty}", "tasks": TaskSource(difficulty=difficulty, count=count)}
+    config = BenchmarkConfig.model_validate({"adapter": adapter, "runtime": runtime} | common | settings)
     cell = make_cell(config, run)
     cell.write()
     for index, task in enumerate(cell.tasks):

@@ -13,13 +13,16 @@ from click.testing import CliRunner
 from made_results import Made, write_made_cell
 from rich.console import Console
 
+from keepstate.bench.config import TaskSource
 from keepstate.bench.results import read_results
 from keepstate.cli import compare as compare_command
 from keepstate.cli import report as report_command
 from keepstate.errors import UserError
+from keepstate.files import parse_json
 from keepstate.reports import build_report, compare_cells, make_report
 from keepstate.reports.figures import cell_figures
-from keepstate.reports.tables import print_report
+from keepstate.reports.statistics import Finding
+from keepstate.reports.tables import markdown, print_comparison, print_report
 from keepstate.tasks.policies import reference_scores
 from keepstate.tasks.store import load_tasks, write_tasks
 from keepstate.vocabulary import Adapter, Difficulty, FinishReason, Origin, RuntimeName
@@ -129,14 +132,15 @@ def test_a_reference_that_not_every_task_has_is_left_out(tmp_path: Path) -> None
 def test_the_headline_says_what_mismatch_cost_and_hedges(run: Path) -> None:
     group = make_report("r", read_results(run)).groups[0]
     first, second, reached, below = group.headline
+    assert "cannot be shown" in group.shows
     assert first.startswith("Running the persistent adapter in the forget runtime, in place of the adapter trained for")
     assert "cost 34.3 points of optimality (" in first
-    assert "took 0.97 times the tokens (0.97 to 0.98)" in first
+    assert "took 0.97 times the tokens on the median task (0.96 to 0.99)" in first
     assert "missed a variable in 73.9 % of episodes (" in first
     assert "(23 tasks, 95 % intervals)" in first
     assert second.startswith("Running the forget adapter in the persistent runtime")
     assert "left undecided whether optimality changes (+0.0 points" in second, "24 equal tasks prove no equivalence"
-    assert re.search(r"took 4\.\d\d times the tokens \(4\.\d\d to 4\.\d\d\)", second)
+    assert re.search(r"took 4\.\d\d times the tokens on the median task \(4\.\d\d to 4\.\d\d\)", second)
     assert "match: solved 12 of 24 (persistent), 11 of 23 (forget), 11 of 23 (react)." in reached
     assert "The untrained base: solved 0 of 24 (persistent), 0 of 24 (forget), 0 of 24 (react)." in reached
     assert below == "Below what blind taking reaches on these tasks: base → persistent, base → forget, base → react."
@@ -150,7 +154,9 @@ def test_what_is_missing_is_told(run: Path, tmp_path: Path) -> None:
     assert "react → react: 2 tasks not played yet" in notes
     assert "unreadable, left out: knapsack-mini-strict-s123456789-00000.trace.json: no valid JSON" in notes
     assert "Cells in the persistent runtime differ in limits: " in notes
-    assert "base → persistent was measured 2 times" in notes
+    labels = [figures.cell.label for figures in make_report("r", read_results(run)).groups[0].figures]
+    assert len(set(labels)) == len(labels), "two cells of the base in one runtime are told apart"
+    assert "base → persistent (again)" in labels
 
 
 def test_cells_on_different_tasks_are_never_compared(run: Path) -> None:
@@ -159,7 +165,8 @@ def test_cells_on_different_tasks_are_never_compared(run: Path) -> None:
     assert len(report.groups) == 2
     easy = next(group for group in report.groups if "easy" in group.title)
     assert easy.comparisons == ()
-    assert easy.headline[0].startswith("No adapter was run both")
+    assert easy.headline[0].startswith("In no runtime was an adapter run beside the one trained for that runtime")
+    assert easy.shows.startswith("Without a comparison, 4 tasks show nothing of a difference")
     cells = {cell.name: cell for cell in read_results(run)}
     with pytest.raises(UserError, match="no graded task in common"):
         compare_cells(cells["persistent-persistent-easy"], cells["persistent-persistent-mini"])
@@ -173,7 +180,8 @@ def test_one_episode_has_no_interval_anywhere(tmp_path: Path) -> None:
     row = next(line for line in page.splitlines() if line.startswith("| persistent → forget |"))
     assert " to " not in row
     assert "changed one score by +0.0 points, which shows nothing" in report.groups[0].headline[0]
-    assert "one episode, so no interval" in " ".join(report.groups[0].notes)
+    assert "one task, so no interval" in " ".join(report.groups[0].notes)
+    assert report.groups[0].shows.startswith("One task shows nothing of a difference: equivalence within 5 points")
 
 
 def test_a_cell_without_a_graded_episode_is_shown_as_such(tmp_path: Path) -> None:
@@ -296,6 +304,7 @@ def test_compare_command(run: Path, tmp_path: Path) -> None:
     whole = json.loads(CliRunner().invoke(compare_command.command, [str(run), str(run), "--json"]).stdout)
     assert len(whole) == 8
     assert {row["optimality"]["difference"]["value"] for row in whole} == {0.0}
+    assert {row["verdict"] for row in whole} == {"the same episodes"}
     write_made_cell(tmp_path / "other", Adapter.BASE, REACT, lambda _: Made(), 2, Difficulty.EASY)
     result = CliRunner().invoke(compare_command.command, [str(run), str(tmp_path / "other")])
     assert isinstance(result.exception, UserError)
@@ -306,3 +315,229 @@ def test_a_broken_cell_file_is_named(content: str, run: Path) -> None:
     (run / "react-react-mini" / "cell.json").write_text(content)
     with pytest.raises(UserError, match=r"react-react-mini/cell\.json: not a keepstate\.cell\.v1 file"):
         build_report(run)
+
+
+def test_cells_of_one_adapter_are_told_apart_in_rows_headlines_and_comparisons(tmp_path: Path) -> None:
+    for seed, score in ((1, 1.0), (2, 0.2), (3, 0.3)):
+        name = f"persistent-seed{seed}"
+        write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda _, s=score: Made(s), name=name, model=name)
+    write_made_cell(tmp_path, Adapter.FORGET, PERSISTENT, lambda _: Made(0.5), name="forget")
+    group = make_report("r", read_results(tmp_path)).groups[0]
+    labels = [figures.cell.label for figures in group.figures]
+    assert labels == [f"persistent → persistent (persistent-seed{i})" for i in (1, 2, 3)] + ["forget → persistent"]
+    assert [c.second.label for c in group.comparisons] == labels[:3]
+    for number, sentence in enumerate(group.headline[:3], start=1):
+        assert f"trained for it (persistent-seed{number})" in sentence
+    assert "12 of 12 (persistent, persistent-seed1), 0 of 12 (persistent, persistent-seed2)" in group.headline[3]
+    rows = markdown(make_report("r", read_results(tmp_path)))
+    assert rows.count("| forget → persistent vs persistent → persistent (persistent-seed") == 3
+
+
+def test_runs_of_several_sampling_seeds_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for adapter in (Adapter.PERSISTENT, Adapter.FORGET):
+            write_made_cell(tmp_path, adapter, FORGET, lambda _: Made(0.5), name=f"{adapter}-{seed}", seed=seed)
+    group = make_report("r", read_results(tmp_path)).groups[0]
+    assert [(c.first.label, c.second.label) for c in group.comparisons] == [
+        (f"persistent → forget (seed {seed})", f"forget → forget (seed {seed})") for seed in (0, 1)
+    ]
+
+
+def repeated(folder: Path) -> Path:
+    """A folder of 4 tasks, each under three ids."""
+    tasks = TaskSource(difficulty=Difficulty.MINI, count=4).load()
+    write_tasks(
+        folder, [task.model_copy(update={"task_id": f"{task.task_id}-r{i}"}) for task in tasks for i in range(3)]
+    )
+    return folder
+
+
+def test_repeats_of_a_task_are_averaged_and_count_once(tmp_path: Path) -> None:
+    tasks = TaskSource(folder=repeated(tmp_path / "tasks"))
+    write_made_cell(
+        tmp_path / "run", Adapter.PERSISTENT, PERSISTENT, lambda i: Made(float(i % 3 == 0 or i < 6)), tasks=tasks
+    )
+    write_made_cell(tmp_path / "run", Adapter.FORGET, PERSISTENT, lambda i: Made(0.5), tasks=tasks)
+    report = make_report("r", read_results(tmp_path / "run"))
+    group = report.groups[0]
+    assert "4 tasks" in group.title
+    first = group.figures[0]
+    assert first.optimality is not None
+    assert (first.n, first.optimality.n) == (4, 4)
+    assert first.optimality.value == pytest.approx(2 / 3)
+    assert first.solved is not None
+    assert (first.solved.value, first.solved.n) == (pytest.approx(2 / 3), 4)
+    (comparison,) = group.comparisons
+    assert comparison.n == 4
+    assert comparison.optimality.difference.value == pytest.approx(0.5 - 2 / 3), "no episode is dropped"
+    assert "12 graded episodes of 4 tasks: repeats of a task are averaged" in " ".join(group.notes)
+    cells = [str(tmp_path / "run" / f"{adapter}-persistent-mini") for adapter in ("forget", "persistent")]
+    result = CliRunner().invoke(compare_command.command, cells)
+    assert "12 episodes of 4 tasks, averaged" in " ".join(result.stdout.split())
+
+
+def test_cells_with_more_and_fewer_of_the_same_tasks_are_compared_on_those_they_share(tmp_path: Path) -> None:
+    write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda _: Made(0.9), count=12)
+    write_made_cell(tmp_path, Adapter.FORGET, PERSISTENT, lambda _: Made(0.5), count=24)
+    report = make_report("r", read_results(tmp_path))
+    (group,) = report.groups
+    assert "12 to 24 tasks" in group.title
+    assert [(c.n, c.left_out) for c in group.comparisons] == [(12, 12)]
+    assert "cost 40.0 points of optimality" in group.headline[0]
+    assert "a comparison about those that both cells have" in " ".join(group.notes)
+    assert "| 12 (12 left out) |" in markdown(report)
+
+
+def test_what_could_not_be_compared_is_said_as_it_is(tmp_path: Path) -> None:
+    write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda i: Made(0.9) if i < 6 else None)
+    write_made_cell(tmp_path, Adapter.FORGET, PERSISTENT, lambda i: Made(0.2) if i >= 6 else None)
+    (group,) = make_report("r", read_results(tmp_path)).groups
+    assert group.comparisons == ()
+    assert group.headline[0] == (
+        "Nothing can be said of forget → persistent against persistent → persistent: no task is graded in both"
+        " (6 tasks and 6 tasks graded)."
+    )
+    assert "In no runtime" not in " ".join(group.headline)
+
+
+@pytest.mark.parametrize(("count", "claimed"), [(3, False), (5, False), (6, True), (12, True)])
+def test_a_claim_on_tokens_needs_an_interval(count: int, claimed: bool, tmp_path: Path) -> None:
+    for adapter, prompt in ((Adapter.PERSISTENT, 900), (Adapter.FORGET, 1800)):
+        write_made_cell(tmp_path, adapter, PERSISTENT, lambda i, p=prompt: Made(0.9, prompt=p + 10 * i), count=count)
+    (group,) = make_report("r", read_results(tmp_path)).groups
+    assert ("times the tokens" in group.headline[0]) is claimed
+
+
+def test_no_claim_on_tokens_where_the_interval_holds_one(tmp_path: Path) -> None:
+    write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda i: Made(0.9, prompt=1000))
+    write_made_cell(tmp_path, Adapter.FORGET, PERSISTENT, lambda i: Made(0.9, prompt=20_000 if i == 3 else 990 + i))
+    (group,) = make_report("r", read_results(tmp_path)).groups
+    assert "token" not in group.headline[0]
+    assert group.comparisons[0].tokens_in_all == pytest.approx(2.44, abs=0.1)
+
+
+def test_the_report_says_what_its_tasks_can_show(tmp_path: Path) -> None:
+    for adapter in (Adapter.PERSISTENT, Adapter.FORGET):
+        write_made_cell(
+            tmp_path, adapter, FORGET, lambda i, a=adapter: Made([0.5, 0.9][i % 2 and a == "forget"]), count=10
+        )
+    report = make_report("r", read_results(tmp_path))
+    (group,) = report.groups
+    found = re.search(r"Equivalence within 5 points cannot be shown with 10 tasks: about (\d+) are needed", group.shows)
+    assert found
+    assert int(found[1]) == group.comparisons[0].optimality.tasks_needed
+    assert int(found[1]) > 150
+    assert group.shows in markdown(report)
+
+
+def test_references_are_those_of_the_graded_tasks(tmp_path: Path) -> None:
+    config = write_made_cell(tmp_path, Adapter.BASE, REACT, lambda i: Made(0.5) if i in (2, 7) else None)
+    tasks = [config.tasks.load()[i] for i in (2, 7)]
+    (group,) = make_report("r", read_results(tmp_path)).groups
+    blind = sum(reference_scores(task)["blind"] for task in tasks) / 2
+    assert group.references["blind"] == pytest.approx(blind)
+    assert group.figures[0].floor == pytest.approx(blind)
+    screen = StringIO()
+    print_report(make_report("r", read_results(tmp_path)), Console(file=screen, width=80))
+    row = next(line for line in screen.getvalue().splitlines() if line.startswith("blind (the floor)"))
+    assert row.split()[-2:] == ["0/2", f"{100 * blind:.1f}"]
+
+
+@pytest.mark.parametrize("left", [("blind", "oracle"), ()])
+def test_a_family_with_fewer_reference_policies(left: tuple[str, ...], tmp_path: Path) -> None:
+    write_made_cell(tmp_path, Adapter.BASE, REACT, lambda _: Made(0.5), count=2)
+    path = tmp_path / "base-react-mini" / "cell.json"
+    cell = json.loads(path.read_text())
+    for entry in cell["tasks"].values():
+        for policy in [name for name in entry if name not in (*left, "hash")]:
+            del entry[policy]
+    path.write_text(json.dumps(cell))
+    report = build_report(tmp_path)
+    assert set(report.groups[0].references) == set(left)
+    screen = StringIO()
+    print_report(report, Console(file=screen, width=80))
+    assert ("blind (the floor)" in screen.getvalue()) is ("blind" in left)
+    assert "greedy" not in screen.getvalue()
+
+
+def test_brackets_in_what_users_named_are_printed_as_they_are(tmp_path: Path) -> None:
+    write_made_cell(tmp_path, Adapter.BASE, REACT, lambda _: Made(0.3), 2)
+    (tmp_path / "base-react-mini" / "[red] [bold].trace.json").write_text("{")
+    path = tmp_path / "base-react-mini" / "cell.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"difficulty": "[/x] mini"}))
+    again = write_made_cell(tmp_path, Adapter.BASE, REACT, lambda _: Made(0.3), 2, name="again", model="[/red]|m")
+    report = make_report("[/r]", read_results(tmp_path))
+    screen = StringIO()
+    print_report(report, Console(file=screen, width=200))
+    print_comparison(compare_cells(*read_results(tmp_path)), Console(file=screen, width=80))
+    for words in ("[red] [bold].trace.json", "[/x] mini", f"base → react ({again.model})"):
+        assert words in screen.getvalue()
+    for block in markdown(report).split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.replace("\\|", "").count("|") for line in block.strip().splitlines()}) == 1
+
+
+def test_a_cell_compared_with_itself_is_named_as_such(run: Path, tmp_path: Path) -> None:
+    cell = run / "base-react-mini"
+    copy = Path(shutil.copytree(cell, tmp_path / "copy"))
+    for other in (cell, copy):
+        result = CliRunner().invoke(compare_command.command, [str(cell), str(other)])
+        said = " ".join(result.stdout.split())
+        assert "the same episodes on both sides: every difference is zero by construction" in said
+        assert "undecided" not in said
+        assert "(" not in said.partition("optimality")[2], "no interval"
+
+
+def test_two_plays_without_a_difference_are_not_the_same_cell(tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        write_made_cell(tmp_path / run, Adapter.BASE, REACT, lambda _: Made(0.5))
+    (a,), (b,) = read_results(tmp_path / "a"), read_results(tmp_path / "b")
+    comparison = compare_cells(a, b)
+    assert comparison.verdict is Finding.UNDECIDED
+    screen = StringIO()
+    print_comparison(comparison, Console(file=screen, width=200))
+    assert screen.getvalue().startswith("a/base-react-mini vs b/base-react-mini (12 tasks in common)")
+    assert "the difference is the same on each of the 12 tasks; others may differ" in screen.getvalue()
+
+
+def test_whole_runs_pair_every_cell_and_name_those_left_over(tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        for seed in (0, 1):
+            write_made_cell(tmp_path / run, Adapter.BASE, REACT, lambda _: Made(0.5), name=f"react-{seed}", seed=seed)
+    write_made_cell(tmp_path / "a", Adapter.BASE, FORGET, lambda _: Made(0.5), name="alone")
+    result = CliRunner().invoke(compare_command.command, [str(tmp_path / "a"), str(tmp_path / "b"), "--json"])
+    assert [(row["first"], row["second"]) for row in json.loads(result.stdout)] == [
+        ("react-0", "react-0"),
+        ("react-1", "react-1"),
+    ]
+    assert "without their like in the other: alone" in result.stderr
+
+
+def test_a_score_that_is_none_enters_no_figure(tmp_path: Path) -> None:
+    bad = ["NaN", "-Infinity", "1e400", "true", '"0.7"', "1.0000001", "-0.1"]
+    write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda _: Made(0.5), count=10)
+    for score, path in zip(bad, sorted(tmp_path.glob("*/*.trace.json")), strict=False):
+        path.write_text(re.sub(r'"score": [0-9.]+', f'"score": {score}', path.read_text()))
+    report = build_report(tmp_path)
+    (figures,) = report.groups[0].figures
+    assert figures.n == 3
+    assert figures.optimality is not None
+    assert figures.optimality.value == 0.5
+    assert len(figures.cell.unreadable) == len(bad)
+    assert " ".join(report.groups[0].notes).count("unreadable, left out: knapsack-mini") == len(bad)
+    parse_json((tmp_path / "report/report.json").read_text())
+
+
+@pytest.mark.parametrize("edit", [{"adapter": "gpt"}, {"tasks": {"t": {"hash": "x", "blind": "high"}}}, {"tasks": []}])
+def test_a_cell_file_with_a_wrong_value_is_named(edit: dict[str, object], run: Path) -> None:
+    path = run / "react-react-mini" / "cell.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | edit))
+    with pytest.raises(UserError, match=r"react-react-mini/cell\.json: not a keepstate\.cell\.v1 file: \w+"):
+        build_report(run)
+
+
+@pytest.mark.parametrize("margin", ["nan", "inf", "0", "2"])
+def test_a_margin_that_is_none_is_refused(margin: str, run: Path) -> None:
+    result = CliRunner().invoke(report_command.command, [str(run), "--margin", margin])
+    assert result.exit_code == 2
+    assert "--margin" in result.output
