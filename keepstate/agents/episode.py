@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from dataclasses import replace
 
 from keepstate.agents.attribution import attributed
 from keepstate.agents.limits import EpisodeLimits
@@ -30,6 +31,8 @@ from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 FORMAT_ERROR = "AnswerFormat"
 """The `error_type` of a step whose answer held no single action."""
+NO_PYTHON = frozenset({"SyntaxError", "IndentationError", "TabError"})
+"""The `error_type`s of a block that could not be compiled."""
 CLOCK_CUT = "EpisodeTimeLimit"
 """The `error_type` of a step that the episode's clock cut. The agent never sees it: nothing follows."""
 
@@ -123,7 +126,10 @@ async def _act(interpreter: Runtime, answer: Answer) -> ActionResult:
     if answer.action is None:
         return ActionResult(output="", error=answer.problem, error_type=FORMAT_ERROR)
     with attributed(Origin.RUNTIME):
-        return await interpreter.execute(answer.action)
+        result = await interpreter.execute(answer.action)
+    if answer.hint and result.error_type in NO_PYTHON and not result.tool_calls:
+        return replace(result, error=f"{result.error}\n{answer.hint}")
+    return result
 
 
 def _cut(gate: ToolGate, seconds: float) -> ActionResult:

@@ -1,12 +1,16 @@
 """Reading an answer of the model: the one action in it, or what is wrong with it.
 
-CodeAct: free thought and exactly one fenced python block. ReAct: `Thought:` and exactly one `Action:` with a JSON list.
-Linear time on any text. Does not judge the code, nor whether the tools exist: the runtime does.
+CodeAct: free thought and exactly one fenced python block, by CommonMark's rules. ReAct: `Thought:` and exactly one
+`Action:` with a JSON list. What is nearly right is explained in one line, never run as it may have been meant. Linear
+time on any text; the same text always gives the same. Does not judge the code, nor whether the tools exist: the runtime
+does.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keepstate.vocabulary import RuntimeName
@@ -14,6 +18,14 @@ from keepstate.vocabulary import RuntimeName
 PYTHON_LABELS = frozenset({"python", "py", "python3"})
 FENCE = "```"
 ACTION = "Action:"
+SHOWN_CHARS = 40
+"""Of the agent's own words in an explanation."""
+
+_FENCE = re.compile(r"( {0,3})(`{3,}|~{3,})(.*)", re.DOTALL)
+_NEARLY_PYTHON = re.compile(r"(jupyter)?i?py(thon)?[0-9]*")
+_NEARLY_ACTION = re.compile(r"[ \t>*_#`0-9.)-]{0,20}action[ \t*_`]{0,20}(input[ \t*_`]{0,20})?[:\uff1a]", re.IGNORECASE)
+_WRONG_START = {"{": ": put your object in [ ]"} | dict.fromkeys("`~", ": write it without a fence, or close the fence")
+_PYTHON_WORD = {"True": "true", "False": "false", "None": "null"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +36,23 @@ class Answer:
     """Python source, or the text of a JSON list of tool calls."""
     problem: str | None = None
     """What the agent is told instead; nothing was executed."""
+    hint: str | None = None
+    """What the agent is told besides, should the action turn out to be no Python."""
 
 
 @dataclass(slots=True)
 class _Block:
     """A fenced block while it is read."""
 
-    ticks: int
+    indent: int
+    mark: str
     label: str
     lines: list[str]
     closed: bool = False
+
+    @property
+    def is_python(self) -> bool:
+        return self.mark[0] == "`" and self.label in PYTHON_LABELS
 
 
 def parse_answer(runtime: RuntimeName, text: str, *, truncated: bool = False) -> Answer:
@@ -51,62 +70,136 @@ def parse_answer(runtime: RuntimeName, text: str, *, truncated: bool = False) ->
 
 
 def _parse_codeact(text: str) -> Answer:
-    blocks = [block for block in _fenced_blocks(text) if block.label in PYTHON_LABELS]
-    if not blocks:
-        return Answer(problem=f"Nothing was executed: no code block. Write exactly one {FENCE}python block.")
-    if len(blocks) > 1:
+    blocks = _fenced_blocks(text)
+    code = [block for block in blocks if block.is_python or _nearly_python(block.label)]
+    if len(code) > 1:
+        again = f" {_longer_fence(code[0])}" if _ends_in_a_string(code[0].lines) else ""
         return Answer(
-            problem=f"Nothing was executed: {len(blocks)} code blocks. Write exactly one {FENCE}python block."
+            problem=f"Nothing was executed: {len(code)} code blocks. Write exactly one {FENCE}python block.{again}"
         )
-    if not blocks[0].closed:
-        return Answer(problem=f"Nothing was executed: the code block is not closed by a line {FENCE}.")
-    return Answer(action="\n".join(blocks[0].lines))
+    if not code or not code[0].is_python:
+        reason = _why_none(text, code or blocks)
+        return Answer(problem=f"Nothing was executed: no code block{reason}. Write exactly one {FENCE}python block.")
+    (block,) = code
+    if not block.closed:
+        return Answer(
+            problem=f"Nothing was executed: the code block is not closed by a line {block.mark}{_why_open(block)}."
+        )
+    more = block is not blocks[-1]
+    return Answer(action="\n".join(block.lines), hint=_longer_fence(block) if more else None)
 
 
 def _fenced_blocks(text: str) -> list[_Block]:
-    """Every fenced block of a Markdown text, by CommonMark's rules for backtick fences outside of lists."""
+    """Every fenced block of a Markdown text, by CommonMark's rules outside of lists and quotes.
+
+    The fence's indentation, three spaces at most, is taken off its lines, so a block in a list item is one too.
+    """
     blocks: list[_Block] = []
     open_block: _Block | None = None
     for line in text.split("\n"):
-        ticks, label = _fence(line)
+        fence = _fence(line)
         if open_block is None:
-            if ticks:
-                open_block = _Block(ticks, label.split(maxsplit=1)[0].lower() if label else "", [])
+            if fence:
+                indent, mark, info = fence
+                label = info.split(maxsplit=1)[0].lower() if info else ""
+                open_block = _Block(indent, mark, label, [])
                 blocks.append(open_block)
-        elif ticks >= open_block.ticks and not label:
+        elif fence and not fence[2] and fence[1].startswith(open_block.mark):
             open_block.closed, open_block = True, None
         else:
-            open_block.lines.append(line)
+            spaces = len(line) - len(line.lstrip(" "))
+            open_block.lines.append(line[min(spaces, open_block.indent) :])
     return blocks
 
 
-def _fence(line: str) -> tuple[int, str]:
-    """How many backticks a fence line opens with and its label; (0, "") where the line is no fence."""
-    body = line.lstrip(" ")
-    label = body.lstrip("`")
-    ticks = len(body) - len(label)
-    if ticks < len(FENCE) or len(line) - len(body) > 3 or "`" in label:
-        return 0, ""
-    return ticks, label.strip()
+def _fence(line: str) -> tuple[int, str, str] | None:
+    """Indentation, marks and what follows them, if the line is a fence."""
+    found = _FENCE.fullmatch(line)
+    if found is None or (found[2][0] == "`" and "`" in found[3]):
+        return None
+    return len(found[1]), found[2], found[3].strip()
+
+
+def _nearly_python(label: str) -> bool:
+    """Whether a label means Python, however it is written: `python:`, `{python}`, `ipython`, `python3.11`."""
+    return bool(_NEARLY_PYTHON.fullmatch(re.sub(r"[^a-z0-9]", "", label[:SHOWN_CHARS])))
+
+
+def _why_none(text: str, blocks: Sequence[_Block]) -> str:
+    """Why no block is the one python block, as the rest of a sentence; "" where there is no sign of one."""
+    if blocks and _nearly_python(blocks[0].label):
+        if blocks[0].mark[0] == "~":
+            return f": yours is fenced by {blocks[0].mark[:3]}, not by {FENCE}"
+        return f": the label {_shown(blocks[0].label)} is not python"
+    for line in text.split("\n"):
+        before, ticks, rest = line.partition(FENCE)
+        words = rest.lstrip("`").split(maxsplit=1)
+        if ticks and words and _nearly_python(words[0].partition("`")[0].lower()):
+            return _why_not_there(line, before)
+    if blocks:
+        return f": yours has the label {_shown(blocks[0].label)}" if blocks[0].label else ": yours has no label"
+    return ""
+
+
+def _why_not_there(line: str, before: str) -> str:
+    """Why a line that would open a python block does not; `before` stands before its fence."""
+    if _fence(line):
+        return f": {FENCE}python stands inside another block, which is not closed before it"
+    if before.isspace():
+        return f": a line {FENCE}python begins with three spaces at most"
+    if before.lstrip().startswith(">"):
+        return ": yours is in a quote (>)"
+    return f": {FENCE}python must stand alone on its line"
+
+
+def _why_open(block: _Block) -> str:
+    """What kept a block open, as the rest of a sentence."""
+    for line in reversed(block.lines):
+        body = line.strip()
+        if not body.startswith(block.mark):
+            continue
+        if body == block.mark:
+            return f": {_shown(line)} begins with more than three spaces"
+        return f": in {_shown(body)} something follows it"
+    return ""
+
+
+def _longer_fence(block: _Block) -> str:
+    """How to write code that holds a line that looks like the end of its block."""
+    return (
+        f"The block ended at its first line {block.mark}, and more fences follow: if that line belongs to the code,"
+        f" open and close the block with {block.mark}`, or make the text with chr(96) * 3."
+    )
+
+
+def _ends_in_a_string(lines: Sequence[str]) -> bool:
+    """Whether code seems to end within a triple-quoted string. For wording only."""
+    return any(sum(line.count(quotes) for line in lines) % 2 for quotes in ('"""', "'''"))
 
 
 def _parse_react(text: str) -> Answer:
     actions = [line_start for line_start in _line_starts(text) if text.startswith(ACTION, line_start)]
     if not actions:
-        return Answer(problem='No tool was called: no action. Write Action: [{"tool": ..., "args": {...}}].')
+        nearly = (found[0] for start in _line_starts(text) if (found := _NEARLY_ACTION.match(text, start)))
+        near = next(nearly, ACTION if ACTION in text else None)
+        reason = f": {_shown(near)} must be {ACTION} at the start of its line" if near else ""
+        return Answer(
+            problem=f'No tool was called: no action{reason}. Write Action: [{{"tool": ..., "args": {{...}}}}].'
+        )
     if len(actions) > 1:
         return Answer(
             problem=f"No tool was called: {len(actions)} actions. Write exactly one line that starts with Action:."
         )
-    body = _unfenced(text[actions[0] + len(ACTION) :].strip())
+    body, after = _unfenced(text[actions[0] + len(ACTION) :].strip())
     if not body.startswith("["):
-        return Answer(problem="No tool was called: Action: must be followed by a JSON list of tool calls.")
+        reason = _WRONG_START.get(body[:1], "")
+        return Answer(problem=f"No tool was called: Action: must be followed by a JSON list of tool calls{reason}.")
     try:
         _, end = json.JSONDecoder().raw_decode(body)
     except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "unreadable value"
+        reason = _why_no_json(body, error) if isinstance(error, json.JSONDecodeError) else "unreadable value"
         return Answer(problem=f"No tool was called: the action is not valid JSON ({reason}).")
-    if body[end:].strip():
+    if body[end:].strip() or after:
         return Answer(problem="No tool was called: text follows the action. End your answer after the JSON list.")
     return Answer(action=body[:end])
 
@@ -118,9 +211,35 @@ def _line_starts(text: str) -> list[int]:
     return starts
 
 
-def _unfenced(body: str) -> str:
-    """`body` without a code fence that is all around it."""
+def _unfenced(body: str) -> tuple[str, str]:
+    """`body` without a code fence around it, and what follows the fence."""
     first, newline, rest = body.partition("\n")
-    if newline and first.startswith(FENCE) and rest.endswith(FENCE):
-        return rest.removesuffix(FENCE).strip()
-    return body
+    if not newline or not first.startswith(FENCE):
+        return body, ""
+    inside, fence, after = rest.rpartition(FENCE)
+    return (inside.strip(), after.strip()) if fence else (body, "")
+
+
+def _why_no_json(body: str, error: json.JSONDecodeError) -> str:
+    """What to mend in what is nearly JSON."""
+    place, here = error.pos, body[error.pos : error.pos + SHOWN_CHARS]
+    before = body[max(0, place - SHOWN_CHARS) : place].rstrip()
+    if not here.strip():
+        return "it ends before the list is closed"
+    comma = re.match(r",?\s*([]}])", here)
+    if comma and (here[0] == "," or before.endswith(",")):  # Python 3.13 points to the comma, 3.11 behind it
+        return f"trailing comma before {comma[1]}"
+    if here[0] in "'‘’“”":  # noqa: RUF001 - the quotes that models write
+        return f"{here[0]} is no JSON quote: use double quotes"
+    word = re.match(r"[A-Za-z]*", here)
+    if word and word[0] in _PYTHON_WORD:
+        return f"write {_PYTHON_WORD[word[0]]}, not {word[0]}"
+    if "control character" in error.msg:
+        return "a string holds a line break or tab: write \\n or \\t"
+    return f"{error.msg.removesuffix(' at')} at {_shown(here)}"
+
+
+def _shown(text: str) -> str:
+    """Some words of the agent's, quoted, on one line."""
+    short = text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
+    return f'"{short}"' if short.isprintable() and '"' not in short else json.dumps(short)

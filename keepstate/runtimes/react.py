@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from typing import Any
 
 from keepstate.runtimes.base import ActionResult, ToolCallLimit, ToolGate
@@ -69,7 +70,7 @@ class _NotCalls(Exception):
 
 def _calls(action: str) -> list[tuple[str, dict[str, Any]]]:
     try:
-        calls = json.loads(action, parse_constant=_no_constant)
+        calls = json.loads(action, parse_constant=_no_constant, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise _NotCalls(f"the action is not valid JSON ({reason})") from None
@@ -90,6 +91,15 @@ def _call(number: int, call: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(arguments, dict):
         raise _NotCalls(f"the args of call {number} are not an object")
     return tool, arguments
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different: of two values for one, nobody knows which was meant."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise _NotCalls(f"an object has the key {twice[:40]!r} twice")
+    return made
 
 
 def _no_constant(text: str) -> Any:

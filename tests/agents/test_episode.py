@@ -4,13 +4,15 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from keepstate.agents import EpisodeLimits, run_episode, turn_seed
 from keepstate.agents import episode as loop
-from keepstate.agents.record import ErrorEvent, Trace
+from keepstate.agents.parsing import parse_answer
+from keepstate.agents.record import ErrorEvent, ModelResponseEvent, Trace
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.base import ContextOverflow, Message, Reply
 from keepstate.models.scripted import ScriptedModel
@@ -18,6 +20,7 @@ from keepstate.runtimes import Sandbox
 from keepstate.runtimes.base import RuntimeLimits
 from keepstate.tasks import environment_for, make_tasks
 from keepstate.tasks.base import Environment, Task, Verdict
+from keepstate.traces import read_trace, write_trace
 from keepstate.traces.check import trace_problems
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
@@ -140,6 +143,39 @@ async def test_what_went_wrong_is_said(runtime: RuntimeName, answer: str, words:
 
 
 @pytest.mark.parametrize("runtime", CODEACT)
+async def test_a_fence_inside_the_code_is_told_beside_the_syntax_error(runtime: RuntimeName, sandbox: Sandbox) -> None:
+    cut = 'text = """# Title\n```sh\nls\n```\nend"""\nprint(len(text))'
+    trace, _ = await play([block(cut), block("1/0") + "\n```json\n1\n```", block("finish()")], runtime, sandbox)
+    errors = [json.loads(text)["error"] for text in observations(trace)]
+    assert "unterminated triple-quoted string" in errors[0]
+    assert errors[0].splitlines()[-1].startswith("The block ended at its first line ```")
+    assert "fence" not in errors[1], "an error of another kind has another cause"
+
+
+@pytest.mark.parametrize("runtime", RuntimeName)
+async def test_the_same_text_is_read_the_same_from_the_trace(
+    runtime: RuntimeName, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    texts = [
+        "  ```python\n  x = 1\n  ```",
+        "```python:\nx\n```",
+        "\ud83d ```python\n'\ud83d'\n```\r\n",
+        "```python\n'\udc80'\x00\u2028\n```",
+        "Action: [{'tool': 1}]",
+        'Action: ```\n[{"tool": "\ud83d\\ud83d"}]\n```',
+    ]
+    script = [Reply(text, truncated=cut) for text in texts for cut in (False, True)]
+    limits = EpisodeLimits(turns=len(script), seconds=30, runtime=FAST.runtime)
+    trace, _ = await play(script, runtime, sandbox, limits)
+    read = read_trace(write_trace(tmp_path, trace))
+    replies = [event for event in read.events if isinstance(event, ModelResponseEvent)]
+    for step, reply in zip(read.steps, replies, strict=True):
+        again = parse_answer(runtime, step.assistant_text, truncated=reply.truncated)
+        assert again.action == step.code
+        assert step.code is not None or again.problem == step.interpreter_result.error
+
+
+@pytest.mark.parametrize("runtime", CODEACT)
 async def test_a_silent_block_is_answered(runtime: RuntimeName, sandbox: Sandbox) -> None:
     trace, _ = await play([block("pass"), block(""), block("finish()")], runtime, sandbox)
     assert [json.loads(text) for text in observations(trace)] == [{"output": "", "globals": []}] * 2
@@ -154,6 +190,16 @@ async def test_react_says_what_went_wrong(sandbox: Sandbox) -> None:
     assert "Observation: error:" in seen[1].splitlines()[3]
     assert all("error" in text for text in seen[2:])
     assert trace.rung is Rung.NONE
+
+
+async def test_a_key_that_is_given_twice_is_refused_and_nothing_is_called(sandbox: Sandbox) -> None:
+    script = [
+        'Action: [{"tool": "list_items"}, {"tool": "list_items", "tool": "finish"}]',
+        'Action: [{"tool": "inspect", "args": {"item_id": "a", "item_id": "b"}}]',
+    ]
+    trace, _ = await play([*script, calls(REACT, "finish")], REACT, sandbox)
+    assert [len(step.interpreter_result.results) for step in trace.steps] == [0, 0, 1]
+    assert ["key 'tool' twice" in observations(trace)[0], "key 'item_id' twice" in observations(trace)[1]] == [True] * 2
 
 
 @pytest.mark.parametrize("runtime", RuntimeName)

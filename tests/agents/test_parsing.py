@@ -45,6 +45,11 @@ def problem_of(text: str, runtime: RuntimeName = CODEACT) -> str:
         ("Use `a` and ``` inline ``` here.\n```python\nx\n```", "x"),
         ("```python\nprint('a\u2028b\x0bc')\n```", "print('a\u2028b\x0bc')"),
         ("<think>\n\n</think>\n\n```python\nx\n```", "x"),
+        ('1. Do:\n   ```python\n   print("real")\n   ```', 'print("real")'),
+        ("- a\n  ```python\n  if x:\n      y\n z\n\n  ```\n  more", "if x:\n    y\nz\n"),
+        ("~~~\n```\n~~~\n```python\nx\n```", "x"),
+        ("~~~text\n~~~\n```python\n~~~\n```", "~~~"),
+        ("````python\nx = '''\n```python\n```\n'''\n`````", "x = '''\n```python\n```\n'''"),
     ],
 )
 def test_the_one_block_is_taken_as_it_stands(text: str, code: str) -> None:
@@ -64,10 +69,50 @@ def test_the_one_block_is_taken_as_it_stands(text: str, code: str) -> None:
         ("```python\nx", "not closed"),
         ("```python\nx\n``", "not closed"),
         ("```python x\n", "not closed"),
+        ("~~~python\nx\n~~~", "no code block: yours is fenced by ~~~, not by ```. Write exactly one ```python block."),
+        ("```python:\nx\n```", 'the label "python:" is not python'),
+        ("```ipython\nx\n```", 'the label "ipython" is not python'),
+        ("```{python}\nx\n```", 'the label "{python}" is not python'),
+        ("```Python3.11\nx\n```", 'the label "python3.11" is not python'),
+        ("```python\nx\n```\n```ipython\ny\n```", "2 code blocks"),
+        ("```python\nx\n```\n~~~python\ny\n~~~", "2 code blocks"),
+        ("```\nx\n```", "yours has no label"),
+        ("```bash\nls\n```", 'yours has the label "bash"'),
+        ("Here: ```python\nx\n```", "```python must stand alone on its line"),
+        ("```python x = 1 ```", "```python must stand alone on its line"),
+        ("\t```python\n\tx\n\t```", "begins with three spaces at most"),
+        ("10. a\n\n    ```python\n    x\n    ```", "begins with three spaces at most"),
+        ("> ```python\n> x\n> ```", "in a quote (>)"),
+        ("```\noutput\n```python\nx\n```", "inside another block"),
+        ("~~~ result ~~~\n```python\nx\n```", "inside another block"),
+        ("```python\nx\n``` Done.", 'not closed by a line ```: in "``` Done." something follows it'),
+        ("```python\nx\n    ```", "more than three spaces"),
+        ("````python\nx\n```", "not closed by a line ````"),
+        ('```python\ns = """\n```\n```python\n"""\n```', "2 code blocks. Write exactly one ```python block. The block"),
     ],
 )
 def test_anything_else_is_explained(text: str, words: str) -> None:
     assert words in problem_of(text)
+
+
+@pytest.mark.parametrize("fence", ["```", "````"])
+def test_a_fence_inside_the_code_is_explained_if_the_code_is_none(fence: str) -> None:
+    answer = parse_answer(CODEACT, f'{fence}python\ntext = """\n```sh\nls\n{fence}\nend"""\n{fence}')
+    assert answer.action == 'text = """\n```sh\nls'
+    assert f"a line {fence} ended" not in (answer.problem or "")
+    assert f"close the block with {fence}`" in (answer.hint or "")
+    assert "chr(96) * 3" in (answer.hint or "")
+    assert parse_answer(CODEACT, "```json\n1\n```\n```python\nx\n```").hint is None
+
+
+@pytest.mark.parametrize(
+    "text", ["```python\r\nx\r\n```\r\n", "```python:\nx\n```", "Action: [{'a'}]", "~~~python\n~~~"]
+)
+def test_what_is_said_is_one_line(text: str) -> None:
+    for runtime in RuntimeName:
+        for truncated in (False, True):
+            said = parse_answer(runtime, text, truncated=truncated).problem or ""
+            assert len(said.splitlines()) <= 1
 
 
 def test_a_cut_answer_is_explained_by_its_cut() -> None:
@@ -101,6 +146,23 @@ def test_the_one_action_is_taken_as_it_stands(text: str, action: str) -> None:
         ("Action: []\nObservation: [a] b", "text follows"),
         ("Action: " + "[" * 100_000, "not valid JSON"),
         ("Action: [" + "9" * 10_000 + "]", "not valid JSON"),
+        ('Action: ```json\n[{"tool": "finish", "args": {}}]\n```\nThis ends it.', "text follows the action"),
+        ("Action: ```json\n[1]", "close the fence"),
+        ("Action: ```json [1] ```", "without a fence"),
+        ('Action: {"tool_call": {"name": "a"}}', "put your object in [ ]"),
+        ('Action: [{"tool": "a", "args": {},}]', "trailing comma before }"),
+        ('Action: [{"tool": "a"}, ]', "trailing comma before ]"),
+        ("Action: [{'tool': 'a'}]", "' is no JSON quote: use double quotes"),
+        ('Action: [{"tool": "a", "args": {"b": True}}]', "write true, not True"),
+        ('Action: [{"tool": "a", "args": {"b": None}}]', "write null, not None"),
+        ('Action: [{"tool": "a\n"}]', "a string holds a line break or tab"),
+        ('Action: [{"tool": "a"', "it ends before the list is closed"),
+        ('Action: [{"tool": a}]', 'Expecting value at "a}]"'),
+        ("Action : []", '"Action :" must be Action: at the start of its line'),
+        ("**Action:** []", '"**Action:" must be Action: at the start of its line'),
+        ("  Action: []", '"  Action:" must be Action: at the start'),
+        ("Thought: x Action: []", '"Action:" must be Action: at the start'),
+        ("Action Input: []", '"Action Input:" must be Action:'),
     ],
 )
 def test_any_other_action_is_explained(text: str, words: str) -> None:
@@ -112,7 +174,8 @@ def test_any_text_gives_an_action_or_a_problem(text: str, runtime: RuntimeName, 
     answer = parse_answer(runtime, text, truncated=truncated)
     assert (answer.action is None) != (answer.problem is None)
     if answer.action is not None:
-        assert answer.action in text
+        lines = answer.action.split("\n")
+        assert answer.action in text or (" ```" in text and all(line in text for line in lines))
         assert runtime is not REACT or isinstance(json.loads(answer.action), list)
 
 
@@ -121,7 +184,24 @@ def test_code_survives_byte_for_byte(code: str, thought: str) -> None:
     assert code_of(f"{thought}\n```python\n{code}\n```") == code
 
 
-@pytest.mark.parametrize("unit", ["```\n", "```python\n", "`", "\n", "Action:\n", "Action: [", " ", "x" * 100])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "```\n",
+        "```python\n",
+        "`",
+        "\n",
+        "Action:\n",
+        "Action: [",
+        " ",
+        "x" * 100,
+        "~~~\n",
+        "> ```py",
+        "```py `",
+        " action",
+        "```\n```python\n",
+    ],
+)
 def test_a_megabyte_takes_no_time(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
     started = time.perf_counter()
