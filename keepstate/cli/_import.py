@@ -1,90 +1,196 @@
-"""`keepstate traces import`: traces of the research code, `messages` and ShareGPT JSONL in; also out again."""
+"""`keepstate traces import`: traces of the research code, rows of `messages` and ShareGPT in; also out again."""
 
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import click
 
 from keepstate.agents.record import Trace
 from keepstate.errors import EXIT_PARTIAL, UserError
+from keepstate.files import atomic_file
 from keepstate.traces.conversations import iter_conversations
 from keepstate.traces.exporters import EXPORTERS, NOT_CARRIED
 from keepstate.traces.imported import NOT_CARRIED as LOST
-from keepstate.traces.imported import file_word
+from keepstate.traces.imported import PLACE, SOURCE, file_word
 from keepstate.traces.reader import BadTrace, TraceError, iter_traces, load_trace
-from keepstate.traces.schema import trace_json
-from keepstate.traces.writer import TRACE_SUFFIX, trace_path, write_trace
+from keepstate.traces.view import printable
+from keepstate.traces.writer import TRACE_SUFFIX, trace_path, verdict_path, write_trace
 from keepstate.vocabulary import RuntimeName
 
 RUNTIMES = click.Choice([str(name) for name in RuntimeName])
-JSONL = ".jsonl"
+OUT = "data/traces"
+ROWS = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+"""Names of files that may hold rows, whatever their case. What a file is, is seen in its content."""
+NAMED = 5
+"""Places named on the screen that one reason keeps from being read."""
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--runtime", type=RUNTIMES, help="Of JSONL rows, which do not tell.")
+@click.option("--runtime", type=RUNTIMES, help="Of rows of messages, which do not tell.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default="data/traces", show_default=True, help="Folder to write."
+    "--out", type=click.Path(path_type=Path), help=f"Folder to write, else {OUT}; with --to a file, else stdout."
 )
-@click.option("--to", "form", type=click.Choice(list(EXPORTERS)), help="Print in this format, one a line, instead.")
-def command(sources: tuple[Path, ...], runtime: str | None, out: Path, form: str | None) -> None:
-    """Read SOURCES (folders or files of traces, JSONL of messages or ShareGPT) and write keepstate's traces.
+@click.option("--to", "form", type=click.Choice(list(EXPORTERS)), help="Write this format, one row a line, instead.")
+def command(sources: tuple[Path, ...], runtime: str | None, out: Path | None, form: str | None) -> None:
+    """Read SOURCES (folders or files of traces, rows of messages or ShareGPT) and write keepstate's traces.
 
-    What was imported before is not written twice. Exit 1 if something could not be read; each is named.
+    What was imported before is not written twice. Exit 1 if something could not be read: it is named.
     """
-    lost: Counter[str] = Counter()
-    written: Counter[str] = Counter()
-    numbers: dict[Path, int] = {}
-    bad = 0
-    for place, trace in _read(sources, RuntimeName(runtime) if runtime else None):
-        if isinstance(trace, BadTrace) or file_word(trace.task.name) != trace.task.name:
-            bad += 1
-            unsafe = "its task's name cannot be part of a file name"
-            click.echo(f"{place}: {trace.reason if isinstance(trace, BadTrace) else unsafe}", err=True)
-            continue
-        lost.update(filter(None, trace.versions.get(LOST, "").split("; ")))
-        written[str(trace.runtime)] += 1
-        if form:
-            click.echo(json.dumps(EXPORTERS[form](trace)))
-        else:
-            write_trace(_free(out / trace.runtime, trace, numbers), trace)
-    for what, count in lost.most_common():
-        click.echo(f"not carried over in {count}: {what}", err=True)
+    left = Left()
+    read = _good(_read(sources, RuntimeName(runtime) if runtime else None, left), left)
+    if form is None:
+        counts = _write(read, out or Path(OUT))
+    elif out is None:
+        counts = _export(read, form, sys.stdout.buffer)
+    elif out.is_dir():
+        raise UserError(f"{out} is a folder; with --to one file is written", f"name a file: --out {out / form}.jsonl")
+    else:
+        with atomic_file(out) as file:
+            counts = _export(read, form, file)
+            if not counts:
+                left.report()
+                raise _nothing(sources, left)
+    left.report()
     if form:
         click.echo(f"{form} does not carry {NOT_CARRIED[form]}", err=True)
-    counts = ", ".join(f"{count} {name}" for name, count in sorted(written.items())) or "none"
-    click.echo(f"{counts}; {bad} could not be read", err=True)
-    if bad:
+    told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
+    click.echo(f"{told}; {left.bad} could not be read", err=True)
+    if not counts and not left.bad:
+        raise _nothing(sources, left)
+    if left.bad:
         raise click.exceptions.Exit(EXIT_PARTIAL)
 
 
-def _read(sources: tuple[Path, ...], runtime: RuntimeName | None) -> Iterator[tuple[str, Trace | BadTrace]]:
+@dataclass(slots=True)
+class Left:
+    """What does not come through: places that could not be read, what traces do not carry, files passed over."""
+
+    bad: int = 0
+    reasons: dict[tuple[str, str], int] = field(default_factory=dict)
+    """How often each reason was met in each file."""
+    lost: Counter[str] = field(default_factory=Counter)
+    passed: list[str] = field(default_factory=list)
+
+    def name(self, place: str, reason: str) -> None:
+        """Count a place that could not be read, and name it unless others of its file were named for the same."""
+        self.bad += 1
+        key = (re.sub(r":\d+( item \d+)?$", "", place), re.sub(r"\d+", "N", reason))
+        self.reasons[key] = self.reasons.get(key, 0) + 1
+        if self.reasons[key] <= NAMED:
+            click.echo(printable(f"{place}: {reason}"), err=True)
+
+    def report(self) -> None:
+        """Say the rest."""
+        for (path, reason), count in self.reasons.items():
+            if count > NAMED:
+                click.echo(printable(f"{path}: and {count - NAMED} more: {reason}"), err=True)
+        for what in self.passed[:NAMED]:
+            click.echo(printable(f"passed over: {what}"), err=True)
+        if len(self.passed) > NAMED:
+            click.echo(f"passed over: and {len(self.passed) - NAMED} more", err=True)
+        for what, count in self.lost.most_common():
+            click.echo(printable(f"not carried over in {count}: {what}"), err=True)
+
+
+def _nothing(sources: tuple[Path, ...], left: Left) -> UserError:
+    found = f"{left.bad} could not be read" if left.bad else "they hold no trace and no row of messages"
+    return UserError(
+        f"nothing was imported from {', '.join(map(str, sources))}: {found}",
+        f"name folders or files of *{TRACE_SUFFIX}, or of JSON rows with `messages` or `conversations`: docs/data.md",
+    )
+
+
+def _good(found: Iterator[tuple[str, Trace | BadTrace]], left: Left) -> Iterator[Trace]:
+    """The traces that can be written; the others are named."""
+    for place, trace in found:
+        if isinstance(trace, BadTrace):
+            left.name(place, trace.reason)
+        elif file_word(trace.task.name) != trace.task.name:
+            left.name(place, "its task's name cannot be part of a file name")
+        else:
+            left.lost.update(filter(None, trace.versions.get(LOST, "").split("; ")))
+            yield trace
+
+
+def _write(traces: Iterator[Trace], out: Path) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    numbers: dict[Path, int] = {}
+    for trace in traces:
+        if folder := _free(out / trace.runtime, trace, numbers):
+            write_trace(folder, trace)
+        counts[str(trace.runtime)] += 1
+    return counts
+
+
+def _export(traces: Iterator[Trace], form: str, file: IO[bytes]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for trace in traces:
+        file.write(json.dumps(EXPORTERS[form](trace)).encode() + b"\n")
+        counts[str(trace.runtime)] += 1
+    return counts
+
+
+def _read(sources: tuple[Path, ...], runtime: RuntimeName | None, left: Left) -> Iterator[tuple[str, Trace | BadTrace]]:
     """Every trace of every source, with its place."""
     for source in sources:
         if source.is_dir():
             for path, trace in iter_traces(source):
-                yield str(path), trace
-            for path in sorted(source.rglob(f"*{JSONL}")):
-                yield from _rows(path, runtime)
-        elif source.suffix == JSONL:
-            yield from _rows(source, runtime)
+                yield str(path), _placed(path, trace)
+            for path in sorted(source.rglob("*")):
+                yield from _beside_traces(path, runtime, left)
+        elif source.name.endswith(TRACE_SUFFIX):
+            yield str(source), _placed(source, _one(source))
         else:
-            yield str(source), _one(source)
+            yield from _rows(source, runtime)
+
+
+def _beside_traces(path: Path, runtime: RuntimeName | None, left: Left) -> Iterator[tuple[str, Trace | BadTrace]]:
+    """The rows in a file that was found in a folder; the file is said to be passed over if it is of another kind."""
+    name = path.name.lower()
+    stem = path.name.partition(".")[0]
+    if not path.is_file() or name.startswith(".") or name.endswith(TRACE_SUFFIX):
+        return
+    if trace_path(path.parent, stem).exists():  # its verdict, or its page
+        return
+    if not name.endswith(ROWS):
+        left.passed.append(f"{path}: its name ends with none of {', '.join((TRACE_SUFFIX, *ROWS))}")
+        return
+    rows = _rows(path, runtime)
+    if ".jsonl" in name or ".ndjson" in name:
+        yield from rows
+        return
+    first = next(rows, None)
+    if first is None or isinstance(first[1], BadTrace):
+        left.passed.append(f"{path}: {first[1].reason if first and isinstance(first[1], BadTrace) else 'empty'}")
+        return
+    yield first
+    yield from rows
 
 
 def _rows(source: Path, runtime: RuntimeName | None) -> Iterator[tuple[str, Trace | BadTrace]]:
-    if runtime is None:
-        raise UserError(f"{source} does not tell its runtime", f"add --runtime {'|'.join(RuntimeName)}")
     try:
-        yield from iter_conversations(source, runtime)
+        for place, trace in iter_conversations(source, runtime):
+            yield place, _placed(Path(place), trace)
     except OSError as error:
         raise UserError(
-            f"cannot read {source}: {error.strerror}", f"name a folder, a *{TRACE_SUFFIX} or a *{JSONL}"
+            f"cannot read {source}: {error.strerror or error}", f"name a folder, a *{TRACE_SUFFIX} or a file of rows"
         ) from error
+
+
+def _placed(path: Path, trace: Trace | BadTrace) -> Trace | BadTrace:
+    """An imported trace with the place that it comes from."""
+    if isinstance(trace, BadTrace) or SOURCE not in trace.versions or PLACE in trace.versions:
+        return trace
+    return trace.model_copy(update={"versions": trace.versions | {PLACE: str(path)}})
 
 
 def _one(source: Path) -> Trace | BadTrace:
@@ -94,8 +200,10 @@ def _one(source: Path) -> Trace | BadTrace:
         return BadTrace(source, str(error))
 
 
-def _free(folder: Path, trace: Trace, numbers: dict[Path, int]) -> Path:
+def _free(folder: Path, trace: Trace, numbers: dict[Path, int]) -> Path | None:
     """The folder for a trace: a numbered subfolder where another trace of the same task lies there already.
+
+    None if it lies there itself, from whatever place it was imported.
 
     `numbers` holds the last number by path, so that the thousandth row of one task is not looked for a thousand times.
     """
@@ -105,6 +213,14 @@ def _free(folder: Path, trace: Trace, numbers: dict[Path, int]) -> Path:
         number += 1
         place = folder if number == 1 else folder / f"run-{number}"
         path = trace_path(place, trace.task.name)
-        if not path.exists() or path.read_bytes() == trace_json(trace):
+        if not path.exists() or _same(path, trace):
             numbers[first] = number
-            return place
+            return None if verdict_path(place, trace.task.name).exists() else place
+
+
+def _same(path: Path, trace: Trace) -> bool:
+    found = _one(path)
+    if isinstance(found, BadTrace):
+        return False
+    told, ours = ({key: v for key, v in each.versions.items() if key != PLACE} for each in (found, trace))
+    return told == ours and found == trace.model_copy(update={"versions": found.versions})

@@ -15,6 +15,7 @@ from keepstate.cli import FiniteRange
 from keepstate.datasets.convert import UNREADABLE
 from keepstate.datasets.manifest import LEFT_OUT, Manifest, read_manifest
 from keepstate.datasets.options import Balance, BuildOptions, Length
+from keepstate.datasets.sample import REMEDIES
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.vocabulary import RuntimeName
 
@@ -233,9 +234,12 @@ def _name(bad: Sequence[dict[str, str]]) -> None:
         by_reason.setdefault(item["reason"], []).append(item)
     for reason, items in by_reason.items():
         for item in items[:NAMED]:
-            click.echo(f"{item['path']}: {reason}: {item['detail']}", err=True)
+            source = f" (from {item['source']})" if item["source"] else ""
+            click.echo(f"{item['path']}{source}: {reason}: {item['detail']}", err=True)
         if len(items) > NAMED:
             click.echo(f"and {len(items) - NAMED} more: {reason}; {LEFT_OUT} in each folder names all", err=True)
+        if reason in REMEDIES:
+            click.echo(f"hint:  {reason}: {REMEDIES[reason]}", err=True)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from keepstate import __version__
 from keepstate.datasets.convert import TOO_LONG, LeftOut
 from keepstate.datasets.manifest import INDEX, LEFT_OUT, MANIFEST, TEMPLATE, Manifest, Source, SplitCount
 from keepstate.datasets.options import Balance, BuildOptions, Length
+from keepstate.datasets.sample import REMEDIES
 from keepstate.datasets.scan import Arm, Entry, Progress, scan
 from keepstate.datasets.select import Choice, choose
 from keepstate.datasets.templates import ChatTemplate, load_template
@@ -142,7 +143,7 @@ def _write(
         if not choice.train:
             raise UserError(
                 f"{runtime}: none of {arm.read} traces is left to train on: {_counts(left_out)}",
-                f"see {folder / LEFT_OUT}, or choose other options: keepstate dataset build --help",
+                _way_out(arm, left_out, folder),
             )
         splits = {
             name: _write_split(folder, name, entries, arm, (spool, index, shortened))
@@ -168,8 +169,9 @@ def _write_left_out(folder: Path, arm: Arm, choice: Choice, spool: IO[bytes]) ->
     """Name every trace that is in no split."""
     counts: Counter[str] = Counter()
     with atomic_file(folder / LEFT_OUT) as file:
-        chosen_out = (LeftOut(arm.row(spool, entry)[0]["path"], reason, "") for entry, reason in choice.left_out)
-        for out in chain(arm.left_out, chosen_out):
+        chosen_out = ((arm.row(spool, entry)[0], reason) for entry, reason in choice.left_out)
+        told = (LeftOut(about["path"], reason, "", about.get("source", "")) for about, reason in chosen_out)
+        for out in chain(arm.left_out, told):
             counts[out.reason] += 1
             file.write(json.dumps(asdict(out)).encode() + b"\n")
     return counts
@@ -203,6 +205,15 @@ def _write_split(
         longest=max((entry.tokens for entry in entries), default=0),
         sha256=digest.hexdigest(),
     )
+
+
+def _way_out(arm: Arm, left_out: Counter[str], folder: Path) -> str:
+    """What to do where nothing is left: the remedy of the commonest reason, and where it was met first."""
+    reason = left_out.most_common(1)[0][0]
+    if reason not in REMEDIES:
+        return f"see {folder / LEFT_OUT}, or choose other options: keepstate dataset build --help"
+    first = next(out for out in arm.left_out if out.reason == reason)
+    return f"{REMEDIES[reason]}\nfirst: {first.source or first.path}: {first.detail}; {folder / LEFT_OUT} names all"
 
 
 def _counts(left_out: Counter[str]) -> str:

@@ -19,7 +19,7 @@ from keepstate.datasets.sample import REFUSALS, Refused, Sample, prove
 from keepstate.datasets.templates import ChatTemplate
 from keepstate.datasets.tokenizer import TextTokenizer
 from keepstate.models.base import Message
-from keepstate.traces.imported import ASSUMED
+from keepstate.traces.imported import ASSUMED, PLACE
 from keepstate.traces.reader import TraceError, load_trace
 from keepstate.vocabulary import FinishReason, RuntimeName
 
@@ -43,6 +43,8 @@ class LeftOut:
     path: str
     reason: str
     detail: str
+    source: str = ""
+    """File and line that an imported trace comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Row:
     trained: int
     shortened: tuple[str, ...] = ()
     """Why it holds less than its trace."""
+    source: str = ""
+    """File and line that an imported trace comes from."""
 
 
 class Converter:
@@ -77,17 +81,19 @@ class Converter:
 
     def convert(self, path: Path) -> Row | LeftOut:
         """The row of the trace in the file at `path`, or why there is none."""
+        source = ""
         try:
             trace = load_trace(path)
+            source = trace.versions.get(PLACE, "")
             for reason, detail in self._objections(trace):
-                return LeftOut(str(path), reason, detail)
+                return LeftOut(str(path), reason, detail, source)
             return self._row(path, trace)
         except TraceError as error:
             return LeftOut(str(path), NOT_A_TRACE, str(error))
         except OSError as error:
             return LeftOut(str(path), NOT_A_TRACE, error.strerror or str(error))
         except Refused as error:
-            return LeftOut(str(path), error.reason, str(error))
+            return LeftOut(str(path), error.reason, str(error), source)
 
     def _objections(self, trace: Trace) -> Iterator[tuple[str, str]]:
         """Reason and detail of everything for which the options do not want this trace."""
@@ -131,6 +137,7 @@ class Converter:
             tokens=len(sample.ids),
             trained=sample.trained,
             shortened=tuple(shortened),
+            source=trace.versions.get(PLACE, ""),
         )
 
     def _shorten(self, messages: Sequence[Message], sample: Sample) -> tuple[Sequence[Message], Sample]:

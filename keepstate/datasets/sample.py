@@ -7,6 +7,7 @@ refused with a reason; nothing in it is changed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,22 @@ NO_PREFIX = "prompt is no prefix"
 MELTS = "answer melts into the prompt"
 NO_END = "no end of turn"
 PLACEHOLDER = "answer is a placeholder"
-REFUSALS = frozenset({ROLES, EMPTY, SURROGATE, SPECIAL, NO_PREFIX, MELTS, NO_END, PLACEHOLDER})
+THINKING = "thinking in an answer"
+REMEDIES = {
+    ROLES: "join or leave out messages in the source, so that user and assistant take turns up to an answer",
+    EMPTY: "leave such rows out of the source",
+    SURROGATE: "the text was cut inside a character: mend it in the source",
+    SPECIAL: "no option helps, as a server would read the token too: reword the text in the source, or leave it out",
+    THINKING: "training and serving are without thinking: take it out of the source, or collect with thinking off",
+    NO_PREFIX: "choose a template that only appends: --template chatml or qwen3_nothink",
+    MELTS: "take white space off the beginning of answers in the source; if all rows are refused: --template chatml",
+    NO_END: "choose a template that ends each turn by a special token: --template chatml or qwen3_nothink",
+    PLACEHOLDER: "leave such rows out of the source",
+}
+"""What to do about each reason."""
+REFUSALS = frozenset(REMEDIES)
+THINK_MARK = re.compile(r"</?think(?:ing)?\s*>", re.IGNORECASE)
+"""Refused in answers under any tokenizer, whether it has such tokens or not."""
 PLACEHOLDERS = frozenset({"[[dummy_message]]", "zzdummymessagezz"})
 """Axolotl (0.19.0) finds an answer by putting these in its place; one that is exactly such a text is not found, and all
 that follows it is trained. A test compares them with Axolotl's own."""
@@ -87,6 +103,8 @@ def check_messages(messages: Sequence[Message], tokenizer: TextTokenizer) -> Non
             raise Refused(EMPTY, f"message {number}: an answer without text has nothing to train")
         if text in PLACEHOLDERS and message["role"] == "assistant":
             raise Refused(PLACEHOLDER, f"message {number}: Axolotl cannot train an answer that is exactly {text}")
+        if message["role"] == "assistant" and (mark := THINK_MARK.search(text)):
+            raise Refused(THINKING, f"message {number} spells {mark[0]}")
         try:
             text.encode()
         except UnicodeEncodeError:

@@ -1,21 +1,29 @@
-"""Conversations from elsewhere: JSONL of OpenAI `messages` or of ShareGPT `conversations`, one episode a line.
+"""Conversations from elsewhere: rows of OpenAI `messages` or of ShareGPT `conversations`, one episode a row.
 
-Run `keepstate traces import file.jsonl --runtime persistent --out data/traces`. What a row holds beside its texts
-(tool calls, names, images) is not carried over and named in each trace.
+Run `keepstate traces import file.jsonl --runtime persistent --out data/traces`. A row that would lose a tool call or an
+image is refused; for the react runtime tool calls become the actions they are. What else it holds beside its texts
+(names, reasoning, tools) is not carried over and named in each trace.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from keepstate.agents.record import InterpreterResult, StepEvent, TaskRef, TokenUsage, Trace
-from keepstate.files import content_hash
+from keepstate.agents.observations import render_observation
+from keepstate.agents.parsing import parse_answer
+from keepstate.agents.record import InterpreterResult, StepEvent, TaskRef, TokenUsage, ToolCallRecord, Trace
+from keepstate.errors import UserError
+from keepstate.files import content_hash, parse_json
 from keepstate.models.base import Message
-from keepstate.traces.imported import UNKNOWN, Imported
-from keepstate.traces.reader import BadTrace, TraceError
+from keepstate.runtimes.base import ActionResult, ToolCall
+from keepstate.traces.foreign import foreign
+from keepstate.traces.imported import UNKNOWN, Imported, canonical
+from keepstate.traces.reader import BadTrace, TraceError, is_trace, trace_of
+from keepstate.traces.sources import iter_values
 from keepstate.vocabulary import RuntimeName
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
@@ -29,46 +37,68 @@ ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "assistant": "assistant",
     "gpt": "assistant",
     "model": "assistant",
+    "function_call": "assistant",
 }
+RESULTS = frozenset({"tool", "function", "observation"})
+"""Who tells what came of an action."""
+CALL_KEYS = ("tool_calls", "function_call")
+TEXTS = frozenset({"text", "input_text", "output_text"})
+THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+"""Parts of a message by their type: those that are its text, and those that are named and left out as thinking."""
+MEDIA = frozenset(f"{kind}{many}" for kind in ("image", "video", "audio") for many in ("", "s"))
 FAMILY = "imported"
 
 
-def iter_conversations(path: Path, runtime: RuntimeName) -> Iterator[tuple[str, Trace | BadTrace]]:
-    """Every line of a JSONL file as a trace of `runtime`, with its place `<path>:<line>`; bad lines are named.
+def iter_conversations(path: Path, runtime: RuntimeName | None) -> Iterator[tuple[str, Trace | BadTrace]]:
+    """Every row of a file as a trace of `runtime`, with its place `<path>:<line>`; bad rows are named.
+
+    Traces that lie in it are read as they are.
 
     Raises:
         OSError: The file cannot be read.
+        UserError: It holds a row, which does not tell its runtime, and `runtime` does not either.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            place = f"{path}:{number}"
-            if not line.strip():
-                continue
-            try:
-                yield place, conversation_trace(json.loads(line), runtime)
-            except (TraceError, ValueError, RecursionError) as error:
-                yield place, BadTrace(Path(place), str(error))
+    for place, value in iter_values(path):
+        if isinstance(value, BadTrace):
+            yield place, value
+            continue
+        try:
+            yield place, trace_of(value, path) if is_trace(value) else conversation_trace(value, runtime, place)
+        except (TraceError, ValueError, RecursionError) as error:
+            yield place, BadTrace(Path(place), str(error))
 
 
-def conversation_trace(row: Any, runtime: RuntimeName) -> Trace:
+def conversation_trace(row: Any, runtime: RuntimeName | None, place: str = "") -> Trace:
     """The trace of one row.
 
+    Args:
+        row: `{"messages": [...]}`, `{"conversations": [...]}`, or the list alone.
+        runtime: Where its agent acted.
+        place: Where the row comes from, recorded in the trace.
+
     Raises:
-        TraceError: It holds no conversation.
+        TraceError: It holds no conversation, or more than text can hold.
+        UserError: The runtime is not told.
     """
+    row = {"messages": row} if isinstance(row, list) else row
     if not isinstance(row, Mapping):
-        raise TraceError("the line holds no JSON object")
-    for key, role, text in (("messages", "role", "content"), ("conversations", "from", "value")):
-        if isinstance(row.get(key), list):
-            messages, lost = _messages(row[key], role, text)
-            break
-    else:
-        raise TraceError("neither `messages` nor `conversations` is a list")
-    if not any(message["role"] == "assistant" for message in messages):
+        raise TraceError(f"a JSON {type(row).__name__}, where a row of messages is needed")
+    key = next((key for key in ("messages", "conversations") if isinstance(row.get(key), list)), None)
+    if key is None:
+        raise TraceError(foreign(row) or "neither `messages` nor `conversations` is a list")
+    if runtime is None:
+        raise UserError(f"{place}: a row does not tell its runtime", f"add --runtime {'|'.join(RuntimeName)}")
+    if media := sorted(name for name in MEDIA & row.keys() if row[name]):
+        raise TraceError(f"it holds {', '.join(media)}, which text cannot carry: leave the row out")
+    talk = _Talk(runtime)
+    for number, message in enumerate(row[key]):
+        talk.add(number, message)
+    talk.end()
+    if not any(message["role"] == "assistant" for message in talk.messages):
         raise TraceError("nobody answers in it")
     if extra := sorted(set(map(str, row)) - {key, "id", "task_id"}):
-        lost.append(f"keys {', '.join(extra)}")
-    goal = next((message["content"] for message in messages if message["role"] == "user"), "")
+        talk.lost.add(f"keys {', '.join(extra)}")
+    goal = canonical(next((message["content"] for message in talk.messages if message["role"] == "user"), ""))
     told = row.get("task_id") or row.get("id")
     task = TaskRef(
         task_id=content_hash(told if told is not None else goal)[:12],
@@ -77,53 +107,193 @@ def conversation_trace(row: Any, runtime: RuntimeName) -> Trace:
         seed=0,
         content_hash=content_hash(goal),
     )
-    lost.append("verdict, times, tokens and limits, which the row does not tell")
-    imported = Imported(f"JSONL of {key}", task, runtime, messages, not_carried=lost)
-    imported.steps = [_step(turn, number, messages) for turn, number in enumerate(_answers(messages))]
+    lost = [*sorted(talk.lost), "verdict, times, tokens and limits, which the row does not tell"]
+    imported = Imported(f"rows of {key}", task, runtime, talk.messages, not_carried=lost, place=place)
+    imported.steps = talk.steps()
     return imported.trace()
 
 
-def _messages(rows: Sequence[Any], role_key: str, text_key: str) -> tuple[list[Message], list[str]]:
-    messages: list[Message] = []
-    lost: set[str] = set()
-    for number, row in enumerate(rows):
+@dataclass(slots=True)
+class _Call:
+    """A tool call of an answer, and its result when that has come."""
+
+    name: str
+    arguments: dict[str, Any]
+    id: str | None
+    result: str | None = None
+
+
+class _Talk:
+    """One conversation while its messages are read."""
+
+    def __init__(self, runtime: RuntimeName) -> None:
+        self.messages: list[Message] = []
+        self.lost: set[str] = set()
+        self._runtime = runtime
+        self._actions: dict[int, list[_Call]] = {}
+        """Calls by the place of the answer that makes them."""
+        self._open: list[_Call] = []
+        """Those of the last answer, until each has its result."""
+
+    def add(self, number: int, row: Any) -> None:
+        """Read message `number`.
+
+        Raises:
+            TraceError: It is none, or holds more than text can.
+        """
         if not isinstance(row, Mapping):
             raise TraceError(f"message {number} is no JSON object")
+        role_key, text_key = ("role", "content") if "role" in row else ("from", "value")
         told = row.get(role_key)
         if not isinstance(told, str) or told not in ROLES:
             raise TraceError(f"message {number}: role {told!r} is none of {', '.join(ROLES)}")
-        role = ROLES[told]
-        if told in {"tool", "function", "observation"}:
-            lost.add(f"role {told}, read as user")
-        if row.get(text_key) is None and (row.get("tool_calls") or row.get("function_call")):
-            raise TraceError(f"message {number} only calls tools: agents here act in text, which it does not hold")
-        messages.append(Message(role=role, content=_text(row.get(text_key), number, lost)))
-        lost |= {f"key {key} of a message" for key in set(row) - {role_key, text_key} if row[key]}
-    return messages, sorted(lost)
+        calls = _calls(row, told, row.get(text_key), number)
+        text = "" if told == "function_call" else self._text(row.get(text_key), number)
+        self._name_keys(row, {role_key, text_key})
+        if calls:
+            self._act(number, ROLES[told], text, calls)
+        elif told in RESULTS and self._open:
+            self._observe(number, row, text)
+        elif told in RESULTS and row.get("tool_call_id"):
+            raise TraceError(f"message {number} is the result of a tool call, and no answer before it makes one")
+        else:
+            self._say(number, told, text)
+
+    def end(self) -> None:
+        """The conversation is over. Its last answer may act without being told what came of it.
+
+        Raises:
+            TraceError: Some results of it are there and others not.
+        """
+        if any(call.result is not None for call in self._open):
+            self._require_results(len(self.messages))
+
+    def steps(self) -> list[StepEvent]:
+        """A step for every answer."""
+        answers = [place for place, message in enumerate(self.messages) if message["role"] == "assistant"]
+        return [self._step(turn, place) for turn, place in enumerate(answers)]
+
+    def _name_keys(self, row: Mapping[str, Any], read: set[str]) -> None:
+        """Name what a message holds and nobody reads; the name in a tool's result is its call's."""
+        for key in set(map(str, row)) - read - {"tool_call_id", *CALL_KEYS}:
+            if row.get(key) not in (None, "", [], {}) and not (key == "name" and self._open):
+                self.lost.add(f"key {key} of a message")
+
+    def _say(self, number: int, told: str, text: str) -> None:
+        """A message of text alone."""
+        self._require_results(number)
+        if ROLES[told] == "assistant" and not text:
+            raise TraceError(f"message {number} is an answer without text: there is nothing to train")
+        if told in RESULTS:
+            self.lost.add(f"role {told}, read as user")
+        self.messages.append(Message(role=ROLES[told], content=text))
+
+    def _act(self, number: int, role: str, text: str, calls: list[_Call]) -> None:
+        """An answer that calls tools."""
+        self._require_results(number)
+        names = ", ".join(call.name for call in calls)
+        if role != "assistant":
+            raise TraceError(f"message {number} calls tools ({names}) and is the {role}'s")
+        if self._runtime is not RuntimeName.REACT:
+            raise TraceError(
+                f"message {number} calls tools ({names}), which a {self._runtime} agent does by code in its text: "
+                "import it with --runtime react, or write the calls into the text"
+            )
+        action = json.dumps([{"tool": call.name, "args": call.arguments} for call in calls], ensure_ascii=False)
+        thought = text.strip()
+        if thought and not thought.startswith("Thought:"):
+            thought = f"Thought: {thought}"
+        answer = f"{thought}\nAction: {action}" if thought else f"Action: {action}"
+        if parse_answer(self._runtime, answer).action != action:
+            raise TraceError(f"message {number} calls tools ({names}), and its text spells an action as well")
+        self.lost.add("tool calls as the server had them: they are written as actions, their results as observations")
+        self._actions[len(self.messages)] = self._open = calls
+        self.messages.append(Message(role="assistant", content=answer))
+
+    def _observe(self, number: int, row: Mapping[str, Any], text: str) -> None:
+        """The result of a call; when all have come, the agent sees them."""
+        told = row.get("tool_call_id")
+        waiting = [call for call in self._open if call.result is None]
+        call = next((call for call in waiting if call.id == told), None) if told else waiting[0]
+        if call is None:
+            raise TraceError(f"message {number} is the result of call {told!r}, which the answer before does not make")
+        call.result = text
+        if len(waiting) == 1:
+            result = ActionResult(output="", tool_calls=tuple(map(_tool_call, self._open)))
+            self.messages.append(Message(role="user", content=render_observation(self._runtime, result)))
+            self._open = []
+
+    def _require_results(self, number: int) -> None:
+        missing = [call.name for call in self._open if call.result is None]
+        if missing:
+            raise TraceError(f"before message {number}, calls have no result: {', '.join(missing)}")
+
+    def _text(self, content: Any, number: int) -> str:
+        """The text of a message: a string, or the text parts of a list; "" where it has none."""
+        if content is None or isinstance(content, str):
+            return content or ""
+        if not isinstance(content, list):
+            raise TraceError(f"message {number} holds a JSON {type(content).__name__} where its text is due")
+        texts = []
+        for part in content:
+            kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+            text = part.get("text") if isinstance(part, Mapping) else part
+            if kind in THOUGHTS:
+                self.lost.add(f"parts of type {kind}")
+            elif kind in TEXTS and isinstance(text, str):
+                texts.append(text)
+            else:
+                raise TraceError(f"message {number} holds a part of type {kind}, which text cannot carry")
+        return "".join(texts)
+
+    def _step(self, turn: int, place: int) -> StepEvent:
+        after = self.messages[place + 1] if place + 1 < len(self.messages) else None
+        text, calls = self.messages[place]["content"], self._actions.get(place, [])
+        done = tuple(
+            ToolCallRecord(tool=call.name, arguments=call.arguments, output=call.result)
+            for call in calls
+            if call.result is not None
+        )
+        return StepEvent(
+            turn=turn,
+            assistant_text=text,
+            code=parse_answer(self._runtime, text).action if calls else None,
+            interpreter_result=InterpreterResult(output="", error=None, error_type=None, globals=None, results=done),
+            observation=after["content"] if after and after["role"] == "user" else None,
+            token_usage=TokenUsage(),
+        )
 
 
-def _text(content: Any, number: int, lost: set[str]) -> str:
-    """The text of a message: a string, or the text parts of a list."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
-        lost |= {f"parts of type {part.get('type')}" for part in content if not isinstance(part.get("text"), str)}
-        return "".join(part["text"] for part in content if isinstance(part.get("text"), str))
-    raise TraceError(f"message {number} holds no text")
+def _tool_call(call: _Call) -> ToolCall:
+    return ToolCall(call.name, call.arguments, call.result)
 
 
-def _answers(messages: Sequence[Message]) -> list[int]:
-    return [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+def _calls(row: Mapping[str, Any], told: str, content: Any, number: int) -> list[_Call]:
+    """The tool calls in a message, in any of the three ways to write them.
+
+    Raises:
+        TraceError: One of them is none.
+    """
+    raw = row.get("tool_calls") or row.get("function_call") or []
+    if told == "function_call":
+        raw = _json(content) if isinstance(content, str) else content
+    calls = []
+    for each in raw if isinstance(raw, list) else [raw]:
+        call = each.get("function", each) if isinstance(each, Mapping) else None
+        name = call.get("name") if isinstance(call, Mapping) else None
+        if not isinstance(call, Mapping) or not isinstance(name, str) or not name:
+            raise TraceError(f"message {number} holds a tool call without a name")
+        arguments = call.get("arguments") or {}
+        arguments = _json(arguments) if isinstance(arguments, str) else arguments
+        if not isinstance(arguments, dict):
+            raise TraceError(f"message {number}: the arguments of its call of {name} are no JSON object")
+        told_id = each.get("id")
+        calls.append(_Call(name, arguments, told_id if isinstance(told_id, str) else None))
+    return calls
 
 
-def _step(turn: int, number: int, messages: Sequence[Message]) -> StepEvent:
-    after = messages[number + 1] if number + 1 < len(messages) else None
-    nothing = InterpreterResult(output="", error=None, error_type=None, globals=None, results=())
-    return StepEvent(
-        turn=turn,
-        assistant_text=messages[number]["content"],
-        code=None,
-        interpreter_result=nothing,
-        observation=after["content"] if after and after["role"] == "user" else None,
-        token_usage=TokenUsage(),
-    )
+def _json(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except (ValueError, RecursionError):
+        return None

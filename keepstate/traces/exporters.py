@@ -10,7 +10,7 @@ from typing import Any
 
 from keepstate.agents.record import StepEvent, TokenUsage, Trace
 
-ATIF_VERSION = "ATIF-v1.4"
+ATIF_VERSION = "ATIF-v1.8"
 """harborframework.com/docs/trajectory-format; what is written validates against the models of harbor 0.26.0."""
 
 NOT_CARRIED = {

@@ -32,9 +32,12 @@ from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 SOURCE = "imported from"
 NOT_CARRIED = "not carried over"
+PLACE = "imported from place"
+"""Key of `versions`: file and line, as given to the import."""
 ASSUMED = "runtime assumed"
 """Key of `versions`: the source does not tell in which CodeAct runtime it was recorded."""
 UNKNOWN = "unknown"
+EMPTY_THINKING = re.compile(r"\A\s*<think>\s*</think>\s*")
 _BRACES = re.compile(r"\{[^{}]{1,20000}\}")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 
@@ -81,9 +84,12 @@ class Imported:
     verdict: Verdict | None = None
     runtime_assumed: bool = False
     not_carried: list[str] = field(default_factory=list)
+    place: str = ""
+    """Where it stands: file and line."""
 
     def trace(self) -> Trace:
         """The trace."""
+        self._drop_empty_thinking()
         failure = None
         if self.finish is None:
             failure = Failure(origin=Origin.RUNTIME, message="the recording breaks off before the episode's end")
@@ -106,6 +112,8 @@ class Imported:
             token_usage=self.usage,
         )
         versions = {SOURCE: self.source}
+        if self.place:
+            versions[PLACE] = self.place
         if self.not_carried:
             versions[NOT_CARRIED] = "; ".join(self.not_carried)
         if self.runtime_assumed:
@@ -127,6 +135,23 @@ class Imported:
             messages=tuple(self.messages),
             events=tuple(self._events(prompts, reason, failed=failure is not None)),
         )
+
+    def _drop_empty_thinking(self) -> None:
+        """Take an empty think block off the beginning of answers: the template of a model that thinks writes it."""
+        talk = self.messages
+        opened = {
+            n for n, told in enumerate(talk) if told["role"] == "assistant" and EMPTY_THINKING.match(told["content"])
+        }
+        if opened:
+            self.not_carried.append("the empty think block before answers, which the chat template writes")
+            self.messages = [
+                Message(role="assistant", content=EMPTY_THINKING.sub("", told["content"])) if n in opened else told
+                for n, told in enumerate(talk)
+            ]
+            self.steps = [
+                step.model_copy(update={"assistant_text": EMPTY_THINKING.sub("", step.assistant_text)})
+                for step in self.steps
+            ]
 
     def _events(self, prompts: Sequence[str], reason: FinishReason, *, failed: bool) -> list[Event]:
         events: list[Event] = [StartEvent(task=self.task), SystemPromptEvent(prompts=tuple(prompts))]

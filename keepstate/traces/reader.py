@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from keepstate.agents.record import TRACE_SCHEMA, Trace
 from keepstate.errors import UserError
 from keepstate.files import existing_folder, parse_json
+from keepstate.traces.foreign import foreign
 from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
 
 
@@ -81,15 +82,30 @@ def parse_trace(raw: bytes, path: Path | None = None) -> Trace:
     Raises:
         TraceError: They hold none.
     """
-    value = _json_object(raw)
+    return trace_of(_json_object(raw), path)
+
+
+def is_trace(value: Any) -> bool:
+    """Whether a JSON value is a trace, ours or the research code's, whole or not."""
+    if not isinstance(value, dict):
+        return False
+    return value.get("schema") == TRACE_SCHEMA or ("schema" not in value and isinstance(value.get("events"), list))
+
+
+def trace_of(value: dict[str, Any], path: Path | None = None) -> Trace:
+    """The trace in a JSON value. See `parse_trace`.
+
+    Raises:
+        TraceError: It is none.
+    """
     if value.get("schema") == TRACE_SCHEMA:
         try:
             return Trace.model_validate(value)
         except ValidationError as error:
             raise TraceError(first_error(error)) from error
-    if "schema" not in value and isinstance(value.get("events"), list):
+    if is_trace(value):
         return _imported(value, path)
-    raise TraceError(f"schema is {value.get('schema')!r}, expected {TRACE_SCHEMA!r}")
+    raise TraceError(foreign(value) or f"schema is {value.get('schema')!r}, expected {TRACE_SCHEMA!r}")
 
 
 def first_error(error: ValidationError) -> str:

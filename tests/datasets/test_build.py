@@ -182,15 +182,57 @@ def test_two_traces_of_one_task_are_in_one_split(tmp_path: Path, small_tokenizer
     assert sum(found == {"val"} for found in splits.values()) == 3
 
 
+def without_think_tokens(tokenizer: TextTokenizer, path: Path) -> Path:
+    raw = json.loads(tokenizer.path.read_text())
+    raw["added_tokens"] = [token for token in raw["added_tokens"] if "think" not in token["content"]]
+    path.write_text(json.dumps(raw))
+    return path
+
+
 def test_the_template_follows_the_tokenizer(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
     root = write_traces(tmp_path / "t", [make_trace(0), make_trace(1)])
-    raw = json.loads(small_tokenizer.path.read_text())
-    raw["added_tokens"] = [token for token in raw["added_tokens"] if "think" not in token["content"]]
-    plain = tmp_path / "tokenizer.json"
-    plain.write_text(json.dumps(raw))
+    plain = without_think_tokens(small_tokenizer, tmp_path / "tokenizer.json")
     assert build_dataset(root, PERSISTENT, tmp_path / "d", tokenizer_path=plain).template.name == "chatml"
-    with pytest.raises(UserError, match="melts into the prompt 2"):
+    with pytest.raises(UserError, match="melts into the prompt 2") as caught:
         build_dataset(root, PERSISTENT, tmp_path / "d", tokenizer_path=small_tokenizer.path)
+    assert "--template chatml" in caught.value.hint
+    assert "knapsack-t0.trace.json: message 2 begins with" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["<think>\nfirst\n</think>\n\nLook.", "</think>\n\nLook.", "x <THINKING >"])
+def test_thinking_is_never_trained_whatever_the_tokenizer_knows(
+    text: str, tmp_path: Path, small_tokenizer: TextTokenizer
+) -> None:
+    plain = TextTokenizer(without_think_tokens(small_tokenizer, tmp_path / "tokenizer.json"))
+    root = write_traces(
+        tmp_path / "t", [make_trace(0), make_trace(1, answers=[text]), make_trace(2, goal="A <think>?")]
+    )
+    assert build(root, tmp_path / "d", plain).left_out == {"thinking in an answer": 1}
+    with pytest.raises(UserError, match="thinking in an answer 1") as caught:
+        build(write_traces(tmp_path / "u", [make_trace(1, answers=[text])]), tmp_path / "d", plain)
+    assert "collect with thinking off" in caught.value.hint
+
+
+def test_a_row_that_is_refused_names_file_line_and_what_to_do(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    talk = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    rows = [talk, [*talk, {"role": "system", "content": "x"}], [{**talk[0], "content": "v"}, talk[1]], talk]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("\n".join(json.dumps({"messages": row}) for row in rows))
+    invoked = CliRunner().invoke(
+        cli, ["traces", "import", str(source), "--runtime", "persistent", "--out", str(tmp_path / "t")]
+    )
+    assert invoked.exit_code == 0, invoked.output
+    arguments = ("--traces", tmp_path / "t", "--out", tmp_path / "d", "--tokenizer", small_tokenizer.path)
+    done = command("build", *arguments, "--template", "chatml")
+    assert done.exit_code == 1
+    assert f"(from {source}:2): roles out of order: message 2 is the system's" in done.stderr
+    assert "hint:  roles out of order: join or leave out messages in the source" in done.stderr
+    out = tmp_path / "d/persistent"
+    assert {item["source"]: item["reason"] for item in lines(out / "left_out.jsonl")} == {
+        f"{source}:2": "roles out of order",
+        f"{source}:4": "duplicate",
+    }
+    assert sorted(item["source"] for item in lines(out / "index.jsonl")) == [f"{source}:1", f"{source}:3"]
 
 
 def command(*arguments: object) -> Result:

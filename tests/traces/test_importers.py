@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from keepstate.cli import cli
 from keepstate.tasks import make_tasks
 from keepstate.traces import Trace, TraceError, parse_trace, read_trace
+from keepstate.traces.check import trace_problems
 from keepstate.traces.conversations import conversation_trace
 from keepstate.traces.exporters import to_atif, to_messages, to_sharegpt
-from keepstate.traces.imported import NOT_CARRIED
+from keepstate.traces.imported import NOT_CARRIED, PLACE
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 TASK = {"task_id": "a1", "family": "knapsack", "seed": 3, "difficulty": {"name": "easy"}, "nl": "Fill the sack."}
@@ -136,15 +137,130 @@ def test_what_a_row_holds_beside_texts_is_named() -> None:
     row = {
         "tools": [],
         "messages": [
-            {"role": "user", "content": [{"type": "text", "text": "u"}, {"type": "image_url"}]},
-            {"role": "assistant", "content": "a", "tool_calls": [{}]},
+            {"role": "user", "content": [{"type": "text", "text": "u"}, "v"], "weight": 0},
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "t"}, {"type": "text", "text": "a"}]},
             {"role": "tool", "content": "o"},
-            {"role": "assistant", "content": "b"},
+            {"role": "assistant", "content": "b", "reasoning_content": "t", "tool_calls": [], "refusal": None},
         ],
     }
-    lost = conversation_trace(row, RuntimeName.REACT).versions[NOT_CARRIED]
-    for word in ("keys tools", "image_url", "tool_calls", "role tool"):
+    trace = conversation_trace(row, RuntimeName.PERSISTENT, "x.jsonl:7")
+    lost = trace.versions[NOT_CARRIED]
+    for word in ("keys tools", "parts of type thinking", "role tool", "key weight", "key reasoning_content"):
         assert word in lost
+    assert "refusal" not in lost
+    assert [text for _, text in texts(trace)] == ["uv", "a", "o", "b"]
+    assert trace.versions[PLACE] == "x.jsonl:7"
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "sql", "arguments": '{"query": "é"}'}}
+OTHER = {"id": "2", "type": "function", "function": {"name": "now", "arguments": ""}}
+
+
+def said(*messages: dict[str, Any], **keys: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "u"}, *messages], **keys}
+
+
+def answer(content: Any, *calls: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "assistant", "content": content} | ({"tool_calls": list(calls)} if calls else {})
+
+
+def result(content: Any, call: str | None = None) -> dict[str, Any]:
+    return {"role": "tool", "content": content} | ({"tool_call_id": call} if call else {})
+
+
+@pytest.mark.parametrize("content", [None, "", [], "Look."])
+def test_tool_calls_are_actions_in_react_and_refused_elsewhere(content: Any) -> None:
+    row = said(answer(content, CALL, OTHER), result("<|im_end|>", "2"), result("[[10]]", "1"), answer("10"))
+    trace = conversation_trace(row, RuntimeName.REACT)
+    thought = "Thought: Look.\n" if content else ""
+    assert [text for _, text in texts(trace)] == [
+        "u",
+        thought + 'Action: [{"tool": "sql", "args": {"query": "é"}}, {"tool": "now", "args": {}}]',
+        "Observation: [sql] [[10]]\nObservation: [now] \\u003c|im_end|>",
+        "10",
+    ]
+    assert list(trace_problems(trace)) == []
+    assert [call.tool for call in trace.steps[0].interpreter_result.results] == ["sql", "now"]
+    assert "tool calls as the server had them" in trace.versions[NOT_CARRIED]
+    for runtime in (RuntimeName.PERSISTENT, RuntimeName.FORGET):
+        with pytest.raises(TraceError, match=r"message 1 calls tools \(sql, now\).*--runtime react"):
+            conversation_trace(row, runtime)
+
+
+def test_other_ways_to_write_a_call_are_actions_too() -> None:
+    old = said({"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}})
+    old["messages"] += [{"role": "function", "name": "f", "content": "ok"}, answer("fine")]
+    shared = [
+        ("human", "u"),
+        ("function_call", '{"name": "f", "arguments": {}}'),
+        ("observation", "ok"),
+        ("gpt", "fine"),
+    ]
+    for row in (old, {"conversations": [{"from": role, "value": text} for role, text in shared]}):
+        talk = texts(conversation_trace(row, RuntimeName.REACT))
+        assert [text for _, text in talk[1:]] == ['Action: [{"tool": "f", "args": {}}]', "Observation: [f] ok", "fine"]
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (said(answer("a", CALL), answer("b")), "before message 2, calls have no result: sql"),
+        (said(answer("a", CALL, OTHER), result("x", "1")), "calls have no result: now"),
+        (said(answer("a", CALL), result("x", "9")), "result of call '9', which the answer before does not make"),
+        (said(result("x", "1"), answer("a")), "message 1 is the result of a tool call, and no answer before"),
+        (said(answer("x\nAction: []", CALL)), "its text spells an action as well"),
+        (said(answer("a", {"type": "function"})), "a tool call without a name"),
+        (
+            said(answer("a", {"function": {"name": "f", "arguments": "x"}})),
+            "the arguments of its call of f are no JSON",
+        ),
+        (said({"role": "user", "content": "", "tool_calls": [CALL]}), "calls tools \\(sql\\) and is the user's"),
+        (said(answer(["a", IMAGE])), "message 1 holds a part of type image_url"),
+        (said(answer([{"type": "tool_use", "name": "f"}])), "message 1 holds a part of type tool_use"),
+        (said(answer("a"), images=["x.png"]), "it holds images"),
+        (said(answer({"a": 1})), "message 1 holds a JSON dict where its text is due"),
+        *((said(answer(content)), "message 1 is an answer without text") for content in (None, "", [])),
+    ],
+)
+def test_a_row_that_would_lose_something_is_refused(row: dict[str, Any], words: str) -> None:
+    with pytest.raises(TraceError, match=words):
+        conversation_trace(row, RuntimeName.REACT)
+
+
+def test_an_empty_think_block_is_left_to_the_template_and_named() -> None:
+    trace = conversation_trace(
+        said(answer("<think>\n\n</think>\n\nyes"), answer("<think>x</think>no")), RuntimeName.FORGET
+    )
+    assert [text for _, text in texts(trace)] == ["u", "yes", "<think>x</think>no"]
+    assert trace.steps[0].assistant_text == "yes"
+    assert "the empty think block before answers" in trace.versions[NOT_CARRIED]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"schema_version": "ATIF-v1.8", "steps": []}, "ATIF trajectory"),
+        ({"type": "user", "message": {}, "uuid": "1"}, "Claude Code"),
+        ({"prompt": "q", "completion": "a"}, "prompt and completion"),
+        ({"instruction": "q", "input": "", "output": "a"}, "Alpaca"),
+        ({"trajectory": []}, "trajectory"),
+        ({"messages": "[]"}, "`messages` is text"),
+        ({"chosen": [], "rejected": []}, "preferences"),
+        ({"x": 1}, "neither `messages` nor `conversations` is a list"),
+        (7, "a JSON int"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named(row: Any, words: str) -> None:
+    with pytest.raises(TraceError, match=words):
+        conversation_trace(row, RuntimeName.REACT)
+
+
+def test_a_trace_of_another_format_is_named_in_a_trace_file_too() -> None:
+    with pytest.raises(TraceError, match="it is an ATIF trajectory"):
+        parse_trace(b'{"schema_version": "ATIF-v1.8"}')
 
 
 def test_the_command_names_every_bad_line_and_ends_with_1(tmp_path: Path) -> None:
@@ -173,13 +289,6 @@ def test_atif_holds_steps_observations_and_totals() -> None:
     assert "observation" not in atif["steps"][3]
     assert atif["final_metrics"]["total_steps"] == 4
     json.dumps(atif)
-
-
-def test_an_answer_that_only_calls_tools_is_refused_by_name() -> None:
-    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
-    row = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": None, "tool_calls": calls}]}
-    with pytest.raises(TraceError, match="message 1 only calls tools"):
-        conversation_trace(row, RuntimeName.REACT)
 
 
 def test_a_folder_is_searched_for_rows_too_and_nothing_is_imported_twice(tmp_path: Path) -> None:
