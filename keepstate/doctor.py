@@ -163,20 +163,13 @@ def _installed(package: str) -> str | None:
 def _environment(name: Name) -> Finding:
     """`.venv-train` or `.venv-serve`, and whether it could be made."""
     spec = environments.spec(name)
-    words = {
-        State.READY: f"ready ({spec.device})",
-        State.MISSING: "not made yet",
-        State.STALE: "made from other lock files than these",
-        State.BROKEN: "half made, or changed since",
-    }
-    state = spec.state()
-    if state is State.READY:
-        return Finding(spec.folder.name, Mark.OK, words[state])
+    if spec.state() is State.READY:
+        return Finding(spec.folder.name, Mark.OK, spec.words())
     try:
         environments.find_python(spec.device)
     except UserError as error:
-        return Finding(spec.folder.name, Mark.MISSING, f"{words[state]}; {error.message}", error.hint)
-    return Finding(spec.folder.name, Mark.MISSING, words[state], spec.command)
+        return Finding(spec.folder.name, Mark.MISSING, f"{spec.words()}; {error.message}", error.hint)
+    return Finding(spec.folder.name, Mark.MISSING, spec.words(), spec.command)
 
 
 def _torch_index() -> Finding | None:

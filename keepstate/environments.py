@@ -51,6 +51,8 @@ class State(StrEnum):
     """Made from other locks than those in the repository."""
     BROKEN = "broken"
     """Half made, or changed since."""
+    CLOSED = "closed"
+    """Whole, but its interpreter leads to a Python that is gone, or that this user may not run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +103,27 @@ class EnvironmentSpec:
             stamp = json.loads(self._stamp.read_bytes())
         except (OSError, ValueError):
             return State.BROKEN
-        if not isinstance(stamp, dict) or not os.access(self.python, os.X_OK):
+        if not isinstance(stamp, dict):
             return State.BROKEN
         if stamp.get("locks") != self.lock_hash or stamp.get("device") != self.device:
             return State.STALE
-        return State.READY if stamp.get("installed") == self._inventory() else State.BROKEN
+        if stamp.get("installed") != self._inventory():
+            return State.BROKEN
+        return State.READY if os.access(self.python, os.X_OK) else State.CLOSED
+
+    def words(self) -> str:
+        """What is there now, for people."""
+        match self.state():
+            case State.READY:
+                return f"ready ({self.device})"
+            case State.MISSING:
+                return "not made yet"
+            case State.STALE:
+                return "made from other lock files than these"
+            case State.BROKEN:
+                return "half made, or changed since"
+            case State.CLOSED:
+                return f"whole, but this user cannot run its {self.python.resolve()}"
 
     def write_stamp(self) -> None:
         """Declare the environment complete."""
@@ -157,12 +175,10 @@ def ensure(name: Name) -> Path:
     wanted = spec(name)
     if wanted.state() is State.READY:
         return wanted.python
-    writable_home(wanted.folder.name, wanted.command)
+    writable_home(f"{wanted.folder.name} ({wanted.words()})", wanted.command)
     with only_one(wanted.log.with_suffix(".lock"), wanted.folder.name):
-        found = wanted.state()
-        if found is not State.READY:
-            reason = {State.MISSING: "is made", State.STALE: "is made anew: its lock files changed"}
-            _say(f"{wanted.folder.name} {reason.get(found, 'is made anew: it is incomplete')} (log: {wanted.log})")
+        if wanted.state() is not State.READY:
+            _say(f"{wanted.folder.name} is made: {wanted.words()} (log: {wanted.log})")
             _build(wanted)
     return wanted.python
 
@@ -201,7 +217,7 @@ def find_python(for_device: Device) -> str:
             "run keepstate there, or in a container of that kind; tasks, traces, datasets and reports work everywhere",
         )
     for candidate in (sys.executable, shutil.which(f"python{CPU_PYTHON}"), f"/usr/bin/python{CPU_PYTHON}"):
-        if candidate and _version(candidate) == CPU_PYTHON:
+        if candidate and python_version(candidate) == CPU_PYTHON:
             return candidate
     raise UserError(
         f"no Python {CPU_PYTHON} found, which .venv-train and .venv-serve need",
@@ -215,7 +231,7 @@ def core_has_pip() -> bool:
     return importlib.util.find_spec("pip") is not None
 
 
-def _version(python: str) -> str | None:
+def python_version(python: str) -> str | None:
     """`major.minor` of an interpreter; None where it does not run (a shim of pyenv may exist and fail)."""
     try:
         code = "import sys; print('%d.%d' % sys.version_info[:2])"

@@ -1,7 +1,8 @@
 """Run a command as an ordinary user (uid 65534, no capability), from tests that run as root: as_nobody.py COMMAND...
 
-Python and the project may lie where only root may enter. Changes nothing on the machine: in a mount namespace of its
-own, every closed folder on the way is covered by an empty, open one that shows nothing but what is needed below it.
+Python and the project may lie where only root may enter, and so may what the variable OPEN names (folders, `:` between
+them). Changes nothing on the machine: in a mount namespace of its own, every closed folder on the way is covered by an
+empty, open one that shows nothing but what is needed below it.
 """
 
 from __future__ import annotations
@@ -30,23 +31,24 @@ def mount(source: str, target: str, kind: str, flags: int) -> None:
     check(libc.mount(*words), f"mount {target}")
 
 
-def open_to_all(folder: Path) -> None:
-    """Make `folder` reachable for everybody, in this mount namespace alone."""
-    closed = [each for each in reversed(folder.parents) if not each.stat().st_mode & 0o001]
-    if not closed:
-        return
-    held = os.open(folder, os.O_PATH)
-    mount("tmpfs", str(closed[0]), "tmpfs", 0)
-    folder.mkdir(parents=True)
-    mount(f"/proc/self/fd/{held}", str(folder), "", MS_BIND | MS_REC)
-    os.close(held)
+def open_to_all(folders: set[Path]) -> None:
+    """Make `folders` reachable for everybody, in this mount namespace alone."""
+    held = {folder: os.open(folder, os.O_PATH) for folder in folders}
+    ways = [[each for each in reversed(folder.parents) if not each.stat().st_mode & 0o001] for folder in folders]
+    for closed in {way[0] for way in ways if way}:
+        mount("tmpfs", str(closed), "tmpfs", 0)
+    for folder, descriptor in held.items():
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            mount(f"/proc/self/fd/{descriptor}", str(folder), "", MS_BIND | MS_REC)
+        os.close(descriptor)
 
 
 def main() -> None:
     check(libc.unshare(CLONE_NEWNS), "unshare")
     mount("none", "/", "", MS_REC | MS_PRIVATE)
-    for folder in {Path(sys.base_prefix).resolve(), PROJECT}:
-        open_to_all(folder)
+    named = os.environ.pop("OPEN", "").split(":")
+    open_to_all({Path(folder).resolve() for folder in (sys.base_prefix, PROJECT, *named) if folder})
     os.chdir(PROJECT)
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)

@@ -1,0 +1,226 @@
+"""An installed wheel, as its users meet it: every Python found, no checkout, a home that is only read, any folder.
+
+Installs the locked dependencies, which needs the package index. Trains and serves nothing: `tests/e2e/test_demo.py`.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from keepstate import basemodel, environments
+from keepstate.environments import EnvironmentSpec
+from keepstate.files import file_hash, write_json
+from keepstate.places import SHIPPED, shipped
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+VERSIONS = ("3.11", "3.12", "3.13")
+AS_NOBODY = Path(__file__).parents[1] / "runtimes" / "as_nobody.py"
+CONFIG = "train/assets/benchmark_configs/bench-easy-base.yaml"
+OURS = ("Traceback", "Exception Group", "ExceptionGroup")
+
+
+def interpreter(version: str) -> str | None:
+    """A Python of that version, found as pyenv, uv and systems lay them."""
+    own = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
+    for candidate in (sys.executable, *map(str, own), shutil.which(f"python{version}"), f"/usr/bin/python{version}"):
+        if candidate and environments.python_version(candidate) == version:
+            return candidate
+    return None
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    folder.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(root: Path) -> Path:
+    options = ["-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", root, SHIPPED], check=True)
+    (built,) = root.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(root: Path, wheel: Path) -> dict[str, Path]:
+    """A virtual environment of each Python found, with the wheel and its locked dependencies."""
+    pip = f"{sys.executable} -m pip -q --disable-pip-version-check --python"
+    options = "--no-compile --no-deps --no-warn-script-location"
+    locked = f"--require-hashes -r {SHIPPED}/locks/core.txt"
+    made, running = {}, []
+    for version in VERSIONS:
+        if python := interpreter(version):
+            made[version] = folder = root / f"venv-{version}"
+            install = f"{pip} {folder}/bin/python install {options}"
+            steps = f"{python} -m venv --without-pip {folder} && {install} {locked} && {install} {wheel}"
+            running.append(subprocess.Popen(["sh", "-c", steps]))
+    assert [process.wait() for process in running] == [0] * len(running)
+    return made
+
+
+@pytest.fixture(scope="module")
+def shared(root: Path) -> Path:
+    """A home where everything is made, in the eyes of those who look: environments that run nothing, a tokenizer."""
+    home = root / "home"
+    for name in environments.NAMES:
+        spec = EnvironmentSpec(name, "cpu", home)
+        spec.python.parent.mkdir(parents=True)
+        spec.python.touch(0o755)
+        spec.write_stamp()
+    model = home / "models" / basemodel.NAME
+    model.mkdir(parents=True)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["user assistant system"], trainer)
+    tokenizer.save(str(model / "tokenizer.json"))
+    (model / "config.json").write_text("{}")
+    sizes = {path.name: path.stat().st_size for path in model.iterdir()}
+    write_json(model / basemodel.MARKER, {"source": file_hash(shipped("locks/base-model.txt")), "files": sizes})
+    return home
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody with an installed keepstate, in a folder that he may write."""
+
+    venv: Path
+    folder: Path
+    nobody: bool
+    """An ordinary user without a home folder, where the tests are root's."""
+
+    def run(self, *words: str | Path, home: Path | str, cwd: Path | None = None) -> tuple[int, str]:
+        """Exit code and all words of a command, which is never to end in a traceback.
+
+        Args:
+            words: Of the command.
+            home: `KEEPSTATE_HOME`; unset where it is empty.
+            cwd: Where to run it.
+        """
+        command = [self.venv / "bin" / "keepstate", *words]
+        env = {"HOME": str(self.folder / "own"), "KEEPSTATE_DEVICE": "cpu", "LC_ALL": "C.UTF-8"}
+        env |= {"PATH": os.environ["PATH"]} | ({"KEEPSTATE_HOME": str(home)} if home else {})
+        if self.nobody:
+            env |= {"OPEN": str(self.venv.parent), "HOME": "/nonexistent"}
+            inside = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', cwd or self.folder]
+            command = [self.venv / "bin" / "python", AS_NOBODY, *inside, *command]
+        done = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, env=env, cwd=cwd or self.folder, check=False
+        )
+        said = done.stdout + done.stderr
+        assert not any(words in said for words in OURS), said
+        return done.returncode, said
+
+
+@pytest.fixture(params=[*VERSIONS, "3.12 as nobody"])
+def user(request: pytest.FixtureRequest, installed: dict[str, Path], root: Path) -> User:
+    version, _, nobody = str(request.param).partition(" as ")
+    if version not in installed:
+        pytest.skip(f"there is no Python {version} here: keepstate was NOT tested with it")
+    if nobody and os.geteuid():
+        pytest.skip("not root: the others are an ordinary user's")
+    folder = root / "users" / str(request.param).replace(" ", "-") / request.node.name.partition("[")[0]
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    return User(installed[version], folder, bool(nobody))
+
+
+def test_the_wheel_holds_all_that_lies_beside_the_code(wheel: Path) -> None:
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    package = Path(environments.__file__).parent
+    others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert {path.relative_to(package.parent).as_posix() for path in others} <= inside
+    assert "keepstate/py.typed" in inside
+    for folder in ("locks", "train/configs", "train/assets"):
+        files = [path for path in (SHIPPED / folder).rglob("*") if path.is_file()]
+        assert files
+        assert {f"keepstate/shipped/{path.relative_to(SHIPPED).as_posix()}" for path in files} <= inside
+
+
+STEPS = (
+    ("--help", 0, "Commands:"),
+    ("doctor", 0, "the laptop loop can run: keepstate demo"),
+    ("setup", 0, "/home/models/smollm2-135m-instruct"),
+    ("tasks generate --count 3 --out tasks", 0, "tasks"),
+    ("traces collect --tasks tasks", 0, "persistent: 3 recorded"),
+    ("traces check data/traces --paired", 0, "9 traces checked, 0 broken"),
+    ("dataset build --val-fraction 0", 0, "react: 3 rows of 3 traces"),
+    ("dataset preview data/datasets/react --html page.html", 0, "page.html"),
+    ("train react --laptop --dry-run", 0, "home/models/smollm2-135m-instruct"),
+    ("train forget --dry-run", 2, "--template qwen3_nothink"),
+    ("serve --laptop --dry-run", 0, "/keepstate/serving/plugin"),
+    ("bench --help", 0, "matrix"),
+    (f"bench run {CONFIG} --base-url http://127.0.0.1:9/v1", 2, "no server answers at http://127.0.0.1:9/v1"),
+    ("report runs/bench", 2, "no such folder: runs/bench"),
+)
+"""What a user types, its exit code, and a part of what it says."""
+
+
+def test_every_command_works_away_from_a_checkout_with_a_home_that_is_only_read(user: User, shared: Path) -> None:
+    def contents() -> set[tuple[str, float]]:
+        return {(str(path), path.stat().st_mtime) for path in (shared, *shared.rglob("*"))}
+
+    before = contents()
+    for line, code, words in STEPS:
+        got, said = user.run(*line.split(), home=shared)
+        assert (got, words in said) == (code, True), f"{line}: {got}\n{said}"
+    assert contents() == before
+
+
+def test_a_missing_home_names_commands_that_exist(user: User) -> None:
+    code, said = user.run("doctor", "--quick", home=user.folder / "missing")
+    commands = re.findall(r"-> keepstate (.+)", said)
+    assert (code, commands[:3]) == (1, ["setup train", "setup serve", "setup model"]), said
+    for command in commands:
+        assert user.run(*command.split(), "--help", home="")[0] == 0
+    assert not (user.folder / "missing").exists()
+
+
+def test_what_cannot_be_written_is_told(user: User, shared: Path) -> None:
+    user.run("tasks", "generate", "--count", "2", "--out", "tasks", home=shared)
+    (user.folder / "file").touch()
+    closed = Path("/usr") if user.nobody else user.folder / "file"
+    for line in ("tasks generate --count 2 --out", "traces collect --tasks tasks --out", "demo --out"):
+        code, said = user.run(*line.split(), closed / "x", home=shared)
+        assert (code, f"cannot write {closed}/x" in said, "hint:  choose another" in said) == (2, True, True), said
+    for home in (user.folder / "file", "/proc/x"):
+        for line in ("setup train", "dataset build --runtime react --traces .", "demo"):
+            code, said = user.run(*line.split(), home=home)
+            assert (code, "export KEEPSTATE_HOME=" in said) == (2, True), f"{line}: {said}"
+        assert user.run("doctor", "--quick", home=home)[0] == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: a small disk cannot be mounted")
+def test_a_full_disk_is_told_and_what_is_finished_stays(user: User, shared: Path) -> None:
+    user.run("tasks", "generate", "--count", "12", "--out", "tasks", home=shared)
+    script = """
+        mkdir small && mount -t tmpfs -o size=48k none small && cd small || exit 77
+        "$0" traces collect --tasks ../tasks 2>&1; echo "exit $?"; ls data/traces/*
+    """
+    command = ["unshare", "-m", "sh", "-c", script, user.venv / "bin" / "keepstate"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=user.folder, check=False)
+    if done.returncode == 77:
+        pytest.skip("this root may not mount: a full disk was NOT tested")
+    assert "no disk space left for data/traces" in done.stdout
+    assert "exit 2" in done.stdout
+    assert ".trace.json" in done.stdout
+    assert not any(words in done.stdout + done.stderr for words in OURS)
+
+
+def test_the_environments_get_the_python_that_their_locks_are_for(user: User) -> None:
+    code = "from keepstate.environments import find_python, python_version; print(python_version(find_python('cpu')))"
+    done = subprocess.run([user.venv / "bin" / "python", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == environments.CPU_PYTHON
