@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from keepstate.errors import UserError
@@ -83,6 +84,18 @@ def log_file(name: str) -> Path:
     except UserError:
         state = own
     return state if is_writable(state) else Path(tempfile.mkdtemp(prefix="keepstate-")) / name
+
+
+def caches(folder: Path) -> dict[str, str]:
+    """Variables for Axolotl and vLLM, whose libraries keep caches below the user's home folder.
+
+    Args:
+        folder: Takes them where the user has no home folder that can be written.
+    """
+    with suppress(UserError):
+        if is_writable(_expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"):
+            return {}
+    return {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache")}
 
 
 def is_writable(path: Path) -> bool:

@@ -87,6 +87,15 @@ def test_logs_go_where_the_user_may_write(installed: Path, monkeypatch: pytest.M
     log.touch()
 
 
+def test_caches_go_where_the_user_may_write(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert places.caches(installed / "caches") == {}
+    (installed / "file").touch()
+    monkeypatch.setenv("HOME", str(installed / "file"))
+    assert places.caches(installed / "caches")["HOME"] == str(installed / "caches")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(installed / "elsewhere"))
+    assert places.caches(installed / "caches") == {}
+
+
 def test_the_model_that_a_config_names_is_the_one_that_the_hint_makes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from keepstate import environments, machine
+from keepstate.places import caches
 from keepstate.serving.adapters import BASE, max_rank, target_modules
 from keepstate.serving.plan import GPU_MEMORY, Plan
 from keepstate.serving.ports import HOST
@@ -77,4 +78,4 @@ def own_environment(planned: Plan) -> dict[str, str]:
 
 def environment(planned: Plan) -> dict[str, str]:
     """The server's whole environment."""
-    return os.environ | own_environment(planned)
+    return os.environ | caches(planned.log.parent / "home") | own_environment(planned)

@@ -17,6 +17,7 @@ from typing import Any
 
 from keepstate import environments
 from keepstate.errors import UserError
+from keepstate.places import caches
 from keepstate.processes import GuardedProcess
 from keepstate.training import preflight, tracking
 from keepstate.training.config import PLUGIN_FOLDER, needs_gpu
@@ -198,7 +199,7 @@ def _environment(planned: Plan) -> dict[str, str]:
     else:
         own["CUDA_VISIBLE_DEVICES"] = ""
         own |= environments.CPU_VARIABLES | KEPT_MEMORY
-    return os.environ | own
+    return os.environ | caches(planned.output / "prepared") | own
 
 
 def _failure(planned: Plan, code: int, earlier: int, again: str) -> UserError:

@@ -21,6 +21,8 @@ from keepstate.files import file_hash, write_json
 from keepstate.places import SHIPPED, shipped
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+TWO = pytest.mark.parametrize("user", ["3.13", "3.12 as nobody"], indirect=True)
+"""Enough where the version of Python makes no difference."""
 VERSIONS = ("3.11", "3.12", "3.13")
 AS_NOBODY = Path(__file__).parents[1] / "runtimes" / "as_nobody.py"
 CONFIG = "train/assets/benchmark_configs/bench-easy-base.yaml"
@@ -180,6 +182,7 @@ def test_every_command_works_away_from_a_checkout_with_a_home_that_is_only_read(
     assert contents() == before
 
 
+@TWO
 def test_a_missing_home_names_commands_that_exist(user: User) -> None:
     code, said = user.run("doctor", "--quick", home=user.folder / "missing")
     commands = re.findall(r"-> keepstate (.+)", said)
@@ -189,6 +192,7 @@ def test_a_missing_home_names_commands_that_exist(user: User) -> None:
     assert not (user.folder / "missing").exists()
 
 
+@TWO
 def test_what_cannot_be_written_is_told(user: User, shared: Path) -> None:
     user.run("tasks", "generate", "--count", "2", "--out", "tasks", home=shared)
     (user.folder / "file").touch()
@@ -203,6 +207,7 @@ def test_what_cannot_be_written_is_told(user: User, shared: Path) -> None:
         assert user.run("doctor", "--quick", home=home)[0] == 1
 
 
+@pytest.mark.parametrize("user", ["3.11"], indirect=True)
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root: a small disk cannot be mounted")
 def test_a_full_disk_is_told_and_what_is_finished_stays(user: User, shared: Path) -> None:
     user.run("tasks", "generate", "--count", "12", "--out", "tasks", home=shared)
