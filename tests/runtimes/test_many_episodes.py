@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -96,6 +98,53 @@ async def test_the_largest_interpreter_ends_when_memory_runs_out(monkeypatch: py
         assert caught.value.origin is Origin.SANDBOX
         assert await large.output("print(len(kept) > 0)") == "True\n"
         assert await small.works()
+
+
+async def test_one_interpreter_ends_when_memory_is_short_by_less_than_it_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an interpreter held counts as missing until its process is gone; only then may another be judged."""
+    async with Sandbox(allow_unsafe=True) as sandbox, AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(opened(PERSISTENT, sandbox, LIMITS)) for _ in range(5)]
+        for number, session in enumerate(sessions):
+            await session.output(f"kept = b'x' * {(60 + number) << 20}")
+        held = {pid: memory._resident_mib(pid) for pid in descendants()}
+        reserve = max(memory.LEAST_RESERVE_MIB, memory.memory_gib() * 1024 / memory.RESERVE_SHARE)
+        monkeypatch.setattr(
+            memory, "available_mib", lambda: reserve - 20 + sum(held[pid] for pid in held.keys() - alive(set(held)))
+        )
+        assert await until(lambda: len(alive(set(held))) < len(held))
+        await asyncio.sleep(0.5)
+        with pytest.raises(EpisodeFailure, match="memory ran out"):
+            await sessions[-1].run("print(1)")
+        for session in sessions[:-1]:
+            assert await session.output("print(len(kept) > 0)") == "True\n"
+
+
+def status_mib(pid: int, name: str) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+
+async def test_what_an_interpreter_holds_includes_its_page_tables(sandbox: Sandbox) -> None:
+    async with opened(PERSISTENT, sandbox, LIMITS) as session:
+        # one page in every 2 MiB: as much again in page tables
+        code = "import mmap\nkept = [mmap.mmap(-1, 4096 + (2 << 20)) for _ in range(60)]\nfor m in kept: m[0] = 1"
+        await session.output(code)
+        (pid,) = {worker.pid for worker in sandbox._workers}
+        pages, tables = (status_mib(pid, name) for name in ("VmRSS", "VmPTE"))
+        assert tables > 0.3
+        assert memory._resident_mib(pid) == pytest.approx(pages + tables, abs=0.1)
+    assert memory._resident_mib(2**22 + 1) == 0
+
+
+async def test_nobody_is_admitted_beside_others_while_memory_is_short() -> None:
+    seats = memory.Seats()
+    seats.hold_back(True)
+    await seats.take(16)
+    second = asyncio.create_task(seats.take(16))
+    await asyncio.sleep(0)
+    assert not second.done(), "who was ended for want of memory would come back into the same want"
+    seats.hold_back(False)
+    await asyncio.wait_for(second, 1)
 
 
 async def test_a_hundred_at_once_start_step_and_end(sandbox: Sandbox) -> None:

@@ -61,7 +61,8 @@ class Sandbox:
         self._rung: Rung | None = None
         self._restarting = asyncio.Lock()
         self._stocks: dict[int, Stock] = {}
-        self._workers: set[Worker] = set()
+        self._workers: dict[Worker, int] = {}
+        """Those in use, and the limit of each in MiB."""
         self._seats = Seats()
         self._watch: asyncio.Task[None] | None = None
 
@@ -82,7 +83,7 @@ class Sandbox:
             report, zygote = await open_rung(rung)
             if zygote is not None:
                 self._zygote, self._rung = zygote, rung
-                self._watch = asyncio.get_running_loop().create_task(watch(lambda: self._workers))
+                self._watch = asyncio.get_running_loop().create_task(watch(lambda: self._workers, self._seats))
                 _raise_descriptor_limit()
                 return self
             reports.append(report)
@@ -120,8 +121,8 @@ class Sandbox:
             EpisodeFailure: There is none to be had (origin sandbox).
         """
         worker = await self._stocks[memory_mib].take()
-        self._workers.add(worker)
-        worker.on_end(self._workers.discard)
+        self._workers[worker] = memory_mib
+        worker.on_end(lambda ended: self._workers.pop(ended, None))
         return worker
 
     async def _spawn(self, memory_mib: int) -> Worker:

@@ -57,9 +57,9 @@ class Worker(asyncio.Protocol):
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.lost: WorkerLost | EpisodeFailure | None = None
         """Why there is no interpreter any more."""
-        self._on_end: Callable[[Worker], None] | None = None
+        self._on_end: Callable[[Worker], object] | None = None
 
-    def on_end(self, action: Callable[[Worker], None]) -> None:
+    def on_end(self, action: Callable[[Worker], object]) -> None:
         """Call `action` with this worker when it ends."""
         self._on_end = action
 
@@ -91,6 +91,11 @@ class Worker(asyncio.Protocol):
             self._block = None
             if self._timer is not None:
                 self._timer.cancel()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a block runs in it."""
+        return self._block is not None
 
     @property
     def is_connected(self) -> bool:

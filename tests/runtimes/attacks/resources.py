@@ -29,6 +29,22 @@ print("BREACH" if len(kept) * 4 > 512 else "refused", len(kept))
 del kept
 """
 
+_PAGE_TABLES = """
+import ctypes
+libc = library()
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+pages = 0
+for gib in range(1 << 10, 1 << 16):  # a page in each GiB of addresses: two pages of tables for every one of memory
+    address = libc.mmap(gib << 30, 4096, 3, 0x22 | 0x100000, -1, 0)
+    if address in (None, 2**64 - 1): break
+    ctypes.memset(address, 1, 1)
+    pages += 1
+import time
+time.sleep(1)
+print('BREACH' if pages > 40_000 else 'refused', pages)
+"""
+
 _NAMES = """
 for n in range(100_000):
     globals()["a_rather_long_name_of_a_variable_" * 3 + str(n)] = n
@@ -251,6 +267,14 @@ globals()[None] = 2
 globals()[()] = 3
 print('refused')
 """,
+    ),
+    Attack(
+        "page tables",
+        _PAGE_TABLES,
+        shows="page tables included|refused",
+        ends=("InterpreterExit", "SystemExit", None),
+        lost=None,
+        seconds=20,
     ),
     Attack("descriptors", _MANY_FILES),
     Attack("odd characters and buffers", _BUFFERS, ends=(None, "MemoryError"), shows="refused"),
