@@ -27,6 +27,8 @@ from keepstate.vocabulary import Adapter, Difficulty, RuleSet, RuntimeName
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
 DEFAULT_CONTEXT = 40_960
+SAMPLED = 100
+"""Tasks that are sampled where no `count` is given."""
 
 
 class Closed(BaseModel):
@@ -47,8 +49,8 @@ class TaskSource(Closed):
     difficulty: Difficulty | None = None
     family: str = "knapsack"
     rules: RuleSet = RuleSet.STRICT
-    count: int = Field(default=100, ge=1)
-    """With `folder`, `config` or `difficulty`: at most so many, the first ones."""
+    count: int | None = Field(default=None, ge=1)
+    """At most so many, the first ones. Where it is not given: all of a `folder` or `config`, 100 of a `difficulty`."""
     seed_start: int = 123_456_789
 
     @model_validator(mode="after")
@@ -66,10 +68,33 @@ class TaskSource(Closed):
         """
         if self.folder is not None:
             return load_tasks(self.folder)[: self.count]
-        source: TaskSetConfig | TaskSource = read_config(self.config) if self.config is not None else self
-        assert source.difficulty is not None
-        count = min(self.count, source.count)
-        return list(make_tasks(source.family, source.difficulty, count, source.seed_start, rules=source.rules))
+        if self.config is not None:
+            whole = read_config(self.config)
+        else:
+            whole = TaskSetConfig(
+                family=self.family,
+                difficulty=self.difficulty or Difficulty.MINI,
+                rules=self.rules,
+                count=self.count or SAMPLED,
+                seed_start=self.seed_start,
+            )
+        count = min(self.count or whole.count, whole.count)
+        return list(make_tasks(whole.family, whole.difficulty, count, whole.seed_start, rules=whole.rules))
+
+    def capped(self) -> str | None:
+        """What `count` makes of a set of another size, in words; None where it changes nothing.
+
+        Raises:
+            UserError: The set cannot be read.
+        """
+        if self.count is None or self.difficulty is not None:
+            return None
+        size = len(load_tasks(self.folder)) if self.folder is not None else read_config(self.config or Path()).count
+        if self.count < size:
+            return f"the first {self.count} of the {size} tasks of {self.folder or self.config} (count: {self.count})"
+        if self.count > size:
+            return f"{self.folder or self.config} holds {size} tasks only (count: {self.count})"
+        return None
 
     def beside(self, folder: Path) -> TaskSource:
         """The same with relative paths resolved against `folder`."""

@@ -65,7 +65,9 @@ def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | Non
 @command.command("matrix")
 @click.option("--tasks", "path", type=click.Path(path_type=Path), help="Folder of tasks, or a task-set JSON.")
 @click.option("--difficulty", type=click.Choice(list(map(str, Difficulty))), help="Or: sample tasks of this one.")
-@click.option("--count", type=click.IntRange(1), default=100, show_default=True, help="At most so many tasks.")
+@click.option(
+    "--count", type=click.IntRange(1), help="At most so many; all of --tasks, 100 of --difficulty if not given."
+)
 @click.option("--seed-start", type=int, default=123_456_789, show_default=True, help="Of tasks that are sampled.")
 @click.option("--adapter", "adapters", multiple=True, type=click.Choice(list(map(str, Adapter))), help="Only these.")
 @click.option("--run", "run_name", default="matrix", show_default=True, help="Results go to runs/NAME.")
@@ -82,7 +84,7 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
     *,
     path: Path | None,
     difficulty: str | None,
-    count: int,
+    count: int | None,
     seed_start: int,
     adapters: tuple[str, ...],
     run_name: str,
@@ -120,6 +122,9 @@ def _play(configs: Sequence[BenchmarkConfig], run: Path, options: dict[str, Any]
     from keepstate.bench.launch import bench  # noqa: PLC0415 - client and sandbox: 0.6 s that --help need not wait for
     from keepstate.cli._progress import display  # noqa: PLC0415
 
+    for note in dict.fromkeys(config.tasks.capped() for config in configs):
+        if note:
+            click.echo(note, err=True)
     with display() as shown:
         try:
             tallies = eventloop.run(bench(configs, run, on_progress=shown, **options))

@@ -15,6 +15,7 @@ from keepstate.bench import (
     matrix_configs,
 )
 from keepstate.errors import UserError
+from keepstate.tasks import write_tasks
 from keepstate.vocabulary import Adapter, Difficulty, RuntimeName
 
 CONFIGS = Path(__file__).parents[2] / "train/assets/benchmark_configs"
@@ -122,6 +123,22 @@ def test_relative_task_paths_start_at_the_config(tmp_path: Path) -> None:
 def test_tasks_are_the_first_so_many() -> None:
     three, two = (TaskSource(difficulty=Difficulty.MINI, count=count).load() for count in (3, 2))
     assert three[:2] == two
+
+
+def test_a_set_is_played_whole_unless_a_count_is_given(tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks", TaskSource(difficulty=Difficulty.MINI, count=130).load())
+    (tmp_path / "set.json").write_text('{"count": 130}')
+    for place in ({"folder": tmp_path / "tasks"}, {"config": tmp_path / "set.json"}):
+        where = next(iter(place.values()))
+        for count, played, words in (
+            (None, 130, None),
+            (130, 130, None),
+            (100, 100, f"the first 100 of the 130 tasks of {where} (count: 100)"),
+            (200, 130, f"{where} holds 130 tasks only (count: 200)"),
+        ):
+            source = TaskSource.model_validate({**place, "count": count})
+            assert (len(source.load()), source.capped()) == (played, words)
+    assert len(TaskSource(difficulty=Difficulty.MINI).load()) == 100
 
 
 def test_the_matrix_has_every_cell_that_fits_and_no_other() -> None:

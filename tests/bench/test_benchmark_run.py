@@ -328,6 +328,9 @@ def test_the_commands_play_and_say_what_came_of_it(tmp_path: Path, monkeypatch: 
         result = command("matrix", *arguments)
         assert result.exit_code == 0, result.output
         assert "runs/matrix/react-react-mini: solved 0 / graded 2 / not graded 0" in result.stdout
+        assert "count" not in result.stderr
+        result = command("matrix", *arguments, "--count", 1, "--run", "one")
+        assert "the first 1 of the 2 tasks of tasks (count: 1)" in result.stderr
         (tmp_path / "cell.yaml").write_text(
             "name: mine\nadapter: base\nruntime: react\ncontext: 2048\ntasks: {folder: tasks}\nconcurrency: 2\n"
         )
