@@ -5,12 +5,13 @@ Run `keepstate --help`. Words go to stderr, data to stdout. `UserError` ends wit
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import math
 import shutil
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -29,24 +30,56 @@ COMMANDS: dict[str, str] = {stage.name: f"{stage.summary[0].upper()}{stage.summa
 """Commands in the order of the pipeline, with their one-line help: listing them imports nothing."""
 
 
-class LazyGroup(click.Group):
-    """A group whose commands live in `keepstate.cli.<name>` under the attribute `command`."""
+class Group(click.Group):
+    """A group that tells the nearest of its commands, and of its groups' commands, where one does not exist."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is called."""
+        wanted = args[0]
+        if wanted.startswith("-") or self.get_command(ctx, wanted) is not None:
+            return super().resolve_command(ctx, args)
+        known = [(name, name) for name in self.list_commands(ctx)]
+        for name, _ in list(known):
+            group = self.get_command(ctx, name)
+            if isinstance(group, click.Group):
+                known += [(inner, f"{name} {inner}") for inner in group.list_commands(ctx)]
+        near = difflib.get_close_matches(wanted.lower(), [name for name, _ in known])
+        guesses = [
+            f"{ctx.command_path} {whole}" for found in dict.fromkeys(near) for name, whole in known if name == found
+        ]
+        return ctx.fail(f"No such command {wanted!r}." + (f" Did you mean: {', or '.join(guesses)}" if guesses else ""))
+
+
+class LazyGroup(Group):
+    """A group that lists its commands without importing any.
+
+    Args:
+        summaries: One-line help of every command, in their order.
+        modules: Where a command lives that has a module of its own, under the attribute `command`.
+        settings: Of a `click.Group`.
+    """
+
+    def __init__(self, *, summaries: Mapping[str, str], modules: Mapping[str, str], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._summaries, self._modules = summaries, modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command, in the order of the pipeline."""
-        return list(COMMANDS)
+        """Every command, in order."""
+        return list(self._summaries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of one command."""
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"keepstate.cli.{cmd_name}").command
-        return command
+        """Import the module of a command that has one."""
+        if cmd_name in self._modules:
+            command: click.Command = importlib.import_module(self._modules[cmd_name]).command
+            return command
+        return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List commands from `COMMANDS`, so that `--help` imports no stage."""
+        """List commands by their summaries, so that `--help` imports none."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(list(self._summaries.items()))
 
 
 class FiniteRange(click.FloatRange):
@@ -60,7 +93,12 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    summaries=COMMANDS,
+    modules={name: f"keepstate.cli.{name}" for name in COMMANDS},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="keepstate")
 def cli() -> None:
     """Fine-tune an open-weight model into an agent that behaves in production as it did in training."""

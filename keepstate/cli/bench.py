@@ -20,7 +20,7 @@ from keepstate.bench.config import (
     load_config,
 )
 from keepstate.bench.matrix import matrix_configs
-from keepstate.cli import FiniteRange
+from keepstate.cli import FiniteRange, Group
 from keepstate.errors import EXIT_PARTIAL
 from keepstate.vocabulary import Adapter, Difficulty
 
@@ -44,7 +44,7 @@ def _shared(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Play tasks with every model in every runtime, against a running server."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keepstate.cli import FiniteRange
+from keepstate.cli import FiniteRange, Group
 from keepstate.datasets.convert import UNREADABLE
 from keepstate.datasets.manifest import LEFT_OUT, Manifest, read_manifest
 from keepstate.datasets.options import Balance, BuildOptions, Length
@@ -33,7 +33,7 @@ FOLDER = click.Path(path_type=Path)
 RUNTIMES = click.Choice([str(name) for name in RuntimeName])
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Turn traces into training conversations."""
 

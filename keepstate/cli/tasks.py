@@ -10,6 +10,7 @@ from statistics import fmean
 import click
 from pydantic import ValidationError
 
+from keepstate.cli import Group
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import canonical_json
 from keepstate.tasks import environment_for, load_tasks, make_tasks, read_task, read_tasks, write_tasks
@@ -18,7 +19,7 @@ from keepstate.tasks.policies import POLICIES, reference_scores
 from keepstate.vocabulary import Difficulty, RuleSet
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Sample problems with hidden state."""
 

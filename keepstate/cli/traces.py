@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from keepstate.cli import LazyGroup
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.traces import BadTrace, Trace, iter_traces, read_trace
 from keepstate.traces.check import check_folders
@@ -32,27 +32,7 @@ FILE_COLUMNS = 160
 """Width of a table that goes into a file or pipe."""
 
 
-class TracesGroup(click.Group):
-    """A group that lists its commands without importing any."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command, in the order of work."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of a command that has one."""
-        if cmd_name in ELSEWHERE:
-            command: click.Command = importlib.import_module(ELSEWHERE[cmd_name]).command
-            return command
-        return super().get_command(ctx, cmd_name)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List commands from `COMMANDS`."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.group(cls=TracesGroup)
+@click.group(cls=LazyGroup, summaries=COMMANDS, modules=ELSEWHERE)
 def command() -> None:
     """Let a teacher act, and look at what was recorded."""
 

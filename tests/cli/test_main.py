@@ -83,6 +83,32 @@ def test_a_hint_says_where_keepstate_is_if_the_shell_does_not_know(monkeypatch: 
     assert keepstate_elsewhere("free some space") == ""
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("trian", "train"),
+        ("Bench", "bench"),
+        ("bench matirx", "bench matrix"),
+        ("traces colect", "traces collect"),
+        ("tasks genrate", "tasks generate"),
+        ("dataset bulid", "dataset build"),
+        ("collect", "traces collect"),
+        ("bench matrix --difficulty mini --adaptr base", "--adapter"),
+        ("tasks generate --dificulty mini", "--difficulty"),
+    ],
+)
+def test_the_nearest_to_a_mistyped_word_is_told(typed: str, meant: str) -> None:
+    result = CliRunner().invoke(cli, typed.split())
+    assert result.exit_code == 2
+    assert re.search(rf"Did you mean[^\n]*{meant}", result.output), result.output
+
+
+def test_nothing_is_guessed_where_nothing_is_near() -> None:
+    result = CliRunner().invoke(cli, ["xyzzy"])
+    assert "No such command 'xyzzy'.\n" in result.output
+    assert "Did you mean" not in result.output
+
+
 SPECIFIED_TARGETS = (
     [f"train-{r}" for r in ("persistent", "forget", "react")]
     + ["serve", "serve-lora"]
