@@ -154,6 +154,8 @@ def _report(tally: Tally, runtimes: tuple[RuntimeName, ...], out: Path) -> None:
         count = tally.graded(name)
         mean = f", mean score {tally.score[name] / count:.3f}, solved {tally.solved[name]}" if count else ""
         click.echo(f"{out / name}: {tally.recorded[name]} recorded, {tally.kept[name]} kept{mean}")
+    if tally.trimmed:
+        click.echo(f"blank lines before {tally.trimmed} answers are left out: training text cannot hold them", err=True)
     if tally.failures:
         causes = ", ".join(f"{origin} {count}" for origin, count in sorted(tally.failures.items()))
         click.echo(f"not recorded: {tally.failures.total()} ({causes}); first: {tally.first_failure}", err=True)

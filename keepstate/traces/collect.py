@@ -8,23 +8,26 @@ again. A failure of ours is recorded without a verdict, counted by its origin, a
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from keepstate.agents import EpisodeLimits, run_episode
 from keepstate.agents.record import Trace
 from keepstate.agents.recorder import limits_record, sampling_record
 from keepstate.errors import UserError
-from keepstate.models.base import Model
+from keepstate.models.base import Message, Model, Reply
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
 from keepstate.traces.reader import BadTrace
 from keepstate.traces.recorded import Due, read_record
 from keepstate.traces.writer import write_trace
 from keepstate.vocabulary import Origin, RuntimeName
+
+BLANK_LINES = re.compile(r"\A\s*[\r\n]")
 
 Teacher = Callable[[Task, RuntimeName], Model]
 """Who plays a task in a runtime: a new scripted teacher each time, or one shared server."""
@@ -57,6 +60,8 @@ class Tally:
     """Sum over both."""
     failures: Counter[Origin] = field(default_factory=Counter)
     first_failure: str = ""
+    trimmed: int = 0
+    """Answers that began with blank lines, which are left out. See `Trainable`."""
     replaced: list[BadTrace] = field(default_factory=list)
     """Files of an earlier run that are no record of an episode that is asked for: it is played, and replaces them."""
 
@@ -110,7 +115,7 @@ async def collect(
                 trace = await run_episode(
                     task,
                     runtime=runtime,
-                    model=model,
+                    model=Trainable(model, tally),
                     sandbox=sandbox,
                     limits=plan.limits(runtime),
                     seed=plan.seed,
@@ -126,6 +131,28 @@ async def collect(
         except* UserError as errors:
             raise _first(errors) from errors
     return tally
+
+
+class Trainable:
+    """A teacher without the blank lines before its answers, in what is recorded and in what it is sent back.
+
+    Reasoning parsers of servers leave them there. No template gives them back token for token, as they melt with its
+    own newline, so no data set could be made of what is collected with them.
+    """
+
+    def __init__(self, teacher: Model, tally: Tally) -> None:
+        self.name = teacher.name
+        self.sampling = getattr(teacher, "sampling", None)
+        self._teacher, self._tally = teacher, tally
+
+    async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
+        """The teacher's answer. Raises what the teacher raises."""
+        reply = await self._teacher.reply(messages, seed=seed, turn=turn)
+        text = BLANK_LINES.sub("", reply.text)
+        if text == reply.text:
+            return reply
+        self._tally.trimmed += 1
+        return replace(reply, text=text)
 
 
 def _owed(plan: CollectPlan, tally: Tally) -> Iterator[tuple[Task, RuntimeName, Model]]:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from keepstate.models.teacher import ScriptedTeacher
 from keepstate.tasks import make_tasks, write_tasks
 from keepstate.tasks.base import Task
 from keepstate.traces import read_trace
+from keepstate.traces.check import check_folders
 from keepstate.traces.collect import CollectPlan, Tally, Teacher, collect
 from keepstate.vocabulary import Origin, RuntimeName
 
@@ -67,6 +69,28 @@ async def test_plays_every_task_in_every_runtime_and_the_second_run_plays_nothin
     assert second.score == pytest.approx(first.score)
     assert second.solved == first.solved
     assert contents(tmp_path) == written
+
+
+class Spaced(ScriptedTeacher):
+    """A teacher behind a server whose reasoning parser leaves line breaks before the answer."""
+
+    async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
+        assert not any(message["content"].startswith("\n") for message in messages)
+        reply = await super().reply(messages, seed=seed, turn=turn)
+        return replace(reply, text=f"\n \r\n\n{reply.text}")
+
+
+async def test_a_teachers_leading_line_breaks_are_left_out_so_that_a_data_set_can_be_made(tmp_path: Path) -> None:
+    tasks = tasks_of(2)
+    tally = await collect(plan(tasks, tmp_path / "spaced", Spaced))
+    await collect(plan(tasks, tmp_path / "plain"))
+    traces = [
+        [read_trace(path) for path in sorted((tmp_path / name / "react").glob("*.trace.json"))]
+        for name in ("spaced", "plain")
+    ]
+    assert [trace.messages for trace in traces[0]] == [trace.messages for trace in traces[1]]
+    assert tally.trimmed == sum(len(trace.steps) for trace in traces[0]) > 0
+    assert check_folders([tmp_path / "spaced"]).good
 
 
 async def test_only_what_is_missing_or_differs_is_played(tmp_path: Path) -> None:
