@@ -250,13 +250,10 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], *, unknown: 
     Args:
         before: What was recorded.
         now: What is asked for.
-        unknown: Keys whose None means "not known": not compared where one side does not know them.
+        unknown: Outer keys whose None means "not known": not compared where one side does not know them.
     """
-    old, new = dict(_flat(before)), dict(_flat(now))
-    for key in unknown:
-        if old.get(key) is None or new.get(key) is None:
-            old.pop(key, None)
-            new.pop(key, None)
+    skipped = [key for key in unknown if before.get(key) is None or now.get(key) is None]
+    old, new = (dict(_flat({k: v for k, v in side.items() if k not in skipped})) for side in (before, now))
     return [
         f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
         for key in sorted(old.keys() | new.keys())

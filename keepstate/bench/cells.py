@@ -33,17 +33,23 @@ from keepstate.vocabulary import Adapter, RuntimeName
 
 CELL_SCHEMA = "keepstate.cell.v1"
 CELL_FILE = "cell.json"
+TOLD_BY_SERVER = {
+    "weights": "the adapter's weights",
+    "adapter_config": "the adapter's configuration",
+    "base": "the base model",
+}
+"""Keys of what decides the results that cannot always be told: not compared where one side is unknown, but said."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a run. `decisive` is what its digest covers."""
+    """One cell of a run. `decisive` is what its digest (SHA-256) covers."""
 
     config: BenchmarkConfig
     tasks: tuple[Task, ...]
     folder: Path
     served: Mapping[str, Any] = field(default_factory=dict)
-    """What the server says of the model: `root`, `weights` (SHA-256, where they can be read), `max_model_len`."""
+    """What is known of the model that plays: `root`, `max_model_len`, `remarks`, and the keys of `TOLD_BY_SERVER`."""
 
     @cached_property
     def decisive(self) -> dict[str, Any]:
@@ -51,23 +57,37 @@ class Cell:
         limits = self.config.limits.episode(self.config.runtime)
         tools = environment_for(self.tasks[0]).tools
         prompt = system_prompt(self.config.runtime, tools, tool_calls=limits.runtime.tool_calls)
-        return self.config.decisive() | {
-            "tasks": content_hash([[task.name, task.content_hash] for task in self.tasks]),
-            "prompt": content_hash(prompt),
-            "weights": self.served.get("weights"),
-        }
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of `decisive`."""
-        return content_hash(self.decisive)
+        return (
+            self.config.decisive()
+            | {
+                "tasks": content_hash([[task.name, task.content_hash] for task in self.tasks]),
+                "prompt": content_hash(prompt),
+            }
+            | {key: self.served.get(key) for key in TOLD_BY_SERVER}
+        )
 
     def changes(self) -> list[str]:
         """What differs from the config that the recorded episodes were played with: `key: old -> new`."""
+        record = self._record()
+        return changed_keys(record.config, self.decisive, unknown=TOLD_BY_SERVER) if record else []
+
+    def _record(self) -> CellRecord | None:
+        """The `cell.json` of an earlier run."""
         path = self.folder / CELL_FILE
-        if not path.exists():
-            return []
-        return changed_keys(read_cell_file(path).config, self.decisive, unknown=("weights",))
+        return read_cell_file(path) if path.exists() else None
+
+    def remarks(self) -> list[str]:
+        """What a reader must know of the model that played: said when the cell is written, and by every report."""
+        found = [*self.served.get("remarks", ())]
+        if record := self._record():
+            found = [*record.remarks, *found]
+            for key, words in TOLD_BY_SERVER.items():
+                before, now = record.config.get(key), self.decisive[key]
+                if before is not None and now is None:
+                    found.append(f"{words} can no longer be told, so later episodes may be of another model")
+                if before is None and now is not None:
+                    found.append(f"{words} could not be told when earlier episodes were played")
+        return list(dict.fromkeys(found))
 
     def recorded(self) -> tuple[dict[str, Verdict], list[BadTrace]]:
         """Verdicts of the episodes that lie there graded, by task name, and the files that should be such and are none.
@@ -104,8 +124,11 @@ class Cell:
             path.unlink()
 
     def write(self) -> None:
-        """Write `cell.json`."""
-        first = self.tasks[0]
+        """Write `cell.json`; what was known of the model when the first episodes were played stays."""
+        first, record = self.tasks[0], self._record()
+        known = {key: record.config[key] for key in TOLD_BY_SERVER if record and record.config.get(key) is not None}
+        decisive = self.decisive | known
+        served = {key: value for key, value in self.served.items() if key != "remarks"}
         write_json(
             self.folder / CELL_FILE,
             {
@@ -116,9 +139,10 @@ class Cell:
                 "family": first.family,
                 "difficulty": "+".join(sorted({task.difficulty for task in self.tasks})),
                 "rules": first.public.get("rules"),
-                "digest": self.digest,
-                "config": self.decisive,
-                "server": {"base_url": self.config.base_url, **self.served},
+                "digest": content_hash(decisive),
+                "config": decisive,
+                "remarks": self.remarks(),
+                "server": {"base_url": self.config.base_url, **served},
                 "isolation": self.config.isolation,
                 "versions": {"keepstate": __version__, "python": platform.python_version()},
                 "written_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -105,6 +105,7 @@ def _owed(tallies: Sequence[CellTally]) -> dict[str, deque[Job]]:
             tally.keep(verdict)
         jobs = deque(Job(tally, task) for task in tally.cell.tasks if task.name not in recorded)
         if jobs or not (tally.cell.folder / "cell.json").exists():
+            tally.remarks = tally.cell.remarks()
             tally.cell.write()
         if not jobs:
             tally.cell.summarise()

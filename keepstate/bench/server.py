@@ -17,12 +17,12 @@ import httpx2
 
 from keepstate.bench.config import BenchmarkConfig
 from keepstate.errors import UserError
-from keepstate.files import file_hash
 from keepstate.models.server import LOOPBACK
+from keepstate.serving.adapters import BASE
+from keepstate.serving.loaded import AdapterContent, Loaded, loaded_base, loaded_by
 from keepstate.vocabulary import Adapter
 
 SECONDS = 10.0
-WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 _CACHE_INFO = re.compile(r"^vllm:cache_config_info\{(?P<labels>.*)\} ", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -39,6 +39,8 @@ class ServerInfo:
     """How to start one for all cells that need it."""
     pool_tokens: int | None
     """Tokens that its key-value cache holds; None where it does not tell."""
+    loaded: Loaded | None = None
+    """What it loaded, if `keepstate serve` started it on this machine."""
 
     def served(self, config: BenchmarkConfig) -> dict[str, Any]:
         """What it says of the model of `config`.
@@ -61,8 +63,25 @@ class ServerInfo:
                 f" {config.name} asks for {config.context:,}",
                 f"restart it with a longer context, or ask for less: context: {context} (bench matrix: --context)",
             )
+        return {"root": card.get("root"), "max_model_len": context} | self._contents(config.served_name, card, base)
+
+    def _contents(self, name: str, card: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides the answers: what the server loaded, where that is known, else what lies in its folders now."""
         root = card.get("root")
-        return {"root": root, "max_model_len": context, "weights": _weights(root)}
+        now = AdapterContent.read(Path(str(root))) if root else None
+        loaded = self.loaded if self.loaded and (name == BASE or name in self.loaded.adapters) else None
+        content = loaded.adapters.get(name) if loaded else now
+        remarks = []
+        if loaded and content and (lying := AdapterContent.read(content.folder)) != content:
+            what = "changed" if lying.weights else "was removed"
+            remarks.append(f"{content.folder} {what} after the server loaded it; what it loaded is what plays")
+        return {
+            "weights": content.weights if content else None,
+            "adapter_config": content.config if content else None,
+            "base": loaded.base if loaded else loaded_base((base or card).get("root")),
+            "hashed": "when the server loaded it" if loaded else "as it lay in its folder when the benchmark started",
+            "remarks": remarks,
+        }
 
 
 def start_command(configs: Sequence[BenchmarkConfig]) -> str:
@@ -98,7 +117,7 @@ async def ask_server(base_url: str, configs: Sequence[BenchmarkConfig]) -> Serve
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{base_url} is no OpenAI-compatible server", start_command(configs)) from error
-        return ServerInfo(base_url, models, start_command(configs), await _pool(client, base_url))
+        return ServerInfo(base_url, models, start_command(configs), await _pool(client, base_url), loaded_by(base_url))
 
 
 async def is_alive(base_url: str, *, attempts: int = 3, pause: float = 2.0) -> bool:
@@ -145,12 +164,3 @@ def _client(base_url: str) -> httpx2.AsyncClient:
 
 def _integer(text: str | None) -> int:
     return int(text) if text and text.isdecimal() else 0
-
-
-def _weights(root: Any) -> str | None:
-    """SHA-256 of an adapter's weights, where the server names a folder that we can read."""
-    for name in WEIGHT_FILES:
-        path = Path(str(root)) / name
-        if root and path.is_file():
-            return file_hash(path)
-    return None

@@ -33,6 +33,9 @@ class CellTally:
     replaced: list[BadTrace] = field(default_factory=list)
     """Files of an earlier run that are no record of an episode of this cell: it is played, and replaces them."""
 
+    remarks: list[str] = field(default_factory=list)
+    """What was noticed about the model that plays."""
+
     @property
     def done(self) -> int:
         """Episodes that are over, graded or given up."""

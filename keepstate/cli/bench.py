@@ -143,4 +143,6 @@ def _report(tallies: Sequence[CellTally], run: Path) -> None:
         origins = ", ".join(f"{origin} {count}" for origin, count in sorted(tally.not_graded.items()))
         line = f"{tally.cell.folder}: solved {tally.solved} / graded {graded} / not graded {tally.not_graded.total()}"
         click.echo(line + (f" ({origins}); first: {tally.first_failure}" if origins else ""))
+        for remark in tally.remarks:
+            click.echo(f"{tally.cell.folder}: {remark}", err=True)
     click.echo(f"report: keepstate report {run}", err=True)

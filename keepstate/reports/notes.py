@@ -23,6 +23,7 @@ def notes(figures: Sequence[CellFigures]) -> Iterator[str]:
         yield from _cell_notes(figure)
     yield from _differences(figures)
     yield from _different_tasks(figures)
+    yield from _different_bases(figures)
     unsafe = [f.cell.label for f in figures if Rung.PROCESS in f.rungs]
     if unsafe:
         yield f"Model-written code ran without a sandbox in: {', '.join(unsafe)}."
@@ -75,6 +76,19 @@ def _different_tasks(figures: Sequence[CellFigures]) -> Iterator[str]:
             f"The cells have different numbers of tasks or other ones ({counts}): a row is about its own tasks, and a"
             " comparison about those that both cells have."
         )
+
+
+def _different_bases(figures: Sequence[CellFigures]) -> Iterator[str]:
+    """Where cells were played on other base models, as far as these are known."""
+    by_base: dict[str, list[str]] = {}
+    for figure in figures:
+        base = figure.cell.config.get("base")
+        if base is not None:
+            words = base.get("name") or f"weights {str(base.get('weights'))[:12]}"
+            by_base.setdefault(words, []).append(figure.cell.label)
+    if len(by_base) > 1:
+        each = "; ".join(f"{words}: {', '.join(labels)}" for words, labels in by_base.items())
+        yield f"The cells were played on different base models: {each}."
 
 
 def _text(value: Any) -> str:

@@ -211,6 +211,9 @@ def _comparison_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     yield "tokens", f"{number(comparison.tokens, 2)} times on the median task; {total} times in all"
     yield "completion", f"{number(comparison.completion_tokens, 2)} times on the median task"
     yield "steps", f"{number(comparison.steps, 2)} times on the median task"
+    bases = [cell.config.get("base") for cell in (comparison.first, comparison.second)]
+    if None not in bases and bases[0] != bases[1]:
+        yield "base model", "not the same in the two"
     yield "missing", " vs ".join(f"{percent(share)} %" for share in comparison.missed)
     for cell in (comparison.first, comparison.second):
         played = cell.by_task()

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,11 @@ from keepstate.errors import UserError
 from keepstate.processes import GuardedProcess
 from keepstate.serving.command import command, environment
 from keepstate.serving.diagnosis import check_plugin, failure, stage, tail
+from keepstate.serving.loaded import AdapterContent, noted, read_adapter_contents
 from keepstate.serving.plan import Plan
 from keepstate.serving.ports import check_port
 from keepstate.serving.prompts import check_prompts
+from keepstate.training.result import base_identity
 
 POLL_SECONDS = 0.25
 SILENCE_SECONDS = 900.0
@@ -84,10 +87,13 @@ def serve(planned: Plan, *, on_progress: Callable[[Starting], None] | None = Non
     python = environments.ensure("serve")
     started = time.monotonic()
     planned.log.parent.mkdir(parents=True, exist_ok=True)
+    adapters = read_adapter_contents(planned)
     with (
+        ThreadPoolExecutor(1) as beside,  # 16 GiB of Qwen3-8B take ten seconds
         planned.log.open("wb") as log,
         GuardedProcess(command(planned, python), output=log, env=environment(planned)) as process,
     ):
+        base = beside.submit(base_identity, planned.base_model)
 
         def report(words: str) -> None:
             if on_progress:
@@ -99,7 +105,19 @@ def serve(planned: Plan, *, on_progress: Callable[[Starting], None] | None = Non
             report(f"asking {name}")
             _ask(planned, name, process)
         check_prompts(planned)
-        yield Server(planned.base_url, planned.names, planned.log, time.monotonic() - started, process)
+        _check_unchanged(planned, adapters)
+        with noted(planned.port, process.pid, base.result(), adapters):
+            yield Server(planned.base_url, planned.names, planned.log, time.monotonic() - started, process)
+
+
+def _check_unchanged(planned: Plan, before: Mapping[str, AdapterContent]) -> None:
+    """Refuse adapters that somebody wrote to while the server loaded them: which it has is not known."""
+    for name, content in read_adapter_contents(planned).items():
+        if content != before[name]:
+            raise UserError(
+                f"{content.folder} changed while the server loaded {name!r} from it",
+                "wait until its training has finished, and start the server again",
+            )
 
 
 def _until_healthy(planned: Plan, process: GuardedProcess, report: Callable[[str], None]) -> None:

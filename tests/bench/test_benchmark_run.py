@@ -1,6 +1,7 @@
 """Whole benchmarks against a real HTTP server: played, kept, resumed, refused, stopped."""
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -28,7 +30,10 @@ from keepstate.cli import _progress
 from keepstate.cli import bench as commands
 from keepstate.cli._progress import display
 from keepstate.errors import UserError
+from keepstate.files import write_json
 from keepstate.models.server import ServerModel
+from keepstate.reports import make_report
+from keepstate.serving.loaded import AdapterContent, noted
 from keepstate.tasks import write_tasks
 from keepstate.traces import read_trace
 from keepstate.vocabulary import Difficulty, FinishReason, Origin, RuntimeName
@@ -165,21 +170,100 @@ async def test_a_changed_config_is_refused_with_its_keys_and_fresh_replaces(tmp_
         assert figures(await bench([changed], tmp_path, fresh=True)) == [(5, 0, 0)], "fresh keeps what still belongs"
 
 
-async def test_new_weights_under_the_same_name_are_another_config(tmp_path: Path) -> None:
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    weights = adapter / "adapter_model.safetensors"
-    weights.write_bytes(b"one")
+@dataclass
+class FromFolder(StubServer):
+    """Its cards name folders that can be read: an adapter, and its base."""
 
-    class Local(StubServer):
-        def card(self, name: str) -> dict[str, Any]:
-            return super().card(name) | {"root": str(adapter)}
+    folder: Path = Path()
 
-    with serving(Local()) as stub:
-        await bench([react_cell(stub)], tmp_path / "run")
-        weights.write_bytes(b"two")
+    def card(self, name: str) -> dict[str, Any]:
+        return super().card(name) | {"root": str(self.folder / ("base" if name == "base" else "adapter"))}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder with an adapter and a base."""
+    for name, weights in (("adapter", "adapter_model.safetensors"), ("base", "model.safetensors")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / weights).write_bytes(b"one")
+    write_json(tmp_path / "adapter" / "adapter_config.json", {"r": 16, "lora_alpha": 16})
+    write_json(tmp_path / "base" / "config.json", {"vocab_size": 9})
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("adapter/adapter_model.safetensors", "two", r"weights: \w+\.\.\. -> \w+"),
+        ("adapter/adapter_config.json", '{"r": 16, "lora_alpha": 999}', "adapter_config.lora_alpha: 16 -> 999"),
+        ("adapter/adapter_config.json", '{"r": 16, "lora_alpha": 16, "use_rslora": true}', "use_rslora: None -> True"),
+        ("base/model.safetensors", "two", r"base.weights: "),
+        ("base/config.json", '{"vocab_size": 9, "rope_theta": 1}', "base.config: "),
+    ],
+)
+async def test_another_model_under_the_same_name_is_another_config(
+    file: str, content: str, named: str, model: Path
+) -> None:
+    with serving(FromFolder(folder=model)) as stub:
+        await bench([react_cell(stub, adapter="react")], model / "run")
+        (model / file).write_text(content)
+        with pytest.raises(UserError, match=named):
+            await bench([react_cell(stub, adapter="react")], model / "run")
+
+
+async def test_a_model_that_can_no_longer_be_told_is_said_and_what_was_known_stays(model: Path) -> None:
+    with serving(FromFolder(folder=model)) as stub:
+        await bench([react_cell(stub, adapter="react", count=3)], model / "run")
+        path = model / "run/cell/cell.json"
+        before = json.loads(path.read_text())["config"]
+        next((model / "run/cell").glob("*.trace.json")).unlink()
+        shutil.rmtree(model / "adapter")
+        (tally,) = await bench([react_cell(stub, adapter="react", count=3)], model / "run")
+        said = "the adapter's weights can no longer be told, so later episodes may be of another model"
+        assert said in tally.remarks
+        after = json.loads(path.read_text())
+        assert after["config"] == before
+        assert said in after["remarks"]
+        assert f"react → react: {said}." in make_report("r", read_results(model / "run")).groups[0].notes
+        (model / "adapter").mkdir()
+        (model / "adapter/adapter_model.safetensors").write_bytes(b"two")
         with pytest.raises(UserError, match="weights: "):
-            await bench([react_cell(stub)], tmp_path / "run")
+            await bench([react_cell(stub, adapter="react", count=3)], model / "run")
+
+
+async def test_a_cell_of_an_older_version_goes_on_and_what_it_did_not_record_is_said(model: Path) -> None:
+    with serving(FromFolder(folder=model)) as stub:
+        await bench([react_cell(stub, adapter="react", count=3)], model / "run")
+        path = model / "run/cell/cell.json"
+        cell = json.loads(path.read_text())
+        del cell["config"]["adapter_config"], cell["config"]["base"], cell["remarks"]
+        path.write_text(json.dumps(cell))
+        next((model / "run/cell").glob("*.trace.json")).unlink()
+        (tally,) = await bench([react_cell(stub, adapter="react", count=3)], model / "run")
+        assert tally.remarks == [
+            "the adapter's configuration could not be told when earlier episodes were played",
+            "the base model could not be told when earlier episodes were played",
+        ]
+        assert json.loads(path.read_text())["config"]["adapter_config"]["lora_alpha"] == 16
+        assert (await bench([react_cell(stub, adapter="react", count=3)], model / "run"))[0].kept == 3
+
+
+async def test_what_the_server_loaded_counts_not_what_lies_in_the_folder_now(model: Path) -> None:
+    adapter = AdapterContent.read(model / "adapter")
+    with serving(FromFolder(folder=model)) as stub:
+        port = int(stub.url.split(":")[2].split("/")[0])
+        with noted(port, os.getpid(), {"name": "small"}, {"react": adapter}):
+            (model / "adapter/adapter_model.safetensors").write_bytes(b"two")
+            (tally,) = await bench([react_cell(stub, adapter="react", count=2)], model / "run")
+        cell = json.loads((model / "run/cell/cell.json").read_text())
+        assert cell["config"]["weights"] == adapter.weights == hashlib.sha256(b"one").hexdigest()
+        assert cell["config"]["base"] == {"name": "small"}
+        assert cell["server"]["hashed"] == "when the server loaded it"
+        assert tally.remarks == [
+            f"{model / 'adapter'} changed after the server loaded it; what it loaded is what plays"
+        ]
+        with pytest.raises(UserError, match="weights: "):
+            await bench([react_cell(stub, adapter="react", count=2)], model / "run")
 
 
 async def test_our_failures_are_retried_then_recorded_without_score_and_tried_next_time(tmp_path: Path) -> None:

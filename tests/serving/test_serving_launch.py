@@ -1,5 +1,6 @@
 """Starting, waiting, failing and ending, with a stub in the place of vLLM."""
 
+import hashlib
 import os
 import signal
 import socket
@@ -15,7 +16,10 @@ from serving_helpers import MakeAdapter, is_running
 
 from keepstate.errors import EXIT_INTERRUPTED, UserError
 from keepstate.serving import Plan, plan, serve
+from keepstate.serving.launch import Starting
+from keepstate.serving.loaded import _path, loaded_by
 from keepstate.serving.ports import HOST
+from keepstate.training.result import WEIGHTS
 
 
 def start(planned: Plan) -> UserError:
@@ -47,6 +51,37 @@ def test_inside_the_block_it_serves_and_afterwards_it_is_gone(planned: Plan, stu
         assert server.log.is_relative_to(stub_home)
     assert not is_running(stub_home)
     assert stages[-3:] == ["asking base", "asking persistent", "asking react"]
+
+
+def test_what_a_server_loaded_is_known_while_it_runs(planned: Plan, stub_home: Path) -> None:
+    weights = planned.adapters[0].folder / WEIGHTS
+    weights.write_bytes(b"one")
+    with serve(planned) as server:
+        weights.write_bytes(b"two")
+        loaded = loaded_by(server.base_url)
+        assert loaded is not None
+        assert loaded.adapters["persistent"].weights == hashlib.sha256(b"one").hexdigest()
+        assert loaded.adapters["react"].config == {"r": 16, "target_modules": ["q_proj", "v_proj"]}
+        assert loaded.base["config"] is not None
+        assert loaded_by(server.base_url.replace("127.0.0.1", "example.org")) is None
+        note = _path(planned.port)
+        assert note is not None
+        (note.parent / "served-1.json").write_text(note.read_text().replace(f'"pid": {loaded.pid}', '"pid": 1'))
+        assert loaded_by("http://127.0.0.1:1/v1") is None, "another process than that which was noted"
+        (note.parent / "served-1.json").unlink()
+    assert loaded_by(server.base_url) is None
+
+
+def test_an_adapter_written_to_while_it_is_loaded_is_refused(planned: Plan) -> None:
+    def write(state: Starting) -> None:
+        if state.stage == "asking react":
+            (planned.adapters[1].folder / WEIGHTS).write_bytes(b"later")
+
+    with (
+        pytest.raises(UserError, match="changed while the server loaded 'react' from it"),
+        serve(planned, on_progress=write),
+    ):
+        pass
 
 
 def test_an_error_in_the_block_ends_it_too(planned: Plan, stub_home: Path) -> None:
