@@ -188,7 +188,7 @@ def load_config(path: Path) -> BenchmarkConfig:
     """
     path = find(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise UserError(
             f"{path}: cannot read: {error.strerror}",

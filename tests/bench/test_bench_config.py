@@ -109,6 +109,16 @@ def test_files_that_are_no_config_are_refused(content: str, tmp_path: Path) -> N
         load_config(tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_are_read_as_editors_write_them(encoding: str, tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_bytes(path.read_text().encode(encoding))
+    assert load_config(path).name == "a"
+    task_set = tmp_path / "set.json"
+    task_set.write_bytes('{"count": 3}'.encode(encoding))
+    assert len(TaskSource(config=task_set).load()) == 3
+
+
 def test_a_weakest_rung_can_be_required(tmp_path: Path) -> None:
     assert load_config(written(tmp_path, isolation="landlock+")).isolation == "landlock+"
 

@@ -99,6 +99,14 @@ def test_research_files_load_unchanged(tmp_path: Path) -> None:
         assert reference_scores(task) == reference_scores(ours)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_task_is_read_as_editors_write_it(encoding: str, tmp_path: Path) -> None:
+    tasks = list(make_tasks("knapsack", "mini", 1, 0))
+    (path,) = write_tasks(tmp_path, tasks)
+    path.write_bytes(path.read_text().encode(encoding))
+    assert load_tasks(tmp_path) == tasks
+
+
 def test_bad_files_are_named_and_good_ones_kept(tmp_path: Path) -> None:
     tasks = list(make_tasks("knapsack", "mini", 2, 0))
     good = write_tasks(tmp_path, tasks)
