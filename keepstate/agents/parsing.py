@@ -199,8 +199,9 @@ def _parse_react(text: str) -> Answer:
     except (ValueError, RecursionError) as error:
         reason = _why_no_json(body, error) if isinstance(error, json.JSONDecodeError) else "unreadable value"
         return Answer(problem=f"No tool was called: the action is not valid JSON ({reason}).")
-    if body[end:].strip() or after:
-        return Answer(problem="No tool was called: text follows the action. End your answer after the JSON list.")
+    if follows := body[end:].strip() or after:
+        said = f"text follows the action, {_shown(follows)}"
+        return Answer(problem=f"No tool was called: {said}. End your answer after the JSON list.")
     return Answer(action=body[:end])
 
 

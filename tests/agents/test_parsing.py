@@ -146,7 +146,11 @@ def test_the_one_action_is_taken_as_it_stands(text: str, action: str) -> None:
         ("Action: []\nObservation: [a] b", "text follows"),
         ("Action: " + "[" * 100_000, "not valid JSON"),
         ("Action: [" + "9" * 10_000 + "]", "not valid JSON"),
-        ('Action: ```json\n[{"tool": "finish", "args": {}}]\n```\nThis ends it.', "text follows the action"),
+        (
+            'Action: ```json\n[{"tool": "finish", "args": {}}]\n```\nThis ends it.',
+            'text follows the action, "This ends it."',
+        ),
+        ("```\nAction: []\n```", 'text follows the action, "```"'),
         ("Action: ```json\n[1]", "close the fence"),
         ("Action: ```json [1] ```", "without a fence"),
         ('Action: {"tool_call": {"name": "a"}}', "put your object in [ ]"),
