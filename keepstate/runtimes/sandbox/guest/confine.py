@@ -14,12 +14,12 @@ import contextlib
 import os
 import resource
 import signal
-import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from . import kernel, landlock, namespaces
+from . import kernel, landlock, library, namespaces
 from .seccomp import Files, build_filter, pack
 
 NAMESPACES, LANDLOCK, SECCOMP, PROCESS = "namespaces", "landlock", "seccomp", "process"
@@ -53,14 +53,12 @@ class Confinement:
     """Its process id."""
 
 
-def libraries() -> list[str]:
-    """Folders of the standard library, none beneath another."""
-    folders = sorted(folder for folder in sys.path if os.path.isdir(folder))
-    return [a for a in folders if not any(a.startswith(b + "/") for b in folders)]
-
-
-def prepare(rung: str) -> Confinement:
+def prepare(rung: str, places: dict[str, str]) -> Confinement:
     """Prepare the zygote; on the top rung this returns in another process than it was called in.
+
+    Args:
+        rung: Which.
+        places: Folders of the standard library, and under which path each is to be shown.
 
     Raises:
         OSError: This machine does not permit this rung.
@@ -70,18 +68,19 @@ def prepare(rung: str) -> Confinement:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where memory runs out, the kernel ends workers before it ends the host
     ruleset = None
-    drops = os.geteuid() == 0 and (rung == SECCOMP or _anybody_may_read(libraries()))
+    drops = os.geteuid() == 0 and (rung == SECCOMP or _anybody_may_read(places))
     identity = namespaces.NOBODY if drops else None
     if rung == NAMESPACES:
-        identity = namespaces.INSIDE_ID if namespaces.enter(libraries()) else None
+        identity = namespaces.INSIDE_ID if namespaces.enter(places) else None
+        library.mounted()
         ruleset = landlock.ruleset_without_files()
         _filter(rung, 1)  # the same for all, each being process 1: building it takes longer than forking
     elif rung == LANDLOCK:
-        ruleset = landlock.ruleset_for_files(libraries())
+        ruleset = landlock.ruleset_for_files(list(places))
     return Confinement(rung, idle_bytes, ruleset, identity, os.getpid())
 
 
-def _anybody_may_read(folders: list[str]) -> bool:
+def _anybody_may_read(folders: Iterable[str]) -> bool:
     """Whether later imports work under any user id: not where Python lies below /root."""
     needed = {str(path) for folder in folders for path in (Path(folder), *Path(folder).parents)}
     return all(os.stat(path).st_mode & 0o001 for path in needed)

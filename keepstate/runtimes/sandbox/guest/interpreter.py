@@ -1,38 +1,45 @@
 """The interpreter of one worker: runs blocks of model code one after the other in one `__main__`.
 
+Model code is run by the outermost frame of the process, in the loop of `BOOT`; what is here is a generator that gives
+it one `Action` after the other and is not on the stack meanwhile. So an agent that prints its stack sees its own
+frames, and they are the same whatever is changed here.
+
 Everything here shares a process with hostile code and is trusted by nobody: the host checks every frame, keeps the
 record of tool calls and decides what counts. What is defended here is that honest mistakes (patched builtins, closed
 streams, a full heap, `sys.exit()`) do not break the next block.
 """
 
 from __future__ import annotations
+import __future__
 
 import builtins
 import importlib
 import sys
+import warnings
 from _signal import (  # type: ignore[import-not-found]  # `signal` without its enums: 6 of 40 us a block
     ITIMER_PROF,
     ITIMER_REAL,
     ITIMER_VIRTUAL,
-    SIG_BLOCK,
-    SIG_SETMASK,
     SIGUSR1,
-    pthread_sigmask,
+    set_wakeup_fd,
     setitimer,
     signal,
     sigtimedwait,
 )
 from ast import Expr, Expression, Module, PyCF_ONLY_AST
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from gc import callbacks
+from gc import callbacks, set_debug
 from io import StringIO
 from operator import is_
-from sys import modules, setprofile, settrace
+from os import _exit
+from sys import _getframe, modules
 from time import monotonic
-from types import FrameType, ModuleType
+from types import CodeType, CoroutineType, FrameType, ModuleType
 from typing import Any
 
 from . import wire
+from .library import OURS
 from .output import Capture, CutText
 from .tools import EpisodeFinished, Reserve, TimeLimit, ToolCallLimit, ToolError, encode_call, make_tools
 from .tracebacks import format_error
@@ -49,6 +56,10 @@ OUTPUT_SECONDS = 0.1
 """At most so often lines are sent before a block ends; the first one at once."""
 WARM_UP = "import json\ndef f(n):\n    return {str(n): [n + 1.5]}\nx = [f(i) for i in range(3)]\nNone"
 """A block that does a little of everything and prints nothing."""
+FUTURES = sum(
+    getattr(__future__, name).compiler_flag for name in __future__.all_feature_names if name != "nested_scopes"
+)
+"""Flags of `from __future__ import ...`; nested_scopes has that of something else."""
 
 
 def _leave(code: object = None) -> None:
@@ -57,6 +68,22 @@ def _leave(code: object = None) -> None:
 
 def _help(*arguments: object) -> None:
     importlib.import_module("pydoc").help(*arguments)
+
+
+class Action:
+    """What the outermost frame is to call, and what came of it."""
+
+    __slots__ = ("arguments", "error", "function", "is_running", "value")
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.is_running = False
+
+
+Doing = Generator[Action, None, Any]
 
 
 class Interpreter:
@@ -72,10 +99,12 @@ class Interpreter:
         self._calls = 0
         self._block = 0
         self._limit_message = ""
+        self._last_line = 1
+        self._futures = 0
         self._tools: dict[str, Any] = {}
         self._sources: dict[str, list[str]] = {}
         self._output = CutText(0)
-        self._running = False
+        self._action = Action(print, ())
         self._next_output = 0.0
         self._main = ModuleType("__main__")
         vars(self._main)["__builtins__"] = builtins
@@ -86,28 +115,32 @@ class Interpreter:
         self._builtins = tuple(vars(builtins).items())
         self._builtin_values = tuple(vars(builtins).values())
         self._reserve = Reserve()
+        warnings._warn_unawaited_coroutine = self._warn_unawaited  # type: ignore[attr-defined]
         signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)  # its time may be up before a starved block has begun
 
     def report_failure(self, reason: str) -> None:
         """Tell the host that this worker could not be confined."""
         self._channel.send(wire.encode({"kind": "failed", "reason": reason}))
 
-    def serve(self) -> None:
-        """Run blocks until the host closes the connection."""
-        self._warm_up()
-        self._send({"kind": "ready"})
-        while request := self._request():
-            if "tools" in request:
-                self._tools = make_tools(request["tools"], self._call)
-            self._step = request["step"]
-            self._limit_message = request["time_message"]
-            self._output = CutText(request["output_chars"])
-            result = self._run(request["code"])
-            try:
-                self._send({"kind": "done", **result, "output": self._output.take()})
-            except MemoryError:  # caught by the block, which kept the full heap
-                self._reserve.release()
-                self._send({"kind": "done", **result, "output": self._output.take()})
+    def serve(self) -> Iterator[Action]:
+        """Run blocks until the host closes the connection, then end the process."""
+        try:
+            yield from self._warm_up()
+            self._send({"kind": "ready"})
+            while request := self._request():
+                if "tools" in request:
+                    self._tools = make_tools(request["tools"], self._call)
+                self._step = request["step"]
+                self._limit_message = request["time_message"]
+                self._output = CutText(request["output_chars"])
+                result = yield from self._run(request["code"])
+                try:
+                    self._send({"kind": "done", **result, "output": self._output.take()})
+                except MemoryError:  # caught by the block, which kept the full heap
+                    self._reserve.release()
+                    self._send({"kind": "done", **result, "output": self._output.take()})
+        finally:
+            _exit(0)
 
     def _request(self) -> dict[str, Any] | None:
         """The next block, or None where there will be no more; answers to calls that were given up are dropped."""
@@ -123,10 +156,10 @@ class Interpreter:
                 if "code" in message:
                     return message
 
-    def _warm_up(self) -> None:
+    def _warm_up(self) -> Doing:
         """Touch the memory that every block touches: copying these pages takes longer than a short block itself."""
         names = dict(vars(self._main))
-        self._run(WARM_UP)
+        yield from self._run(WARM_UP)
         self._output.add("1\n")
         wire.encode({"output": self._output.take()})
         vars(self._main).clear()
@@ -137,25 +170,21 @@ class Interpreter:
     def _send(self, message: dict[str, Any]) -> None:
         self._channel.send(wire.encode({"step": self._step, **message}))
 
-    def _run(self, code: str) -> dict[str, Any]:
+    def _run(self, code: str) -> Doing:
         self._prepare()
-        error: tuple[str, str] | None = None
-        try:
-            try:
-                pthread_sigmask(SIG_SETMASK, ())
-                self._running = True
-                error = self._outcome(code)
-            finally:
-                self._running = False
-                pthread_sigmask(SIG_BLOCK, wire.SIGNALS)  # between blocks no handler of model code runs
-        except BaseException as raised:  # the time limit, while an error was being described
-            self._running = False
-            said = f": {self._limit_message}" if isinstance(raised, TimeLimit) else ""
-            error = type(raised).__name__, f"{type(raised).__name__}{said}"
+        error = yield from self._outcome(code)
         self._restore()
         if error is None:
             return {"globals": self._names()}
         return {"error_type": error[0], "error": _cut(error[1]), "globals": self._names()}
+
+    def _do(self, function: Callable[..., Any], *arguments: Any) -> Doing:
+        """Let the outermost frame call `function`; returns the action. The time limit strikes in there alone."""
+        action = self._action = Action(function, arguments)
+        yield action
+        action.is_running = False
+        action.arguments = ()  # the action itself lives on until the next
+        return action
 
     def _prepare(self) -> None:
         """What every block finds, whatever the last one did."""
@@ -169,10 +198,11 @@ class Interpreter:
         signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
 
     def _restore(self) -> None:
-        """Take away what would run in our own code, or break the next block."""
-        settrace(None)
-        setprofile(None)
+        """Take away what would run in our own code, speak in the next block's output, or break it."""
         callbacks.clear()
+        set_debug(0)
+        set_wakeup_fd(-1)
+        _stop_monitoring()
         for timer in (ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF):
             setitimer(timer, 0)
         while sigtimedwait(wire.SIGNALS, 0) is not None:  # signals are blocked: none that came waits for a block
@@ -185,34 +215,72 @@ class Interpreter:
         with suppress(MemoryError):
             self._reserve.hold()
 
-    def _outcome(self, code: str) -> tuple[str, str] | None:
+    def _outcome(self, code: str) -> Doing:
         """Run a block; class and text of its error, or None."""
-        try:
-            self._execute(code)
-        except EpisodeFinished:
+        done = yield from self._execute(code)
+        error = done.error
+        if error is None or issubclass(type(error), EpisodeFinished):  # `isinstance` asks the error itself
             return None
-        except SystemExit as leaving:
-            status = "" if leaving.code is None else str(leaving.code)
-            return "SystemExit", f"SystemExit: {status or 'exit'} (only this block ended, the interpreter goes on)"
-        except BaseException as error:
-            if isinstance(error, MemoryError):
-                self._reserve.release()
-            return str(type(error).__name__), format_error(error, self._sources)
-        return None
+        told = yield from self._do(self._describe, error)
+        if told.error is None:
+            return told.value
+        name = type(told.error).__name__  # the time limit, or what the agent's own `__str__` does
+        return name, f"{name}: {self._limit_message}" if issubclass(type(told.error), TimeLimit) else name
 
-    def _execute(self, code: str) -> None:
-        """Run a block as a REPL does: the value of an expression at its end is shown."""
+    def _execute(self, code: str) -> Doing:
+        """Run a block as a REPL does: the value of an expression at its end is shown. Returns the last action."""
+        done = yield from self._do(self._compile, code)
+        if done.error is not None:
+            return done
+        code_objects = done.value
+        # both in one action, by C code alone: tracing that the block switched on sees its own code and nothing of ours
+        done = yield from self._do(list, map(eval, code_objects, [vars(self._main)] * len(code_objects)))
+        self._reserve.release()  # the block may have left the heap full, whether it says so or not
+        if done.error is None and (value := done.value[-1]) is not None:
+            done = yield from self._do(repr, value)
+            if done.error is None:
+                done = yield from self._do(self._write, done.value + "\n")
+        return done
+
+    def _compile(self, code: str) -> list[CodeType]:
+        """A block, and the expression at its end if there is one.
+
+        What it imports from `__future__` holds for the blocks after it too, as in a REPL.
+        """
         filename = f"<block {self._block}>"
+        self._last_line = 1
         self._sources[filename] = code.split("\n")
-        tree = compile(code, filename, "exec", PyCF_ONLY_AST, dont_inherit=True)
-        assert isinstance(tree, Module)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], Expr) else None
-        space = vars(self._main)
-        exec(compile(tree, filename, "exec", dont_inherit=True), space)
-        if isinstance(last, Expr):
-            value = eval(compile(Expression(last.value), filename, "eval", dont_inherit=True), space)
-            if value is not None:
-                self._write(repr(value) + "\n")
+        try:
+            tree = compile(code, filename, "exec", PyCF_ONLY_AST | self._futures, dont_inherit=True)
+            assert isinstance(tree, Module)
+            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], Expr) else None
+            body = compile(tree, filename, "exec", self._futures, dont_inherit=True)
+            self._futures |= body.co_flags & FUTURES
+            if not isinstance(last, Expr):
+                return [body]
+            self._last_line = last.lineno
+            return [body, compile(Expression(last.value), filename, "eval", self._futures, dont_inherit=True)]
+        except SyntaxError as error:
+            if "outside" in str(error.msg) and ("await" in error.msg or "async" in error.msg):
+                error.msg += "; put it into an async function and run that by asyncio.run(...)"
+            raise
+
+    def _describe(self, error: BaseException) -> tuple[str, str]:
+        """Class and text of an error."""
+        if issubclass(type(error), SystemExit):
+            code = getattr(error, "code", None)
+            status = "" if code is None else str(code)
+            return "SystemExit", f"SystemExit: {status or 'exit'} (only this block ended, the interpreter goes on)"
+        return str(type(error).__name__), format_error(error, self._sources)
+
+    def _warn_unawaited(self, coroutine: CoroutineType[Any, Any, Any]) -> None:
+        """Stands for the function of `warnings`, which would name the place of ours at which a last value ends."""
+        name = coroutine.__qualname__
+        text = f"coroutine {name!r} was never awaited: run it by asyncio.run({name}(...)), in async code await it"
+        if _getframe(1).f_code.co_filename == OURS:
+            warnings.warn_explicit(text, RuntimeWarning, f"<block {self._block}>", self._last_line)
+        else:
+            warnings.warn(text, RuntimeWarning, 2)
 
     def _write(self, text: str) -> None:
         """Keep what is printed, and now and then tell the host, which has it should we be killed."""
@@ -224,16 +292,17 @@ class Interpreter:
     def _send_output(self) -> None:
         self._send({"kind": "output", "output": self._output.take()})
 
-    def _call(self, tool: str, arguments: dict[str, Any]) -> Any:
+    def _call(self, tool: str, arguments: dict[str, Any]) -> tuple[Any, BaseException | None]:
         """Ask the host to run a tool. Time limit and signals wait until its answer is read."""
-        answer = self._channel.quietly(self._exchange, tool, arguments)
+        try:
+            answer = self._channel.quietly(self._exchange, tool, arguments)
+        except (TypeError, ValueError) as error:
+            return None, error.with_traceback(None)
         if "value" in answer:
-            return answer["value"]
+            return answer["value"], None
         if "error" in answer:
-            raise ToolError(answer["error"])
-        if "limit" in answer:
-            raise ToolCallLimit(answer["limit"])
-        raise EpisodeFinished
+            return None, ToolError(answer["error"])
+        return None, ToolCallLimit(answer["limit"]) if "limit" in answer else EpisodeFinished()
 
     def _exchange(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Send the question, which has a number, and wait for the answer that bears it."""
@@ -253,7 +322,7 @@ class Interpreter:
             self._output.put(*output)
 
     def _on_soft_limit(self, _number: int, _frame: FrameType | None) -> None:
-        if self._running:
+        if self._action.is_running:
             raise TimeLimit(self._limit_message)
 
     def _names(self) -> list[str]:
@@ -263,6 +332,15 @@ class Interpreter:
             if type(name) is str and name[:1] != "_" and name not in self._tools:
                 names.append(name[:MAX_NAME_CHARS])
         return sorted(names)[:MAX_NAMES]
+
+
+def _stop_monitoring() -> None:
+    """Python 3.12 has a third way to be told of every line, beside tracing and profiling."""
+    if (monitoring := getattr(sys, "monitoring", None)) is not None:
+        for tool in range(6):
+            if monitoring.get_tool(tool) is not None:
+                monitoring.set_events(tool, 0)
+                monitoring.free_tool_id(tool)
 
 
 def _cut(text: str) -> str:

@@ -10,6 +10,7 @@ import os
 import struct
 
 from . import kernel
+from .library import INSTALLED_PACKAGES
 
 EXECUTE, READ_FILE, READ_FOLDER = 1 << 0, 1 << 2, 1 << 3
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
@@ -29,8 +30,11 @@ def _attributes(version: int, *, files: bool) -> bytes:
     return struct.pack(f"={len(fields)}Q", *fields)
 
 
-def ruleset_for_files(readable: list[str]) -> int:
-    """No file but those beneath `readable`, and those only for reading; no TCP, no signal to another process.
+def ruleset_for_files(libraries: list[str]) -> int:
+    """No file but those of the standard library, and those only for reading; no TCP, no signal to another process.
+
+    A right to a folder is one to all beneath it, so what lies in `libraries` is allowed one by one, without packages
+    that were installed there; the folders themselves cannot be listed.
 
     Raises:
         OSError: This kernel has no Landlock.
@@ -39,9 +43,12 @@ def ruleset_for_files(readable: list[str]) -> int:
     if not version:
         raise OSError("Landlock is not available: the kernel is older than 5.13, or it is switched off or forbidden")
     ruleset = kernel.landlock_ruleset(_attributes(version, files=True))
-    for folder in readable:
-        descriptor = os.open(folder, os.O_PATH | os.O_CLOEXEC)
-        kernel.landlock_allow(ruleset, EXECUTE | READ_FILE | READ_FOLDER, descriptor)
+    for entry in (entry for folder in libraries for entry in os.scandir(folder)):
+        if entry.name in INSTALLED_PACKAGES or entry.is_symlink():  # a link may lead out; the file beside it is allowed
+            continue
+        descriptor = os.open(entry.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        access = EXECUTE | READ_FILE | (READ_FOLDER if entry.is_dir(follow_symlinks=False) else 0)
+        kernel.landlock_allow(ruleset, access, descriptor)
         os.close(descriptor)
     return ruleset
 

@@ -13,6 +13,7 @@ import signal
 import socket
 
 from . import kernel
+from .library import INSTALLED_PACKAGES
 
 INSIDE_ID = 1000
 """User and group id that a worker sees itself under."""
@@ -23,14 +24,13 @@ STAGE = "/proc"
 """Where the new root is put together: a folder that every Linux has and that holds no library of Python."""
 DEVICES = ("null", "zero", "urandom", "random")
 ZONES = "/usr/share/zoneinfo"
-INSTALLED_PACKAGES = ("site-packages", "dist-packages")
 
 
-def enter(libraries: list[str]) -> bool:
+def enter(libraries: dict[str, str]) -> bool:
     """Move this process into new namespaces, and return in its only child: process 1 of them. The parent waits.
 
     Args:
-        libraries: Folders of the standard library, to be shown read-only.
+        libraries: Folders of the standard library, and under which path each is to be shown, read-only.
 
     Returns:
         Whether workers can take a user id that is not the host's (`INSIDE_ID` is then `NOBODY` outside).
@@ -111,17 +111,17 @@ def _enter_with_two_identities() -> bool:
     return os.waitpid(helper, 0)[1] == 0
 
 
-def _build_root(libraries: list[str]) -> None:
+def _build_root(libraries: dict[str, str]) -> None:
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    shown = [*libraries, *([ZONES] if os.path.isdir(ZONES) else [])]
+    shown = {**libraries, **({ZONES: ZONES} if os.path.isdir(ZONES) else {})}
     kernel.mount("tmpfs", STAGE, "tmpfs", kernel.MS_NOSUID, "size=1m,nr_inodes=256,mode=0755")
-    for folder in shown:
-        os.makedirs(STAGE + folder)
-        kernel.mount(folder, STAGE + folder, None, kernel.MS_BIND | kernel.MS_REC)
+    for folder, place in shown.items():
+        os.makedirs(STAGE + place)
+        kernel.mount(folder, STAGE + place, None, kernel.MS_BIND | kernel.MS_REC)
         for name in INSTALLED_PACKAGES:
-            if os.path.isdir(packages := f"{STAGE}{folder}/{name}"):
+            if os.path.isdir(packages := f"{STAGE}{place}/{name}"):
                 kernel.mount("tmpfs", packages, "tmpfs", 0, "size=4k,nr_inodes=1,mode=0555")
-        kernel.make_read_only(STAGE + folder, recursive=True)
+        kernel.make_read_only(STAGE + place, recursive=True)
     os.makedirs(STAGE + "/dev")
     for name in DEVICES:
         os.close(os.open(f"{STAGE}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o600))

@@ -43,8 +43,8 @@ class EpisodeFinished(BaseException):
 for _kind in (ToolError, ToolCallLimit, TimeLimit, EpisodeFinished):
     _kind.__module__ = "builtins"  # shown by its bare name, as the built-in errors are
 
-Call = Callable[[str, dict[str, Any]], Any]
-"""Asks the host to run a tool with arguments by name; returns its result or raises."""
+Call = Callable[[str, dict[str, Any]], tuple[Any, BaseException | None]]
+"""Asks the host to run a tool with arguments by name; returns its result, or None and what is to be raised."""
 
 
 def make_tools(descriptions: list[dict[str, Any]], call: Call) -> dict[str, Callable[..., Any]]:
@@ -58,9 +58,12 @@ def make_tools(descriptions: list[dict[str, Any]], call: Call) -> dict[str, Call
     for tool in descriptions:
         name, parameters = tool["name"], tool["parameters"]
         arguments = ", ".join(f"{parameter!r}: {parameter}" for parameter in parameters)
-        source = f"def {name}({', '.join(parameters)}):\n    return _call({name!r}, {{{arguments}}})"
+        source = (
+            f"def {name}({', '.join(parameters)}):\n    _result, _error = _call({name!r}, {{{arguments}}})\n"
+            "    if _error is not None: raise _error\n    return _result"  # raised here: no frame of ours in its trace
+        )
         space: dict[str, Any] = {"_call": call, "__builtins__": {}, "__name__": "tools"}
-        exec(source, space)
+        exec(compile(source, "<tools>", "exec"), space)
         functions[name] = space[name]
         functions[name].__doc__ = tool["doc"]
     return functions

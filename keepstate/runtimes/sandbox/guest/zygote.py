@@ -13,33 +13,37 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from typing import Any
 
-from . import kernel, preload
+from . import kernel, library, preload
 from .confine import NAMESPACES, Confinement, confine, fork_worker, prepare
-from .interpreter import Interpreter
+from .interpreter import Action, Interpreter
 
 
-def main(arguments: list[str]) -> None:
-    """Serve until the host closes the connection.
+def main(folder: str, host: str, rung: str) -> Iterator[Action]:
+    """Serve until the host closes the connection; returns in a worker: what its outermost frame is to do.
 
     Args:
-        arguments: The host's process id, and the rung. The connection is descriptor 0.
+        folder: Of this package.
+        host: The host's process id. The connection to it is descriptor 0.
+        rung: Which.
     """
     control = socket.socket(fileno=os.dup(0))
     os.dup2(1, 0)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(arguments[0]):  # it died before we asked to be told
+    if os.getppid() != int(host):  # it died before we asked to be told
         os._exit(1)
     os.environ.pop("PYTHONHASHSEED", None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    rung = arguments[1]
+    places = library.find()
+    library.rename_interpreter(places)
     preload.load(without_files=rung != NAMESPACES)
-    sys.argv = [""]
+    library.rename_modules(folder, sys._getframe(1).f_code)
     gc.collect()
     gc.freeze()
     try:
-        confinement = prepare(rung)
+        confinement = prepare(rung, places)
     except (OSError, ValueError) as error:
         _answer(control, {"failed": getattr(error, "strerror", None) or str(error)})
         os._exit(1)
@@ -47,7 +51,9 @@ def main(arguments: list[str]) -> None:
     _answer(control, {"ready": True})
     os.dup2(0, 2)  # from here on an error is told over a connection
     while request := control.recv(4096):
-        _spawn(control, confinement, json.loads(request))
+        worker = _spawn(control, confinement, json.loads(request))
+        if worker is not None:
+            return worker.serve()
     os._exit(0)
 
 
@@ -55,7 +61,8 @@ def _answer(control: socket.socket, message: dict[str, Any], descriptors: tuple[
     socket.send_fds(control, [json.dumps(message).encode()], descriptors)
 
 
-def _spawn(control: socket.socket, confinement: Confinement, request: dict[str, Any]) -> None:
+def _spawn(control: socket.socket, confinement: Confinement, request: dict[str, Any]) -> Interpreter | None:
+    """Fork a worker, and tell the host; returns an interpreter there and None here."""
     ours, theirs = socket.socketpair()
     try:
         pid = fork_worker(confinement)
@@ -65,16 +72,17 @@ def _spawn(control: socket.socket, confinement: Confinement, request: dict[str, 
         if pid == 0:
             control.detach()
             ours.detach()
-            _work(theirs.detach(), confinement, request["memory_mib"])
+            return _work(theirs.detach(), confinement, request["memory_mib"])
         process = os.pidfd_open(pid)
         _answer(control, {"id": request["id"]}, (ours.fileno(), process))
         os.close(process)
     ours.close()
     theirs.close()
+    return None
 
 
-def _work(connection: int, confinement: Confinement, memory_mib: int) -> None:
-    """Be a worker; never returns."""
+def _work(connection: int, confinement: Confinement, memory_mib: int) -> Interpreter:
+    """Become a worker, or end."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _close_all_but(connection, confinement.ruleset)
@@ -85,9 +93,9 @@ def _work(connection: int, confinement: Confinement, memory_mib: int) -> None:
         except OSError as error:
             interpreter.report_failure(error.strerror or str(error))
             os._exit(1)
-        interpreter.serve()
-    finally:
-        os._exit(0)
+    except BaseException:
+        os._exit(1)
+    return interpreter
 
 
 def _open_own_null() -> None:
