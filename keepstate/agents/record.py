@@ -247,7 +247,8 @@ class Trace(Record):
     """Of the run; the seed of each turn is in its `ModelCallEvent`."""
     limits: LimitsRecord | None
     versions: dict[str, str]
-    """Of keepstate and Python; an imported trace names its source here instead."""
+    """Of keepstate and Python; an imported trace names its source, its place there (file and line) and what was not
+    carried over instead."""
     failure: Failure | None
     """A failure of ours; None in a graded episode."""
     verdict: Verdict | None

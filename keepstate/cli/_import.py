@@ -21,6 +21,7 @@ from keepstate.traces.exporters import EXPORTERS, NOT_CARRIED
 from keepstate.traces.imported import NOT_CARRIED as LOST
 from keepstate.traces.imported import PLACE, SOURCE, file_word
 from keepstate.traces.reader import BadTrace, TraceError, iter_traces, load_trace
+from keepstate.traces.sources import other_format
 from keepstate.traces.view import printable
 from keepstate.traces.writer import TRACE_SUFFIX, trace_path, verdict_path, write_trace
 from keepstate.vocabulary import RuntimeName
@@ -156,13 +157,14 @@ def _read(sources: tuple[Path, ...], runtime: RuntimeName | None, left: Left) ->
 def _beside_traces(path: Path, runtime: RuntimeName | None, left: Left) -> Iterator[tuple[str, Trace | BadTrace]]:
     """The rows in a file that was found in a folder; the file is said to be passed over if it is of another kind."""
     name = path.name.lower()
-    stem = path.name.partition(".")[0]
+    stem = re.sub(r"(\.trace)?\.\w+$", "", path.name)
     if not path.is_file() or name.startswith(".") or name.endswith(TRACE_SUFFIX):
         return
     if trace_path(path.parent, stem).exists():  # its verdict, or its page
         return
     if not name.endswith(ROWS):
-        left.passed.append(f"{path}: its name ends with none of {', '.join((TRACE_SUFFIX, *ROWS))}")
+        unknown = f"its name ends with none of {', '.join((TRACE_SUFFIX, *ROWS))}"
+        left.passed.append(f"{path}: {other_format(path) or unknown}")
         return
     rows = _rows(path, runtime)
     if ".jsonl" in name or ".ndjson" in name:

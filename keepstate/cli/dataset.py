@@ -91,7 +91,7 @@ def build(
     bad = [item for runtime in manifests for item in _unreadable(out / runtime)]
     _name(bad)
     for root in arms.values():
-        if rows := sum(1 for _ in root.rglob("*.jsonl")):
+        if rows := sum(1 for path in root.rglob("*") if path.name.lower().endswith((".jsonl", ".jsonl.gz"))):
             click.echo(
                 f"{rows} *.jsonl below {root} were not read: keepstate traces import makes traces of them", err=True
             )

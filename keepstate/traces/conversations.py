@@ -88,8 +88,7 @@ def conversation_trace(row: Any, runtime: RuntimeName | None, place: str = "") -
         raise TraceError(foreign(row) or "neither `messages` nor `conversations` is a list")
     if runtime is None:
         raise UserError(f"{place}: a row does not tell its runtime", f"add --runtime {'|'.join(RuntimeName)}")
-    if media := sorted(name for name in MEDIA & row.keys() if row[name]):
-        raise TraceError(f"it holds {', '.join(media)}, which text cannot carry: leave the row out")
+    _refuse_media(row, "it")
     talk = _Talk(runtime)
     for number, message in enumerate(row[key]):
         talk.add(number, message)
@@ -147,6 +146,7 @@ class _Talk:
         told = row.get(role_key)
         if not isinstance(told, str) or told not in ROLES:
             raise TraceError(f"message {number}: role {told!r} is none of {', '.join(ROLES)}")
+        _refuse_media(row, f"message {number}")
         calls = _calls(row, told, row.get(text_key), number)
         text = "" if told == "function_call" else self._text(row.get(text_key), number)
         self._name_keys(row, {role_key, text_key})
@@ -262,6 +262,11 @@ class _Talk:
             observation=after["content"] if after and after["role"] == "user" else None,
             token_usage=TokenUsage(),
         )
+
+
+def _refuse_media(told: Mapping[str, Any], what: str) -> None:
+    if media := sorted(name for name in MEDIA & told.keys() if told[name]):
+        raise TraceError(f"{what} holds {', '.join(media)}, which text cannot carry: leave the row out")
 
 
 def _tool_call(call: _Call) -> ToolCall:

@@ -6,7 +6,6 @@ sampling, seeds and times that the source does not tell stay empty.
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +37,8 @@ ASSUMED = "runtime assumed"
 """Key of `versions`: the source does not tell in which CodeAct runtime it was recorded."""
 UNKNOWN = "unknown"
 EMPTY_THINKING = re.compile(r"\A\s*<think>\s*</think>\s*")
-_BRACES = re.compile(r"\{[^{}]{1,20000}\}")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_COMMA = re.compile(r"\s*,\s*")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 
 
@@ -48,20 +48,12 @@ def file_word(told: str) -> str:
 
 
 def canonical(value: Any) -> Any:
-    """`value` with every Python set that a text in it prints in sorted order: each process prints another one."""
+    """`value` as it is hashed: what a text holds between braces is sorted, as each process prints a set otherwise."""
     if isinstance(value, str):
-        return _BRACES.sub(_sorted_set, value)
+        return _BRACES.sub(lambda found: f"{{{', '.join(sorted(_COMMA.split(found[1])))}}}", value)
     if isinstance(value, Mapping):
         return {key: canonical(item) for key, item in value.items()}
     return [canonical(item) for item in value] if isinstance(value, list) else value
-
-
-def _sorted_set(found: re.Match[str]) -> str:
-    try:
-        value = ast.literal_eval(found[0])
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return found[0]
-    return f"{{{', '.join(sorted(map(repr, value)))}}}" if isinstance(value, set) else found[0]
 
 
 @dataclass(slots=True)

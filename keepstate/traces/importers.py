@@ -154,26 +154,18 @@ def _verdict(result: Json, imported: Imported) -> Verdict | None:
         raise TraceError(f"the verdict beside it is none: {first_error(error)}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What one event tells, in `data` or in itself, and its class."""
-
-    kind: str
-    data: Json
-
-
-def _told(events: Sequence[Any]) -> Iterator[_Told]:
+def _told(events: Sequence[Any]) -> Iterator[tuple[str, Json]]:
+    """The class of each event, and what it tells in `data` or in itself."""
     for event in map(_object, events):
         data = _object(event.get("data")) or event
         named = (event[key] for key in TYPE_KEYS if isinstance(event.get(key), str))
-        kind = next(named, None) or next((kind for key, kind in TELLING_KEYS.items() if key in data), UNKNOWN)
-        yield _Told(kind, data)
+        yield next(named, None) or next((kind for key, kind in TELLING_KEYS.items() if key in data), UNKNOWN), data
 
 
 def _by_kind(events: Sequence[Any]) -> dict[str, list[Json]]:
     by_kind: dict[str, list[Json]] = {}
-    for told in _told(events):
-        by_kind.setdefault(told.kind, []).append(told.data)
+    for kind, told in _told(events):
+        by_kind.setdefault(kind, []).append(told)
     return by_kind
 
 
@@ -227,25 +219,34 @@ def _turns(events: Sequence[Any]) -> tuple[list[_Turn], list[str]]:
     turns: list[_Turn] = []
     waiting: list[str] = []
     observed: dict[int, str] = {}
-    for told in _told(events):
-        if told.kind == "UserObservationEvent" and isinstance(told.data.get("content"), str):
-            observed[_whole(told.data.get("turn"))] = told.data["content"]
-        elif told.kind == "ErrorEvent":
-            waiting.append(str(told.data.get("message") or told.data.get("error") or dict(told.data)))
-        elif told.kind == "StepEvent":
-            turns.append(_Turn(told.data, waiting, None))
+    for kind, told in _told(events):
+        if kind == "UserObservationEvent" and isinstance(told.get("content"), str):
+            observed[_whole(told.get("turn"))] = told["content"]
+        elif kind == "ErrorEvent":
+            waiting.append(str(told.get("message") or told.get("error") or dict(told)))
+        elif kind == "StepEvent":
+            turns.append(_Turn(told, waiting, None))
             waiting = []
     turns.sort(key=lambda turn: _whole(turn.step.get("turn")))
-    failures: list[str] = []
+    own = {text for turn in turns for text in _own_errors(turn.step)}
+    failures = [text for text in waiting if text not in own]
     for turn in turns:
-        own = _object(turn.step.get("interpreter_result")).get("error")
-        failures += [text for text in turn.before if text != own and not TOLD.match(text)]
+        failures[:0] = [text for text in turn.before if text not in own and not TOLD.match(text)]
         turn.before = [text for text in turn.before if TOLD.match(text)]
         number = _whole(turn.step.get("turn"))
         turn.observed = observed.pop(number, None)
         unanswered = [observed.pop(n) for n in sorted(observed) if n < number]
         turn.before += [text for text in unanswered if text not in turn.before]
-    return turns, failures + waiting
+    return turns, failures
+
+
+def _own_errors(step: Json) -> Iterator[str]:
+    """The errors of an agent's action: the block's, or those of its tool calls."""
+    result = _object(step.get("interpreter_result"))
+    calls = result.get("results") or result.get("tool_calls") or step.get("tool_calls")
+    for told in (result, *(map(_object, calls) if isinstance(calls, list) else ())):
+        if error := told.get("error") or told.get("exception"):
+            yield str(error)
 
 
 def _add_steps(imported: Imported, turns: Sequence[_Turn]) -> None:
@@ -261,7 +262,7 @@ def _add_steps(imported: Imported, turns: Sequence[_Turn]) -> None:
         observation = None
         if place < len(turns) - 1:
             rendered += turn.observed is None
-            shown = render_observation(imported.runtime, result) if turn.observed is None else turn.observed
+            shown = _shown(imported.runtime, turn.step, result) if turn.observed is None else turn.observed
             observation = "\n\n".join([shown, *turns[place + 1].before])
             imported.messages.append(Message(role="user", content=observation))
         joined += len(turn.before)
@@ -275,6 +276,12 @@ def _add_steps(imported: Imported, turns: Sequence[_Turn]) -> None:
     prompts = " ".join(message["content"] for message in imported.messages if message["role"] == "system").lower()
     if rendered and PROMPTS[RuntimeName.PERSISTENT] in prompts:
         imported.not_carried.append("the note on the interpreter's globals, sent before each answer and not recorded")
+
+
+def _shown(runtime: RuntimeName, step: Json, result: ActionResult) -> str:
+    """What the agent saw, where it is not recorded. Of an answer without an action it was told the error alone."""
+    alone = step.get("code") is None and result.error and runtime is not RuntimeName.REACT
+    return result.error if alone and result.error else render_observation(runtime, result)
 
 
 def _step(turn: int, step: Json, result: ActionResult, observation: str | None) -> StepEvent:

@@ -121,6 +121,8 @@ def _json_object(raw: bytes) -> dict[str, Any]:
         raise TraceError("the file is empty")
     try:
         value = parse_json(raw)
+    except UnicodeDecodeError as error:
+        raise TraceError(f"no valid JSON, as it is no {error.encoding}: convert or decompress it first") from error
     except (ValueError, RecursionError) as error:
         raise TraceError(f"no valid JSON: {error}") from error
     if not isinstance(value, dict):

@@ -86,6 +86,22 @@ def is_rows(value: Any) -> bool:
     return all(isinstance(item, Mapping) and not {"role", "from"} & item.keys() for item in value)
 
 
+def other_format(path: Path) -> str | None:
+    """What a file is that is no text, and the way out; None where its content does not tell."""
+    try:
+        with path.open("rb") as file:
+            return _other_format(file.read(16), path)
+    except OSError as error:
+        return error.strerror
+
+
+def _other_format(head: bytes, path: Path) -> str | None:
+    for magic, name, way_out in FORMATS:
+        if head.startswith(magic):
+            return f"it is {name}; {way_out.replace('FILE', path.name)}"
+    return None
+
+
 def _values_of_line(place: str, text: str) -> Iterator[tuple[str, Any]]:
     try:
         value = parse_json(text.strip().lstrip(MARK))
@@ -115,9 +131,8 @@ def _encoding(path: Path) -> str:
     try:
         with _open(path) as file:
             head = file.read(16)
-            for magic, name, way_out in FORMATS:
-                if head.startswith(magic):
-                    raise TraceError(f"it is {name}; {way_out.replace('FILE', path.name)}")
+            if other := _other_format(head, path):
+                raise TraceError(other)
             encoding = next((name for mark, name in MARKS if head.startswith(mark)), None)
             encoding = encoding or next((name for zeros, name in ZEROS if zeros.match(head)), "utf-8")
             file.seek(0)

@@ -221,6 +221,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
         (said(answer(["a", IMAGE])), "message 1 holds a part of type image_url"),
         (said(answer([{"type": "tool_use", "name": "f"}])), "message 1 holds a part of type tool_use"),
         (said(answer("a"), images=["x.png"]), "it holds images"),
+        (said(answer("a") | {"audio": {"id": "1"}}), "message 1 holds audio"),
         (said(answer({"a": 1})), "message 1 holds a JSON dict where its text is due"),
         *((said(answer(content)), "message 1 is an answer without text") for content in (None, "", [])),
     ],

@@ -182,6 +182,15 @@ def test_the_agents_own_errors_are_no_failures_of_ours_and_others_are_named(tmp_
         assert words in trace.versions[NOT_CARRIED]
 
 
+def test_of_an_answer_without_one_action_the_agent_was_told_the_error_alone(tmp_path: Path) -> None:
+    error = "Error: You emitted multiple code blocks."
+    two = step(0, "a", ran("", error))
+    two["data"]["code"] = None
+    trace = read_trace(write(tmp_path, two, event("ErrorEvent", error=error), step(1, "b", ran(""))))
+    assert texts(trace)[3] == ("user", error)
+    assert "did not end it" not in trace.versions[NOT_CARRIED]
+
+
 def beside(path: Path, status: str, result: Any, **more: Any) -> None:
     path.with_name(path.name.replace(".trace", "")).write_text(json.dumps({"status": status, "result": result, **more}))
 

@@ -119,7 +119,7 @@ def test_a_folder_is_read_whatever_the_case_of_names_and_says_what_it_passes_ove
     done = run(source, "--out", out)
     assert len(list(out.rglob("*.trace.json"))) == 4
     assert "4 persistent; 1 could not be read" in done.stderr
-    assert "passed over: " + str(source / "e.parquet") in done.stderr
+    assert f"passed over: {source / 'e.parquet'}: it is Parquet; write its rows as JSON lines first" in done.stderr
     assert f"passed over: {source / 'f.json'}: neither `messages` nor" in done.stderr
     assert "task-1.json" not in done.stderr
     assert done.exit_code == 1
