@@ -12,6 +12,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from keepstate.agents.record import Trace
+from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_json, write_atomic
 from keepstate.traces.reader import BadTrace, TraceError, load_trace, read_fault
 from keepstate.traces.schema import verdict_json
@@ -53,16 +54,24 @@ def read_record(due: Due, *, mend: bool = False) -> Trace | BadTrace | None:
 
     Args:
         due: Which episode.
-        mend: Write a verdict that is missing or broken again, from the trace.
+        mend: Write a verdict that is missing or broken again, from the trace. What is no record will be replaced then,
+            so a file that could not even be looked at is refused.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The verdict cannot be written, or (`mend`) the trace cannot be looked at.
     """
     try:
         trace = load_trace(due.path)
     except FileNotFoundError:
         return None
-    except (TraceError, OSError) as error:
+    except TraceError as error:
+        return BadTrace(due.path, str(error))
+    except OSError as error:
+        if mend:
+            raise UserError(
+                f"cannot read {due.path}: {error.strerror or error}",
+                "make it readable, or move it away: it may hold a finished episode",
+            ) from error
         return BadTrace(due.path, read_fault(error))
     if objection := _objection(due, trace):
         return BadTrace(due.path, objection)

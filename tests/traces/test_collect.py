@@ -124,6 +124,11 @@ async def test_a_run_killed_between_trace_and_verdict_is_mended_and_files_that_a
     assert (tally.recorded.total(), tally.kept.total()) == (3, 1)
     assert [file.path.name for file in tally.replaced] == [f"{task.name}.trace.json" for task in tasks[:3]]
     assert "another episode: task" in tally.replaced[1].reason
+    (react / f"{tasks[0].name}.trace.json").rename(tmp_path / "good")
+    (react / f"{tasks[0].name}.trace.json").mkdir()
+    with pytest.raises(UserError) as caught:
+        await collect(plan(tasks, tmp_path))
+    assert "it may hold a finished episode" in caught.value.hint
     other = await collect(plan(tasks[3:], tmp_path, seed=1))
     assert ["seed 0, not 1" in file.reason for file in other.replaced] == [True]
 
