@@ -3,9 +3,9 @@
     .venv-train/bin/python benchmarks/gpu/attention.py [--out FILE]
 
 Compares output and gradients with float32 attention under a mask, on ragged documents and random input, then times
-forward and backward of 16,384 tokens, 32 query and 8 key-value heads of 128: the plugin's call (PyTorch's
-FlashAttention-2 by offsets, key-value heads as they are), Axolotl's (the same, repeated), and cuDNN's for several
-documents. Exit code 1 where the plugin's is wrong. Needs a CUDA GPU.
+forward and backward of 16,384 tokens, 32 query and 8 key-value heads of 128: the plugin's call (on a Hopper GPU cuDNN's
+kernels for ragged batches), PyTorch's FlashAttention-2 by offsets, Axolotl's way to it (key-value heads repeated), and
+PyTorch's own way to cuDNN for several documents. Exit code 1 where the plugin's is wrong. Needs a CUDA GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "keepstate" / "trai
 
 import torch
 import torch.nn.functional as F
-from keepstate_attention import Documents, attend, find_documents
+from keepstate_attention import Documents, attend, attend_by_torch, find_documents
 from torch.nn.attention.varlen import varlen_attn
 
 HEADS, KV_HEADS, WIDTH = 32, 8, 128
@@ -31,6 +31,7 @@ ROWS = {
     "16 x 1,024": [1024] * 16,
     "4 x 4,096": [4096] * 4,
     "ragged": [3000, 5101, 777, 2222, 4000, 1284],
+    "traces": [3100, 1750, 2890, 1320, 3900, 610, 2400, 414],
     "2 x 8,192": [8192] * 2,
 }
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Documents], torch.Tensor]
@@ -41,8 +42,13 @@ def plugin(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, document
     return attend(query, key, value, documents, None)
 
 
-def cudnn(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: Documents) -> torch.Tensor:
-    """cuDNN's, which PyTorch 2.11 has but does not offer: it plans anew in each call, and its gradients are wrong."""
+def pytorch(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: Documents) -> torch.Tensor:
+    """What the plugin calls on other GPUs."""
+    return attend_by_torch(query, key, value, documents, None)
+
+
+def torch_cudnn(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: Documents) -> torch.Tensor:
+    """cuDNN's as PyTorch 2.11 has, but does not offer it: plans anew in each call, and its gradients are wrong."""
     offsets, longest = documents.offsets, documents.longest
     return torch.ops.aten._cudnn_attention_forward(  # type: ignore[no-any-return]
         query, key, value, None, offsets, offsets, longest, longest, True, 0.0, True
@@ -113,7 +119,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     out = parser.parse_args().out
     torch.manual_seed(0)
-    kernels: dict[str, Attention] = {"plugin": plugin, "repeated": repeated, "cudnn": cudnn}
+    kernels: dict[str, Attention] = {
+        "plugin": plugin,
+        "pytorch": pytorch,
+        "repeated": repeated,
+        "torch_cudnn": torch_cudnn,
+    }
     report: dict[str, dict[str, object]] = {"errors": {}, "milliseconds": {}}
     for name, kernel in kernels.items():
         try:

@@ -230,7 +230,7 @@ def _summary(planned: Plan, follower: Follower) -> TrainedAdapter:
         template_sha256=planned.template_sha256,
         steps=follower.losses[-1][0] if follower.losses else 0,
         first_loss=losses[0] if losses else None,
-        final_loss=sum(losses[-10:]) / len(losses[-10:]) if losses else None,
+        final_loss=sum(losses[-10:]) / len(losses[-10:]) if losses and follower.diverged is None else None,
         eval_loss=follower.eval_loss,
         seconds=round(follower.seconds, 1),
         tokens=follower.tokens,

@@ -50,6 +50,8 @@ class Follower:
     """(step, loss) of every log line; steps that a crash lost and a resumed run repeated count once."""
     eval_loss: float | None = None
     """The last one."""
+    diverged: int | None = None
+    """The first step whose loss was no number."""
     peak_bytes: int = 0
     tokens: int = 0
     """Tokens trained on, context and padding included."""
@@ -100,12 +102,12 @@ class Follower:
             self.finished = step >= steps
             self.peak_bytes = max(self.peak_bytes, int(entry.get("peak_bytes", 0)))
             return None
-        if "eval_loss" in entry:
+        if entry.get("eval_loss") is not None:
             self.eval_loss = float(entry["eval_loss"])
         if "loss" not in entry:
             return None
-        loss, total = float(entry["loss"]), int(entry.get("tokens/total", 0))
-        self.losses.append((step, loss))
+        total = int(entry.get("tokens/total", 0))
+        loss = self._loss(step, entry["loss"])
         took = self._run_seconds - before
         speed = (total - self.tokens) / took if total > self.tokens and took > 0 else None
         self.tokens = max(self.tokens, total)
@@ -118,6 +120,19 @@ class Follower:
             return Progress(step, steps, loss, speed, memory, eta)
         mean = (total - first[2]) / seconds if total > first[2] and seconds > 0 else None
         return Progress(step, steps, loss, speed, memory, seconds / timed * (steps - step), mean, timed)
+
+    def _loss(self, step: int, loss: float | str | None) -> float | None:
+        """Note the loss of a step, or that it is none, which is said once."""
+        if loss is not None:
+            self.losses.append((step, float(loss)))
+            return float(loss)
+        if self.diverged is None:
+            self.diverged = step
+            self.warnings.append(
+                f"the loss of step {step} is no number: the adapter will be of no use; stop, and train with a lower"
+                " --lr and --fresh"
+            )
+        return None
 
     def _begin(self, entry: dict[str, Any], step: int, steps: int) -> Progress:
         self._first_step, self.finished = step, False

@@ -35,6 +35,7 @@ fake.swiglu_forward, fake.swiglu_backward = swiglu_forward, swiglu_backward  # t
 sys.modules["axolotl.kernels.swiglu"] = fake
 
 import keepstate_attention  # noqa: E402
+import keepstate_cudnn  # noqa: E402
 import keepstate_lora  # noqa: E402
 import keepstate_loss  # noqa: E402
 import keepstate_memory  # noqa: E402
@@ -117,9 +118,26 @@ def check_loss() -> None:
 
 
 def check_documents() -> None:
-    """Offsets of two rows laid end to end."""
+    """Offsets of two rows laid end to end; what fills a row up is one document."""
     found = keepstate_attention.find_documents(torch.tensor([[0, 1, 2, 0, 1], [0, 0, 1, 2, 3]]))
     assert (found.number, found.offsets.tolist(), found.longest) == (4, [0, 3, 5, 6, 10], 4)
+    filled = keepstate_attention.find_documents(torch.tensor([[0, 1, 0, 0, 0], [0, 0, 0, 1, 2], [0, 0, 0, 0, 0]]))
+    assert (filled.number, filled.offsets.tolist(), filled.longest) == (6, [0, 2, 5, 6, 7, 10, 15], 5)
+
+
+def check_places() -> None:
+    """Where cuDNN's kernels look for the documents: in elements, with empty ones behind the last."""
+    shape = keepstate_cudnn.Shape(0, torch.bfloat16, 10, 4, 2, 8, 1.0, documents=8, longest=256)
+    plan = object.__new__(keepstate_cudnn.Plan)
+    plan._shape, plan._placed = shape, None
+    found = keepstate_attention.find_documents(torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0, 1, 2]]))
+    place = {uid: tensor.flatten().tolist() for uid, tensor in plan.place(found).items()}
+    assert place[keepstate_cudnn.LENGTHS] == [3, 4, 3, 0, 0, 0, 0, 0]
+    assert place[keepstate_cudnn.AT_STATISTICS] == [0, 12, 28, 40, 40, 40, 40, 40, 40]
+    assert place[keepstate_cudnn.AT_QUERY] == [8 * number for number in place[keepstate_cudnn.AT_STATISTICS]]
+    assert place[keepstate_cudnn.AT_KEY] == [4 * number for number in place[keepstate_cudnn.AT_STATISTICS]]
+    assert [keepstate_cudnn.size_class(count, 8) for count in (1, 8, 9, 16, 17)] == [8, 8, 16, 16, 32]
+    assert not keepstate_cudnn.available() or torch.cuda.is_available()
 
 
 def check_memory() -> None:
@@ -184,7 +202,7 @@ def check_norm_rope() -> None:
 
 def main() -> None:
     """Run every check that this machine can."""
-    checks = [check_lora, check_loss, check_documents, check_memory, check_rows]
+    checks = [check_lora, check_loss, check_documents, check_places, check_memory, check_rows]
     for check in checks + [check_norm_rope] * torch.cuda.is_available():
         check()
         print(f"agrees: {check.__name__}")

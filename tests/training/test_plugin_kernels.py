@@ -17,4 +17,4 @@ def test_they_agree() -> None:
         pytest.skip(".venv-train is missing: make setup-train")
     done = subprocess.run([python, SCRIPT], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("agrees:") >= 5
+    assert done.stdout.count("agrees:") >= 6

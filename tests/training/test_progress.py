@@ -53,3 +53,17 @@ def test_follower_reads_whole_lines_only(tmp_path: Path) -> None:
         file.write(json.dumps(end) + "\n")
     follower.look()
     assert follower.finished
+
+
+def test_a_loss_that_is_no_number_is_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    begin: dict[str, object] = {"event": "begin", "step": 0, "steps": 9, "seconds": 0}
+    logs = [{"event": "log", "step": s, "steps": 9, "seconds": s, "loss": 2.0 if s < 3 else None} for s in (1, 2, 3, 4)]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in [begin, *logs]))
+    follower = Follower(path)
+    state = follower.look()
+    assert state is not None
+    assert (state.step, state.loss) == (4, None)
+    assert (follower.losses, follower.diverged) == ([(1, 2.0), (2, 2.0)], 3)
+    assert len(follower.warnings) == 1
+    assert "step 3" in follower.warnings[0]

@@ -1,10 +1,10 @@
-"""Packed rows through PyTorch's flash attention: documents found once a batch, key-value heads as they are.
+"""Packed rows through flash attention: documents found once a batch, key-value heads as they are.
 
     keepstate_attention.install()      # before the model is loaded, after Axolotl's own patches
 
-Axolotl calls the same kernel with key and value heads repeated, and finds the documents anew in every layer, each
-time waiting for the GPU. Rows of one document, masks, other types and the CPU stay with what was there before. cuDNN's
-kernel for several documents is no choice: in torch 2.11 its gradients are wrong (benchmarks/gpu/attention.py).
+Axolotl calls PyTorch's kernel with key and value heads repeated, and finds the documents anew in every layer, each
+time waiting for the GPU. Here it is cuDNN's on a Hopper GPU (`keepstate_cudnn`), else PyTorch's. Rows of one document,
+masks, other types and the CPU stay with what was there before.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import keepstate_cudnn
 import torch
 from torch.nn.attention.varlen import varlen_attn
 
@@ -33,10 +34,14 @@ class Documents(NamedTuple):
 
 
 def find_documents(position_ids: torch.Tensor) -> Documents:
-    """Read the documents off the positions, which begin at 0 in each. Waits for the GPU."""
-    flat = position_ids.flatten()
-    starts = torch.nonzero(flat == 0).flatten()
-    offsets = torch.cat([starts, starts.new_tensor([flat.numel()])])
+    """Read the documents off the positions, which begin at 0 in each. Waits for the GPU.
+
+    What fills a row has position 0 throughout and is one document: nobody attends to it, and it has no loss.
+    """
+    column = torch.arange(position_ids.shape[1], device=position_ids.device)
+    last = torch.where(position_ids != 0, column, -1).amax(dim=1, keepdim=True)
+    starts = torch.nonzero(((position_ids == 0) & (column <= last + 1)).flatten()).flatten()
+    offsets = torch.cat([starts, starts.new_tensor([position_ids.numel()])])
     return Documents(len(starts), offsets.to(torch.int32), int(offsets.diff().max()))
 
 
@@ -119,6 +124,15 @@ def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: Documents, scaling: float | None
 ) -> torch.Tensor:
     """Causal attention within each document; (tokens, heads, width) in and out, fewer key-value heads allowed."""
+    if keepstate_cudnn.available() and keepstate_cudnn.fits(query):
+        return keepstate_cudnn.attend(query, key, value, documents, scaling)
+    return attend_by_torch(query, key, value, documents, scaling)
+
+
+def attend_by_torch(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: Documents, scaling: float | None
+) -> torch.Tensor:
+    """The same by PyTorch's FlashAttention-2."""
     offsets, longest = documents.offsets, documents.longest
     return varlen_attn(
         query, key, value, offsets, offsets, longest, longest, scale=scaling, window_size=(-1, 0), **FEWER_KV_HEADS

@@ -46,8 +46,12 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         return "keepstate_axolotl.KeepstateArgs"
 
     def get_training_args(self, cfg: Any) -> dict[str, Any] | None:
-        """`use_cpu` lets the trainer accept `bf16: true` without a GPU."""
-        return None if torch.cuda.is_available() else {"use_cpu": True}
+        """`use_cpu` lets the trainer accept `bf16: true` without a GPU.
+
+        A loss that is no number is logged as it is: to look for one after each row, the trainer waits for the GPU,
+        which then waits for clipping and optimiser to be launched (50 of 1,130 ms, one row of 16,384 tokens a step).
+        """
+        return {"logging_nan_inf_filter": False} if torch.cuda.is_available() else {"use_cpu": True}
 
     def pre_model_load(self, cfg: Any) -> None:
         """Put in what is faster and computes the same; on a GPU, where some of it needs Triton, with either profile."""

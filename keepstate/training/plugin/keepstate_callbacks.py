@@ -8,6 +8,7 @@ Runs inside the training environment and imports nothing of keepstate. Does not 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -76,7 +77,10 @@ class Sheltered:
 
 
 class ProgressWriter(TrainerCallback):  # type: ignore[misc]
-    """Appends one JSON line per log entry: step, steps, loss, lr, seconds since the first step of this run."""
+    """Appends one JSON line per log entry: step, steps, loss, lr, seconds since the first step of this run.
+
+    What is no number is written as null.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -104,8 +108,12 @@ class ProgressWriter(TrainerCallback):  # type: ignore[misc]
 
     def _write(self, entry: dict[str, Any]) -> None:
         entry["seconds"] = round(time.monotonic() - self._start, 3)
+        numbers = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in entry.items()
+        }
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, default=float) + "\n")
+            file.write(json.dumps(numbers, default=float, allow_nan=False) + "\n")
 
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
