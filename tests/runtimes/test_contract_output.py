@@ -105,6 +105,11 @@ ERRORS = [
     ("group", "raise ExceptionGroup('many', [ValueError('one')])", "ExceptionGroup", "one"),
     ("return outside", "return 5", "SyntaxError", "'return' outside function"),
     ("await outside", "await x", "SyntaxError", "await"),
+    ("await at top level", "import asyncio\nawait asyncio.sleep(0)", "SyntaxError", "asyncio.run("),
+    ("async with at top level", "async with x: pass", "SyntaxError", "asyncio.run("),
+    ("async for at top level", "async for y in x: pass", "SyntaxError", "asyncio.run("),
+    ("async comprehension", "[y async for y in x]", "SyntaxError", "asyncio.run("),
+    ("await in a function", "def f():\n    await x", "SyntaxError", "asyncio.run("),
     ("null byte", "x = 1\0", "SyntaxError", "null"),
 ]  # fmt: skip
 
@@ -117,6 +122,27 @@ async def test_errors(sandbox: Sandbox, runtime: RuntimeName, code: str, kind: s
         assert result.error is not None
         assert words in result.error
         assert await session.works()
+
+
+async def test_a_coroutine_that_is_not_run_is_told_how(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    """In one line, at the place of the agent's code, in the block itself."""
+    start = "async def g():\n    return 5\n"
+    line = "RuntimeWarning: coroutine 'g' was never awaited: run it by asyncio.run(g(...)), in async code await it\n"
+    async with opened(runtime, sandbox) as session:
+        assert re.sub("0x[0-9a-f]+", "N", await session.output(f"{start}g()")) == (
+            f"<coroutine object g at N>\n<block 1>:3: {line}"
+        )
+        number = 2 if runtime is PERSISTENT else 1
+        assert await session.output(f"{start}g()\nprint('on')") == f"<block {number}>:3: {line}on\n"
+        assert "careful" in await session.output("import warnings\n\nwarnings.warn('careful')")
+        assert "careful" in await session.output("import warnings\n\nwarnings.warn('careful')"), (
+            "another block's line 3"
+        )
+        failed = await session.run(f"{start}len(g())")
+        assert failed.error_type == "TypeError"
+        assert failed.output.endswith(f": {line}")
+        assert failed.output.count("\n") == 1
+        assert await session.output(f"{start}import asyncio\nasyncio.run(g())") == "5\n"
 
 
 async def test_output_before_an_error_is_kept(sandbox: Sandbox, runtime: RuntimeName) -> None:

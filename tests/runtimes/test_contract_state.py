@@ -181,6 +181,55 @@ async def test_late_imports_work(sandbox: Sandbox) -> None:
         assert await session.output(code) == "b'<?xml'\n"
 
 
+async def test_imports_from_the_future_hold_as_other_imports_do(sandbox: Sandbox) -> None:
+    begin = "from __future__ import annotations\ndef f(x: Missing): ...\nf.__annotations__"
+    later = "def g(y: Missing): ...\ng.__annotations__"
+    async with opened(PERSISTENT, sandbox) as kept, opened(FORGET, sandbox) as lost:
+        assert await kept.output(begin) == await lost.output(begin) == "{'x': 'Missing'}\n"
+        assert (await kept.run("from __future__ import nothing")).error_type == "SyntaxError"
+        assert await kept.output(later) == "{'y': 'Missing'}\n"
+        assert (await lost.run(later)).error_type == "NameError"
+
+
+MACHINERY = [
+    ("debugging of the collector", "import gc\ngc.set_debug(gc.DEBUG_STATS | gc.DEBUG_SAVEALL)",
+     "import gc\nx = []\nx.append(x)\ndel x\ngc.collect()\nprint(gc.get_debug(), len(gc.garbage))", "0 0\n"),
+    ("callbacks of the collector", "import gc\ngc.callbacks.append(lambda *_: print('called'))",
+     "import gc\ngc.collect()\nNone", ""),
+    ("tracing", "import sys\nsys.settrace(lambda *_: print('traced'))", "import sys\nprint(sys.gettrace())", "None\n"),
+    ("profiling", "import sys\nsys.setprofile(lambda *_: None)", "import sys\nprint(sys.getprofile())", "None\n"),
+    ("monitoring", "import sys\nm = getattr(sys, 'monitoring', None)\nif m:\n    m.use_tool_id(2, 'mine')\n"
+     "    m.register_callback(2, m.events.PY_START, lambda *_: print('seen'))\n    m.set_events(2, m.events.PY_START)",
+     "def f(): pass\nf()\nprint('quiet')", "quiet\n"),
+    ("timers", "import signal\nfor which in range(3): signal.setitimer(which, 1000)",
+     "import signal\nprint([signal.getitimer(which) for which in range(3)])", f"{[(0.0, 0.0)] * 3}\n"),
+    ("descriptor of signals", "import os, signal\nr, w = os.pipe()\nos.set_blocking(w, False)\nsignal.set_wakeup_fd(w)",
+     "import signal\nprint(signal.set_wakeup_fd(-1))", "-1\n"),
+    ("streams", "import sys\nsys.stdout = sys.stderr = None", "print('shown')", "shown\n"),
+]  # fmt: skip
+"""What ends with its block in every runtime: it would run between blocks, or speak in the output of later ones."""
+
+
+@pytest.mark.parametrize(("change", "ask", "answer"), [row[1:] for row in MACHINERY], ids=[row[0] for row in MACHINERY])
+async def test_hooks_of_the_machinery_end_with_their_block(
+    sandbox: Sandbox, change: str, ask: str, answer: str
+) -> None:
+    async with opened(PERSISTENT, sandbox) as session:
+        await session.run(f"{change}\nNone")
+        assert await session.output(ask) == answer
+        assert await session.works()
+
+
+async def test_a_collector_that_speaks_garbles_no_tool_call(sandbox: Sandbox) -> None:
+    code = (
+        "import gc\ngc.set_debug(gc.DEBUG_STATS)\ngc.set_threshold(1)\nx = [echo([n, [n]]) for n in range(20)]\n"
+        "gc.set_threshold(700)\nassert x == [[n, [n]] for n in range(20)]"
+    )
+    async with opened(PERSISTENT, sandbox) as session:
+        assert "gc: collecting" in await session.output(code)
+        assert await session.works()
+
+
 async def test_asyncio_runs_inside_a_block(sandbox: Sandbox) -> None:
     code = "import asyncio\nasync def main():\n    await asyncio.sleep(0)\n    return 7\nprint(asyncio.run(main()))"
     async with opened(PERSISTENT, sandbox) as session:

