@@ -133,13 +133,15 @@ def _title(cells: Sequence[CellResult]) -> str:
 
 
 def _pairs(cells: Iterable[CellResult]) -> Iterator[tuple[CellResult, CellResult]]:
-    """Every pair of `COMPARED`; of several cells of a kind those of one sampling seed, where there are such."""
+    """Every pair of `COMPARED`; seed by seed where both kinds were sampled with the same seeds, else each with each."""
     by_kind: dict[Kind, list[CellResult]] = {}
     for cell in cells:
         by_kind.setdefault((cell.adapter, cell.runtime), []).append(cell)
     for kind, other in COMPARED:
-        for first in by_kind.get(kind, []):
-            seconds = by_kind.get(other, [])
-            alike = [second for second in seconds if second.config.get("seed") == first.config.get("seed")]
-            for second in alike or seconds:
-                yield first, second
+        firsts, seconds = by_kind.get(kind, []), by_kind.get(other, [])
+        by_seed = {_seed(cell) for cell in firsts} == {_seed(cell) for cell in seconds}
+        yield from ((a, b) for a in firsts for b in seconds if not by_seed or _seed(a) == _seed(b))
+
+
+def _seed(cell: CellResult) -> object:
+    return cell.config.get("seed")

@@ -69,12 +69,14 @@ def _differences(figures: Sequence[CellFigures]) -> Iterator[str]:
 
 def _different_tasks(figures: Sequence[CellFigures]) -> Iterator[str]:
     """Where rows are not about the same tasks."""
-    planned = {frozenset(figure.cell.tasks.values()) for figure in figures}
+    planned = Counter(frozenset(figure.cell.tasks.values()) for figure in figures)
     if len(planned) > 1:
-        counts = ", ".join(f"{f.cell.label} {len(set(f.cell.tasks.values()))}" for f in figures)
+        usual = planned.most_common(1)[0][0]
+        others = [f.cell for f in figures if frozenset(f.cell.tasks.values()) != usual]
+        each = ", ".join(f"{cell.label} {len(set(cell.tasks.values()))}" for cell in others)
         yield (
-            f"The cells have different numbers of tasks or other ones ({counts}): a row is about its own tasks, and a"
-            " comparison about those that both cells have."
+            f"Not all cells have the same tasks (most {len(usual)}; {each}): a row is about its own tasks, a comparison"
+            " about those that both cells have."
         )
 
 

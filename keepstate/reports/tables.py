@@ -206,7 +206,7 @@ def _comparison_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if paired.spread == 0:
         yield "", f"the difference is the same on each of the {comparison.n} tasks; others may differ"
     yield "equivalence", f"{within}: p = {p_value(paired.p_equivalent)} (TOST); about {_tasks_for(paired)}"
-    yield "solved", f"by the first alone {only_first}, by the second alone {only_second}"
+    yield "solved", f"{only_first} tasks by the first alone or more often, {only_second} by the second"
     total = plain(comparison.tokens_in_all, 1.0, 2)
     yield "tokens", f"{number(comparison.tokens, 2)} times on the median task; {total} times in all"
     yield "completion", f"{number(comparison.completion_tokens, 2)} times on the median task"

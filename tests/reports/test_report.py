@@ -384,7 +384,7 @@ def test_cells_with_more_and_fewer_of_the_same_tasks_are_compared_on_those_they_
     assert "12 to 24 tasks" in group.title
     assert [(c.n, c.left_out) for c in group.comparisons] == [(12, 12)]
     assert "cost 40.0 points of optimality" in group.headline[0]
-    assert "a comparison about those that both cells have" in " ".join(group.notes)
+    assert "a row is about its own tasks, a comparison about those that both" in " ".join(group.notes)
     assert "| 12 (12 left out) |" in markdown(report)
 
 
