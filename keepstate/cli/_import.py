@@ -61,12 +61,12 @@ def command(sources: tuple[Path, ...], runtime: str | None, out: Path | None, fo
                 left.report()
                 raise _nothing(sources, left)
     left.report()
+    if not counts and not left.bad:
+        raise _nothing(sources, left)
     if form:
         click.echo(f"{form} does not carry {NOT_CARRIED[form]}", err=True)
     told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
     click.echo(f"{told}; {left.bad} could not be read", err=True)
-    if not counts and not left.bad:
-        raise _nothing(sources, left)
     if left.bad:
         raise click.exceptions.Exit(EXIT_PARTIAL)
 
@@ -151,14 +151,20 @@ def _read(sources: tuple[Path, ...], runtime: RuntimeName | None, left: Left) ->
         elif source.name.endswith(TRACE_SUFFIX):
             yield str(source), _placed(source, _one(source))
         else:
-            yield from _rows(source, runtime)
+            try:
+                yield from _rows(source, runtime)
+            except OSError as error:
+                raise UserError(
+                    f"cannot read {source}: {error.strerror or error}",
+                    f"name a folder, a *{TRACE_SUFFIX} or a file of rows",
+                ) from error
 
 
 def _beside_traces(path: Path, runtime: RuntimeName | None, left: Left) -> Iterator[tuple[str, Trace | BadTrace]]:
     """The rows in a file that was found in a folder; the file is said to be passed over if it is of another kind."""
     name = path.name.lower()
     stem = re.sub(r"(\.trace)?\.\w+$", "", path.name)
-    if not path.is_file() or name.startswith(".") or name.endswith(TRACE_SUFFIX):
+    if path.is_dir() or name.startswith(".") or name.endswith(TRACE_SUFFIX):
         return
     if trace_path(path.parent, stem).exists():  # its verdict, or its page
         return
@@ -166,26 +172,22 @@ def _beside_traces(path: Path, runtime: RuntimeName | None, left: Left) -> Itera
         unknown = f"its name ends with none of {', '.join((TRACE_SUFFIX, *ROWS))}"
         left.passed.append(f"{path}: {other_format(path) or unknown}")
         return
-    rows = _rows(path, runtime)
-    if ".jsonl" in name or ".ndjson" in name:
-        yield from rows
-        return
-    first = next(rows, None)
-    if first is None or isinstance(first[1], BadTrace):
-        left.passed.append(f"{path}: {first[1].reason if first and isinstance(first[1], BadTrace) else 'empty'}")
-        return
-    yield first
-    yield from rows
+    try:
+        rows = _rows(path, runtime)
+        first = next(rows, None)
+        no_rows = first[1].reason if first and isinstance(first[1], BadTrace) else ""
+        if no_rows and ".jsonl" not in name and ".ndjson" not in name:
+            left.passed.append(f"{path}: {no_rows}")  # any program writes *.json
+        elif first is not None:
+            yield first
+            yield from rows
+    except OSError as error:
+        yield str(path), BadTrace(path, error.strerror or str(error))
 
 
 def _rows(source: Path, runtime: RuntimeName | None) -> Iterator[tuple[str, Trace | BadTrace]]:
-    try:
-        for place, trace in iter_conversations(source, runtime):
-            yield place, _placed(Path(place), trace)
-    except OSError as error:
-        raise UserError(
-            f"cannot read {source}: {error.strerror or error}", f"name a folder, a *{TRACE_SUFFIX} or a file of rows"
-        ) from error
+    for place, trace in iter_conversations(source, runtime):
+        yield place, _placed(Path(place), trace)
 
 
 def _placed(path: Path, trace: Trace | BadTrace) -> Trace | BadTrace:

@@ -236,7 +236,7 @@ class _Talk:
             raise TraceError(f"message {number} holds a JSON {type(content).__name__} where its text is due")
         texts = []
         for part in content:
-            kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+            kind = str(part.get("type", "text")) if isinstance(part, Mapping) else "text"
             text = part.get("text") if isinstance(part, Mapping) else part
             if kind in THOUGHTS:
                 self.lost.add(f"parts of type {kind}")

@@ -219,6 +219,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
         ),
         (said({"role": "user", "content": "", "tool_calls": [CALL]}), "calls tools \\(sql\\) and is the user's"),
         (said(answer(["a", IMAGE])), "message 1 holds a part of type image_url"),
+        (said(answer([{"type": {}, "text": "a"}])), "message 1 holds a part of type {}"),
         (said(answer([{"type": "tool_use", "name": "f"}])), "message 1 holds a part of type tool_use"),
         (said(answer("a"), images=["x.png"]), "it holds images"),
         (said(answer("a") | {"audio": {"id": "1"}}), "message 1 holds audio"),

@@ -113,14 +113,16 @@ def test_a_folder_is_read_whatever_the_case_of_names_and_says_what_it_passes_ove
         row = json.dumps({**ROW, "id": number}, indent=2 if name == "c.json" else None).encode()
         (source / name).write_bytes(gzip.compress(row) if name.endswith("gz") else row)
     (source / "e.parquet").write_bytes(b"PAR1")
+    (source / "gone.jsonl").symlink_to(source / "nowhere")
     (source / "f.json").write_text('{"x": 1}')
     (source / "task-1.trace.json").write_text("{}")
     (source / "task-1.json").write_text('{"status": "completed"}')
     done = run(source, "--out", out)
     assert len(list(out.rglob("*.trace.json"))) == 4
-    assert "4 persistent; 1 could not be read" in done.stderr
+    assert "4 persistent; 2 could not be read" in done.stderr
     assert f"passed over: {source / 'e.parquet'}: it is Parquet; write its rows as JSON lines first" in done.stderr
     assert f"passed over: {source / 'f.json'}: neither `messages` nor" in done.stderr
+    assert f"{source / 'gone.jsonl'}: No such file or directory" in done.stderr
     assert "task-1.json" not in done.stderr
     assert done.exit_code == 1
 
