@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict
 
 from keepstate.files import file_hash, parse_json, write_json
-from keepstate.models.server import LOOPBACK
 from keepstate.serving.adapters import CONFIG
 from keepstate.serving.plan import Plan
 from keepstate.training.result import WEIGHTS, base_identity
@@ -90,6 +89,8 @@ def noted(
 
 def loaded_by(base_url: str) -> Loaded | None:
     """What the server at `base_url` loaded, if `keepstate serve` started it here and it still runs; else None."""
+    from keepstate.models.server import LOOPBACK  # noqa: PLC0415 - the client, which `keepstate doctor` need not load
+
     url = urlsplit(base_url)
     path = _path(url.port) if url.hostname in LOOPBACK and url.port else None
     if path is None:

@@ -208,7 +208,7 @@ def test_code_survives_byte_for_byte(code: str, thought: str) -> None:
 )
 def test_a_megabyte_takes_no_time(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
-    started = time.perf_counter()
+    started = time.process_time()
     for runtime in (CODEACT, REACT):
         parse_answer(runtime, text)
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
