@@ -24,26 +24,28 @@ def put_into_words() -> None:
     """Replace the functions, before the modules are loaded that take them over by name."""
     started = ("fork", "forkpty", "posix_spawn", "posix_spawnp", "execv", "execve")
     asked = ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo")
-    _replace("os", started, _os_error(PROCESSES))
-    _replace("os", ("system",), _system)
+    _replace("posix os", started, _os_error(PROCESSES))
+    _replace("posix os", ("system",), _system)
     _replace("_posixsubprocess", ("fork_exec",), _os_error(PROCESSES))
     _replace("_multiprocessing", ("SemLock",), _os_error(PROCESSES))  # of which pools and queues are made
     _replace("_thread", ("start_new_thread", "start_new", "start_joinable_thread"), _thread_error)
-    _replace("_socket", asked, _os_error(NETWORK))
-    _replace("socket", asked[1:], _os_error(NETWORK))  # its own `getaddrinfo` calls that of `_socket`
+    _replace("_socket socket", asked, _os_error(NETWORK))
     socket.__init__ = _os_error(NETWORK)(socket.__init__)  # type: ignore[method-assign]
     _replace("_imp", ("create_dynamic",), _import_error)
 
 
-def _replace(module: str, names: tuple[str, ...], kind: Callable[[Function], Function]) -> None:
-    """Replace functions of a module; what this Python does not have is left out."""
+def _replace(modules: str, names: tuple[str, ...], kind: Callable[[Function], Function]) -> None:
+    """Replace functions of the first of `modules`, in all of them; what this Python does not have is left out."""
     try:
-        holder = import_module(module)
+        holders = [import_module(module) for module in modules.split()]
     except ImportError:
         return
     for name in names:
-        if (function := getattr(holder, name, None)) is not None:
-            setattr(holder, name, kind(function))
+        if (function := getattr(holders[0], name, None)) is not None:
+            worded = kind(function)
+            for holder in holders:
+                if getattr(holder, name, None) is function:
+                    setattr(holder, name, worded)
 
 
 def _os_error(words: str) -> Callable[[Function], Function]:
