@@ -51,6 +51,7 @@ ALL = "all"
     help="Rung of the sandbox, RUNG+ for at least that one; see: keepstate doctor",
 )
 @click.option("--allow-unsafe", is_flag=True, help="Run the teacher's code without a sandbox if there is none.")
+@click.option("--fresh", is_flag=True, help="Replace finished episodes of another model, seed, limits or sampling.")
 def command(  # noqa: PLR0913 - one parameter an option
     *,
     folder: Path,
@@ -68,6 +69,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     concurrency: int,
     isolation: str,
     allow_unsafe: bool,
+    fresh: bool,
 ) -> None:
     """Let a teacher play every task, and record it. Repeating the command plays only what is missing."""
     if (teacher == "llm") != bool(base_url and model_name) or (teacher == "scripted" and (base_url or model_name)):
@@ -89,7 +91,7 @@ def command(  # noqa: PLR0913 - one parameter an option
         return ScriptedTeacher(task, name, seed=seed, tool_calls=tool_calls)
 
     async def run(progress: Callable[[Tally], None]) -> Tally:
-        plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits)
+        plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, keep_others=not fresh)
         if not (base_url and model_name):
             return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, progress=progress)
         sampling = Sampling(temperature=temperature, max_tokens=max_tokens)

@@ -23,7 +23,7 @@ from keepstate.models.base import Message, Model, Reply
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
 from keepstate.traces.reader import BadTrace
-from keepstate.traces.recorded import Due, read_record
+from keepstate.traces.recorded import Due, OtherEpisode, read_record
 from keepstate.traces.writer import write_trace
 from keepstate.vocabulary import Origin, RuntimeName
 
@@ -45,6 +45,8 @@ class CollectPlan:
     seed: int = 0
     concurrency: int = 8
     limits: Callable[[RuntimeName], EpisodeLimits] = EpisodeLimits.default
+    keep_others: bool = False
+    """Refuse to replace finished episodes of another task, model, seed, limits or sampling."""
 
 
 @dataclass
@@ -101,6 +103,13 @@ async def collect(
     """
     tally = Tally()
     owed = list(_owed(plan, tally))
+    others = [file for file in tally.replaced if isinstance(file, OtherEpisode)]
+    if plan.keep_others and others:
+        raise UserError(
+            f"{len(others)} finished episodes of other options would be replaced, first {others[0].path}:"
+            f" {others[0].reason}",
+            "repeat with another --out to keep both, or with --fresh to replace them",
+        )
     progress(tally)
     if not owed:
         return tally
@@ -182,7 +191,7 @@ def _recorded(plan: CollectPlan, tally: Tally, task: Task, runtime: RuntimeName,
         and trace.sampling == sampling_record(model)
     )
     if trace.verdict is not None and not same:
-        tally.replaced.append(BadTrace(path=due.path, reason="of another model, or with other limits or sampling"))
+        tally.replaced.append(OtherEpisode(due.path, "of another model, or with other limits or sampling"))
     return trace if same else None
 
 

@@ -39,6 +39,10 @@ class Due:
         return trace_path(self.folder, self.task)
 
 
+class OtherEpisode(BadTrace):
+    """A finished, graded episode that is not the one that is due."""
+
+
 class Copy(Enum):
     """The verdict file beside a trace."""
 
@@ -74,7 +78,7 @@ def read_record(due: Due, *, mend: bool = False) -> Trace | BadTrace | None:
             ) from error
         return BadTrace(due.path, read_fault(error))
     if objection := _objection(due, trace):
-        return BadTrace(due.path, objection)
+        return (OtherEpisode if trace.verdict else BadTrace)(due.path, objection)
     copy = verdict_copy(due.folder, trace)
     if copy is Copy.DIFFERENT:
         return BadTrace(due.path, f"{verdict_path(due.folder, due.task).name} beside it says otherwise")

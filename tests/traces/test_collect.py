@@ -197,6 +197,22 @@ def test_the_command_plays_reports_and_says_by_its_exit_code_what_is_missing(tmp
     assert "broken.json: not JSON" in result.stderr
 
 
+def test_finished_episodes_of_other_options_are_replaced_on_request_alone(tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks", tasks_of(2))
+    arguments = ("--tasks", tmp_path / "tasks", "--runtime", "react", "--out", tmp_path / "traces")
+    assert command(*arguments).exit_code == 0
+    written = contents(tmp_path / "traces")
+    for other in (("--seed", 1), ("--turns", 7)):
+        refused = command(*arguments, *other)
+        assert isinstance(refused.exception, UserError)
+        assert "2 finished episodes of other options would be replaced" in refused.exception.message
+        assert "--fresh" in refused.exception.hint
+        assert contents(tmp_path / "traces") == written
+    result = command(*arguments, "--seed", 1, "--fresh")
+    assert result.exit_code == 0, result.output
+    assert "react: 2 recorded, 0 kept" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
