@@ -48,12 +48,12 @@ TELLING_KEYS = {
 }
 """Keys that tell the class of an event that does not name it."""
 REASONS = (
-    (FinishReason.CONTEXT_LIMIT, ("context",)),
-    (FinishReason.FAILED, ("error", "fail", "exception", "crash")),
-    (FinishReason.TIME_LIMIT, ("time", "deadline")),
-    (FinishReason.TURN_LIMIT, ("turn", "step", "max", "limit", "budget")),
+    (FinishReason.CONTEXT_LIMIT, re.compile("context")),
+    (FinishReason.TIME_LIMIT, re.compile("(?<!run)time|deadline")),
+    (FinishReason.FAILED, re.compile("error|fail|exception|crash")),
+    (FinishReason.TURN_LIMIT, re.compile("turn|step|max|limit|budget")),
 )
-"""Our reason for a reason that contains one of these words; anything else means that the agent finished."""
+"""Our reason for a reason in which this is found; anything else means that the agent finished."""
 RUNTIMES = {
     RuntimeName.REACT: ("react",),
     RuntimeName.FORGET: ("forget", "reset", "stateless"),
@@ -127,29 +127,29 @@ def _grade(imported: Imported, beside: Json) -> None:
         imported.finish = status
         imported.errors = [*imported.errors, str(beside.get("error") or "the verdict beside it calls it failed")]
         return
-    verdict = _verdict(_object(beside.get("result")), imported)
+    verdict, lost = verdict_of(beside)
+    if lost:
+        imported.not_carried.append(f"metrics that are no numbers: {', '.join(lost)}")
     if imported.finish is None and status is FinishReason.TIME_LIMIT and verdict:
         imported.finish = status
     if imported.finish is not None and imported.finish is not FinishReason.FAILED:
         imported.verdict = verdict
 
 
-def _verdict(result: Json, imported: Imported) -> Verdict | None:
-    """The verdict in a result; None where nothing was graded.
+def verdict_of(beside: Json) -> tuple[Verdict | None, list[str]]:
+    """The verdict in the file beside a trace, None where nothing was graded, and its metrics that are no numbers.
 
     Raises:
         TraceError: Its score is none.
     """
+    result = _object(beside.get("result"))
     if result.get("score") is None:
-        return None
-    metrics = dict(_object(result.get("metrics")))
+        return None, []
+    metrics = _object(result.get("metrics"))
     numbers = {name: value for name, value in metrics.items() if type(value) in {int, float}}
-    if lost := sorted(metrics.keys() - numbers.keys()):
-        imported.not_carried.append(f"metrics that are no numbers: {', '.join(lost)}")
+    told = {"is_solved": result.get("is_solved"), "score": result["score"], "metrics": numbers}
     try:
-        return Verdict.model_validate(
-            {"is_solved": result.get("is_solved"), "score": result["score"], "metrics": numbers}
-        )
+        return Verdict.model_validate(told), sorted(metrics.keys() - numbers.keys())
     except ValidationError as error:
         raise TraceError(f"the verdict beside it is none: {first_error(error)}") from error
 
@@ -365,10 +365,7 @@ def _difficulty(task: Json) -> str:
 
 
 def _reason(told: str) -> FinishReason:
-    for reason, words in REASONS:
-        if any(word in told.lower() for word in words):
-            return reason
-    return FinishReason.FINISHED
+    return next((reason for reason, words in REASONS if words.search(told.lower())), FinishReason.FINISHED)
 
 
 def _usage(raw: Any) -> TokenUsage:

@@ -16,6 +16,7 @@ from keepstate.agents.record import TRACE_SCHEMA, Trace
 from keepstate.errors import UserError
 from keepstate.files import existing_folder, parse_json
 from keepstate.traces.foreign import foreign
+from keepstate.traces.imported import SOURCE
 from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
 
 
@@ -68,7 +69,13 @@ def load_trace(path: Path) -> Trace:
         TraceError: It is none.
         OSError: It cannot be read.
     """
-    return parse_trace(path.read_bytes(), path)
+    trace = parse_trace(path.read_bytes(), path)
+    if trace.verdict is not None or trace.failure is not None or SOURCE not in trace.versions:
+        return trace
+    from keepstate.traces.importers import verdict_of  # noqa: PLC0415
+
+    beside = _beside(path)  # of an imported trace, which may have been graded since
+    return trace.model_copy(update={"verdict": verdict_of(beside)[0]}) if beside else trace
 
 
 def parse_trace(raw: bytes, path: Path | None = None) -> Trace:
@@ -136,18 +143,18 @@ def _imported(value: dict[str, Any], path: Path | None) -> Trace:
     try:
         if path is None:
             return research_trace(value)
-        stem = path.name.removesuffix(TRACE_SUFFIX)
-        return research_trace(value, stem, _beside(verdict_path(path.parent, stem)))
+        return research_trace(value, path.name.removesuffix(TRACE_SUFFIX), _beside(path))
     except ValidationError as error:
         raise TraceError(first_error(error)) from error
 
 
 def _beside(path: Path) -> dict[str, Any] | None:
-    """The verdict of a file of the research code; None where there is none.
+    """The verdict in the file beside the trace at `path`; None where there is none.
 
     Raises:
         TraceError: The file cannot be read.
     """
+    path = verdict_path(path.parent, path.name.removesuffix(TRACE_SUFFIX))
     try:
         value = parse_json(path.read_bytes())
     except FileNotFoundError:

@@ -241,3 +241,33 @@ def test_every_command_reads_the_verdict_beside_a_trace(tmp_path: Path) -> None:
         assert "the verdict beside it is none: score" in say(name, tmp_path)
     path.with_name("knapsack-0a1b.json").write_text("{")
     assert "the verdict beside it, knapsack-0a1b.json, cannot be read" in say("check", tmp_path)
+
+
+def test_a_verdict_put_beside_imported_rows_is_read(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    CliRunner().invoke(
+        cli, ["traces", "import", str(tmp_path / "x.jsonl"), "--runtime", "forget", "--out", str(tmp_path)]
+    )
+    (path,) = tmp_path.rglob("*.trace.json")
+    assert read_trace(path).verdict is None
+    beside(path, "completed", GRADED)
+    verdict = read_trace(path).verdict
+    assert verdict is not None
+    assert verdict.score == 0.25
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ("timeout", "time_limit"),
+        ("TimeoutError", "time_limit"),
+        ("max_time", "time_limit"),
+        ("runtime_error", "failed"),
+        ("max_turns", "turn_limit"),
+        ("context_length_error", "context_limit"),
+        ("finish_tool", "finished"),
+    ],
+)
+def test_reasons_of_the_research_code(told: str, reason: str, tmp_path: Path) -> None:
+    assert read_trace(write(tmp_path, step(0, "a", ran("")), reason=told)).finish_reason == reason
