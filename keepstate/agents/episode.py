@@ -29,6 +29,8 @@ from keepstate.tasks import environment_for
 from keepstate.tasks.base import Task, Verdict
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
+PATIENCE = 5.0
+"""Seconds beyond the time limit that a model may take for one answer, unless it bounds its waiting by itself."""
 FORMAT_ERROR = "AnswerFormat"
 """The `error_type` of a step whose answer held no single action."""
 NO_PYTHON = frozenset({"SyntaxError", "IndentationError", "TabError"})
@@ -88,38 +90,54 @@ async def run_episode(
 async def _play(
     gate: ToolGate, interpreter: Runtime, model: Model, limits: EpisodeLimits, recorder: Recorder
 ) -> FinishReason:
-    """Ask, act, observe, until something ends it."""
-    environment = gate.environment
+    """Ask, act, observe, until something ends it.
+
+    On the clock are the answers that came and the actions: never a server's silence, its refusals, or waiting for it.
+    """
+    environment, left = gate.environment, limits.seconds
     try:
-        async with asyncio.timeout(limits.seconds):
-            for turn in range(limits.turns):
-                reply = await _ask(model, recorder, turn)
-                answer = parse_answer(interpreter.name, reply.text, truncated=reply.truncated)
-                try:
+        for turn in range(limits.turns):
+            reply, took = await _ask(model, limits, recorder, turn)
+            left -= took
+            if left <= 0:
+                return FinishReason.TIME_LIMIT
+            answer = parse_answer(interpreter.name, reply.text, truncated=reply.truncated)
+            started = time.monotonic()
+            try:
+                async with asyncio.timeout(left):
                     result = await _act(interpreter, answer)
-                except asyncio.CancelledError:  # by the clock; or by Ctrl-C, after which nobody reads this trace
-                    recorder.stepped(turn, reply, answer.action, _cut(gate, limits.seconds), None)
-                    raise
-                over = environment.finished or turn + 1 == limits.turns
-                observation = None if over else render_observation(interpreter.name, result)
-                recorder.stepped(turn, reply, answer.action, result, observation)
-                if environment.finished:
-                    return FinishReason.FINISHED
-            return FinishReason.TURN_LIMIT
-    except TimeoutError:
-        return FinishReason.FINISHED if environment.finished else FinishReason.TIME_LIMIT
+            except TimeoutError:
+                recorder.stepped(turn, reply, answer.action, _cut(gate, limits.seconds), None)
+                return FinishReason.FINISHED if environment.finished else FinishReason.TIME_LIMIT
+            left -= time.monotonic() - started
+            over = environment.finished or turn + 1 == limits.turns
+            observation = None if over else render_observation(interpreter.name, result)
+            recorder.stepped(turn, reply, answer.action, result, observation)
+            if environment.finished:
+                return FinishReason.FINISHED
+        return FinishReason.TURN_LIMIT
     except ContextOverflow:
         return FinishReason.CONTEXT_LIMIT
 
 
-async def _ask(model: Model, recorder: Recorder, turn: int) -> Reply:
+async def _ask(model: Model, limits: EpisodeLimits, recorder: Recorder, turn: int) -> tuple[Reply, float]:
+    """An answer, and its seconds on the clock. An answer that is under way when the clock strikes is waited for: if it
+    comes, the limit holds; if none comes, that is no fault of the model's."""
     seed = turn_seed(recorder.task.content_hash, recorder.seed, turn)
     recorder.asked(turn, seed)
     started = time.monotonic()
+    patience = getattr(model, "patience", PATIENCE)
     with attributed(Origin.MODEL):
-        reply = await model.reply(tuple(recorder.messages), seed=seed, turn=turn)
-        recorder.answered(turn, reply, time.monotonic() - started)
-    return reply
+        try:
+            async with asyncio.timeout(None if patience is None else limits.seconds + patience) as bound:
+                reply = await model.reply(tuple(recorder.messages), seed=seed, turn=turn)
+        except TimeoutError as error:
+            if not bound.expired():
+                raise
+            raise EpisodeFailure(Origin.MODEL, f"no answer within {limits.seconds + patience:g} s") from error
+        took = time.monotonic() - started if reply.seconds is None else reply.seconds
+        recorder.answered(turn, reply, took)
+    return reply, took
 
 
 async def _act(interpreter: Runtime, answer: Answer) -> ActionResult:

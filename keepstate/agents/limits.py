@@ -18,7 +18,7 @@ class EpisodeLimits:
     turns: int = 40
     """Answers of the model."""
     seconds: float = CODEACT_SECONDS
-    """Wall-clock time of the whole episode, waiting for the model included."""
+    """Of the model's answers and of the actions together; waiting for a server that does not answer is not counted."""
     runtime: RuntimeLimits = field(default_factory=RuntimeLimits)
     """Bounds of one action."""
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from keepstate.models.thinking import spoken
 from keepstate.vocabulary import RuntimeName
 
 PYTHON_LABELS = frozenset({"python", "py", "python3"})
@@ -63,7 +64,10 @@ def parse_answer(runtime: RuntimeName, text: str, *, truncated: bool = False) ->
         text: The answer as received.
         truncated: The answer hit its token limit; a broken action is then explained by that.
     """
-    answer = _parse_react(text) if runtime is RuntimeName.REACT else _parse_codeact(text)
+    said = spoken(text)
+    answer = _parse_react(said) if runtime is RuntimeName.REACT else _parse_codeact(said)
+    if answer.problem and said != text:
+        answer = Answer(problem=f"{answer.problem} What stands in <think> is not executed.")
     if answer.problem and truncated:
         return Answer(problem=f"{answer.problem} Your answer was cut at the token limit: be brief.")
     return answer

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
+from keepstate.agents.episode import PATIENCE
 from keepstate.agents.record import known_sum
 from keepstate.bench.admission import Seat
 from keepstate.bench.cells import Cell
 from keepstate.models.base import Message, Model, Reply, Sampling
-from keepstate.models.server import ServerModel
+from keepstate.models.endpoint import Endpoint
+from keepstate.models.server import GRACE_SECONDS, ServerModel
 from keepstate.tasks.base import Task
 
 Player = Callable[[Cell, Task], Model]
@@ -21,22 +23,26 @@ class ServerPlayers:
 
     def __init__(self, stack: AsyncExitStack, concurrency: int) -> None:
         self._stack, self._concurrency = stack, concurrency
+        self._endpoints: dict[str, Endpoint] = {}
         self._models: dict[object, ServerModel] = {}
 
     def __call__(self, cell: Cell, task: Task) -> Model:
         """The model of `cell`, shared by all its episodes."""
         config = cell.config
-        key = (config.base_url, config.served_name, config.sampling, config.nothink)
+        seconds = config.limits.episode(config.runtime).seconds + GRACE_SECONDS
+        key = (config.base_url, config.served_name, config.sampling, config.nothink, seconds)
+        if config.base_url not in self._endpoints:
+            endpoint = Endpoint(config.base_url, concurrency=self._concurrency)
+            self._stack.push_async_callback(endpoint.aclose)
+            self._endpoints[config.base_url] = endpoint
         if key not in self._models:
-            model = ServerModel(
-                config.base_url,
+            self._models[key] = ServerModel(
+                self._endpoints[config.base_url],
                 config.served_name,
                 Sampling(**config.sampling.model_dump()),
                 nothink=config.nothink,
-                concurrency=self._concurrency,
+                seconds=seconds,
             )
-            self._stack.push_async_callback(model.aclose)
-            self._models[key] = model
         return self._models[key]
 
 
@@ -46,6 +52,7 @@ class Metered:
     def __init__(self, model: Model, seat: Seat) -> None:
         self.name = model.name
         self.sampling = getattr(model, "sampling", None)
+        self.patience = getattr(model, "patience", PATIENCE)
         self._model, self._seat = model, seat
 
     async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:

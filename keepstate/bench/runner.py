@@ -18,13 +18,12 @@ from keepstate.agents.record import Trace
 from keepstate.bench.admission import Admission, Seat
 from keepstate.bench.cells import Cell
 from keepstate.bench.players import Metered, Player, ServerPlayers
-from keepstate.bench.server import is_alive
 from keepstate.bench.tally import CellTally, Progress
 from keepstate.errors import UserError
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
 from keepstate.traces import write_trace
-from keepstate.vocabulary import Origin, RuntimeName
+from keepstate.vocabulary import RuntimeName
 
 RETRIES = 2
 """Further attempts at an episode that failed by our doing."""
@@ -78,7 +77,7 @@ async def run_benchmark(
     on_progress(progress)
     if queues:
         async with AsyncExitStack() as stack:
-            run = _Run(player or ServerPlayers(stack, limit), checks_server=player is None)
+            run = _Run(player or ServerPlayers(stack, limit))
             await run.open_sandboxes(stack, queues, isolation, allow_unsafe)
             await _finish_all(
                 run.work(queue, admissions[url], partial(on_progress, progress))
@@ -123,9 +122,8 @@ def _interleaved(lists: Sequence[deque[Job]]) -> deque[Job]:
 class _Run:
     """What the workers share."""
 
-    def __init__(self, player: Player, *, checks_server: bool) -> None:
+    def __init__(self, player: Player) -> None:
         self._player = player
-        self._checks_server = checks_server
         self._sandboxes: dict[str, Sandbox] = {}
         self._isolation: str | None = None
 
@@ -146,7 +144,6 @@ class _Run:
             async with admission.seat(job.tally.cell.config.name) as seat:
                 trace = await self._play(job, seat)
             if trace.failure is not None and job.attempt < RETRIES:
-                await self._check_server(trace, job)
                 queue.append(Job(job.tally, job.task, job.attempt + 1))
                 continue
             await _shielded_write(job.tally.cell, trace)
@@ -165,15 +162,6 @@ class _Run:
             limits=config.limits.episode(config.runtime),
             seed=config.seed,
         )
-
-    async def _check_server(self, trace: Trace, job: Job) -> None:
-        """Stop the run where the server is gone, rather than fail every episode that is left."""
-        url = job.tally.cell.config.base_url
-        if self._checks_server and trace.failure and trace.failure.origin is Origin.MODEL and not await is_alive(url):
-            raise UserError(
-                f"the server at {url} no longer answers: {trace.failure.message}",
-                "start it again and repeat the command: finished episodes are kept",
-            )
 
 
 async def _shielded_write(cell: Cell, trace: Trace) -> None:

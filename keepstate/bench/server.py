@@ -5,24 +5,18 @@ Asks `/v1/models` and `/metrics` of an OpenAI-compatible server; what it does no
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-
-import httpx2
 
 from keepstate.bench.config import BenchmarkConfig
 from keepstate.errors import UserError
-from keepstate.models.server import LOOPBACK
+from keepstate.models.endpoint import SECONDS, Endpoint, ServerFault, context_of, key_refused, model_cards
 from keepstate.serving.adapters import BASE
 from keepstate.serving.loaded import AdapterContent, Loaded, loaded_base, loaded_by
 from keepstate.vocabulary import Adapter
-
-SECONDS = 10.0
 
 _CACHE_INFO = re.compile(r"^vllm:cache_config_info\{(?P<labels>.*)\} ", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -55,14 +49,14 @@ class ServerInfo:
                 f" it serves: {', '.join(sorted(self.models)) or 'nothing'}",
                 self.start,
             )
-        base = self.models.get(str(card.get("parent")), {})
-        context = card.get("max_model_len") or base.get("max_model_len")  # vLLM tells it of the base alone
+        context = context_of(self.models, config.served_name)
         if context is not None and context < config.context:
             raise UserError(
                 f"{self.base_url} serves {config.served_name!r} with a context of {context:,} tokens,"
                 f" {config.name} asks for {config.context:,}",
                 f"restart it with a longer context, or ask for less: context: {context} (bench matrix: --context)",
             )
+        base = self.models.get(str(card.get("parent")), {})
         return {"root": card.get("root"), "max_model_len": context} | self._contents(config.served_name, card, base)
 
     def _contents(self, name: str, card: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,37 +95,24 @@ async def ask_server(base_url: str, configs: Sequence[BenchmarkConfig]) -> Serve
     Raises:
         UserError: No server answers there, or it is none of ours.
     """
-    async with _client(base_url) as client:
-        try:
-            answer = await client.get(f"{base_url.rstrip('/')}/models")
-            cards = answer.raise_for_status().json()["data"]
-            models = {str(card["id"]): card for card in cards}
-        except httpx2.HTTPStatusError as error:
-            code = error.response.status_code
+    endpoint, start = Endpoint(base_url), start_command(configs)
+    try:
+        said = await endpoint.ask("GET", "/models", seconds=SECONDS)
+        if said.status in (401, 403):
+            raise key_refused(base_url, said.words)
+        if said.status != 200:
             raise UserError(
-                f"{base_url}/models answers with HTTP status {code}", "the URL should end in /v1; check it and the key"
-            ) from error
-        except httpx2.HTTPError as error:
-            raise UserError(
-                f"no server answers at {base_url} ({type(error).__name__})", start_command(configs)
-            ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{base_url} is no OpenAI-compatible server", start_command(configs)) from error
-        return ServerInfo(base_url, models, start_command(configs), await _pool(client, base_url), loaded_by(base_url))
-
-
-async def is_alive(base_url: str, *, attempts: int = 3, pause: float = 2.0) -> bool:
-    """Whether the server still answers."""
-    async with _client(base_url) as client:
-        for attempt in range(attempts):
-            try:
-                await client.get(f"{base_url.rstrip('/')}/models")
-            except httpx2.HTTPError:
-                if attempt + 1 < attempts:
-                    await asyncio.sleep(pause)
-            else:
-                return True
-    return False
+                f"{base_url}/models answers with HTTP status {said.status}: {said.words}",
+                "the URL should end in /v1; check it and the key",
+            )
+        models = model_cards(said.body)
+        if models is None:
+            raise UserError(f"{base_url} is no OpenAI-compatible server: {said.words[:200]}", start)
+        return ServerInfo(base_url, models, start, await _pool(endpoint), loaded_by(base_url))
+    except ServerFault as fault:
+        raise UserError(f"no server answers at {base_url} ({fault})", start) from fault
+    finally:
+        await endpoint.aclose()
 
 
 def pool_tokens(metrics: str) -> int | None:
@@ -150,16 +131,12 @@ def pool_tokens(metrics: str) -> int | None:
     )
 
 
-async def _pool(client: httpx2.AsyncClient, base_url: str) -> int | None:
+async def _pool(endpoint: Endpoint) -> int | None:
     try:
-        answer = await client.get(f"{base_url.rstrip('/').removesuffix('/v1')}/metrics")
-    except httpx2.HTTPError:
+        said = await endpoint.ask("GET", "../metrics", seconds=SECONDS)
+    except ServerFault:
         return None
-    return pool_tokens(answer.text) if answer.status_code == 200 else None
-
-
-def _client(base_url: str) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(timeout=SECONDS, trust_env=urlsplit(base_url).hostname not in LOOPBACK)
+    return pool_tokens(said.text) if said.status == 200 else None
 
 
 def _integer(text: str | None) -> int:

@@ -24,8 +24,10 @@ def server_prompts(url: str, model: str | None) -> PromptIds:
     """
     import httpx2  # noqa: PLC0415  (only with --server)
 
+    from keepstate.models.endpoint import connection  # noqa: PLC0415
+
     root = url.rstrip("/").removesuffix("/v1")
-    client = httpx2.Client(base_url=root, timeout=SECONDS, trust_env=False)
+    client = httpx2.Client(base_url=root, timeout=SECONDS, **connection(url))
 
     def ask(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         try:

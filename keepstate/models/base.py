@@ -30,6 +30,8 @@ class Reply:
     """Prompt tokens that the server took from its prefix cache, where it says so."""
     truncated: bool = False
     """The answer hit the token limit."""
+    seconds: float | None = None
+    """What the request took that was answered: refusals, retries and waiting for them apart. None: not measured."""
 
 
 def token_count(told: Any) -> int | None:
@@ -54,7 +56,7 @@ class ContextOverflow(Exception):
 class Model(Protocol):
     """Answers a conversation.
 
-    `name` is recorded in every trace.
+    `name` is recorded in every trace. One that may keep silent for ever has to give up by itself, with a failure.
     """
 
     name: str

@@ -2,80 +2,88 @@
 
     model = ServerModel("http://127.0.0.1:8000/v1", "persistent", Sampling(temperature=0.2), nothink=True)
 
-Sends the conversation as it is and returns the text as it came: nothing is stripped or parsed. Starts no server.
+Sends the conversation as it is and returns the text as it came: nothing is stripped. What the server does wrong is a
+failure of ours, or stops the run where every request will meet it; never an answer of the model. Starts no server.
 """
 
 from __future__ import annotations
 
-import os
-import re
+import asyncio
+import itertools
+import random
+import time
 from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
-
-import httpx2
-import openai
-from openai.types.chat import ChatCompletion
 
 from keepstate.errors import EpisodeFailure, UserError
-from keepstate.models.base import ContextOverflow, Message, Reply, Sampling, token_count
+from keepstate.models.answers import read_reply, reasoning_of
+from keepstate.models.base import ContextOverflow, Message, Reply, Sampling
+from keepstate.models.endpoint import SECONDS, Endpoint, Said, ServerFault, context_of, key_refused
+from keepstate.models.room import Room, is_about_context
+from keepstate.models.thinking import spoken
 from keepstate.vocabulary import Origin
 
 RETRIES = 6
-"""With the client's back-off of 0.5 s doubling to 8 s: about 23 s, a server's hiccup but not its restart."""
-READ_SECONDS = 900.0
-CONNECT_SECONDS = 10.0
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
+"""Doubling, so six retries wait about 23 s: a server's hiccup or quick restart, but not vLLM's start."""
+LONGEST_ASKED_PAUSE = 60.0
+"""A `Retry-After` beyond it is not waited for: our own pauses are."""
+GRACE_SECONDS = 20.0
+"""An answer may take the whole time limit of its episode and this: whatever takes longer is not being answered."""
+READ_SECONDS = 900.0 + GRACE_SECONDS
+PROBE_SECONDS = 10.0
+FAILED_IN_A_ROW = 20
+"""Requests given up without one answer between them, after which a run stops although the server answers others."""
+RARE = 20
+"""Thoughts in more than one of so many answers are the server's setting, in fewer a whim of the model's."""
 
-_CONTEXT = re.compile(r"context length|max_model_len|prompt is too long|max_tokens must be at least 1", re.IGNORECASE)
-_ROOM = (
-    re.compile(r"cannot be greater than max_model_len=(?P<context>\d+)"),
-    re.compile(r"context length is (?P<context>\d+) tokens and your request has (?P<prompt>\d+) input tokens"),
-    re.compile(r"context length is (?P<context>\d+) tokens\b.*?\((?P<prompt>\d+) in the messages"),
-)
-"""How vLLM 0.32, vLLM 0.10-0.20 and OpenAI say that `max_tokens` is too much for a prompt that itself may fit."""
+PROBE: tuple[Message, ...] = ({"role": "user", "content": "1 + 1"},)
+
+
+class Refused(Exception):
+    """The server refuses this very request: its new tokens, its prompt, or something else in it."""
+
+    def __init__(self, said: Said) -> None:
+        super().__init__(said.words)
+        self.words, self.code = said.words, said.code
 
 
 class ServerModel:
     """One model name on one server. Share it between episodes; close it with `aclose` or `async with`.
 
     Args:
-        base_url: Of the API, ending in `/v1`.
+        server: Base URL of the API, ending in `/v1`, or an `Endpoint` that several models share and its owner closes.
         name: Of the base or an adapter as served.
         sampling: How tokens are picked.
-        nothink: Send `enable_thinking: false` to the chat template.
-        concurrency: Most requests at once; so many connections are kept open.
-        api_key: Defaults to the environment's `OPENAI_API_KEY`; servers on this machine get none.
-        retries: Further attempts after a connection error, a time-out, or status 408, 409, 429 and 5xx.
+        nothink: Send `enable_thinking: false` to the chat template, and stop where the server thinks all the same.
+        concurrency: Most requests at once, of a URL.
+        retries: Further attempts after a connection error, an error in a 200, or status 408, 409, 425, 429 and 5xx.
+        seconds: Longest that one request may take, to its last byte.
     """
 
     def __init__(
         self,
-        base_url: str,
+        server: str | Endpoint,
         name: str,
         sampling: Sampling | None = None,
         *,
         nothink: bool = False,
         concurrency: int = 64,
-        api_key: str | None = None,
         retries: int = RETRIES,
+        seconds: float = READ_SECONDS,
     ) -> None:
-        self.base_url = base_url
+        self.endpoint = Endpoint(server, concurrency=concurrency) if isinstance(server, str) else server
+        self._owned = isinstance(server, str)
         self.name = name
         self.sampling = sampling or Sampling()
         self.nothink = nothink
-        self._max_tokens = self.sampling.max_tokens
-        local = urlsplit(base_url).hostname in LOOPBACK
-        self._client = openai.AsyncOpenAI(
-            base_url=base_url,
-            api_key=api_key or (None if local else os.environ.get("OPENAI_API_KEY")) or "none",
-            max_retries=retries,
-            http_client=openai.DefaultAsyncHttpxClient(
-                limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-                timeout=httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, pool=None),
-                trust_env=not local,
-            ),
-        )
+        self._retries, self._seconds = retries, seconds
+        self._room = Room(self.sampling.max_tokens)
+        self._same_names = {name}
+        self._spoke = self._thought = 0
+        self.patience = None
+        """Asked for no more of it by the episode: every request is bounded by `seconds`, and so are their number."""
 
     async def __aenter__(self) -> ServerModel:
         return self
@@ -84,109 +92,234 @@ class ServerModel:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._client.close()
+        """Close the connections, unless the endpoint is another's."""
+        if self._owned:
+            await self.endpoint.aclose()
 
     async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
-        """Ask for one answer.
+        """Ask for one answer, with the new tokens that there is room for.
 
         Raises:
-            EpisodeFailure: The server could not be reached or kept failing (origin model).
-            ContextOverflow: The prompt leaves no room for an answer.
-            UserError: The server does not know the model, or refuses the key.
+            EpisodeFailure: The server gave no answer that can be used (origin model).
+            ContextOverflow: The prompt leaves no room: even a single token was refused, or the server counted it.
+            UserError: No request will be answered: nobody is there, the model is unknown, the key refused, or answers
+                are put elsewhere or hold thoughts that were switched off.
         """
+        async with self.endpoint.checking:
+            if not self.endpoint.reached:
+                await self.endpoint.reach()  # so that a dead URL is said at once, and not after all retries
+        started = time.monotonic()
         try:
-            return await self._ask(messages, seed, self._max_tokens)
-        except openai.BadRequestError as error:
-            room = self._room(error.message)
-            if not room:
-                raise refusal(error) from error
+            reply = await self._answered(messages, seed)
+        except (ServerFault, Refused) as fault:
+            raise await self._given_up(fault, started) from fault
+        self.endpoint.answers()
+        return reply
+
+    async def _answered(self, messages: Sequence[Message], seed: int) -> Reply:
+        """An answer within the room there is, by what is known of it; where that fails, by trying."""
+        size = self._room.planned(messages)
+        if size < 1:
+            return await self._fitted(messages, seed, self._room.asked + 1)
         try:
-            return await self._ask(messages, seed, room)
-        except openai.BadRequestError as error:
-            raise refusal(error) from error
+            reply = await self._ask(messages, seed, size)
+        except Refused as refused:
+            return await self._fitted(messages, seed, size, refused.words)
+        left = self._room.left(reply.prompt_tokens)
+        if reply.truncated and size < left:  # cut by an estimate
+            return await self._fitted(messages, seed, left + 1, had=(reply, size))
+        return reply
 
-    async def served_models(self) -> list[str]:
-        """The names this server answers to, sorted."""
-        return sorted([model.id async for model in self._client.models.list()])
+    async def _fitted(
+        self,
+        messages: Sequence[Message],
+        seed: int,
+        refused: int,
+        words: str = "",
+        had: tuple[Reply, int] | None = None,
+    ) -> Reply:
+        """The longest answer that fits: one new token shows whether any does and how long the prompt is."""
+        short, size = had or (await self._shortest(messages, seed), 0)
+        prompt = short.prompt_tokens or None
+        told = context_of(await self.endpoint.cards(), self.name)
+        for more in self._room.tries(refused, prompt, words, told):
+            if more <= size:
+                break
+            try:
+                reply = await self._ask(messages, seed, more)
+            except Refused:
+                continue
+            self._room.accepted(messages, more, prompt, words, told)
+            return reply
+        return short if had else await self._ask(messages, seed, 1)
 
-    async def _ask(self, messages: Sequence[Message], seed: int, max_tokens: int) -> Reply:
+    async def _shortest(self, messages: Sequence[Message], seed: int) -> Reply:
+        """An answer of one token, which is refused only where the prompt leaves no room or is wrong itself."""
+        try:
+            return await self._ask(messages, seed, 1, counting=True)
+        except Refused as refused:
+            if is_about_context(refused.words, refused.code):
+                raise ContextOverflow(refused.words) from refused
+            context = context_of(await self.endpoint.cards(), self.name) or self._room.context
+            if context is not None and (await self._count(messages) or 0) >= context:
+                raise ContextOverflow(refused.words) from refused
+            raise ServerFault(f"the server refused the request: {refused.words}") from refused
+
+    async def _count(self, messages: Sequence[Message]) -> int | None:
+        """Tokens of the prompt by vLLM's or SGLang's `/tokenize`; None where there is none."""
+        body = {"model": self.name, "messages": list(messages), "add_generation_prompt": True} | self._template()
+        try:
+            said = await self.endpoint.ask("POST", "../tokenize", body, seconds=SECONDS)
+        except ServerFault:
+            return None
+        count = said.body.get("count") if said.status == 200 and isinstance(said.body, dict) else None
+        return count if isinstance(count, int) and count > 0 else None
+
+    async def _ask(self, messages: Sequence[Message], seed: int, size: int, *, counting: bool = False) -> Reply:
+        """Ask until there is an answer or nothing helps.
+
+        Raises:
+            Refused: The request itself is refused.
+            ServerFault: No attempt was answered.
+        """
+        request = self._request(messages, seed, size)
+        for attempt in itertools.count():
+            try:
+                reply = await self._attempt(request, counting=counting)
+                self._room.saw(messages, reply.prompt_tokens)
+                return reply
+            except ServerFault as fault:
+                if not fault.again or attempt >= self._retries:
+                    raise
+                pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * random.uniform(0.75, 1)
+                await asyncio.sleep(pause if fault.pause is None else fault.pause)
+        raise AssertionError
+
+    async def _attempt(self, request: dict[str, Any], *, counting: bool = False) -> Reply:
+        started = time.monotonic()
+        said = await self.endpoint.ask("POST", "/chat/completions", request, seconds=self._seconds)
+        await self._check(said)
+        if counting:  # only its usage is looked at
+            return read_reply(Said(said.status, said.headers, said.text, _counted(said.body)))
+        await self._check_name(said)
+        try:
+            reply = read_reply(said, time.monotonic() - started, may_think=not self.nothink)
+        except UserError as error:
+            raise UserError(f"{self.endpoint.base_url}: {error.message}", error.hint) from error
+        if self.nothink:
+            self._check_thought(bool(reasoning_of(said.body)) or spoken(reply.text) != reply.text)
+        return reply
+
+    async def _check(self, said: Said) -> None:
+        """Raise what any answer but a completion means."""
+        status, url = said.status, self.endpoint.base_url
+        error = said.body.get("error") if isinstance(said.body, dict) and not said.body.get("choices") else None
+        if status == 200 and error:  # OpenRouter and others put an upstream's status here
+            code = error.get("code") if isinstance(error, dict) else None
+            status = code if isinstance(code, int) and 400 <= code < 600 else 500
+        if status == 200:
+            return
+        if status in (401, 403):
+            raise key_refused(url, said.words)
+        if status == 404:
+            raise await self._unknown(said)
+        if status in (400, 413, 422) or (status == 500 and is_about_context(said.words, said.code)):
+            raise Refused(said)
+        again = status in (408, 409, 425, 429) or status >= 500
+        raise ServerFault(f"HTTP status {status}: {said.words}", again=again, pause=_pause(said))
+
+    async def _unknown(self, said: Said) -> UserError:
+        url, served = self.endpoint.base_url, await self.endpoint.cards()
+        if served is None:
+            return UserError(f"no OpenAI-compatible API at {url}: {said.words}", "its URL should end in /v1")
+        return UserError(
+            f"{url} does not serve a model named {self.name!r}; it serves: {', '.join(sorted(served)) or 'none'}",
+            "name one of these, or start the server with that adapter: keepstate serve --help",
+        )
+
+    async def _check_name(self, said: Said) -> None:
+        """Stop where another model answers: one that is neither an alias, nor a version, nor what ours is made of."""
+        told = said.body.get("model") if isinstance(said.body, dict) else None
+        if not isinstance(told, str) or not told or told in self._same_names:
+            return
+        short, long = sorted((told.lower(), self.name.lower()), key=len)
+        cards = {} if long.startswith(short) else await self.endpoint.cards() or {}
+        ours, theirs = cards.get(self.name), cards.get(told)
+        root = ours.get("root") if ours else None
+        if ours is None or told == root or (theirs is not None and root is not None and theirs.get("root") == root):
+            self._same_names.add(told)
+            return
+        raise UserError(
+            f"{self.endpoint.base_url} answers as {told!r}, although {self.name!r} was asked",
+            f"look at what the server serves under {self.name!r}, and repeat the command: finished episodes are kept",
+        )
+
+    def _check_thought(self, thought: bool) -> None:
+        """Stop where the server lets the model think although it was told not to."""
+        self._thought += thought
+        self._spoke += not thought
+        if thought and self._thought * RARE > self._spoke:
+            raise UserError(
+                f"{self.endpoint.base_url} lets {self.name!r} think, although enable_thinking false was sent",
+                "start it with keepstate serve; or give vllm serve a --chat-template that heeds it and"
+                """ --default-chat-template-kwargs '{"enable_thinking": false}'; to let it think: nothink: false""",
+            )
+
+    async def _given_up(self, fault: Exception, started: float) -> Exception:
+        """What a request that got no answer means: for its episode, or (where nothing is answered) for the run."""
+        endpoint, url = self.endpoint, self.endpoint.base_url
+        endpoint.failed += 1
+        again = "start it again and repeat the command: finished episodes are kept"
+        async with endpoint.checking:
+            if endpoint.answered < started:
+                if not await self._alive():
+                    gone = "gives no answers" if endpoint.answered < 0 else "no longer answers"
+                    return UserError(f"the server at {url} {gone}: {fault}", again)
+                endpoint.answered = time.monotonic()
+        if endpoint.failed >= FAILED_IN_A_ROW:
+            return UserError(f"{endpoint.failed} requests in a row had no answer from {url}; the last: {fault}", again)
+        return EpisodeFailure(Origin.MODEL, f"{url}: {fault}")
+
+    async def _alive(self) -> bool:
+        """Whether it answers a short question with one token."""
+        try:
+            said = await self.endpoint.ask(
+                "POST", "/chat/completions", self._request(PROBE, 0, 1), seconds=PROBE_SECONDS
+            )
+        except ServerFault:
+            return False
+        return said.status == 200 and isinstance(said.body, dict) and bool(said.body.get("choices"))
+
+    def _request(self, messages: Sequence[Message], seed: int, size: int) -> dict[str, Any]:
         request: dict[str, Any] = {
             "model": self.name,
             "messages": list(messages),
             "temperature": self.sampling.temperature,
-            "max_tokens": max_tokens,
+            "max_tokens": size,
             "seed": seed,
         }
         if self.sampling.top_p is not None:
             request["top_p"] = self.sampling.top_p
-        if self.nothink:
-            request["chat_template_kwargs"] = {"enable_thinking": False}
+        return request | self._template()
+
+    def _template(self) -> dict[str, Any]:
+        return {"chat_template_kwargs": {"enable_thinking": False}} if self.nothink else {}
+
+
+def _counted(body: Any) -> dict[str, Any]:
+    """A completion with the usage of `body` and nothing else of it."""
+    usage = body.get("usage") if isinstance(body, dict) else None
+    return {"choices": [{"message": {"content": ""}, "finish_reason": "length"}], "usage": usage}
+
+
+def _pause(said: Said) -> float | None:
+    """Seconds that a server asks to wait, where that is reasonable."""
+    told = said.headers.get("retry-after", "")
+    try:
+        seconds = float(told)
+    except ValueError:
         try:
-            # Not `chat.completions.create`: it walks every message of a growing conversation through its type
-            # annotations, 2.3 ms for 10 messages where this takes 0.9 ms whatever their number.
-            answer = await self._client.post("/chat/completions", cast_to=ChatCompletion, body=request)
-        except openai.BadRequestError:
-            raise
-        except openai.NotFoundError as error:
-            raise await self._unknown(error) from error
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise UserError(
-                f"{self.base_url} refuses access: {error.message}", "set OPENAI_API_KEY to a key it accepts"
-            ) from error
-        except openai.OpenAIError as error:
-            raise EpisodeFailure(Origin.MODEL, f"{self.base_url}: {type(error).__name__}: {error}") from error
-        return read_reply(answer)
-
-    def _room(self, message: str) -> int:
-        """New tokens that would fit, if the server says that only `max_tokens` is too large; 0 otherwise."""
-        for pattern in _ROOM:
-            if found := pattern.search(message):
-                context, prompt = int(found["context"]), int(found.groupdict().get("prompt") or 0)
-                self._max_tokens = min(self._max_tokens, context)
-                return max(0, min(self._max_tokens, context - prompt))
-        return 0
-
-    async def _unknown(self, error: openai.NotFoundError) -> UserError:
-        try:
-            served = ", ".join(await self.served_models())
-        except openai.OpenAIError:
-            return UserError(
-                f"no OpenAI-compatible API at {self.base_url}: {error.message}", "its URL should end in /v1"
-            )
-        return UserError(
-            f"{self.base_url} does not serve a model named {self.name!r}; it serves: {served or 'none'}",
-            "name one of these, or start the server with that adapter: keepstate serve --help",
-        )
-
-
-def refusal(error: openai.BadRequestError) -> Exception:
-    """What a refused request means: the context is full, or the request itself is wrong."""
-    if _CONTEXT.search(error.message):
-        return ContextOverflow(error.message)
-    return EpisodeFailure(Origin.MODEL, f"the server refused the request: {error.message}")
-
-
-def read_reply(answer: Any) -> Reply:
-    """The `Reply` in a chat completion.
-
-    Raises:
-        EpisodeFailure: It holds no text, or text that cannot be sent back (lone surrogates).
-    """
-    if not answer.choices:
-        raise EpisodeFailure(Origin.MODEL, "the server answered without a choice")
-    choice, usage = answer.choices[0], answer.usage
-    text: str = choice.message.content or ""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise EpisodeFailure(Origin.MODEL, f"the server answered with broken Unicode: {error}") from error
-    details = getattr(usage, "prompt_tokens_details", None)
-    return Reply(
-        text,
-        prompt_tokens=token_count(getattr(usage, "prompt_tokens", None)),
-        completion_tokens=token_count(getattr(usage, "completion_tokens", None)),
-        cached_tokens=token_count(getattr(details, "cached_tokens", None)),
-        truncated=choice.finish_reason == "length",
-    )
+            seconds = parsedate_to_datetime(told).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return seconds if 0 <= seconds <= LONGEST_ASKED_PAUSE else None

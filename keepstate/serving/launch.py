@@ -23,6 +23,7 @@ import httpx2
 
 from keepstate import environments
 from keepstate.errors import UserError
+from keepstate.models.endpoint import connection
 from keepstate.processes import GuardedProcess
 from keepstate.serving.command import command, environment
 from keepstate.serving.diagnosis import check_plugin, failure, stage, tail
@@ -124,7 +125,7 @@ def _until_healthy(planned: Plan, process: GuardedProcess, report: Callable[[str
     """Wait until it answers at all."""
     health = f"{planned.base_url.removesuffix('/v1')}/health"
     size, moved = 0, time.monotonic()
-    with httpx2.Client(timeout=POLL_SECONDS * 8, trust_env=False) as client:
+    with httpx2.Client(timeout=POLL_SECONDS * 8, **connection(health)) as client:
         while not _answers(client, health):
             text = _text(planned.log)
             if len(text) != size:
@@ -154,9 +155,8 @@ def _ask(planned: Plan, name: str, process: GuardedProcess) -> None:
     """Let one model answer with one token."""
     request = {"model": name, "messages": [{"role": "user", "content": "1 + 1"}], "max_tokens": 1, "temperature": 0}
     try:
-        answer = httpx2.post(
-            f"{planned.base_url}/chat/completions", json=request, timeout=ANSWER_SECONDS, trust_env=False
-        )
+        url = f"{planned.base_url}/chat/completions"
+        answer = httpx2.post(url, json=request, timeout=ANSWER_SECONDS, **connection(url))
         reason = (
             ""
             if answer.status_code == 200 and answer.json()["choices"]

@@ -47,8 +47,11 @@ def served_names(port: int) -> list[str]:
     """The models of an OpenAI-compatible server on `port`; empty where there is none."""
     import httpx2  # noqa: PLC0415 - only where a port is taken
 
+    from keepstate.models.endpoint import connection  # noqa: PLC0415
+
+    url = f"http://{HOST}:{port}/v1/models"
     try:
-        answer = httpx2.get(f"http://{HOST}:{port}/v1/models", timeout=2.0, trust_env=False)
+        answer = httpx2.get(url, timeout=2.0, **connection(url))
         return [str(card["id"]) for card in answer.json()["data"]]
     except (httpx2.HTTPError, ValueError, KeyError, TypeError):
         return []

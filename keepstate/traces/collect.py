@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from keepstate.agents import EpisodeLimits, run_episode
+from keepstate.agents.episode import PATIENCE
 from keepstate.agents.record import Trace
 from keepstate.agents.recorder import limits_record, sampling_record
 from keepstate.errors import UserError
@@ -152,6 +153,7 @@ class Trainable:
     def __init__(self, teacher: Model, tally: Tally) -> None:
         self.name = teacher.name
         self.sampling = getattr(teacher, "sampling", None)
+        self.patience = getattr(teacher, "patience", PATIENCE)
         self._teacher, self._tally = teacher, tally
 
     async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:

@@ -229,6 +229,42 @@ async def test_the_time_limit_is_graded_as_it_stands(sandbox: Sandbox) -> None:
     assert 0 < trace.summary.num_steps < 40
 
 
+class Silent:
+    """Never answers, or answers late after waiting for others."""
+
+    name = "silent"
+
+    def __init__(self, waits: float, seconds: float | None = None) -> None:
+        self.waits, self.seconds = waits, seconds
+
+    async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
+        await asyncio.sleep(self.waits)
+        return Reply(block("finish()" if turn else "pass"), seconds=self.seconds)
+
+
+async def test_an_answer_that_never_comes_is_our_failure_and_no_time_limit(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "PATIENCE", 0.1)
+    limits = EpisodeLimits(seconds=0.2)
+    trace = await run_episode(TASK, runtime=PERSISTENT, model=Silent(3_600), sandbox=sandbox, limits=limits)
+    assert trace.verdict is None
+    assert trace.failure is not None
+    assert (trace.failure.origin, trace.failure.message) == (Origin.MODEL, "no answer within 0.3 s")
+
+
+async def test_only_answers_and_actions_are_on_the_clock(sandbox: Sandbox) -> None:
+    limits = EpisodeLimits(seconds=0.5)
+    waited = await run_episode(TASK, runtime=PERSISTENT, model=Silent(0.4, 0.01), sandbox=sandbox, limits=limits)
+    assert waited.finish_reason is FinishReason.FINISHED, "what a model waited for others is not its time"
+    late = await run_episode(TASK, runtime=PERSISTENT, model=Silent(0.01, 0.6), sandbox=sandbox, limits=limits)
+    assert late.finish_reason is FinishReason.TIME_LIMIT
+    assert late.verdict is not None
+    assert late.messages[-1]["role"] == "assistant"
+    assert late.steps == (), "an answer that came after the time is recorded and not executed"
+    assert list(trace_problems(late)) == []
+
+
 async def test_the_time_limit_also_cuts_an_action(sandbox: Sandbox) -> None:
     limits = EpisodeLimits(turns=40, seconds=0.4, runtime=RuntimeLimits(seconds=20))
     item = TASK.public["item_ids"][0]

@@ -212,3 +212,40 @@ def test_a_megabyte_takes_no_time(unit: str) -> None:
     for runtime in (CODEACT, REACT):
         parse_answer(runtime, text)
     assert time.process_time() - started < 3
+
+
+DRAFT = "```python\nfinish()\n```"
+ANSWER = "```python\nprint(1)\n```"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (f"<think>\nmaybe\n{DRAFT}\nno\n</think>\n\n{ANSWER}", "print(1)"),
+        (f"maybe\n{DRAFT}\nno\n</think>\n\n{ANSWER}", "print(1)"),
+        (f"<think>a</think>{ANSWER}\n<think>\n{DRAFT}\n</think>\n", "print(1)"),
+        (f"<think>\n\n</think><think>\n{DRAFT}\n</think>\n{ANSWER}", "print(1)"),
+        (f"<think>\nmaybe\n{DRAFT}\nno\n</think>\n\nI will look.", None),
+        (f"<think>\nmaybe\n{DRAFT}\n hmm", None),
+        (f"  <think>{DRAFT}", None),
+        (f"{DRAFT}\nhmm.</think>", None),
+        ("```python\nprint('</think>')\n```", "print('</think>')"),
+        ("```python\nprint('<think>')\n```", "print('<think>')"),
+    ],
+)
+def test_nothing_inside_a_thought_is_executed(text: str, code: str | None) -> None:
+    answer = parse_answer(CODEACT, text)
+    assert answer.action == code
+    if code is None:
+        assert answer.problem is not None
+        assert answer.problem.endswith("What stands in <think> is not executed.")
+    action = 'Action: [{"tool": "finish", "args": {}}]'
+    thought = text.replace(DRAFT, action).replace(ANSWER, action)
+    assert (parse_answer(REACT, thought).action is not None) == (ANSWER in text)
+
+
+def test_thoughts_are_found_in_linear_time() -> None:
+    started = time.process_time()
+    for text in ("<think>a</think>\n" * 50_000, "</think>" * 100_000, " " * 500_000 + "<think", "<think>\n" * 80_000):
+        parse_answer(CODEACT, text)
+    assert time.process_time() - started < 5

@@ -30,6 +30,10 @@ class StubServer:
     pool: tuple[int, int] | None = None
     """Blocks and their size, told in the metrics."""
     completion_tokens: int = 50
+    key: str | None = None
+    """What every request has to bring."""
+    keys: set[str] = field(default_factory=set)
+    """Paths that were asked with it."""
     gone: bool = False
     """Closes every connection without an answer."""
     requests: Counter[str] = field(default_factory=Counter)
@@ -76,6 +80,8 @@ def serving(stub: StubServer) -> Iterator[StubServer]:
         def do_GET(self) -> None:
             if stub.gone:
                 self.close_connection = True
+            elif not self.keyed():
+                self.send(401, {"error": "no key"})
             elif self.path == "/v1/models":
                 self.send(200, {"object": "list", "data": [stub.card(name) for name in stub.models]})
             elif self.path == "/metrics":
@@ -88,7 +94,12 @@ def serving(stub: StubServer) -> Iterator[StubServer]:
             if stub.gone:
                 self.close_connection = True
                 return
-            self.send(*stub.complete(request))
+            self.send(*(stub.complete(request) if self.keyed() else (401, {"error": "no key"})))
+
+        def keyed(self) -> bool:
+            if stub.key is not None and self.headers["Authorization"] == f"Bearer {stub.key}":
+                stub.keys.add(self.path)
+            return stub.key is None or self.path in stub.keys
 
         def send(self, status: int, value: dict[str, Any] | str) -> None:
             body = (value if isinstance(value, str) else json.dumps(value)).encode()

@@ -21,16 +21,16 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from stub_server import StubServer, look_then_finish, serving
 
-from keepstate.bench import BenchmarkConfig, LimitsConfig, TaskSource, matrix_configs, players, read_results, runner
+from keepstate.bench import BenchmarkConfig, LimitsConfig, TaskSource, matrix_configs, players, read_results
 from keepstate.bench.launch import bench
 from keepstate.bench.runner import RETRIES
-from keepstate.bench.server import is_alive
 from keepstate.bench.tally import CellTally, Progress
 from keepstate.cli import _progress
 from keepstate.cli import bench as commands
 from keepstate.cli._progress import display
 from keepstate.errors import UserError
 from keepstate.files import write_json
+from keepstate.models import server as server_module
 from keepstate.models.server import ServerModel
 from keepstate.reports import make_report
 from keepstate.serving.loaded import AdapterContent, noted
@@ -280,7 +280,8 @@ async def test_our_failures_are_retried_then_recorded_without_score_and_tried_ne
         assert figures(tallies) == [(0, 2, 1)]
         assert tallies[0].not_graded == {Origin.MODEL: 1}
         assert "no" in tallies[0].first_failure
-        assert sum(request["seed"] in broken for request in stub.seen) == 1 + RETRIES
+        asked = [request["max_tokens"] for request in stub.seen if request.get("seed") in broken]
+        assert asked == [12_288, 1] * (1 + RETRIES), "a refusal may be the new tokens'"
         cell = read_results(tmp_path / "run")[0]
         assert (len(cell.episodes), cell.not_graded, cell.missing) == (2, {Origin.MODEL: 1}, 0)
         broken.clear()
@@ -315,7 +316,6 @@ async def test_missing_servers_models_and_context_are_told_with_the_command(tmp_
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives a server up at once."""
     monkeypatch.setattr(players, "ServerModel", partial(ServerModel, retries=0))
-    monkeypatch.setattr(runner, "is_alive", partial(is_alive, pause=0.01))
 
 
 @pytest.mark.usefixtures("impatient")
@@ -340,6 +340,73 @@ async def test_a_server_that_goes_away_stops_the_run_and_nothing_is_lost(
     graded = list((tmp_path / "cell").glob("*.trace.json"))
     assert 8 <= len(graded) <= 11
     assert all(read_trace(path).verdict for path in graded)
+
+
+@pytest.mark.parametrize("fault", ["hangs", "always fails"])
+async def test_a_fault_of_the_server_is_no_grade_and_a_repeat_goes_on(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(players, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(server_module, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.05)
+    over = threading.Event()
+
+    def rule(request: dict[str, Any]) -> str | tuple[int, str]:
+        if len(stub.seen) > 7 and not over.is_set():
+            if fault != "always fails":
+                over.wait(20)
+            return 500, "out of order"
+        return look_then_finish(request)
+
+    with serving(StubServer(rule=rule)) as stub:
+        config = react_cell(stub, count=6, concurrency=2, limits=LimitsConfig(seconds=1.5))
+        with pytest.raises(UserError, match=r"no longer answers: (no whole answer|HTTP status 500: out of order)"):
+            await bench([config], tmp_path)
+        over.set()
+        kept = [read_trace(path) for path in (tmp_path / "cell").glob("*.trace.json")]
+        assert 2 <= len(kept) <= 3
+        assert {trace.finish_reason for trace in kept} == {FinishReason.FINISHED}
+        assert figures(await bench([config], tmp_path)) == [(len(kept), 6 - len(kept), 0)]
+
+
+async def test_waiting_for_a_server_is_not_on_the_clock_but_its_slow_answers_are(tmp_path: Path) -> None:
+    failed: set[int] = set()
+
+    def busy(request: dict[str, Any]) -> str | tuple[int, str]:
+        if request["seed"] not in failed:
+            failed.add(request["seed"])
+            return 503, "busy"
+        return look_then_finish(request)
+
+    def slow(request: dict[str, Any]) -> str:
+        time.sleep(0.8)
+        return look_then_finish(request)
+
+    for rule, reason in ((busy, FinishReason.FINISHED), (slow, FinishReason.TIME_LIMIT)):
+        with serving(StubServer(rule=rule)) as stub:
+            config = react_cell(stub, count=2, name=rule.__name__, limits=LimitsConfig(seconds=1.2))
+            assert figures(await bench([config], tmp_path)) == [(0, 2, 0)]
+            traces = [read_trace(path) for path in (tmp_path / rule.__name__).glob("*.trace.json")]
+            assert {trace.finish_reason for trace in traces} == {reason}
+
+
+async def test_thinking_that_is_on_stops_the_run_before_anything_is_recorded(tmp_path: Path) -> None:
+    def rule(request: dict[str, Any]) -> str:
+        return f"<think>\nmaybe {look_then_finish(request)}\n</think>\n\nI look."
+
+    with serving(StubServer(rule=rule)) as stub, pytest.raises(UserError, match="think"):
+        await bench([react_cell(stub)], tmp_path)
+    assert not any(name.endswith(".trace.json") for name in files(tmp_path))
+
+
+async def test_a_key_goes_to_models_metrics_and_answers_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(StubServer(key="mine")) as stub:
+        with pytest.raises(UserError, match="refuses access") as caught:
+            await bench([react_cell(stub, count=1)], tmp_path)
+        assert "KEEPSTATE_API_KEY" in caught.value.hint
+        monkeypatch.setenv("KEEPSTATE_API_KEY", "mine")
+        assert figures(await bench([react_cell(stub, count=1)], tmp_path)) == [(0, 1, 0)]
+        assert stub.keys == {"/v1/models", "/metrics", "/v1/chat/completions"}
 
 
 async def test_the_cache_of_the_server_bounds_open_episodes(tmp_path: Path) -> None:

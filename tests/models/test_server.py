@@ -1,18 +1,20 @@
-"""The client against a real HTTP server that speaks vLLM's dialect, with vLLM's own words of refusal."""
+"""The client against a real HTTP server: what is sent, what an answer is, what is none, and who is told."""
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import openai._base_client
 import pytest
 
 from keepstate.errors import EpisodeFailure, UserError
-from keepstate.models.base import ContextOverflow, Message, Sampling
+from keepstate.models import server as server_module
+from keepstate.models.base import Message, Sampling
+from keepstate.models.endpoint import connection
 from keepstate.models.server import ServerModel
 from keepstate.vocabulary import Origin
 
@@ -25,7 +27,7 @@ def completion(text: str | None, finish: str = "stop", **usage: Any) -> tuple[in
         "id": "1",
         "object": "chat.completion",
         "created": 0,
-        "model": "m",
+        "model": "persistent",
         "choices": [{"index": 0, "message": message, "finish_reason": finish}],
         "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, **usage},
     }
@@ -35,38 +37,64 @@ def refused(status: int, message: str) -> tuple[int, dict[str, Any]]:
     return status, {"error": {"message": message, "type": "BadRequestError", "code": status}}
 
 
+DRIP = (0, "")
+"""A body that never ends, a byte at a time."""
+Answer = tuple[int, dict[str, Any] | str] | None
+"""Status and body; None: silence."""
+
+
 @dataclass
 class Server:
     """Answers from a list, the last entry for ever; keeps what it was asked."""
 
-    answers: list[tuple[int, dict[str, Any]]]
+    answers: list[Answer]
     requests: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    short: Answer = None
+    """Of a short question, where that is answered differently."""
     url: str = ""
+    over: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
-def serving(*answers: tuple[int, dict[str, Any]]) -> Iterator[Server]:
+def serving(*answers: Answer) -> Iterator[Server]:
     server = Server(list(answers))
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            names = ["base", "persistent"]
-            self.send(200, {"object": "list", "data": [{"id": n, "object": "model", "created": 0} for n in names]})
+            server.keys.append(self.headers["Authorization"])
+            names = {"base": "/models/base", "persistent": "/models/persistent"}
+            cards = [{"id": name, "object": "model", "created": 0, "root": root} for name, root in names.items()]
+            self.send((200, {"object": "list", "data": cards}))
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            server.requests.append(json.loads(body))
-            self.send(*(server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]))
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            server.keys.append(self.headers["Authorization"])
+            server.requests.append(request)
+            if server.short is not None and len(request["messages"]) == 1:
+                self.send(server.short)
+            else:
+                self.send(server.answers.pop(0) if len(server.answers) > 1 else server.answers[0])
 
-        def send(self, status: int, value: dict[str, Any]) -> None:
-            body = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
+        def send(self, answer: Answer) -> None:
+            if answer is None:
+                server.over.wait(10)
+                self.close_connection = True
+                return
+            status, value = answer
+            body = (value if isinstance(value, str) else json.dumps(value)).encode()
+            self.send_response(status or 200)
+            kind = "application/json" if isinstance(value, dict) else "text/html" if "<" in value else "text/plain"
+            for name, text in {"Content-Type": kind, **server.headers}.items():
+                self.send_header(name, text)
+            self.send_header("Content-Length", str(len(body) if status else 10_000))
             self.end_headers()
             self.wfile.write(body)
+            while not status and not server.over.wait(0.02):
+                self.wfile.write(b" ")
 
         def log_message(self, *_: object) -> None:
             pass
@@ -78,6 +106,7 @@ def serving(*answers: tuple[int, dict[str, Any]]) -> Iterator[Server]:
     try:
         yield server
     finally:
+        server.over.set()
         http.shutdown()
         thread.join()
         http.server_close()
@@ -85,7 +114,7 @@ def serving(*answers: tuple[int, dict[str, Any]]) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.001)
+    monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.001)
 
 
 async def ask(server: Server, sampling: Sampling | None = None, **options: Any) -> Any:
@@ -112,7 +141,7 @@ async def test_thinking_is_switched_off_only_when_asked() -> None:
 
 
 async def test_a_cut_answer_says_so_and_an_empty_one_is_empty() -> None:
-    with serving(completion(None, finish="length")) as server:
+    with serving(completion("", finish="length")) as server:
         reply = await ask(server)
     assert (reply.text, reply.truncated, reply.cached_tokens) == ("", True, None)
 
@@ -121,67 +150,6 @@ async def test_a_hiccup_is_retried() -> None:
     with serving(refused(500, "oops"), refused(503, "busy"), completion("fine")) as server:
         assert (await ask(server)).text == "fine"
     assert len(server.requests) == 3
-
-
-async def test_a_server_that_keeps_failing_is_our_failure() -> None:
-    with serving(refused(500, "oops")) as server, pytest.raises(EpisodeFailure, match="oops") as caught:
-        await ask(server, retries=2)
-    assert caught.value.origin is Origin.MODEL
-    assert len(server.requests) == 3
-
-
-async def test_no_server_at_all_is_our_failure() -> None:
-    with serving(completion("a")) as server:
-        pass
-    with pytest.raises(EpisodeFailure, match="APIConnectionError") as caught:
-        await ask(server, retries=1)
-    assert caught.value.origin is Origin.MODEL
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "This model's maximum context length is 8192 tokens. However, your prompt contains at least 8193 input tokens, "
-        "which exceeds this limit even without any output tokens. Please reduce the length of the input prompt.",
-        "Input length (9000) exceeds model's maximum context length (8192).",
-        "This model's maximum context length is 8192 tokens. However, you requested 9012 tokens (9000 in the messages, "
-        "12 in the completion). Please reduce the length of the messages or completion.",
-        "max_tokens must be at least 1, got 0.",
-    ],
-)
-async def test_a_full_context_ends_the_episode(message: str) -> None:
-    with serving(refused(400, message)) as server, pytest.raises(ContextOverflow):
-        await ask(server)
-    assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize(
-    ("message", "room"),
-    [
-        ("max_tokens=12288 cannot be greater than max_model_len=8192. Please request fewer output tokens.", 8192),
-        (
-            "'max_tokens' or 'max_completion_tokens' is too large: 12288. This model's maximum context length is 8192 "
-            "tokens and your request has 700 input tokens (12288 > 8192 - 700).",
-            7492,
-        ),
-        (
-            "This model's maximum context length is 8192 tokens. However, you requested 12988 tokens (700 in the "
-            "messages, 12288 in the completion). Please reduce the length of the messages or completion.",
-            7492,
-        ),
-    ],
-)
-async def test_too_many_new_tokens_are_cut_to_the_room_there_is(message: str, room: int) -> None:
-    with serving(refused(400, message), completion("a"), completion("b")) as server:
-        async with ServerModel(server.url, "persistent") as model:
-            assert (await model.reply(MESSAGES, seed=1, turn=0)).text == "a"
-            assert (await model.reply(MESSAGES, seed=1, turn=1)).text == "b"
-    assert [r["max_tokens"] for r in server.requests] == [12288, room, 8192]
-
-
-async def test_another_refusal_is_our_failure_not_an_overflow() -> None:
-    with serving(refused(400, "bad template")) as server, pytest.raises(EpisodeFailure, match="bad template"):
-        await ask(server)
 
 
 async def test_an_unknown_model_names_the_served_ones() -> None:
@@ -200,15 +168,6 @@ async def test_text_that_cannot_be_sent_back_is_our_failure() -> None:
         await ask(server)
 
 
-async def test_the_key_stays_away_from_local_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    with serving(completion("a")) as server:
-        async with ServerModel(server.url, "m") as model:
-            assert model._client.api_key == "none"
-            assert (await model.reply(MESSAGES, seed=1, turn=0)).text == "a"
-
-
 @pytest.mark.parametrize(
     "usage",
     [
@@ -225,3 +184,186 @@ async def test_a_usage_that_holds_no_counts_is_unknown(usage: object) -> None:
     with serving((status, body | {"usage": usage})) as server:
         reply = await ask(server)
     assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("a", None, None)
+
+
+def answering(message: dict[str, Any], finish: str | None = "stop", **more: Any) -> tuple[int, dict[str, Any]]:
+    """A completion whose message is `message`."""
+    status, body = completion("")
+    choice = {"index": 0, "message": {"role": "assistant"} | message, "finish_reason": finish}
+    return status, body | {"choices": [choice]} | more
+
+
+CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words", "hint"),
+    [
+        (answering({"content": None, "reasoning_content": "hm"}), "come in reasoning_content", "reasoning parser"),
+        (answering({"content": "", "reasoning": "hm"}), "come in reasoning,", "reasoning parser"),
+        (answering({"content": None, "tool_calls": CALL}, "tool_calls"), "come as tool_calls", "tool parser"),
+        (
+            answering({"content": "I call f.", "tool_calls": CALL}, "tool_calls"),
+            "come as tool_calls",
+            "tool parser",
+        ),
+        (answering({"content": "a"}, model="another"), "answers as 'another'", "look at"),
+    ],
+)
+async def test_answers_that_are_elsewhere_stop_the_run_with_the_remedy(answer: Any, words: str, hint: str) -> None:
+    with serving(answer) as server, pytest.raises(UserError, match=words) as caught:
+        await ask(server)
+    assert hint in caught.value.hint
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (answering({"content": None, "reasoning": "hm"}, "length"), "all in reasoning and cut"),
+        (answering({"content": None, "refusal": "I will not"}), "refuses to answer: I will not"),
+        (answering({"content": ""}, "content_filter"), "content_filter"),
+        (answering({"content": "half an ans"}, "content_filter"), "content_filter"),
+        (answering({"content": "half"}, "abort"), "broke the answer off .finish_reason abort"),
+        (answering({"content": None}, "error", error={"message": "boom"}), "boom"),
+        (answering({"content": "a"}, "vibes"), "not known here: 'vibes'"),
+        (answering({"content": None}), "content is null"),
+        (answering({"content": 5}), "of type int"),
+        (answering({"content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}), "image_url, text"),
+        (answering({"content": "a\ud800"}), "Unicode"),
+        ((200, {"choices": [{"message": None}]}), "without a message"),
+    ],
+)
+async def test_what_is_no_answer_is_our_failure_and_says_why(answer: Any, words: str) -> None:
+    with serving(answer) as server, pytest.raises(EpisodeFailure, match=words) as caught:
+        await ask(server, retries=1)
+    assert caught.value.origin is Origin.MODEL
+    assert server.requests[-1]["messages"] == list(server_module.PROBE), (
+        "the server was asked whether it answers at all"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((200, {"error": {"message": "overloaded", "type": "x"}}), "overloaded"),
+        ((200, {"choices": []}), "without a choice"),
+        ((200, "<html><body>Bad gateway</body></html>"), "text/html.*Bad gateway"),
+        ((200, 'data: {"choices": [{"delta": {"content": "hi"}}]}\n\ndata: [DONE]'), "no chat completion: data:"),
+        ((200, '{"id": "1", "choi'), "no chat completion"),
+        ((200, ""), r"\(nothing\)"),
+        ((500, {"error": {"message": "oops"}}), "HTTP status 500: oops"),
+        ((400, {"error": {"message": "bad template"}}), "refused the request: bad template"),
+        ((422, {"detail": [{"loc": ["body", "seed"], "msg": "extra field"}]}), "extra field"),
+        ((400, {"detail": "no seed, please"}), "no seed, please"),
+        ((400, {"error": "plain words"}), "plain words"),
+        ((402, "pay first"), "402: pay first"),
+        (None, "no whole answer within 0.2 s"),
+    ],
+)
+async def test_a_server_that_answers_nobody_stops_the_run_in_its_own_words(
+    answer: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "PROBE_SECONDS", 0.2)
+    with serving(answer) as server, pytest.raises(UserError, match=f"gives no answers: .*{words}") as caught:
+        await ask(server, retries=1, seconds=0.2 if answer is None else 5)
+    assert "finished episodes are kept" in caught.value.hint
+
+
+async def test_a_body_that_drips_is_as_silent_as_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "PROBE_SECONDS", 0.2)
+    with serving(DRIP) as server, pytest.raises(UserError, match="no whole answer"):
+        await ask(server, seconds=0.3)
+
+
+async def test_one_conversation_that_fails_does_not_stop_the_others_but_twenty_in_a_row_do() -> None:
+    with serving(refused(503, "not this one")) as server:
+        server.short = completion("2")
+        async with ServerModel(server.url, "persistent", retries=0) as model:
+            for _ in range(server_module.FAILED_IN_A_ROW - 1):
+                with pytest.raises(EpisodeFailure, match="not this one"):
+                    await model.reply(MESSAGES, seed=1, turn=0)
+            with pytest.raises(UserError, match="20 requests in a row"):
+                await model.reply(MESSAGES, seed=1, turn=0)
+
+
+async def test_text_parts_are_one_text_and_an_alias_is_the_model() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    for name in ("persistent", "persistent-2026-11-01", "/models/persistent", None):
+        with serving(answering({"content": parts}, None, model=name)) as server:
+            assert (await ask(server)).text == "ab"
+
+
+@pytest.mark.parametrize(
+    ("told", "waits"), [("0.2", 0.2), ("3600", 0), ("-5", 0), ("junk", 0), ("Wed, 21 Oct 2099 07:28:00 GMT", 0)]
+)
+async def test_a_server_is_waited_for_as_long_as_it_asks_within_reason(told: str, waits: float) -> None:
+    with serving(refused(429, "busy"), completion("a")) as server:
+        server.headers = {"Retry-After": told}
+        started = time.monotonic()
+        reply = await ask(server)
+    assert waits <= time.monotonic() - started < waits + 2
+    assert reply.seconds is not None
+    assert reply.seconds < 0.2, "waiting is not the model's time"
+
+
+THOUGHTS = ["<think>\nhm\n</think>\n\na", "</think>\n\na", "<think>\n\n</think>\n\na", "<think>\nhm"]
+
+
+@pytest.mark.parametrize("text", THOUGHTS)
+async def test_thinking_that_was_switched_off_stops_the_run_with_the_setting_to_mend(text: str) -> None:
+    with serving(completion(text)) as server:
+        assert (await ask(server)).text == text, "a model that may think thinks"
+        with pytest.raises(UserError, match="think, although enable_thinking false was sent") as caught:
+            await ask(server, nothink=True)
+    assert "keepstate serve" in caught.value.hint
+    with serving(answering({"content": "a", "reasoning_content": "hm"})) as server, pytest.raises(UserError):
+        await ask(server, nothink=True)
+    with serving(answering({"content": None, "reasoning_content": "hm"}, "length")) as server, pytest.raises(UserError):
+        await ask(server, nothink=True)
+
+
+async def test_a_rare_whim_of_the_model_is_its_own() -> None:
+    with serving(*[completion("a")] * 25, completion("<think>hm</think>a")) as server:
+        async with ServerModel(server.url, "persistent", nothink=True) as model:
+            texts = [(await model.reply(MESSAGES, seed=1, turn=0)).text for _ in range(26)]
+            assert texts[-1] == "<think>hm</think>a"
+            with pytest.raises(UserError, match="think"):
+                await model.reply(MESSAGES, seed=1, turn=0)
+
+
+async def test_nobody_at_a_url_is_said_at_once() -> None:
+    with serving(completion("a")) as server:
+        pass
+    started = time.monotonic()
+    with pytest.raises(UserError, match="no server answers"):
+        await ask(server)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(("name", "sent"), [("OPENAI_API_KEY", None), ("KEEPSTATE_API_KEY", "Bearer secret")])
+async def test_a_server_on_this_machine_gets_its_own_key_alone(
+    name: str, sent: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with serving(completion("a")) as server:
+        async with ServerModel(server.url, "persistent") as model:
+            assert (await model.reply(MESSAGES, seed=1, turn=0)).text == "a"
+    assert server.keys == [sent, sent]
+
+
+def test_every_client_of_another_machine_gets_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KEEPSTATE_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "theirs")
+    assert connection("https://api.example.com/v1")["headers"] == {"Authorization": "Bearer theirs"}
+    monkeypatch.setenv("KEEPSTATE_API_KEY", "mine")
+    assert connection("https://api.example.com/v1")["headers"] == {"Authorization": "Bearer mine"}
+    for bad in ("a b", "a\n", "clé"):
+        monkeypatch.setenv("KEEPSTATE_API_KEY", bad)
+        with pytest.raises(UserError, match="no HTTP header") as caught:
+            connection("http://127.0.0.1:8000/v1")
+        assert bad not in caught.value.message
+    for url in ("127.0.0.1:8000/v1", "ftp://a/v1", "http:///v1", "http://a:x/v1"):
+        with pytest.raises(UserError, match="no address of a server"):
+            connection(url)

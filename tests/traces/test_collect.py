@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -228,13 +229,18 @@ def test_bad_options_are_explained(tmp_path: Path, options: list[str], says: str
     assert says in result.exception.message
 
 
-def test_an_unreachable_teacher_is_a_counted_failure(tmp_path: Path, unused_tcp_port: int) -> None:
-    write_tasks(tmp_path / "tasks", tasks_of(1))
+def test_a_dead_url_of_a_teacher_is_said_at_once_and_only_where_it_is_needed(
+    tmp_path: Path, unused_tcp_port: int
+) -> None:
+    write_tasks(tmp_path / "tasks", tasks_of(2))
     url = f"http://127.0.0.1:{unused_tcp_port}/v1"
-    options = ("--teacher", "llm", "--base-url", url, "--model", "m", "--runtime", "react", "--retries", 0)
+    options = ("--teacher", "llm", "--base-url", url, "--model", "m", "--runtime", "react")
+    started = time.monotonic()
     result = command("--tasks", tmp_path / "tasks", "--out", tmp_path / "traces", *options)
-    assert result.exit_code == 1
-    assert "not recorded: 1 (model 1)" in result.stderr
+    assert time.monotonic() - started < 10
+    assert isinstance(result.exception, UserError)
+    assert f"no server answers at {url}" in result.exception.message
+    assert not (tmp_path / "traces").exists()
 
 
 async def test_ctrl_c_ends_the_command_with_130_and_leaves_nothing_half_written(tmp_path: Path) -> None:

@@ -1,0 +1,219 @@
+"""How a server is reached: one place for address, key, proxies, connections, and for what it says in its own words.
+
+    endpoint = Endpoint("http://127.0.0.1:8000/v1")
+    said = await endpoint.ask("GET", "/models", seconds=10)
+
+Every client of a server is made from `connection`. Knows nothing of conversations; retries nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from keepstate.errors import UserError
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+KEY = "KEEPSTATE_API_KEY"
+"""Sent to every server that keepstate asks, on this machine too."""
+REMOTE_KEY = "OPENAI_API_KEY"
+"""Sent to servers on other machines where `KEEPSTATE_API_KEY` is not set: a key of OpenAI's is no local server's."""
+CONNECT_SECONDS = 10.0
+SECONDS = 10.0
+"""For questions that need no thinking: models, metrics."""
+MAX_WORDS = 600
+CONTEXT_KEYS = ("max_model_len", "loaded_context_length", "context_length", "context_window", "max_context_length")
+"""How vLLM and SGLang, LM Studio, OpenRouter, Groq and others name the context in `/v1/models`."""
+
+
+class ServerFault(Exception):
+    """The server gave no answer, or none that can be used.
+
+    Args:
+        message: What happened, with the server's own words.
+        again: Another attempt may help.
+        pause: Seconds that the server asks to wait before it.
+    """
+
+    def __init__(self, message: str, *, again: bool = False, pause: float | None = None) -> None:
+        super().__init__(message)
+        self.again = again
+        self.pause = pause
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a server sent back."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+    body: Any
+    """Of the JSON; None where it is none."""
+
+    @property
+    def words(self) -> str:
+        """Its message, wherever it stands (`error.message`, `error`, `detail`, `message`), else all it said."""
+        told = " ".join((_message(self.body) or self.text).split())
+        return (told[:MAX_WORDS] + "...") if len(told) > MAX_WORDS else told or "(nothing)"
+
+    @property
+    def code(self) -> str:
+        """The names that it gives its error, in one text."""
+        error = self.body.get("error") if isinstance(self.body, dict) else None
+        places = [place for place in (error, self.body) if isinstance(place, dict)]
+        return " ".join(str(place[key]) for place in places for key in ("code", "type") if key in place)
+
+
+def connection(base_url: str) -> dict[str, Any]:
+    """How every client of the server at `base_url` is made: its key, and a proxy for other machines only.
+
+    Raises:
+        UserError: That is no address of a server, or the key cannot be sent.
+    """
+    try:
+        parts = urlsplit(base_url)
+        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        known = False
+    if not known:
+        raise UserError(f"{base_url!r} is no address of a server", "write it as http://HOST:PORT/v1")
+    local = parts.hostname in LOOPBACK
+    name = KEY if os.environ.get(KEY) or local else REMOTE_KEY
+    key = os.environ.get(name)
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise UserError(
+            f"the key in {name} holds a character that no HTTP header can carry (a space, a line's end, an accent)",
+            f"set {name} again, without quotes or a line's end inside",
+        )
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return {"headers": headers, "trust_env": not local, "follow_redirects": True}
+
+
+def key_refused(base_url: str, words: str) -> UserError:
+    """What to tell of a server that wants a key, or another one."""
+    local = urlsplit(base_url).hostname in LOOPBACK
+    also = f"; {REMOTE_KEY} goes to other machines only" if local else f" or {REMOTE_KEY}"
+    return UserError(f"{base_url} refuses access: {words}", f"set {KEY}{also}, to a key that it accepts")
+
+
+class Endpoint:
+    """One server. Share it between all models of a run; close it with `aclose`.
+
+    Args:
+        base_url: Of the API, ending in `/v1`.
+        concurrency: Most requests at once; so many connections are kept open.
+    """
+
+    def __init__(self, base_url: str, *, concurrency: int = 64) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.answered = float("-inf")
+        """When it last gave an answer that could be used, on the clock of `time.monotonic`."""
+        self.reached = False
+        """Somebody answered there once."""
+        self.failed = 0
+        """Requests given up since then."""
+        self.checking = asyncio.Lock()
+        """Held while somebody finds out whether it still answers."""
+        self._client = httpx2.AsyncClient(
+            limits=httpx2.Limits(max_connections=concurrency + 2, max_keepalive_connections=concurrency + 2),
+            timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
+            **connection(base_url),
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float) -> Said:
+        """Send one request and read the whole answer, whatever its status.
+
+        Args:
+            method: GET or POST.
+            path: Below the base URL; `..` leaves `/v1`.
+            body: Sent as JSON.
+            seconds: From sending to the last byte: a server that drips is as silent as one that hangs.
+
+        Raises:
+            ServerFault: It could not be reached, broke off, or took longer.
+        """
+        url = f"{self.base_url.removesuffix('/v1')}{path[2:]}" if path.startswith("..") else f"{self.base_url}{path}"
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._client.request(method, url, json=body)
+        except TimeoutError as error:
+            raise ServerFault(f"no whole answer within {seconds:g} s") from error
+        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
+            raise ServerFault(f"{type(error).__name__}: {error}".removesuffix(": "), again=True) from error
+        try:
+            value = json.loads(response.content)
+        except (ValueError, RecursionError):
+            value = None
+        return Said(response.status_code, response.headers, response.text, value)
+
+    async def reach(self) -> None:
+        """Make sure that somebody answers there at all.
+
+        Raises:
+            UserError: Nobody does, or the key is refused.
+        """
+        try:
+            said = await self.ask("GET", "/models", seconds=SECONDS)
+        except ServerFault as fault:
+            raise UserError(
+                f"no server answers at {self.base_url} ({fault})", "start it, or correct the URL (it ends in /v1)"
+            ) from fault
+        if said.status in (401, 403):
+            raise key_refused(self.base_url, said.words)
+        self.reached = True
+
+    async def cards(self) -> dict[str, dict[str, Any]] | None:
+        """What it says of the models it serves, by name; None where it does not tell."""
+        try:
+            return model_cards((await self.ask("GET", "/models", seconds=SECONDS)).body)
+        except ServerFault:
+            return None
+
+    def answers(self) -> None:
+        """It just gave an answer that could be used."""
+        self.answered, self.failed = time.monotonic(), 0
+
+
+def model_cards(body: Any) -> dict[str, dict[str, Any]] | None:
+    """The models in an answer of `/v1/models`, by name; None where it is no such answer."""
+    data = body.get("data") if isinstance(body, dict) else None
+    if not isinstance(data, list) or not all(isinstance(card, dict) and "id" in card for card in data):
+        return None
+    return {str(card["id"]): card for card in data}
+
+
+def context_of(cards: Mapping[str, Mapping[str, Any]] | None, name: str) -> int | None:
+    """Tokens of context that a server tells of a model; vLLM tells it of an adapter's base alone."""
+    cards = cards or {}
+    card = cards.get(name, {})
+    for place in (card, cards.get(str(card.get("parent")), {})):
+        for key in CONTEXT_KEYS:
+            told = place.get(key)
+            if isinstance(told, int) and not isinstance(told, bool) and told > 0:
+                return told
+    return None
+
+
+def _message(value: Any, depth: int = 4) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and depth:
+        return "; ".join(filter(None, (_message(item, depth - 1) for item in value[:10])))
+    if isinstance(value, dict) and depth:
+        for key in ("error", "message", "detail", "msg", "errors"):
+            if told := _message(value.get(key), depth - 1):
+                return told
+    return ""
