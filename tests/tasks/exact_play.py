@@ -1,23 +1,24 @@
 """The very best play under the paper rules, computed exactly in worlds so small that all that can happen fits memory.
 
 Expectimax over what a player can tell apart: how many items are untouched, which inspected ones are still to be had,
-and the joint distribution of weight and value of what was taken unseen. Items are drawn independently of each other, so
-which untouched one comes next does not matter. Does not inspect what was taken already: it could only help to count.
+and the joint distribution of what was taken unseen, which refusals and later inspections narrow. Items are drawn
+independently of each other, so which untouched one comes next does not matter.
 """
 
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from keepstate.tasks.base import Task
 from keepstate.tasks.families.knapsack.solver import solve
 
 ITEMS = tuple((weight, value) for weight in (1, 2, 3) for value in (1, 4))
 """Weight and value of what may be taken, all equally likely."""
-State = tuple[int, int]
-"""Total weight and value of what was taken."""
+State = tuple[int, int, tuple[tuple[int, int], ...]]
+"""What was taken: weight and value of what is known of it, and the items taken unseen, in order."""
 Taken = frozenset[tuple[State, float]]
 """The probability of each."""
 
@@ -75,26 +76,21 @@ def best_mean_value(world: World) -> float:
     """The mean value that no player exceeds."""
     kinds = world.kinds()
 
-    def tried(taken: Taken, item: tuple[int, int]) -> tuple[tuple[float, Taken] | None, list[tuple[float, Taken]]]:
-        """Outcomes of a take: it fitted, or it was refused, which tells the weight of what was taken before."""
-        fits: dict[State, float] = defaultdict(float)
-        refused: dict[int, dict[State, float]] = defaultdict(lambda: defaultdict(float))
-        for (weight, value), chance in taken:
-            if weight + item[0] <= world.capacity:
-                fits[weight + item[0], value + item[1]] += chance
-            else:
-                refused[weight][weight, value] += chance
-        return (_scaled(fits) if fits else None), [_scaled(outcome) for outcome in refused.values()]
-
     @functools.cache
     def worth(untouched: int, budget: int, known: tuple[tuple[int, int], ...], taken: Taken) -> float:
-        choices = [sum(chance * value for (_, value), chance in taken)]  # stop
+        def after(outcomes: Iterable[Outcome], **changes: Any) -> float:
+            now = {"untouched": untouched, "budget": budget, "known": known} | changes
+            return sum(_chance(states) * worth(**now, taken=_scaled(states)) for states in outcomes)
+
+        choices = [sum(chance * _value(state) for state, chance in taken)]  # stop
         for place, item in enumerate(known):
-            fits, refused = tried(taken, item)
-            if fits is not None:
-                rest = known[:place] + known[place + 1 :]
-                total = fits[0] * worth(untouched, budget, rest, fits[1])
-                choices.append(total + sum(p * worth(untouched, budget, rest, left) for p, left in refused))
+            fits, refused = _tried(world, {item: 1.0}, taken, seen=True)
+            if fits:
+                choices.append(after([fits], known=known[:place] + known[place + 1 :]) + after(refused))
+        if untouched:
+            fits, refused = _tried(world, {kind: kinds[kind] for kind in ITEMS}, taken, seen=False)
+            none = kinds[None] * worth(untouched - 1, budget, known, taken)
+            choices.append(none + after([*([fits] if fits else []), *refused], untouched=untouched - 1))
         if untouched and budget:
             choices.append(
                 sum(
@@ -102,29 +98,54 @@ def best_mean_value(world: World) -> float:
                     for kind, chance in kinds.items()
                 )
             )
-        if untouched:
-            total = kinds[None] * worth(untouched - 1, budget, known, taken)
-            merged: dict[State, float] = defaultdict(float)
-            told: dict[int, dict[State, float]] = defaultdict(lambda: defaultdict(float))
-            for kind in ITEMS:
-                fits, refused = tried(taken, kind)
-                for share, outcome in [fits] if fits else []:
-                    for state, p in outcome:
-                        merged[state] += kinds[kind] * share * p
-                for share, outcome in refused:
-                    for state, p in outcome:
-                        told[state[0]][state] += kinds[kind] * share * p
-            for states in [merged, *told.values()]:
-                if states:
-                    share, left = _scaled(states)
-                    total += share * worth(untouched - 1, budget, known, left)
-            choices.append(total)
+        if budget:
+            unseen = len(next(iter(taken))[0][2])
+            choices += [after(_inspected(taken, place), budget=budget - 1) for place in range(unseen)]
         return max(choices)
 
-    return worth(world.count, world.budget, (), frozenset({((0, 0), 1.0)}))
+    return worth(world.count, world.budget, (), frozenset({((0, 0, ()), 1.0)}))
 
 
-def _scaled(outcome: Mapping[State, float]) -> tuple[float, Taken]:
-    """The probability of an outcome, and what is then known."""
-    chance = sum(outcome.values())
-    return chance, frozenset((state, round(p / chance, 12)) for state, p in outcome.items())
+Outcome = dict[State, float]
+"""What a player cannot tell apart: the states that there may be now."""
+
+
+def _tried(
+    world: World, items: Mapping[tuple[int, int], float], taken: Taken, *, seen: bool
+) -> tuple[Outcome, list[Outcome]]:
+    """What comes of a take of one of `items`: it fitted; or it was refused, which tells what all taken weigh."""
+    fits: Outcome = defaultdict(float)
+    refused: dict[int, Outcome] = defaultdict(lambda: defaultdict(float))
+    for (weight, value, unseen), chance in taken:
+        whole = weight + sum(item[0] for item in unseen)
+        for item, share in items.items():
+            if whole + item[0] > world.capacity:
+                refused[whole][weight, value, unseen] += chance * share
+            elif seen:
+                fits[weight + item[0], value + item[1], unseen] += chance * share
+            else:
+                fits[weight, value, (*unseen, item)] += chance * share
+    return fits, list(refused.values())
+
+
+def _inspected(taken: Taken, place: int) -> list[Outcome]:
+    """What comes of inspecting an item that was taken unseen."""
+    outcomes: dict[tuple[int, int], Outcome] = defaultdict(lambda: defaultdict(float))
+    for (weight, value, unseen), chance in taken:
+        item = unseen[place]
+        rest = unseen[:place] + unseen[place + 1 :]
+        outcomes[item][weight + item[0], value + item[1], rest] += chance
+    return list(outcomes.values())
+
+
+def _value(state: State) -> int:
+    return state[1] + sum(item[1] for item in state[2])
+
+
+def _chance(outcome: Outcome) -> float:
+    return sum(outcome.values())
+
+
+def _scaled(outcome: Outcome) -> Taken:
+    """The probabilities of the states, given that this is what came."""
+    return frozenset((state, round(chance / _chance(outcome), 12)) for state, chance in outcome.items())

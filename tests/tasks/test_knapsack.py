@@ -241,7 +241,7 @@ def takes_what_is_left(task: Task) -> float:
     return environment.verdict().score
 
 
-@pytest.mark.parametrize("world", [World(4, 2, 3, 2), World(4, 2, 4, 6)])
+@pytest.mark.parametrize("world", [World(4, 2, 3, 2), World(4, 2, 4, 6), World(4, 1, 4, 4)])
 def test_no_player_is_said_to_be_better_than_the_very_best(world: World) -> None:
     means: dict[str, float] = defaultdict(float)
     for chance, task in world.tasks():
