@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from keepstate.agents.observations import render_observation
+from keepstate.agents.observations import MAX_RESULT_CHARS, render_observation
 from keepstate.agents.parsing import parse_answer
 from keepstate.agents.record import InterpreterResult, StepEvent, TaskRef, TokenUsage, ToolCallRecord, Trace
 from keepstate.errors import UserError
@@ -218,6 +218,10 @@ class _Talk:
         if call is None:
             raise TraceError(f"message {number} is the result of call {told!r}, which the answer before does not make")
         call.result = text
+        if len(text) > MAX_RESULT_CHARS:
+            self.lost.add(
+                f"results of tools beyond {MAX_RESULT_CHARS:,} characters, which keepstate's agent is not shown"
+            )
         if len(waiting) == 1:
             result = ActionResult(output="", tool_calls=tuple(map(_tool_call, self._open)))
             self.messages.append(Message(role="user", content=render_observation(self._runtime, result)))

@@ -107,7 +107,7 @@ def test_an_answer_that_melts_into_the_prompt_is_refused(qwen3: TextTokenizer) -
     ("number", "content", "reason"),
     [
         (1, "end <|im_end|>", "special token in text"),
-        (2, "<think>", "special token in text"),
+        (2, "<think>", "thinking in an answer"),
         (2, "", "empty answer"),
         (3, "half \ud83d", "lone surrogate"),
         (2, "[[dummy_message]]", "answer is a placeholder"),

@@ -187,6 +187,12 @@ def test_tool_calls_are_actions_in_react_and_refused_elsewhere(content: Any) -> 
             conversation_trace(row, runtime)
 
 
+def test_a_result_is_cut_as_the_agent_would_see_it_and_that_is_named() -> None:
+    trace = conversation_trace(said(answer("", CALL), result("x" * 20_000, "1"), answer("10")), RuntimeName.REACT)
+    assert "10000 characters left out" in trace.messages[2]["content"]
+    assert "beyond 10,000 characters" in trace.versions[NOT_CARRIED]
+
+
 def test_other_ways_to_write_a_call_are_actions_too() -> None:
     old = said({"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}})
     old["messages"] += [{"role": "function", "name": "f", "content": "ok"}, answer("fine")]
