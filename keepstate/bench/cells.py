@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from keepstate import __version__
 from keepstate.agents import system_prompt
@@ -227,6 +227,14 @@ class CellRecord(BaseModel):
     config: dict[str, Any]
     tasks: dict[str, TaskEntry]
     remarks: tuple[str, ...] = ()
+
+    @field_validator("config")
+    @classmethod
+    def _tells_what_is_read_back(cls, config: dict[str, Any]) -> dict[str, Any]:
+        for key, kind in (("runtime", str), ("seed", int), ("limits", dict)):
+            if not isinstance(config.get(key), kind):
+                raise ValueError(f"{key} is missing or no {kind.__name__}")
+        return config
 
 
 def read_cell_file(path: Path) -> CellRecord:

@@ -135,7 +135,7 @@ def _write(traces: Iterator[Trace], out: Path) -> Counter[str]:
 def _export(traces: Iterator[Trace], form: str, file: IO[bytes]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for trace in traces:
-        file.write(json.dumps(EXPORTERS[form](trace)).encode() + b"\n")
+        file.write(json.dumps(EXPORTERS[form](trace), allow_nan=False).encode() + b"\n")
         counts[str(trace.runtime)] += 1
     return counts
 

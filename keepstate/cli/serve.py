@@ -76,11 +76,12 @@ def shell_line(planned: Plan) -> str:
 def start_display() -> Iterator[Callable[[Starting], None]]:
     """Show a start: a line that changes on a terminal, a line a stage elsewhere."""
     from rich.console import Console  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     console = Console(stderr=True)
     if console.is_terminal:
         with console.status("vLLM starts") as status:
-            yield lambda state: status.update(f"vLLM: {state.stage} ({state.seconds:.0f} s)")
+            yield lambda state: status.update(Text(f"vLLM: {state.stage} ({state.seconds:.0f} s)"))
         return
     last, said = "", time.monotonic()
 

@@ -67,7 +67,9 @@ def stats(folders: tuple[Path, ...], as_json: bool) -> None:
         raise UserError(f"no readable trace below {' '.join(map(str, folders))}", "make some: keepstate traces collect")
     if as_json:
         keys = ("runtime", "tasks", "model")
-        click.echo(json.dumps([dict(zip(keys, names, strict=True)) | row for names, row in rows], indent=2))
+        click.echo(
+            json.dumps([dict(zip(keys, names, strict=True)) | row for names, row in rows], indent=2, allow_nan=False)
+        )
     else:
         _print_table(rows)
     if bad:

@@ -69,6 +69,7 @@ def cell_figures(cell: CellResult) -> CellFigures:
     prompts = sum(prompt for _, prompt in told)
     tokens = all_known([task.tokens for task in tasks])
     steps = [task.steps for task in tasks]
+    most = cell.config["limits"].get("turns", 0)
     return CellFigures(
         cell=cell,
         solved=share_of(tasks, [task.solved for task in tasks]),
@@ -78,7 +79,7 @@ def cell_figures(cell: CellResult) -> CellFigures:
         else None,
         floor=floor,
         oracle=oracle,
-        steps=bounded_mean(steps, 0.0, max([cell.config["limits"]["turns"], *steps])),
+        steps=bounded_mean(steps, 0.0, max([most, *steps])),
         tokens=mean_of(tokens),
         median_tokens=median_of(tokens),
         completion_tokens=mean_of(all_known([task.completion_tokens for task in tasks])),

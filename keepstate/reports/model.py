@@ -71,7 +71,7 @@ def make_report(name: str, cells: Sequence[CellResult], *, margin: float = MARGI
 
 
 def told_apart(cells: Sequence[CellResult]) -> list[CellResult]:
-    """The cells; those of one adapter in one runtime with what tells them apart: model, seed, or else their names."""
+    """The cells; those of one adapter in one runtime with what tells them apart: model, seed, or else their folders."""
     told = []
     for cell in cells:
         alike = [other for other in cells if (other.adapter, other.runtime) == (cell.adapter, cell.runtime)]
@@ -84,7 +84,7 @@ def told_apart(cells: Sequence[CellResult]) -> list[CellResult]:
         elif len(set(seeds)) == len(alike):
             words = f"seed {cell.config.get('seed')}"
         else:
-            words = cell.name
+            words = cell.folder.name
         told.append(replace(cell, told_apart_by=words))
     return told
 

@@ -32,7 +32,8 @@ def notes(figures: Sequence[CellFigures]) -> Iterator[str]:
 def _cell_notes(figure: CellFigures) -> Iterator[str]:
     cell = figure.cell
     if cell.missing:
-        yield f"{cell.label}: {counted(cell.missing, 'task')} not played yet; the figures are of the others."
+        where = " or in a file that cannot be read" if cell.unreadable else ""
+        yield f"{cell.label}: {counted(cell.missing, 'task')} not played yet{where}; the figures are of the others."
     repeats = len(cell.episodes) - figure.n
     if repeats:
         yield (

@@ -11,7 +11,8 @@ from keepstate.reports.comparison import Comparison
 from keepstate.reports.figures import CellFigures
 from keepstate.reports.model import Group, Report
 from keepstate.reports.statistics import Finding, PairedDifference, tasks_needed
-from keepstate.reports.words import NONE, brief, number, p_value, percent, plain, points
+from keepstate.reports.words import NONE, brief, counted, number, p_value, percent, plain, points
+from keepstate.traces.view import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,12 +155,17 @@ def how(report: Report) -> str:
 def print_report(report: Report, console: Console) -> None:
     """Print headline, table and notes on a terminal."""
     for group in report.groups:
-        console.print(f"\n{group.title}", style="bold", markup=False, highlight=False)
+        _print(console, f"\n{group.title}", "bold")
         print_table(group, console)
         for sentence in (*group.headline, group.shows):
-            console.print(f"• {sentence}", markup=False, highlight=False)
+            _print(console, f"• {sentence}")
         for note in group.notes:
-            console.print(f"! {note}", style="yellow", markup=False, highlight=False)
+            _print(console, f"! {note}", "yellow")
+
+
+def _print(console: Console, words: str, style: str | None = None) -> None:
+    """Print words in which names of files, models and cells stand: as they are, never as markup or control codes."""
+    console.print("\n".join(map(printable, words.split("\n"))), style=style, markup=False, highlight=False)
 
 
 def print_table(group: Group, console: Console) -> None:
@@ -172,7 +178,7 @@ def print_table(group: Group, console: Console) -> None:
     for title, _ in TERMINAL:
         table.add_column(title, justify="right", no_wrap=True)
     for figures in group.figures:
-        table.add_row(Text(figures.cell.label), *(text(figures) for _, text in TERMINAL))
+        table.add_row(Text(printable(figures.cell.label)), *(text(figures) for _, text in TERMINAL))
     for key, words in REFERENCES.items():
         if key in group.references:
             solved = f"{group.solved_by[key]}/{group.graded_tasks}"
@@ -184,10 +190,10 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print one paired comparison as a block of lines."""
     first, second = _names(comparison)
     left_out = f"; {comparison.left_out} graded in one of the two only" if comparison.left_out else ""
-    title = f"{first} vs {second} ({comparison.n} tasks in common{left_out})"
-    console.print(title, style="bold", markup=False, highlight=False)
+    title = f"{first} vs {second} ({counted(comparison.n, 'task')} in common{left_out})"
+    _print(console, title, "bold")
     for head, words in _comparison_lines(comparison):
-        console.print(f"  {head:12} {words}", markup=False, highlight=False)
+        _print(console, f"  {head:12} {words}")
 
 
 def _comparison_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
@@ -205,7 +211,8 @@ def _comparison_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     yield "optimality", f"{points(paired.difference)} points: {comparison.verdict}"
     if paired.spread == 0:
         yield "", f"the difference is the same on each of the {comparison.n} tasks; others may differ"
-    yield "equivalence", f"{within}: p = {p_value(paired.p_equivalent)} (TOST); about {_tasks_for(paired)}"
+    tested = "" if paired.p_equivalent is None else f"p = {p_value(paired.p_equivalent)} (TOST); "
+    yield "equivalence", f"{within}: {tested}about {_tasks_for(paired)}"
     yield "solved", f"{only_first} tasks by the first alone or more often, {only_second} by the second"
     total = plain(comparison.tokens_in_all, 1.0, 2)
     yield "tokens", f"{number(comparison.tokens, 2)} times on the median task; {total} times in all"

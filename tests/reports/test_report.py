@@ -462,7 +462,7 @@ def test_a_family_with_fewer_reference_policies(left: tuple[str, ...], tmp_path:
 
 def test_brackets_in_what_users_named_are_printed_as_they_are(tmp_path: Path) -> None:
     write_made_cell(tmp_path, Adapter.BASE, REACT, lambda _: Made(0.3), 2)
-    (tmp_path / "base-react-mini" / "[red] [bold].trace.json").write_text("{")
+    (tmp_path / "base-react-mini" / "[red] [bold]\x1b]0;x\x07.trace.json").write_text("{")
     path = tmp_path / "base-react-mini" / "cell.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"difficulty": "[/x] mini"}))
     again = write_made_cell(tmp_path, Adapter.BASE, REACT, lambda _: Made(0.3), 2, name="again", model="[/red]|m")
@@ -470,7 +470,8 @@ def test_brackets_in_what_users_named_are_printed_as_they_are(tmp_path: Path) ->
     screen = StringIO()
     print_report(report, Console(file=screen, width=200))
     print_comparison(compare_cells(*read_results(tmp_path)), Console(file=screen, width=80))
-    for words in ("[red] [bold].trace.json", "[/x] mini", f"base → react ({again.model})"):
+    assert not {"\x1b", "\x07"} & set(screen.getvalue())
+    for words in ("[red] [bold]\\x1b]0;x\\x07.trace.json", "[/x] mini", f"base → react ({again.model})"):
         assert words in screen.getvalue()
     for block in markdown(report).split("\n\n"):
         if block.startswith("|"):
@@ -528,7 +529,9 @@ def test_a_score_that_is_none_enters_no_figure(tmp_path: Path) -> None:
     parse_json((tmp_path / "report/report.json").read_text())
 
 
-@pytest.mark.parametrize("edit", [{"adapter": "gpt"}, {"tasks": {"t": {"hash": "x", "blind": "high"}}}, {"tasks": []}])
+@pytest.mark.parametrize(
+    "edit", [{"adapter": "gpt"}, {"tasks": {"t": {"hash": "x", "blind": "high"}}}, {"config": {"runtime": "react"}}]
+)
 def test_a_cell_file_with_a_wrong_value_is_named(edit: dict[str, object], run: Path) -> None:
     path = run / "react-react-mini" / "cell.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | edit))
