@@ -152,6 +152,15 @@ def test_the_wheel_holds_all_that_lies_beside_the_code(wheel: Path) -> None:
         assert {f"keepstate/shipped/{path.relative_to(SHIPPED).as_posix()}" for path in files} <= inside
 
 
+def test_an_editable_install_copies_nothing(root: Path) -> None:
+    code = "import sys; from hatchling.build import build_editable; build_editable(sys.argv[1])"
+    folder = root / "editable"
+    folder.mkdir()
+    subprocess.run([sys.executable, "-c", code, folder], cwd=SHIPPED, check=True)
+    (built,) = folder.glob("*.whl")
+    assert not [name for name in zipfile.ZipFile(built).namelist() if name.startswith("keepstate/")]
+
+
 STEPS = (
     ("--help", 0, "Commands:"),
     ("doctor", 0, "the laptop loop can run: keepstate demo"),
