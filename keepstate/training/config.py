@@ -19,6 +19,7 @@ from keepstate.vocabulary import RuntimeName
 REQUIRED = ("base_model", "adapter", "datasets", "output_dir", "sequence_len", "chat_template_jinja")
 CONFIGS = SHIPPED / "train" / "configs"
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
+KEYS = Path(__file__).resolve().parent / "axolotl_keys.txt"
 
 
 _WITHOUT_EFFECT = """
@@ -47,7 +48,7 @@ def config_path(runtime: RuntimeName, *, laptop: bool) -> Path:
 
 def known_keys() -> frozenset[str]:
     """Every key that Axolotl 0.19.0 reads, with the plugins we use."""
-    lines = (Path(__file__).parent / "axolotl_keys.txt").read_text().splitlines()
+    lines = KEYS.read_text().splitlines()
     return frozenset(line for line in lines if not line.startswith("#"))
 
 
@@ -82,7 +83,7 @@ def check_keys(config: Mapping[str, Any], where: str) -> None:
     unknown = [str(key) for key in config if key not in known]
     if unknown:
         near = [match for key in unknown for match in difflib.get_close_matches(key, known, n=1)]
-        hint = f"did you mean: {', '.join(near)}" if near else "axolotl config-schema lists the keys"
+        hint = f"did you mean: {', '.join(near)}" if near else f"the keys that it knows: less {KEYS}"
         raise UserError(f"{where}: unknown keys: {', '.join(unknown)} (Axolotl would ignore them)", hint)
 
 
