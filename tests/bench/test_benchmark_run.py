@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from keepstate.bench.runner import RETRIES
 from keepstate.bench.tally import CellTally, Progress
 from keepstate.cli import _progress
 from keepstate.cli import bench as commands
-from keepstate.cli._progress import display
+from keepstate.cli._progress import Display, display
 from keepstate.errors import UserError
 from keepstate.files import write_json
 from keepstate.models import server as server_module
@@ -450,21 +451,33 @@ async def test_a_terminal_shows_every_cell_and_what_it_came_to(tmp_path: Path) -
     assert any("one" in line and "solved 0, optimality 0 %" in line for line in last)
     assert any("two" in line for line in last)
     assert "12/12" in screen.getvalue()
+    assert "played again" not in screen.getvalue()
+    spoil_three(tmp_path / "one")
+    with serving(StubServer()) as stub, display(Console(file=screen, force_terminal=True, width=140)) as shown:
+        await bench([react_cell(stub, name="one")], tmp_path, on_progress=shown)
+    assert screen.getvalue().count("played again: ") == 3
 
 
 async def test_elsewhere_a_line_is_said_now_and_then_also_while_no_episode_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(_progress, "SECONDS_BETWEEN_LINES", 0.02)
-    waited = threading.Event()
+    beats, enough, beat = count(1), threading.Event(), Display.beat
+
+    def counted(shown: Display) -> None:
+        beat(shown)
+        if shown.last is not None and next(beats) == 3:
+            enough.set()
 
     def slow(request: dict[str, Any]) -> str:
-        waited.wait(0.3)
+        enough.wait(30)
         return look_then_finish(request)
+
+    monkeypatch.setattr(Display, "beat", counted)
 
     with serving(StubServer(rule=slow)) as stub, display(Console(file=StringIO())) as shown:
         await bench([react_cell(stub, count=1)], tmp_path, on_progress=shown)
-    assert capsys.readouterr().err.count("0/1 episodes; 1 open") >= 2
+    assert capsys.readouterr().err.count("0/1 episodes; ") >= 3
 
 
 def command(*arguments: object) -> Result:

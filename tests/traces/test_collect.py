@@ -273,13 +273,14 @@ def test_a_line_is_said_now_and_then_also_while_no_episode_ends(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(_progress, "SECONDS_BETWEEN_LINES", 0.02)
+    lines: list[str] = []
 
     async def run(progress: Callable[[Tally], None]) -> Tally:
         progress(tally := Tally())
-        await asyncio.sleep(0.1)
+        while len(lines) < 2:
+            await asyncio.sleep(0.01)
+            lines.extend(capsys.readouterr().err.splitlines())
         return tally
 
     with_progress(7, run)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) >= 2
     assert set(lines) == {"0/7 episodes; 0 episodes/min"}
