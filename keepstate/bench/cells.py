@@ -190,10 +190,21 @@ _KNOWN: dict[str, dict[str, float]] = {}
 
 
 def _references(task: Task) -> dict[str, float]:
-    """`reference_scores`, once for all cells that play the task (2 ms for a medium one)."""
+    """`reference_scores`, once for all cells that play the task (2 ms for a medium one).
+
+    Raises:
+        UserError: One is no score.
+    """
     key = task.content_hash
     if key not in _KNOWN:
-        _KNOWN[key] = reference_scores(task)
+        try:
+            _KNOWN[key] = TaskEntry.model_validate({"hash": key, **reference_scores(task)}).references
+        except ValidationError as error:
+            raise UserError(
+                f"{task.name}: a reference policy of the family {task.family!r} has no score in [0, 1]:"
+                f" {first_error(error)}",
+                "mend reference_scores of that family",
+            ) from error
     return _KNOWN[key]
 
 

@@ -56,7 +56,7 @@ def write_report(report: Report, folder: Path) -> Path:
 def figures_json(report: Report) -> dict[str, Any]:
     """Every figure of a report, for other programs: estimates as {value, low, high, n, level}."""
     return {
-        "schema": "keepstate.report.v1",
+        "schema": "keepstate.report.v2",
         "name": report.name,
         "margin": report.margin,
         "groups": [

@@ -22,7 +22,15 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from stub_server import StubServer, look_then_finish, serving
 
-from keepstate.bench import BenchmarkConfig, LimitsConfig, TaskSource, matrix_configs, players, read_results
+from keepstate.bench import (
+    BenchmarkConfig,
+    LimitsConfig,
+    TaskSource,
+    cells,
+    matrix_configs,
+    players,
+    read_results,
+)
 from keepstate.bench.launch import bench
 from keepstate.bench.runner import RETRIES
 from keepstate.bench.tally import CellTally, Progress
@@ -169,6 +177,18 @@ async def test_a_changed_config_is_refused_with_its_keys_and_fresh_replaces(tmp_
         assert (tmp_path / "cell" / "mine.txt").exists()
         assert len(read_results(tmp_path)[0].episodes) == 5
         assert figures(await bench([changed], tmp_path, fresh=True)) == [(5, 0, 0)], "fresh keeps what still belongs"
+
+
+@pytest.mark.parametrize("score", [float("nan"), 1.1, True, "high"])
+async def test_a_reference_that_is_no_score_is_said_before_anything_is_played(
+    score: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "reference_scores", lambda task: {"blind": 0.5, "oracle": score})
+    monkeypatch.setattr(cells, "_KNOWN", {})
+    with serving(StubServer()) as stub:
+        with pytest.raises(UserError, match="a reference policy of the family 'knapsack' has no score in"):
+            await bench([react_cell(stub)], tmp_path)
+        assert not stub.seen
 
 
 @dataclass

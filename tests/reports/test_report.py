@@ -255,7 +255,7 @@ def test_the_same_results_give_the_same_files(built: Path, tmp_path: Path) -> No
 
 def test_the_figures_are_there_for_programs(built: Path) -> None:
     figures = json.loads((built / "report/report.json").read_text())
-    assert figures["schema"] == "keepstate.report.v1"
+    assert figures["schema"] == "keepstate.report.v2"
     cell = next(c for c in figures["groups"][0]["cells"] if c["name"] == "persistent-forget-mini")
     assert cell["missed"]["value"] == 0.75
     assert cell["optimality"]["n"] == 24
