@@ -74,8 +74,8 @@ $(TRACES): traces-%: setup | data/tasks/knapsack-easy-train ## the scripted teac
 
 TRAIN = train-persistent train-forget train-react
 .PHONY: $(TRAIN)
-$(TRAIN): train-%: setup ## Qwen3-8B LoRA on the traces of one runtime
-	$(CORE) train/qwen3_8b_axolotl.py --base-config train/configs/axolotl_qwen3_8b_$*_a100.yaml --trace-root data/traces/$*
+$(TRAIN): train-%: setup ## Qwen3-8B LoRA on the traces of one runtime (options: ARGS="--profile memory")
+	$(CORE) train/qwen3_8b_axolotl.py --base-config train/configs/axolotl_qwen3_8b_$*_a100.yaml --trace-root data/traces/$* $(ARGS)
 
 .PHONY: serve serve-lora serve-all
 serve: setup ## base model (bf16, 40k context, thinking off)

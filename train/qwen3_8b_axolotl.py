@@ -33,7 +33,7 @@ from keepstate.datasets.templates import FOLDER as TEMPLATES
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.places import find
 from keepstate.traces import BadTrace, Trace, iter_traces
-from keepstate.training import plan, train
+from keepstate.training import plan, read_done, train
 from keepstate.training.config import config_path, read_config
 from keepstate.training.preflight import check_machine, find_model
 from keepstate.vocabulary import RuntimeName, Tracker
@@ -69,8 +69,9 @@ def command(
     path = base_config or config_path(runtime or RuntimeName.PERSISTENT, laptop=False)
     config = read_config(path)
     overrides = config_keys(options)
-    if not dry_run:
-        check_machine(config | overrides, options["output"] or Path(config["output_dir"]))
+    place = options["output"] or Path(config["output_dir"])
+    if not dry_run and (options["fresh"] or read_done(place) is None):  # before data is made for nothing
+        check_machine(config | overrides, place)
     found = find_traces(trace_root, runtime)
     if base_config is None:
         path = config_path(found.runtime, laptop=False)

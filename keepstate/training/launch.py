@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from keepstate.errors import UserError
 from keepstate.places import caches
 from keepstate.processes import GuardedProcess
 from keepstate.training import preflight, tracking
-from keepstate.training.config import PLUGIN_FOLDER, needs_gpu
+from keepstate.training.config import PLUGIN_FOLDER, needs_gpu, read_config
 from keepstate.training.estimate import Estimate
 from keepstate.training.planning import Plan, plan
 from keepstate.training.progress import Follower, Progress
-from keepstate.training.result import WEIGHTS, TrainedAdapter, write_result
+from keepstate.training.result import WEIGHTS, TrainedAdapter, read_done, write_result
 from keepstate.training.run_folder import LOG, PROGRESS, RESOLVED, STOP, alone, checkpoints, finished, prepare
 from keepstate.vocabulary import RuntimeName, Tracker
 
@@ -78,10 +79,14 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
         KeyboardInterrupt: After the step in progress was saved.
     """
     say = on_remark or (lambda text: print(text, file=sys.stderr, flush=True))
-    planned = plan(config, dataset=dataset, output=output, base_model=base_model, runtime=runtime, overrides=overrides)
+    planning = partial(
+        plan, config, dataset=dataset, output=output, base_model=base_model, runtime=runtime, overrides=overrides
+    )
+    place = output or Path(read_config(config)["output_dir"])
+    # What is finished is so whatever this machine could train; else that comes first, before data is asked for.
+    planned = planning(machine=fresh or read_done(place) is None)
     with alone(planned.output):
-        done = None if fresh else finished(planned)
-        if done is not None:
+        if not fresh and (done := finished(planned)) is not None:
             say(f"{planned.output} is trained already from this config and data")
             return done
         return _train(planned, tracker, on_progress or (lambda _: None), say, fresh=fresh)

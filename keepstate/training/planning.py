@@ -15,7 +15,7 @@ from keepstate.datasets.manifest import TEMPLATE, Manifest
 from keepstate.files import content_hash, file_hash
 from keepstate.machine import Gpu
 from keepstate.training import estimate, preflight
-from keepstate.training.config import decisive, read_config, resolve
+from keepstate.training.config import decisive, needs_gpu, read_config, resolve
 from keepstate.training.result import base_identity
 from keepstate.vocabulary import RuntimeName
 
@@ -102,9 +102,9 @@ def plan(
         )
     if machine and gpu is None:
         remarks += preflight.about_cpu_memory(raw | given, longest)
-        if raw.get("bf16") is True and preflight.lacks_bf16():
-            given = {"bf16": False} | given
-            remarks.append("this processor has no bf16 instructions: training in float32, which is faster here")
+    if not needs_gpu(raw | given) and raw.get("bf16") is True and preflight.lacks_bf16():
+        given = {"bf16": False} | given
+        remarks.append("this processor has no bf16 instructions: training in float32, which is faster here")
     data = {name: split.sha256 for name, split in manifest.splits.items()}
     resolved = resolve(
         raw,

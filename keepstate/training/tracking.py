@@ -16,6 +16,8 @@ from keepstate.vocabulary import Tracker
 
 PROJECT = "keepstate"
 FOLDER = "tracking"
+MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
+"""Else its client tries for minutes before a training goes on without a server that is down."""
 
 
 def mlflow_folder() -> Path:
@@ -59,7 +61,8 @@ def environment(tracker: Tracker, output: Path, run: str) -> dict[str, str]:
         case Tracker.TRACKIO:
             return {"KEEPSTATE_TRACK": run, "TRACKIO_DIR": str(output.parent / FOLDER)}
         case Tracker.MLFLOW:
-            return {"KEEPSTATE_PACKAGES": str(mlflow_folder())}
+            own = {name: os.environ.get(name, value) for name, value in MLFLOW_PATIENCE.items()}
+            return {"KEEPSTATE_PACKAGES": str(mlflow_folder())} | own
     return {}
 
 

@@ -1,4 +1,5 @@
-"""How many steps Axolotl plans for the same packed rows, with its generator in several states. Runs in `.venv-train`.
+"""How many steps Axolotl plans for the same packed rows, with its generator in several states, and which rows they are,
+with steps of four rows divided in several ways. Runs in `.venv-train`.
 
 PYTHONPATH=keepstate/training/plugin .venv-train/bin/python tests/training/packing_counts.py
 """
@@ -6,12 +7,16 @@ PYTHONPATH=keepstate/training/plugin .venv-train/bin/python tests/training/packi
 import json
 import random
 import sys
+from itertools import chain
 
+import numpy as np
 import torch
+from axolotl.core.trainers import base
 from axolotl.utils import trainer
 from axolotl.utils.dict import DictDefault
 from datasets import Dataset
 from keepstate_axolotl import KeepstatePlugin
+from torch.utils.data import RandomSampler
 
 CONFIG = {
     "seed": 42,
@@ -32,15 +37,39 @@ rows = [{"input_ids": [1] * n, "labels": [1] * n, "position_ids": list(range(n))
 data = Dataset.from_list(rows)
 
 
-def counts() -> list[int]:
-    """One count for each state of the generator."""
-    found = []
-    for state in range(6):
-        torch.manual_seed(state)
-        found.append(trainer.calculate_total_num_steps(DictDefault(CONFIG), data, update=False))
-    return found
+def count(state: int, rows: int = 1, of: int = 1) -> int:
+    """Steps of `of` rows, so many at once, with the generator in that state."""
+    torch.manual_seed(state)
+    divided = CONFIG | {"micro_batch_size": rows, "batch_size": of}
+    return int(trainer.calculate_total_num_steps(DictDefault(divided), data, update=False))
 
 
-usual = counts()
+def steps(together: int, *, joined: bool) -> list[list[int]]:
+    """The traces of each step of four rows, `together` at once: end to end, or as rows of a batch."""
+    sampler = base.MultipackBatchSampler(
+        RandomSampler(data),
+        lengths=np.array(lengths),
+        batch_size=1 if joined else together,
+        batch_max_len=1024 * (together if joined else 1),
+        bin_size=200,
+        drop_last=True,
+        num_processes=1,
+    )
+    len(sampler)
+    sampler.sampler.set_epoch(1)
+    batches = [sorted(trace for row in batch for trace in row) for batch in sampler]
+    assert len(batches) == len(sampler)
+    at_once = 4 // together
+    return [sorted(chain(*batches[start : start + at_once])) for start in range(0, len(batches), at_once)]
+
+
+usual = [count(state) for state in range(6)]
+divisions = [(1, False), (2, True), (4, True), (2, False), (4, False)]
 KeepstatePlugin().register(DictDefault(CONFIG))
-sys.stdout.write("RESULT" + json.dumps({"usual": usual, "ours": counts()}))
+found = {
+    "usual": usual,
+    "ours": [count(state) for state in range(6)],
+    "divided": [count(0, rows, 4) for rows in (1, 2, 4)],
+    "steps": [steps(together, joined=joined) for together, joined in divisions],
+}
+sys.stdout.write("RESULT" + json.dumps(found))

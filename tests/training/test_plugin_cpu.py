@@ -50,6 +50,16 @@ def test_the_same_packed_rows_are_always_as_many_steps() -> None:
     assert len(set(found["ours"])) == 1
 
 
+def test_a_step_has_the_same_traces_however_it_is_divided() -> None:
+    """Else more memory could not be had from `--batch-size 1 --grad-accum N` without becoming another training."""
+    found = json.loads(result("packing_counts.py"))
+    first, *others = found["steps"]
+    assert sorted(trace for step in first for trace in step) != []
+    for other in others:
+        assert other == first
+    assert len(set(found["divided"])) == 1
+
+
 def test_a_crash_costs_ten_minutes_at_most(tmp_path: Path) -> None:
     stop = tmp_path / "stop"
     assert result("saves_in_time.py", stop, "100", "13").split(" False")[0] == "[6, 12]"  # a 7th would end at 700 s

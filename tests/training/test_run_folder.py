@@ -13,9 +13,10 @@ import pytest
 import yaml
 from made_data import write_dataset
 
+from keepstate import machine
 from keepstate.errors import UserError
 from keepstate.training import Plan, TrainedAdapter, plan, read_done, train
-from keepstate.training.config import WITHOUT_EFFECT, config_path, known_keys
+from keepstate.training.config import WITHOUT_EFFECT, config_path, known_keys, read_config
 from keepstate.training.result import DONE, WEIGHTS, write_result
 from keepstate.training.run_folder import (
     ARCHIVES,
@@ -168,6 +169,25 @@ def test_a_finished_adapter_is_not_trained_again_and_fresh_replaces_it(planner: 
     assert read_done(out) is None
     assert not any((out / name).exists() for name in (WEIGHTS, DONE, PROGRESS, LOG))
     assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_what_is_finished_is_so_on_a_machine_that_could_not_train_it(
+    planner: Planner, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    config = tmp_path / "gpu.yaml"
+    config.write_text(yaml.safe_dump(read_config(LAPTOP) | {"adapter": "qlora"}))
+    base = Path(planner().config["base_model"])
+    places: dict[str, Any] = {"dataset": dataset, "base_model": base, "output": tmp_path / "out"}
+    with pytest.raises(UserError, match="needs a CUDA GPU"):
+        train(config, **places)
+    assert not (tmp_path / "out").exists()
+    planned = plan(config, machine=False, **places)
+    prepare(planned, {}, fresh=False)
+    adapter = finish(planned)
+    assert train(config, **places) == adapter
+    with pytest.raises(OtherTraining, match="seed: 42 -> 1"):
+        train(config, overrides={"seed": 1}, **places)
 
 
 def test_nothing_is_refused_where_nothing_could_be_lost(planner: Planner) -> None:

@@ -85,6 +85,9 @@ def test_services_are_asked_only_by_name(tmp_path: Path, monkeypatch: pytest.Mon
     local = environment(Tracker.TRACKIO, tmp_path / "out" / "adapter", "run")
     assert local == {"KEEPSTATE_TRACK": "run", "TRACKIO_DIR": str(tmp_path / "out" / "tracking")}
     assert not environment(Tracker.NONE, tmp_path, "run")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "99")
+    patience = environment(Tracker.MLFLOW, tmp_path, "run")
+    assert (patience["MLFLOW_HTTP_REQUEST_MAX_RETRIES"], patience["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == ("2", "99")
 
 
 def test_model_card_tells_all_that_made_the_adapter(dataset: Path, model: Path) -> None:

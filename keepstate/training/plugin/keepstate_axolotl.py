@@ -39,7 +39,7 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
     def register(self, cfg: Any) -> None:
         """Set the order of packed rows, by which steps are counted before there is a model."""
         if cfg.get("seed") is not None:
-            keepstate_order.install(int(cfg["seed"]))
+            keepstate_order.install(int(cfg["seed"]), int(cfg["sequence_len"]))
 
     def get_input_args(self) -> str:
         """Add our keys to Axolotl's schema."""

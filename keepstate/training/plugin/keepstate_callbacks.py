@@ -51,23 +51,25 @@ def shelter(callbacks: list[Any]) -> None:
 
 
 class Sheltered:
-    """A tracker's callback whose faults end no training: the first is told, then it is not called again."""
+    """A tracker's callback whose faults end no training: the first is told, then none of its callbacks is called."""
+
+    works = True
+    """Of all: a tracker may have several."""
 
     def __init__(self, callback: Any) -> None:
         self._callback = callback
-        self._works = True
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.__dict__["_callback"], name)
         return partial(self._call, found) if name.startswith("on_") else found
 
     def _call(self, event: Callable[..., Any], args: Any, state: Any, control: Any, **rest: Any) -> Any:
-        if not self._works:
+        if not Sheltered.works:
             return None
         try:
             return event(args, state, control, **rest)
         except Exception as error:  # whatever a tracker raises
-            self._works = False
+            Sheltered.works = False
             name = type(self._callback).__name__
             words = f"{name} failed ({type(error).__name__}: {error}): the training goes on without its curves"
             print(f"keepstate: {words}", flush=True)

@@ -1,17 +1,21 @@
-"""Packed rows in an order that a resumed training repeats.
+"""Packed rows in an order that a resumed training repeats, and in the same steps however a step is divided.
 
-    keepstate_order.install(seed)      # before the data is loaded
+    keepstate_order.install(seed, sequence_len)      # before the data is loaded
 
 Axolotl's packing draws its order from a random generator that has another state after a resume, and keeps the batches
 that it packed to count them: a resumed epoch trained some traces twice and others not at all. It also counts the steps
 of the training on other draws: the same data came to 249, 250 and 251 steps, each with a learning rate of its own. Here
-the order follows from seed and epoch alone, and steps are counted on it. Single rows need none of this. Does not
-change how rows are packed.
+the order follows from seed and epoch alone, and steps are counted on it. Single rows need none of this.
+
+Axolotl also packs a batch of two rows as one of twice the length and drops what does not fill the last: other traces in
+each step than with twice the batches of one. Here rows of `sequence_len` are packed first, then laid together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -55,21 +59,49 @@ class EpochOrder(Sampler):  # type: ignore[misc]
 
 
 class OrderedPacking(MultipackBatchSampler):  # type: ignore[misc]
-    """Axolotl's packing over `EpochOrder` where it would draw at random."""
+    """Axolotl's packing over `EpochOrder` where it would draw at random. It packs single rows, which become batches."""
 
     seed = 0
+    row_tokens = 0
 
-    def __init__(self, sampler: Any, **options: Any) -> None:
+    def __init__(self, sampler: Any, *, batch_size: int, batch_max_len: int, **options: Any) -> None:
+        self._rows = 1
+        self._joined = False
         if isinstance(sampler, RandomSampler):
             sampler = EpochOrder(len(sampler), self.seed, self._forget)
-        super().__init__(sampler, **options)
+            longer = max(1, batch_max_len // self.row_tokens)
+            self._rows, self._joined = batch_size * longer, longer > 1
+            batch_size, batch_max_len = 1, batch_max_len // longer
+        super().__init__(sampler, batch_size=batch_size, batch_max_len=batch_max_len, **options)
 
     def _forget(self) -> None:
         self._batches = None
 
+    def __len__(self) -> int:
+        """Batches of an epoch, the last of which may have fewer rows."""
+        rows: int = super().__len__()
+        return math.ceil(rows / self._rows)
 
-def install(seed: int) -> None:
-    """Let Axolotl count steps and the trainer pack in this order."""
-    OrderedPacking.seed = seed
-    trainer.MultipackBatchSampler = OrderedPacking
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        if self._rows == 1:
+            yield from super().__iter__()
+            return
+        rows = [row for batch in super().__iter__() for row in batch]
+        for start in range(0, len(rows), self._rows):
+            batch = rows[start : start + self._rows]
+            yield [list(chain(*batch))] if self._joined else batch
+
+
+class CountedPacking(OrderedPacking):
+    """As Axolotl counts the steps of a training: whole steps of whole batches, so that all divisions count alike."""
+
+    def __len__(self) -> int:
+        """Full batches of an epoch."""
+        return int(MultipackBatchSampler.__len__(self)) // self._rows
+
+
+def install(seed: int, row_tokens: int) -> None:
+    """Let Axolotl count steps and the trainer pack in this order, in rows of `row_tokens`."""
+    OrderedPacking.seed, OrderedPacking.row_tokens = seed, row_tokens
+    trainer.MultipackBatchSampler = CountedPacking
     base.MultipackBatchSampler = OrderedPacking
