@@ -112,6 +112,7 @@ def _train(
     if tracker is Tracker.TRACKIO:
         say(f"curves: {tracking.dashboard(planned.output, python)}")
     follower = Follower(planned.output / PROGRESS)
+    follower.look()  # what earlier runs left; from here on it tells of this one
     env = _environment(planned) | tracking.environment(tracker, planned.output, run)
     again = "the same command" + (" without --fresh" if fresh else "")
     _run(planned, python, env, follower, on_progress, say, again)

@@ -1,8 +1,9 @@
 """A training that is cut and goes on is the training that was never cut: same rows in the same order, same losses.
 
-With real Axolotl and a model of two layers; with dropout, so that random numbers must go on too. Packed rows are drawn
-by another sampler than single ones, so both are cut. Losses agreed to the bit in some runs and to 2e-4 in others,
-from the third step after a resume on: products on the CPU do not always round alike.
+With real Axolotl and a model of two layers; single rows with dropout, so that random numbers go on too. Packed rows
+are drawn by another sampler, so both are cut; they go on with their steps divided in another way. Losses agreed to the
+bit in some runs and to 2e-4 in others, from the third step after a resume on: products on the CPU do not always round
+alike.
 """
 
 import fcntl
@@ -37,6 +38,8 @@ CUT_AT = {"single": 33, "packed": 12}
 COMMON = {"lora_dropout": 0.1, "num_epochs": 2, "save_steps": SAVE_STEPS, "warmup_steps": 3, "sequence_len": 128}
 SINGLE = COMMON | {"num_epochs": 1}
 PACKED = COMMON | {"sample_packing": True, "pad_to_sequence_len": True, "gradient_accumulation_steps": 2}
+PACKED |= {"lora_dropout": 0.0, "bf16": False}
+"""Its rows go on two at once where they were one by one: dropout would draw other numbers, bfloat16 round otherwise."""
 ROUNDING = 1e-3
 """Losses of neighbouring steps differ by ten times as much."""
 
