@@ -170,8 +170,8 @@ def check_data(
     if runtime is not None and manifest.runtime is not runtime:
         raise UserError(
             f"{dataset} was built for the runtime {manifest.runtime}, this training is of {runtime}",
-            f"train what it was built for: keepstate train {manifest.runtime}; or build the other: "
-            f"{_build_command(dataset, manifest, runtime)}",
+            f"the same command with {manifest.runtime} instead of {runtime}; or name a data set of {runtime}, "
+            f"made by: {_build_command(dataset, manifest, runtime)}",
         )
     if changed := manifest.changed_files(dataset):
         raise UserError(

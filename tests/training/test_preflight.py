@@ -198,7 +198,7 @@ def test_data_of_another_runtime_is_refused(dataset: Path, model: Path, tmp_path
     assert plan(LAPTOP, runtime=RuntimeName.PERSISTENT, **places).manifest.runtime is RuntimeName.PERSISTENT
     with pytest.raises(UserError, match="built for the runtime persistent, this training is of forget") as caught:
         plan(LAPTOP, runtime=RuntimeName.FORGET, **places)
-    assert "keepstate train persistent" in caught.value.hint
+    assert "with persistent instead of forget" in caught.value.hint
     assert "keepstate dataset build --runtime forget" in caught.value.hint
 
 
