@@ -223,8 +223,8 @@ def _free(folder: Path, trace: Trace, numbers: dict[Path, int]) -> Path | None:
 
 
 def _same(path: Path, trace: Trace) -> bool:
+    """Whether the trace at `path` is of the same episode, whatever version imported it from whatever place."""
     found = _one(path)
-    if isinstance(found, BadTrace):
-        return False
-    told, ours = ({key: v for key, v in each.versions.items() if key != PLACE} for each in (found, trace))
-    return told == ours and found == trace.model_copy(update={"versions": found.versions})
+    return not isinstance(found, BadTrace) and all(
+        getattr(found, name) == getattr(trace, name) for name in ("task", "runtime", "messages", "failure", "verdict")
+    )

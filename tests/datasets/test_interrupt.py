@@ -37,7 +37,7 @@ def wait_until(what: str, true: object) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("wait", [0.0, 1.0], ids=["while workers start", "while they work"])
+@pytest.mark.parametrize("wait", [0.0, 0.5], ids=["while workers start", "while they work"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_build_that_is_cut_leaves_nothing(
     number: signal.Signals, wait: float, tmp_path: Path, small_tokenizer: TextTokenizer
