@@ -36,7 +36,7 @@ ALL = "all"
 @click.option("--out", type=click.Path(path_type=Path), default=Path("data/traces"), show_default=True)
 @click.option("--teacher", type=click.Choice(["scripted", "llm"]), default="scripted", show_default=True)
 @click.option("--base-url", help="OpenAI-compatible endpoint of the llm teacher, ending in /v1.")
-@click.option("--model", "model_name", help="Its model name. For a key see docs/serving.md.")
+@click.option("--model", "model_name", help="Its model name. Its key: KEEPSTATE_API_KEY.")
 @click.option("--temperature", type=FiniteRange(0), default=Sampling().temperature, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1), default=Sampling().max_tokens, show_default=True)
 @click.option("--retries", type=click.IntRange(0), default=RETRIES, show_default=True, help="Of a failed request.")

@@ -21,12 +21,16 @@ MAX_NUMBERS = 8
 _NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\w,])|(?<![\w.])\d{1,9}(?!\w)")
 _THING = re.compile(r"context|token|length|\binput\b|\bprompt\b", re.IGNORECASE)
 _EXCESS = re.compile(
-    r"exceed|long|large|longer|greater|bigger|larger|maximum|limit|overflow|reduce|shorten|too many|must (be|have) <|"
-    r"less than|not enough|at most|does not fit|>",
+    r"exceed|long|large|greater|bigger|maximum|limit|overflow|reduce|shorten|too many|less than|"
+    r"must be <|not enough|at most|does not fit|\d[^\d=]{0,12}>[^\d=]{0,4}\d",
     re.IGNORECASE,
 )
-_RATE = re.compile(r"per (second|minute|hour|day)|rate.?limit|quota|TPM", re.IGNORECASE)
-"""Tokens of another kind, with which some servers answer 413."""
+_OTHER = re.compile(
+    r"per (second|minute|hour|day)|rate.?limit|quota|TPM|memory|busy|queue|overload|timed? ?out|"
+    r"below|minimum|>=|too (small|short|low)",
+    re.IGNORECASE,
+)
+"""Limits of another kind: tokens a minute (some servers answer 413 with them), its load, too few new tokens."""
 
 
 class Room:
@@ -108,12 +112,10 @@ def is_about_context(words: str, code: str) -> bool:
 
     Proves nothing by itself: it is asked only of a request that wants a single token and is refused all the same.
     """
-    if _RATE.search(words):
-        return False
     coded = code.lower()
     if "context" in coded and ("exceed" in coded or "size" in coded):
         return True
-    return bool(_THING.search(words) and _EXCESS.search(words))
+    return bool(_THING.search(words) and _EXCESS.search(words) and not _OTHER.search(words))
 
 
 def _size(messages: Sequence[Message]) -> int:

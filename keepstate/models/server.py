@@ -105,9 +105,10 @@ class ServerModel:
             UserError: No request will be answered: nobody is there, the model is unknown, the key refused, or answers
                 are put elsewhere or hold thoughts that were switched off.
         """
-        async with self.endpoint.checking:
-            if not self.endpoint.reached:
-                await self.endpoint.reach()  # so that a dead URL is said at once, and not after all retries
+        if not self.endpoint.reached:
+            async with self.endpoint.checking:
+                if not self.endpoint.reached:
+                    await self.endpoint.reach()  # so that a dead URL is said at once, and not after all retries
         started = time.monotonic()
         try:
             reply = await self._answered(messages, seed)
@@ -192,7 +193,7 @@ class ServerModel:
                 if not fault.again or attempt >= self._retries:
                     raise
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * random.uniform(0.75, 1)
-                await asyncio.sleep(pause if fault.pause is None else fault.pause)
+                await asyncio.sleep(max(pause, fault.pause or 0.0))
         raise AssertionError
 
     async def _attempt(self, request: dict[str, Any], *, counting: bool = False) -> Reply:

@@ -1,6 +1,7 @@
 """A full context, in the words of many servers and in words that nobody has seen: answers get the room that is left."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -240,9 +241,19 @@ async def test_a_cap_on_answers_is_no_context() -> None:
         assert await ask(engine, 700, 9_000) == ["4096", "4096"]
 
 
-async def test_a_limit_of_tokens_a_minute_is_no_context() -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Request too large: tokens per minute (TPM): Limit 6000, requested 53192",
+        "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= 16, but got 1 instead.",
+        "Out of memory: the input needs more than the limit of 80 GiB",
+        "Unrecognized request argument supplied: chat_template_kwargs",
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+    ],
+)
+async def test_a_limit_of_another_kind_is_no_context(words: str) -> None:
     with (
-        running(Engine(lambda p, n: said("Request too large: tokens per minute (TPM): Limit 6000"), 413)) as engine,
-        pytest.raises((EpisodeFailure, UserError), match="TPM"),
+        running(Engine(lambda p, n: said(words), 413)) as engine,
+        pytest.raises((EpisodeFailure, UserError), match="refused the request: " + re.escape(words[:20])),
     ):
         await ask(engine, 50_000)
