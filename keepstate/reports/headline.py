@@ -5,6 +5,7 @@ Every number comes from the episodes; the words follow from the intervals and te
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from keepstate.bench.results import CellResult
@@ -55,17 +56,24 @@ def what_can_be_shown(figures: Sequence[CellFigures], comparisons: Sequence[Comp
         alone = "One task shows" if played == 1 else f"Without a comparison, {counted(played, 'task')} show"
         return f"{alone} nothing of a difference: {within} needs {_about(least)} at the least, more where scores vary."
     tasks = _span([c.n for c in seen])
-    able = [c for c in seen if c.optimality.tasks_needed is not None and c.n >= c.optimality.tasks_needed]
-    needed = [c.optimality.tasks_needed for c in seen if c not in able]
+    needed = [c.optimality.tasks_needed for c in seen if not _can_show(c)]
     known = [count for count in needed if count is not None]
     if not needed:
         first = f"{tasks} tasks are enough to show {within} as these scores vary."
     else:
-        few = "cannot be shown" if not able else f"cannot be shown in {len(needed)} of {len(seen)} comparisons"
+        hopeless = max(c.n for c in seen) < (tasks_needed(0.0, margin) or math.inf)
+        few = "cannot be shown" if hopeless else f"is hard to show in {len(needed)} of {len(seen)} comparisons"
         about = f"about {_span(known)} are needed" if len(known) == len(needed) else "more than ten million are needed"
         first = f"{within[0].upper()}{within[1:]} {few} with {tasks} tasks: {about}, as these scores vary."
     blurs = [100 * width for c in seen if (width := c.optimality.difference.half_width) is not None]
     return f"{first} A difference is told from none only beyond about {_span([round(blur) for blur in blurs])} points."
+
+
+def _can_show(comparison: Comparison) -> bool:
+    """Whether its tasks are enough for equivalence, or did show it."""
+    needed = comparison.optimality.tasks_needed
+    shown = comparison.verdict in {Finding.EQUIVALENT, Finding.SMALL}
+    return shown or (needed is not None and comparison.n >= needed)
 
 
 def _about(count: int | None) -> str:

@@ -430,6 +430,22 @@ def test_the_report_says_what_its_tasks_can_show(tmp_path: Path) -> None:
     assert group.shows in markdown(report)
 
 
+@pytest.mark.parametrize(
+    ("count", "spread", "words"),
+    [
+        (70, 0.0, "70 tasks are enough to show equivalence within 5 points"),
+        (70, 0.3, "Equivalence within 5 points is hard to show in 1 of 1 comparisons with 70 tasks: about "),
+        (50, 0.0, "Equivalence within 5 points cannot be shown with 50 tasks: about 59 are needed"),
+    ],
+)
+def test_what_tasks_can_show_agrees_with_the_verdict(count: int, spread: float, words: str, tmp_path: Path) -> None:
+    for adapter, way in ((Adapter.PERSISTENT, 1), (Adapter.FORGET, -1)):
+        write_made_cell(tmp_path, adapter, FORGET, lambda i, w=way: Made(0.5 + w * (-1) ** i * spread / 2), count=count)
+    (group,) = make_report("r", read_results(tmp_path)).groups
+    assert group.shows.startswith(words)
+    assert (group.comparisons[0].verdict is Finding.EQUIVALENT) == ("are enough" in group.shows)
+
+
 def test_references_are_those_of_the_graded_tasks(tmp_path: Path) -> None:
     config = write_made_cell(tmp_path, Adapter.BASE, REACT, lambda i: Made(0.5) if i in (2, 7) else None)
     tasks = [config.tasks.load()[i] for i in (2, 7)]
