@@ -88,7 +88,7 @@ class Imported:
         elif self.finish is FinishReason.FAILED:
             failure = Failure(origin=Origin.RUNTIME, message=(self.errors or ["the source does not tell why"])[-1])
         elif self.errors:
-            self.not_carried.append(f"{len(self.errors)} errors that did not end it: {self.errors[0][:200]!r}")
+            self.not_carried.append("errors that did not end it and stand in no step")
         reason = self.finish or FinishReason.FAILED
         prompts = tuple(message["content"] for message in self.messages if message["role"] == "system")
         counts: dict[str, int] = {}
@@ -107,7 +107,7 @@ class Imported:
         if self.place:
             versions[PLACE] = self.place
         if self.not_carried:
-            versions[NOT_CARRIED] = "; ".join(self.not_carried)
+            versions[NOT_CARRIED] = "; ".join(told.replace(";", ",") for told in self.not_carried)
         if self.runtime_assumed:
             versions[ASSUMED] = "yes"
         return Trace(

@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from keepstate.files import parse_json
 from keepstate.traces.reader import BadTrace, TraceError
@@ -63,7 +63,8 @@ def iter_values(path: Path) -> Iterator[tuple[str, Any]]:
     """
     try:
         encoding = _encoding(path)
-        documents = None if _parses(next(_filled_lines(path, encoding), "")) else _documents_of(path, encoding)
+        first = next((line for line in _lines(path, encoding) if line is None or line.strip().strip(MARK)), "")
+        documents = None if _parses(first) else _documents_of(path, encoding)
     except TraceError as error:
         yield str(path), BadTrace(path, str(error))
         return
@@ -115,10 +116,9 @@ def _values_of_line(place: str, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    file = path.open("rb")
-    if file.peek(len(GZIP)).startswith(GZIP):
-        return gzip.open(file)  # type: ignore[return-value]
-    return file
+    with path.open("rb") as file:
+        packed = file.read(len(GZIP)) == GZIP
+    return cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb")
 
 
 def _encoding(path: Path) -> str:
@@ -155,14 +155,16 @@ def _require_utf8(path: Path, file: IO[bytes]) -> None:
     Raises:
         TraceError: It is in another encoding.
     """
-    first_bad, other = 0, False
-    for number, line in enumerate(file, start=1):
+    first_bad, other, meant = 0, False, False
+    for number, line in enumerate(file, start=1):  # to the end, where a gzip file may be cut
+        if line.isascii():
+            continue
         try:
-            if not line.isascii() and line.decode():
-                return  # where there is UTF-8, what is none is a damaged line
+            line.decode()
+            meant = True
         except UnicodeDecodeError:
             first_bad, other = first_bad or number, other or bool(NOT_CP1252.search(line))
-    if first_bad:
+    if first_bad and not meant:
         found, name = ("an encoding of its own", "ENCODING") if other else ("Windows-1252 or Latin-1", "WINDOWS-1252")
         raise TraceError(
             f"it is not UTF-8, 16 or 32 (first in line {first_bad}) but perhaps {found}; "
@@ -183,10 +185,6 @@ def _lines(path: Path, encoding: str) -> Iterator[str | None]:
                 yield None
 
 
-def _filled_lines(path: Path, encoding: str) -> Iterator[str]:
-    return (line for line in _lines(path, encoding) if line is None or line.strip().strip(MARK))  # type: ignore[misc]
-
-
 def _parses(text: str | None) -> bool:
     try:
         return text is not None and parse_json(text.strip().lstrip(MARK)) is not None
@@ -200,7 +198,10 @@ def _documents_of(path: Path, encoding: str) -> list[tuple[int, Any]] | None:
     Raises:
         TraceError: It is neither, or empty.
     """
-    text = "".join(line or "" for line in _lines(path, encoding))
+    lines = list(_lines(path, encoding))
+    if None in lines:
+        return None  # damaged lines are named one by one
+    text = "".join(line for line in lines if line)
     if not text.strip().strip(MARK):
         raise TraceError("the file is empty")
     try:

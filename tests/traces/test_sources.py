@@ -99,6 +99,18 @@ def test_damaged_lines_of_a_file_are_named_alone(tmp_path: Path) -> None:
     ]
 
 
+def test_a_damaged_first_line_is_named_and_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'{"a": "\xdf"}\n' + "\n".join(LINES).encode())
+    assert values(tmp_path / "x.jsonl") == ["the line is not UTF-8, as others are", *ROWS]
+
+
+def test_nothing_is_read_of_a_gzip_file_that_breaks_off_late(tmp_path: Path) -> None:
+    rows = "\n".join(json.dumps({"n": n, "text": "é" + str(n**9)}, ensure_ascii=False) for n in range(20_000))
+    (tmp_path / "x.jsonl").write_bytes(gzip.compress(rows.encode())[:-20])
+    (reason,) = values(tmp_path / "x.jsonl")
+    assert "compressed with gzip and cannot be decompressed" in reason
+
+
 ROW = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}
 
 
