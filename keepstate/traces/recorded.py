@@ -66,7 +66,7 @@ def read_record(due: Due, *, mend: bool = False) -> Trace | BadTrace | None:
     """
     try:
         trace = load_trace(due.path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except TraceError as error:
         return BadTrace(due.path, str(error))

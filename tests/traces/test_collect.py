@@ -130,6 +130,8 @@ async def test_a_run_killed_between_trace_and_verdict_is_mended_and_files_that_a
     with pytest.raises(UserError) as caught:
         await collect(plan(tasks, tmp_path))
     assert "it may hold a finished episode" in caught.value.hint
+    with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
+        await collect(plan(tasks, tmp_path / "good"))  # a file, where a folder is needed
     other = await collect(plan(tasks[3:], tmp_path, seed=1))
     assert ["seed 0, not 1" in file.reason for file in other.replaced] == [True]
 
