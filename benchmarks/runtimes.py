@@ -66,6 +66,12 @@ CROWD_LIMITS = RuntimeLimits(tool_calls=50, seconds=20, memory_mib=64)
 """With 256 MiB each, 500 episodes would have to wait for seats where less than 16 GiB are free."""
 
 
+class InMemory(Toolbox):
+    """Tools that are run as those of the built-in task family are."""
+
+    in_memory = True
+
+
 class Steps(Protocol):
     """Something that executes blocks."""
 
@@ -118,7 +124,7 @@ async def latencies(sandbox: Sandbox, count: int, kernel: dict[str, Any]) -> lis
     """First result, trivial step and step of 30 calls, one episode at a time."""
 
     async def first() -> None:
-        async with opened(PERSISTENT, sandbox, LIMITS) as session:
+        async with opened(PERSISTENT, sandbox, LIMITS, environment=InMemory()) as session:
             await checked(session, TRIVIAL)
 
     async def naive_first() -> None:
@@ -129,7 +135,7 @@ async def latencies(sandbox: Sandbox, count: int, kernel: dict[str, Any]) -> lis
     rows.append(
         ("first result", await timed(first, count, 0.02), await timed(naive_first, count), "first", ("5", "15"))
     )
-    async with opened(PERSISTENT, sandbox, LIMITS) as session:
+    async with opened(PERSISTENT, sandbox, LIMITS, environment=InMemory()) as session:
         for what, code, key, number, targets in (
             ("trivial step", TRIVIAL, "trivial", 10 * count, ("0.15", "1")),
             ("step of 30 tool calls", CALLS, "calls", count, ("3", "")),
@@ -137,7 +143,7 @@ async def latencies(sandbox: Sandbox, count: int, kernel: dict[str, Any]) -> lis
             ours = await timed(lambda code=code: checked(session, code), number)  # type: ignore[misc]
             theirs = await timed(lambda code=code: naive.run(code), number)  # type: ignore[misc]
             rows.append((what, ours, theirs, key, targets))
-    async with opened(FORGET, sandbox, LIMITS) as session:
+    async with opened(FORGET, sandbox, LIMITS, environment=InMemory()) as session:
         block = await timed(lambda: checked(session, TRIVIAL), count, 0.02)
     rows.append(("forget: trivial block", block, [], "", ("1", "")))
     return [
@@ -176,7 +182,10 @@ async def crowd(sandbox: Sandbox, episodes: int, seconds: float, targets: tuple[
     before = descendants()
     async with AsyncExitStack() as stack:
         started = time.perf_counter()
-        entered = [stack.enter_async_context(opened(PERSISTENT, sandbox, CROWD_LIMITS)) for _ in range(episodes)]
+        entered = [
+            stack.enter_async_context(opened(PERSISTENT, sandbox, CROWD_LIMITS, environment=InMemory()))
+            for _ in range(episodes)
+        ]
         sessions = await asyncio.gather(*entered)
         await asyncio.gather(*(checked(session, TRIVIAL) for session in sessions))
         figures = [Figure(f"{episodes} live: all started and stepped", time.perf_counter() - started, "s")]
@@ -196,7 +205,9 @@ async def crowd(sandbox: Sandbox, episodes: int, seconds: float, targets: tuple[
 async def resets(sandbox: Sandbox, seconds: float) -> list[Figure]:
     """Blocks/s of 64 episodes in the forget runtime."""
     async with AsyncExitStack() as stack:
-        entered = [stack.enter_async_context(opened(FORGET, sandbox, LIMITS)) for _ in range(64)]
+        entered = [
+            stack.enter_async_context(opened(FORGET, sandbox, LIMITS, environment=InMemory())) for _ in range(64)
+        ]
         sessions = await asyncio.gather(*entered)
         return [Figure("64 live: forget, REAL blocks", await rate(sessions, REAL, seconds), "/s", ">= 250")]
 

@@ -80,6 +80,7 @@ async def run_episode(
         finally:
             with attributed(Origin.RUNTIME):
                 await interpreter.close()
+        gate.require_idle()
         with attributed(Origin.GRADER):
             verdict = Verdict.model_validate(environment.verdict())
     except EpisodeFailure as failure:

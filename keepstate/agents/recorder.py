@@ -6,7 +6,7 @@ import math
 import platform
 import traceback
 from collections import Counter
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,6 +39,8 @@ from keepstate.vocabulary import FinishReason, Rung, RuntimeName
 
 MAX_DEPTH = 20
 MAX_ARGUMENT_CHARS = 10_000
+MAX_STEP_VALUES, MAX_STEP_CHARS = 20_000, 500_000
+"""Of all arguments and outputs of one step together: more than honest calls need, and written in milliseconds."""
 MAX_INT_BITS = 4_096
 MAX_TRACEBACK_CHARS = 8_000
 
@@ -123,24 +125,46 @@ class Recorder:
         )
 
 
-def jsonable(value: Any, depth: int = MAX_DEPTH) -> Any:
+@dataclass
+class Room:
+    """What may still be recorded of one step."""
+
+    values: int = MAX_STEP_VALUES
+    chars: int = MAX_STEP_CHARS
+
+
+def jsonable(value: Any, room: Room | None = None, depth: int = MAX_DEPTH) -> Any:
     """`value` as JSON of bounded size: what model-written code passed to a tool may be anything.
 
-    Text beyond 10,000 characters, nesting beyond 20 levels, integers beyond 4,096 bits and non-finite numbers are
-    replaced by text that says so.
+    Text beyond 10,000 characters, nesting beyond 20 levels, integers beyond 4,096 bits, non-finite numbers and what
+    exceeds `room`, which becomes less by it, are replaced by text that says so.
     """
+    room = room or Room()
     if not isinstance(value, dict | list | tuple):
-        return _bounded(value)
+        return _bounded(value, room)
     if not depth:
         return "<nested too deep>"
     if isinstance(value, dict):
-        return {str(_bounded(key)): jsonable(item, depth - 1) for key, item in value.items()}
-    return [jsonable(item, depth - 1) for item in value]
+        kept: dict[str, Any] = {}
+        for key, item in value.items():
+            if room.values <= 0:
+                return {**kept, "<left out>": f"{len(value) - len(kept)} more"}
+            kept[str(_bounded(key, room))] = jsonable(item, room, depth - 1)
+        return kept
+    items: list[Any] = []
+    for item in value:
+        if room.values <= 0:
+            return [*items, f"<{len(value) - len(items)} more left out>"]
+        items.append(jsonable(item, room, depth - 1))
+    return items
 
 
-def _bounded(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > MAX_ARGUMENT_CHARS:
-        return f"{value[:MAX_ARGUMENT_CHARS]}[... {len(value) - MAX_ARGUMENT_CHARS} characters left out]"
+def _bounded(value: Any, room: Room) -> Any:
+    room.values -= 1
+    if isinstance(value, str):
+        kept = min(MAX_ARGUMENT_CHARS, max(0, room.chars))
+        room.chars -= min(kept, len(value))
+        return value if len(value) <= kept else f"{value[:kept]}[... {len(value) - kept} characters left out]"
     if isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
         return f"<integer of {value.bit_length()} bits>"
     if isinstance(value, float) and not math.isfinite(value):
@@ -153,9 +177,13 @@ def _now() -> str:
 
 
 def _result(result: ActionResult) -> InterpreterResult:
+    room = Room()
     calls = tuple(
         ToolCallRecord(
-            tool=call.tool, arguments=jsonable(call.arguments), output=jsonable(call.output), error=call.error
+            tool=call.tool,
+            arguments=jsonable(call.arguments, room),
+            output=jsonable(call.output, room),
+            error=call.error,
         )
         for call in result.tool_calls
     )

@@ -7,7 +7,13 @@ never graded.
 
 from __future__ import annotations
 
+import asyncio
+import queue
+import threading
 import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,6 +21,12 @@ from keepstate.errors import EpisodeFailure
 from keepstate.tasks.base import Environment, ToolError
 from keepstate.vocabulary import Origin, Rung, RuntimeName
 
+TOOL_SECONDS = 30.0
+"""How long a tool may take. One that takes longer hangs, which is a failure of ours."""
+MAX_ARGUMENT_CHARS, MAX_ARGUMENT_VALUES = 1 << 18, 10_000
+"""Bounds of the arguments of all calls of one action together: they are checked, recorded and written."""
+SHORT = 1_000
+"""Characters of a call that does not count: counting takes longer than most calls, and the cap bounds their number."""
 FREE_TOOLS = frozenset({"finish"})
 """Tools that do not count against the cap on calls per action, unless they are called more often than it allows."""
 
@@ -97,20 +109,42 @@ class ToolGate:
     calls: list[ToolCall] = field(default_factory=list)
     limit_message: str | None = None
     """Set once this action went beyond the cap."""
+    running: str | None = None
+    """The tool that has been called and has not returned yet."""
     _counted: int = 0
     _free: int = 0
+    _chars: int = 0
+    _values: int = 0
+    _aside: _Aside | None = None
 
     def start_action(self) -> None:
         """Forget the calls of the last action."""
         self.calls = []
         self.limit_message = None
-        self._counted = self._free = 0
+        self._counted = self._free = self._chars = self._values = 0
 
-    def call(self, tool: str, arguments: dict[str, Any]) -> ToolCall:
+    def require_idle(self) -> None:
+        """Refuse to go on while a call runs: what it will have changed is not known.
+
+        Raises:
+            EpisodeFailure: One does (origin task).
+        """
+        if self.running is not None:
+            raise EpisodeFailure(Origin.TASK, f"tool {self.running} had not returned when the episode was over")
+
+    def call(
+        self, tool: str, arguments: dict[str, Any], length: int | None = None
+    ) -> ToolCall | asyncio.Future[ToolCall]:
         """Run one call against the environment and record it.
 
+        Args:
+            tool: Its name.
+            arguments: By name.
+            length: At least that of tool and arguments as JSON, where it is known: short ones need not be counted.
+
         Returns:
-            The call with its output, or with `error` where the environment refused it.
+            The call with its output, or with `error` where the environment refused it; a future of it where the
+            environment is not `in_memory`. Do not cancel that.
 
         Raises:
             ToolCallLimit: This call would exceed the cap; nothing was run.
@@ -123,17 +157,115 @@ class ToolGate:
         else:
             self.limit_message = f"more than {self.limit} tool calls in one action"
             raise ToolCallLimit(self.limit_message)
-        if self.environment.finished:
+        if length is None or length > SHORT:
+            values, chars = _size([tool, arguments])
+            self._values += values
+            self._chars += chars
+        if self._values > MAX_ARGUMENT_VALUES or self._chars > MAX_ARGUMENT_CHARS:
+            record = ToolCall(tool[:100], {}, error=TOO_LARGE)
+        elif self.environment.finished:
             record = ToolCall(tool, arguments, error="the episode is over")
+        elif self.environment.in_memory:
+            record = self._attempt(tool, arguments)
         else:
-            try:
-                record = ToolCall(tool, arguments, output=self.environment.call(tool, arguments))
-            except ToolError as error:
-                record = ToolCall(tool, arguments, error=str(error))
-            except Exception as error:
-                raise EpisodeFailure(Origin.TASK, f"tool {tool}: {type(error).__name__}: {error}") from error
+            return self._attempt_aside(tool, arguments)
         self.calls.append(record)
         return record
+
+    def _attempt(self, tool: str, arguments: dict[str, Any]) -> ToolCall:
+        try:
+            return ToolCall(tool, arguments, output=self.environment.call(tool, arguments))
+        except ToolError as error:
+            return ToolCall(tool, arguments, error=str(error))
+        except BaseException as error:  # SystemExit and the like too: what a task raises is never the agent's doing
+            raise EpisodeFailure(Origin.TASK, f"tool {tool}: {type(error).__name__}: {error}") from error
+
+    def _attempt_aside(self, tool: str, arguments: dict[str, Any]) -> asyncio.Future[ToolCall]:
+        if self._aside is None:
+            self._aside = _Aside()
+        self.running = tool
+        asked = self._aside.run(lambda: self._attempt(tool, arguments))
+        hangs = EpisodeFailure(Origin.TASK, f"tool {tool} did not return within {TOOL_SECONDS:g} s")
+        timer = asked.get_loop().call_later(TOOL_SECONDS, _settle, asked, None, hangs)
+
+        def returned(done: asyncio.Future[ToolCall]) -> None:
+            timer.cancel()
+            if done.cancelled() or done.exception() is hangs:
+                return  # it runs still
+            self.running = None
+            if done.exception() is None:
+                self.calls.append(done.result())
+
+        asked.add_done_callback(returned)
+        return asked
+
+
+TOO_LARGE = (
+    f"the arguments of this action are too large: {MAX_ARGUMENT_VALUES:,} values and {MAX_ARGUMENT_CHARS:,} characters"
+    " are allowed in all its calls together; this one was not made"
+)
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """Numbers of values and of characters in a JSON value; less where it is beyond all bounds."""
+    values = chars = 0
+    left = [value]
+    while left and values <= MAX_ARGUMENT_VALUES:
+        value = left.pop()
+        values += 1
+        if isinstance(value, str):
+            chars += len(value)
+        elif isinstance(value, dict):
+            left += value.values()
+            chars += sum(map(len, value))
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, int):
+            chars += value.bit_length() // 3
+    return values, chars
+
+
+class _Aside:
+    """Runs calls one after another in a thread, so that one that waits or hangs holds up nobody else.
+
+    The thread is a daemon: what never returns does not hold up the end of the program either. It ends with this object.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        threading.Thread(target=_work, args=(self._jobs,), name="keepstate tools", daemon=True).start()
+        weakref.finalize(self, self._jobs.put, None)
+
+    def run(self, action: Callable[[], ToolCall]) -> asyncio.Future[ToolCall]:
+        """Run `action`, which raises nothing but `EpisodeFailure`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[ToolCall] = loop.create_future()
+
+        def job() -> None:
+            record = failure = None
+            try:
+                record = action()
+            except EpisodeFailure as raised:
+                failure = raised
+            with suppress(RuntimeError):  # the loop has been closed: nobody waits
+                loop.call_soon_threadsafe(_settle, future, record, failure)
+
+        self._jobs.put(job)
+        return future
+
+
+def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job()
+        del job
+
+
+def _settle(future: asyncio.Future[ToolCall], record: ToolCall | None, failure: EpisodeFailure | None) -> None:
+    if not future.done():
+        if record is None:
+            future.set_exception(failure or RuntimeError("no outcome"))
+        else:
+            future.set_result(record)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ The whole list is checked before its first call. Executes no code, so there is n
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import Counter
@@ -44,7 +45,9 @@ class ReactRuntime:
         error = kind = None
         try:
             for tool, arguments in _calls(action):
-                self._gate.call(tool, arguments)
+                record = self._gate.call(tool, arguments)
+                if isinstance(record, asyncio.Future):
+                    await asyncio.shield(record)
                 if self._gate.environment.finished:
                     break
         except ToolCallLimit as limit:

@@ -102,6 +102,9 @@ class Environment(ABC):
     """Every family has a `finish()` tool or ends by its goal; `finish` never counts against the cap on tool calls."""
     goal: str
     """The first user message of the episode."""
+    in_memory: bool = False
+    """Whether every call returns within a millisecond: no files, no network, no long search. Such calls are run where
+    all episodes are served; those of other environments in a thread, one after another, each about 0.1 ms dearer."""
 
     @property
     @abstractmethod

@@ -112,10 +112,14 @@ class Session:
 
 @asynccontextmanager
 async def opened(
-    runtime: RuntimeName, sandbox: Sandbox | None, limits: RuntimeLimits = LIMITS, secret: str = ""
+    runtime: RuntimeName,
+    sandbox: Sandbox | None,
+    limits: RuntimeLimits = LIMITS,
+    secret: str = "",
+    environment: Toolbox | None = None,
 ) -> AsyncIterator[Session]:
     """A session that is closed in the end, whatever happened."""
-    environment = Toolbox(secret)
+    environment = environment or Toolbox(secret)
     gate = ToolGate(environment, limits.tool_calls)
     made = await open_runtime(runtime, gate, limits, sandbox)
     try:

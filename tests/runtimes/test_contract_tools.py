@@ -1,12 +1,14 @@
 """The contract, part 3: tool calls, in all three runtimes. Values, refusals, the cap, the end of the episode."""
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
 from playground import CODEACT, LIMITS, PERSISTENT, REACT, Toolbox, calls_action, opened
 
 from keepstate.errors import EpisodeFailure
-from keepstate.runtimes import Sandbox
+from keepstate.runtimes import Sandbox, base
 from keepstate.runtimes.base import RuntimeLimits
 from keepstate.vocabulary import Origin, Rung, RuntimeName
 
@@ -79,6 +81,101 @@ async def test_a_defect_of_the_environment_is_ours(
         with pytest.raises(EpisodeFailure, match="ours") as caught:
             await session.run(calls_action(runtime, [("nothing", {})]))
     assert caught.value.origin is Origin.TASK
+
+
+class Faulty(Toolbox):
+    """Raises what `echo` is asked for, or does not return."""
+
+    def __init__(self, *, in_memory: bool = False) -> None:
+        super().__init__()
+        self.in_memory = in_memory
+        self.released = threading.Event()
+
+    def call(self, tool: str, arguments: dict[str, Any]) -> Any:
+        match arguments.get("value"):
+            case "exit":
+                raise SystemExit(3)
+            case "interrupt":
+                raise KeyboardInterrupt
+            case "cancel":
+                raise asyncio.CancelledError
+            case "stop":
+                raise StopIteration
+            case "wait":
+                self.released.wait(20)
+        return super().call(tool, arguments)
+
+
+@EVERY
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("fault", ["exit", "interrupt", "cancel", "stop"])
+async def test_whatever_a_tool_raises_is_ours(
+    sandbox: Sandbox, runtime: RuntimeName, fault: str, in_memory: bool
+) -> None:
+    async with opened(runtime, sandbox, environment=Faulty(in_memory=in_memory)) as session:
+        with pytest.raises(EpisodeFailure, match="tool echo") as caught:
+            await session.run(calls_action(runtime, [("echo", {"value": fault})]))
+    assert caught.value.origin is Origin.TASK
+
+
+@EVERY
+async def test_a_tool_that_hangs_holds_up_nobody_and_is_ours(
+    sandbox: Sandbox, runtime: RuntimeName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "TOOL_SECONDS", 0.4)
+    faulty = Faulty()
+    async with opened(runtime, sandbox) as other, opened(runtime, sandbox, environment=faulty) as session:
+        hangs = asyncio.create_task(session.run(calls_action(runtime, [("echo", {"value": "wait"})])))
+        for number in range(5):
+            result = await other.run(calls_action(runtime, [("add", {"a": number, "b": 1})]))
+            assert [call.output for call in result.tool_calls] == [number + 1]
+        with pytest.raises(EpisodeFailure, match=r"did not return within 0\.4 s") as caught:
+            await hangs
+        assert caught.value.origin is Origin.TASK
+        with pytest.raises(EpisodeFailure, match="had not returned"):
+            session.gate.require_idle()
+    faulty.released.set()
+
+
+@CODE
+async def test_the_time_of_a_slow_tool_is_not_the_agents(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    faulty = Faulty()
+    async with opened(runtime, sandbox, RuntimeLimits(seconds=0.4), environment=faulty) as session:
+        asyncio.get_running_loop().call_later(1.2, faulty.released.set)
+        assert await session.output("print(echo('wait'), echo('then'))") == "wait then\n"
+        session.gate.require_idle()
+        result = await session.run("while True: pass")
+        assert result.error_type == "TimeLimit"
+
+
+@EVERY
+async def test_all_arguments_of_an_action_are_bounded_together(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    """Each call is within its own bound; too many values in all are refused, and the agent is told."""
+    if runtime is REACT:
+        action = calls_action(runtime, [("echo", {"value": [0] * 1500})] * 10)
+    else:
+        action = "for _ in range(10):\n    try: echo([0] * 1500)\n    except ToolError as error: print(error)"
+    async with opened(runtime, sandbox) as session:
+        result = await session.run(action)
+        assert len(session.environment.log) == 6
+        assert [call.error is None for call in result.tool_calls] == [True] * 6 + [False] * 4
+        assert all(not call.arguments and "10,000 values" in (call.error or "") for call in result.tool_calls[6:])
+        assert runtime is REACT or result.output.count("10,000 values and 262,144 characters are allowed") == 4
+        again = await session.run(calls_action(runtime, [("echo", {"value": [0] * 1500})]))
+        assert [call.error for call in again.tool_calls] == [None], "each action has its own count"
+
+
+@CODE
+@pytest.mark.any_rung
+async def test_large_arguments_are_refused_where_they_are_made(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    async with opened(runtime, sandbox) as session:
+        for value in ("[0] * 250_000", "[[]] * 170_000", "[{'a': 0}] * 55_000", "{str(n): 0 for n in range(50_000)}"):
+            result = await session.run(f"for _ in range(25): echo({value})")
+            assert result.error_type == "ValueError"
+            assert "the arguments are too long" in (result.error or "")
+            assert "65536 are allowed" in (result.error or "")
+        assert session.environment.log == []
+        assert await session.works()
 
 
 @EVERY

@@ -1,5 +1,6 @@
 """The host's reader of frames under arbitrary bytes: frames, nothing yet, or its own error; bounded memory."""
 
+import asyncio
 import json
 import math
 import tracemalloc
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keepstate.runtimes.sandbox.frames import FrameError, FrameReader, decode, encode
+from keepstate.runtimes.sandbox.frames import MAX_MARKS, FrameError, FrameReader, decode, encode
 from keepstate.runtimes.sandbox.guest import wire
 from keepstate.runtimes.sandbox.guest.wire import MAX_FRAME
+from keepstate.runtimes.sandbox.worker import Turns
 
 LENGTHS = st.integers(0, 2**32 - 1)
 VALUES: st.SearchStrategy[Any] = st.recursive(
@@ -117,6 +119,36 @@ def test_memory_stays_within_the_cap() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 6 * MAX_FRAME
+
+
+@pytest.mark.parametrize("value", [b"1e1", b"[]", b'{"":0}', b"[[0]]"])
+def test_many_values_are_refused_before_they_are_made(value: bytes) -> None:
+    for count, is_allowed in ((10_000, True), (MAX_MARKS, False)):
+        payload = b'{"a":[' + b",".join([value] * count) + b"]}"
+        reader = FrameReader(limit=2 * len(payload))
+        reader.feed(framed(payload))
+        if is_allowed:
+            assert len((reader.next() or {})["a"]) == count
+        else:
+            with pytest.raises(FrameError, match=f"more than {MAX_MARKS} values"):
+                reader.next()
+
+
+async def test_one_worker_is_served_in_a_round_of_the_event_loop() -> None:
+    turns, served, rounds = Turns(), [], 0
+
+    def again(number: int) -> None:
+        served.append((number, rounds))
+        if len(served) < 9:
+            turns.ask(lambda: again(number))
+
+    for number in range(3):
+        turns.ask(lambda number=number: again(number))
+    while len(served) < 9:
+        await asyncio.sleep(0)
+        rounds += 1
+    assert [number for number, _ in served[:9]] == [0, 1, 2] * 3
+    assert len({when for _, when in served}) == len(served)
 
 
 @pytest.mark.parametrize("payload", [b"", b"[]", b"1", b'"x"', b"nul", b"{}{}", b'{"a":1}x', b"\xff", b'{"a":Infinity}',

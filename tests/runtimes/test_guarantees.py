@@ -5,9 +5,12 @@ import os
 import secrets
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from attacks import prelude
+from attacks.suite import ATTACKS
 from hosting import (
     ENVIRONMENT_SECRET,
     GROSS_LAG,
@@ -21,11 +24,13 @@ from hosting import (
     until,
     variables_of,
 )
-from playground import CODEACT, FORGET, LIMITS, PERSISTENT, opened
+from playground import CODEACT, FORGET, LIMITS, PERSISTENT, Session, opened
 
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes import Sandbox
 from keepstate.runtimes.base import RuntimeLimits
+from keepstate.runtimes.codeact import CodeActRuntime
+from keepstate.runtimes.sandbox.worker import Worker
 from keepstate.vocabulary import Origin
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -136,6 +141,42 @@ async def test_the_time_limit_races_with_the_end_of_a_step(real_sandbox: Sandbox
             after = await session.run("print('after')")
             assert (after.output, after.error) == ("after\n", None), f"step {number}"
     assert outcomes <= {None, "TimeLimit"}
+
+
+def worker_of(session: Session) -> Worker:
+    assert isinstance(session.runtime, CodeActRuntime)
+    assert session.runtime._worker is not None
+    return session.runtime._worker
+
+
+def cpu_seconds(pid: int) -> float:
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+@pytest.mark.any_rung
+async def test_nothing_runs_between_two_blocks(real_sandbox: Sandbox) -> None:
+    """Whatever the worker says of the end of its block: one that goes on is ended, one that sleeps is stopped."""
+    forged = prelude({}) + ATTACKS["frames: an end that did not come"].code
+    async with opened(PERSISTENT, real_sandbox) as busy, opened(PERSISTENT, real_sandbox) as asleep:
+        assert (await busy.run(forged + "\nwhile True: pass")).output == "forged"
+        pid = worker_of(busy).pid
+        assert await until(lambda: not alive({pid}))
+        after = await busy.run("print(1)")
+        assert (after.error_type, after.state_lost) == ("InterpreterExit", True)
+        assert "when the block was over" in (after.error or "")
+        assert await busy.works()
+        await asleep.run(f"import time\n{forged}\ntime.sleep(0.3)\nwhile True: pass")
+        assert await until(worker_of(asleep).is_stopped)
+        ran = cpu_seconds(worker_of(asleep).pid)
+        await asyncio.sleep(0.7)
+        assert cpu_seconds(worker_of(asleep).pid) == ran
+
+
+async def test_an_interpreter_at_rest_goes_on(real_sandbox: Sandbox) -> None:
+    async with opened(PERSISTENT, real_sandbox) as session:
+        await session.output("kept = 41")
+        assert await until(worker_of(session).is_stopped)
+        assert await session.output("print(kept + 1, add(1, 2))") == "42 3\n"
 
 
 async def _balloons(sandbox: Sandbox, count: int) -> None:

@@ -84,6 +84,7 @@ def victim() -> Iterator[int]:
 async def _play(pid: int, stream: bytes) -> tuple[BlockResult | Exception | None, Toolbox, Wire]:
     """The outcome of a block during which the worker sends `stream`; None where it still runs."""
     worker, wire, environment = Worker(os.pidfd_open(pid), lambda: True), Wire(), Toolbox()
+    environment.in_memory = True
     worker.connection_made(wire)
     worker.data_received(frames.encode({"step": 0, "kind": "ready"}))
     block = asyncio.create_task(worker.run("pass", ToolGate(environment, LIMITS.tool_calls), LIMITS))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -15,7 +16,7 @@ from playground import FORGET, PERSISTENT, opened
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes import Sandbox
 from keepstate.runtimes.base import RuntimeLimits
-from keepstate.runtimes.sandbox import memory
+from keepstate.runtimes.sandbox import memory, zygote
 from keepstate.vocabulary import Origin
 
 LIMITS = RuntimeLimits(memory_mib=256, seconds=20)
@@ -35,6 +36,47 @@ async def test_a_killed_zygote_is_replaced(sandbox: Sandbox) -> None:
         assert await until(lambda: not alive(pids))
         with pytest.raises(EpisodeFailure):
             await session.works()
+    async with opened(PERSISTENT, sandbox) as session:
+        assert await session.works()
+
+
+async def test_a_zygote_that_was_stopped_is_replaced(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zygote, "SILENCE_SECONDS", 2.0)
+    async with opened(PERSISTENT, sandbox) as session:
+        assert await session.works()
+        stopped = descendants()
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        async with asyncio.timeout(40), opened(FORGET, sandbox) as other:
+            for _ in range(4):
+                assert await other.works()
+        assert await until(lambda: not alive(stopped))
+        with pytest.raises(EpisodeFailure, match="zygote"):
+            await session.works()
+
+
+def with_room_for(count: int) -> int:
+    """The limit at which so many descriptors may still be opened."""
+    taken = {int(name) for name in os.listdir("/proc/self/fd")}
+    return next(limit for limit in range(10**6) if sum(number not in taken for number in range(limit)) == count)
+
+
+async def test_want_of_descriptors_is_said_at_once(sandbox: Sandbox) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(opened(PERSISTENT, sandbox)) for _ in range(12)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (with_room_for(8), hard))
+        try:
+            async with asyncio.timeout(10):
+                outcomes = await asyncio.gather(*(session.works() for session in sessions), return_exceptions=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        failures = [outcome for outcome in outcomes if outcome is not True]
+        assert failures
+        for failure in failures:
+            assert isinstance(failure, EpisodeFailure)
+            assert failure.origin is Origin.SANDBOX
+            assert "open files" in failure.message or "out of file descriptors" in failure.message
     async with opened(PERSISTENT, sandbox) as session:
         assert await session.works()
 

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from episode_notes import note_episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keepstate.agents.recorder import MAX_ARGUMENT_CHARS, jsonable
+from keepstate.agents.recorder import MAX_ARGUMENT_CHARS, Room, jsonable
 from keepstate.errors import UserError
 from keepstate.traces import BadTrace, TraceError, iter_traces, parse_trace, read_trace, write_trace
 from keepstate.traces.reference import page
@@ -157,6 +158,20 @@ def test_hostile_arguments_become_bounded_json() -> None:
     assert safe["big"].startswith("<integer of")
     assert len(safe["long"]) < MAX_ARGUMENT_CHARS + 50
     assert (safe["object"], safe["t"]) == ("<object>", [True])
+
+
+@pytest.mark.parametrize(
+    "value", [[0] * 300_000, {str(n): n for n in range(300_000)}, [["x"] * 50] * 9_000, ["y" * 9_000] * 1_000]
+)
+def test_what_is_recorded_of_a_step_is_bounded_in_all(value: Any) -> None:
+    safe = jsonable(value)
+    text = json.dumps(safe, allow_nan=False)
+    assert len(text) < 1_000_000
+    assert "left out" in text
+    room = Room()
+    for _ in range(25):
+        safe = jsonable({"value": value}, room)
+    assert len(json.dumps(safe)) < 1_000, "nothing is left for the last of many calls"
 
 
 def test_the_reference_page_is_up_to_date() -> None:

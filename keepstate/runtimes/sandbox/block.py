@@ -7,11 +7,12 @@ time or the end of the episode is taken from them.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from keepstate.errors import EpisodeFailure
-from keepstate.runtimes.base import RuntimeLimits, ToolCallLimit, ToolGate
+from keepstate.runtimes.base import RuntimeLimits, ToolCall, ToolCallLimit, ToolGate
 from keepstate.runtimes.sandbox import frames
 from keepstate.runtimes.sandbox.guest.output import CutText
 from keepstate.runtimes.sandbox.stopwatch import Stopwatch
@@ -21,6 +22,12 @@ REFUSED_CALLS = 200
 """Calls beyond the cap, in one block, after which the process is killed."""
 MAX_ERROR_CHARS = 40_000
 MAX_NAMES = 1_000
+AT_ONCE_SECONDS = 0.02
+"""A tool that takes no longer uses the block's own time: a block that calls without end has to end."""
+MAX_ANSWER_CHARS = 1 << 22
+"""Of text that a tool returns."""
+KEYS = {"call": 6, "output": 3, "done": 6}
+"""Most keys of a frame of each kind: whoever sends more only wants to keep us busy."""
 MAX_CALL = 1 << 53
 """Bound of the number of a tool call: the next one of the interpreter's life."""
 
@@ -72,6 +79,8 @@ class Block:
         self._output = CutText(limits.output_chars)
         self._refused = 0
         self._last_call = 0
+        self._waited = 0.0
+        self._asked_at: float | None = None
 
     def request(self, code: str, *, with_tools: bool) -> bytes:
         """The frame that starts it."""
@@ -93,8 +102,19 @@ class Block:
         """What the agent is told when the time is over."""
         return f"the block ran longer than {self.limits.seconds:g} s and was stopped"
 
-    def answer(self, message: dict[str, Any]) -> bytes:
-        """Run the tool that the worker asks for; the frame with the answer.
+    @property
+    def waited(self) -> float:
+        """Seconds in which it waited for a tool that does not return at once: not the agent's time."""
+        if self._asked_at is None:
+            return self._waited
+        return self._waited + max(0.0, time.monotonic() - self._asked_at - AT_ONCE_SECONDS)
+
+    def ask(self, message: dict[str, Any], length: int) -> bytes | asyncio.Future[ToolCall]:
+        """Run the tool that the worker asks for; the frame with the answer, or what `answer` makes it of later.
+
+        Args:
+            message: The worker's.
+            length: Of its frame.
 
         Raises:
             FrameError: The question is none.
@@ -109,19 +129,36 @@ class Block:
         self._last_call = number
         self.note(message)
         try:
-            call = self.gate.call(tool, arguments)
+            called = self.gate.call(tool, arguments, length)
         except ToolCallLimit as limit:
             self._refused += 1
             if self._refused > REFUSED_CALLS:
                 raise WorkerLost(ToolCallLimit.__name__, f"{limit}, and the block went on calling") from None
             return frames.encode({"call": number, "limit": str(limit)})
+        if isinstance(called, asyncio.Future):
+            self._asked_at = time.monotonic()
+            return called
+        return self.answer(called)
+
+    def answer(self, call: ToolCall) -> bytes:
+        """The frame that answers the last call.
+
+        Raises:
+            EpisodeFailure: The task failed.
+        """
+        if self._asked_at is not None:
+            self._waited, self._asked_at = self.waited, None
         if self.gate.environment.finished:
-            return frames.encode({"call": number})
+            return frames.encode({"call": self._last_call})
+        if isinstance(call.output, str) and len(call.output) > MAX_ANSWER_CHARS:
+            told = f"tool {call.tool} returned {len(call.output)} characters, {MAX_ANSWER_CHARS} are allowed"
+            raise EpisodeFailure(Origin.TASK, told)
         try:
-            outcome = {"value": call.output} if call.error is None else {"error": call.error}
-            return frames.encode({"call": number, **outcome})
+            if call.error is None:
+                return frames.encode({"call": self._last_call, "value": call.output})
+            return frames.encode({"call": self._last_call, "error": call.error})
         except (TypeError, ValueError, RecursionError) as error:
-            raise EpisodeFailure(Origin.TASK, f"tool {tool} returned what is no JSON value: {error}") from error
+            raise EpisodeFailure(Origin.TASK, f"tool {call.tool} returned what is no JSON value: {error}") from error
 
     def note(self, message: dict[str, Any]) -> None:
         """Keep output that is sent before the end.

@@ -19,7 +19,7 @@ from keepstate.runtimes.sandbox.memory import Seats, watch
 from keepstate.runtimes.sandbox.selftest import RungReport, open_rung
 from keepstate.runtimes.sandbox.stock import Stock
 from keepstate.runtimes.sandbox.worker import Worker
-from keepstate.runtimes.sandbox.zygote import Zygote
+from keepstate.runtimes.sandbox.zygote import Zygote, ZygoteEnded
 from keepstate.vocabulary import Origin, Rung
 
 LADDER = (Rung.NAMESPACES, Rung.LANDLOCK, Rung.SECCOMP, Rung.PROCESS)
@@ -126,6 +126,13 @@ class Sandbox:
         return worker
 
     async def _spawn(self, memory_mib: int) -> Worker:
+        try:
+            return await (await self._living()).spawn(memory_mib)
+        except ZygoteEnded:
+            return await (await self._living()).spawn(memory_mib)
+
+    async def _living(self) -> Zygote:
+        """The zygote, or a new one in its place."""
         async with self._restarting:
             if self._zygote is None:
                 raise EpisodeFailure(Origin.SANDBOX, "the sandbox is not open")
@@ -135,8 +142,7 @@ class Sandbox:
                 if zygote is None:
                     raise EpisodeFailure(Origin.SANDBOX, f"the zygote ended, a new one cannot start: {report.reason}")
                 self._zygote = zygote
-            zygote = self._zygote
-        return await zygote.spawn(memory_mib)
+            return self._zygote
 
 
 def _raise_descriptor_limit() -> None:

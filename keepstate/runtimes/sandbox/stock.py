@@ -74,7 +74,7 @@ class Stock:
     def _spare(self) -> Worker | None:
         while self._spares:
             worker = self._spares.popleft()
-            if worker.is_connected:
+            if worker.is_connected and not worker.is_stopped():
                 return worker
             worker.close()
         return None

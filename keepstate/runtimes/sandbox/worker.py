@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
 from keepstate.errors import EpisodeFailure
-from keepstate.runtimes.base import RuntimeLimits, ToolGate
+from keepstate.runtimes.base import RuntimeLimits, ToolCall, ToolGate
 from keepstate.runtimes.sandbox import frames
-from keepstate.runtimes.sandbox.block import Block, BlockResult, WorkerLost
+from keepstate.runtimes.sandbox.block import KEYS, Block, BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.guest.wire import MAX_FRAME
+from keepstate.runtimes.sandbox.stopwatch import Stopwatch
 from keepstate.vocabulary import Origin
 
 SOFT_LIMIT_SIGNAL = signal.SIGUSR1
@@ -29,10 +31,37 @@ BLAME_SECONDS = 0.05
 """How long after the end of a worker the end of its zygote may become known."""
 CONFIRM_SECONDS = 0.003
 """How long a process is watched before it counts as over its time, lest it was only waiting for a processor."""
-FRAMES_PER_TURN = 16
-"""Frames of one worker handled before others get their turn: tool calls take 10-20 us each."""
+FRAMES_PER_TURN, BYTES_PER_TURN = 16, 1 << 14
+"""Frames of one worker handled before others get their turn: tool calls take 10-20 us each, 16 KiB up to 1 ms."""
+REST_AFTER_SECONDS, REST_SECONDS = 0.05, 0.02
+"""When after a block its process is stopped until the next, and how long it may have run by then: honest ones 1 ms."""
 BYTES_A_CHARACTER = 12
 """At most, in ASCII JSON: two escapes of a surrogate pair."""
+
+
+class Turns:
+    """Who has more to say than fits into a turn queues here: one worker is served in each round of the event loop.
+
+    Reading a large frame takes up to 10 ms; eight hostile workers that send nothing else delay the others no longer.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._loop = asyncio.get_running_loop()
+
+    def ask(self, action: Callable[[], None]) -> None:
+        """Run `action` when its turn has come."""
+        self._waiting.append(action)
+        if len(self._waiting) == 1:
+            self._loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        try:
+            self._waiting[0]()
+        finally:
+            self._waiting.popleft()
+            if self._waiting:
+                self._loop.call_soon(self._next)
 
 
 class Worker(asyncio.Protocol):
@@ -41,9 +70,10 @@ class Worker(asyncio.Protocol):
     Args:
         process: Descriptor of the process.
         zygote_alive: Whether the process that all workers depend on still runs.
+        turns: Shared with other workers.
     """
 
-    def __init__(self, process: int, zygote_alive: Callable[[], bool]) -> None:
+    def __init__(self, process: int, zygote_alive: Callable[[], bool], turns: Turns | None = None) -> None:
         self._process = process
         self.pid = _pid_of(process)
         self._zygote_alive = zygote_alive
@@ -52,7 +82,9 @@ class Worker(asyncio.Protocol):
         self._block: Block | None = None
         self._blocks = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._turn_comes = self._is_deaf = False
+        self._turn_comes = self._is_deaf = self._rests = False
+        self._turns = turns or Turns()
+        self._tool: asyncio.Future[ToolCall] | None = None
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.lost: WorkerLost | EpisodeFailure | None = None
@@ -77,8 +109,12 @@ class Worker(asyncio.Protocol):
             raise WorkerLost(self.lost.kind, f"{self.lost.reason}, after the last block; this one was not executed")
         if self.lost is not None or self._transport is None:
             raise self.lost or EpisodeFailure(Origin.SANDBOX, "the interpreter is not connected")
+        if self._rests:
+            self._rests = False
+            self._signal(signal.SIGCONT)
         self._blocks += 1
         self._reader.limit = MAX_FRAME + BYTES_A_CHARACTER * limits.output_chars
+        self._reader.marks = frames.MAX_MARKS + limits.output_chars
         block = self._block = Block(self._blocks, gate, limits, self.pid)
         self._transport.write(block.request(code, with_tools=self._blocks == 1))
         self._set_timer(min(FIRST_LOOK_SECONDS, limits.seconds), self._check_time)
@@ -89,8 +125,22 @@ class Worker(asyncio.Protocol):
             raise
         finally:
             self._block = None
-            if self._timer is not None:
-                self._timer.cancel()
+            if self.lost is None:
+                self._set_timer(REST_AFTER_SECONDS, self._rest, block.stopwatch, block.stopwatch.ran())
+
+    def _rest(self, stopwatch: Stopwatch, ran: float) -> None:
+        """See to it that nothing runs between two blocks, whatever the worker said of the end of the last one."""
+        if stopwatch.ran() - ran > REST_SECONDS:
+            self.kill(WorkerLost("InterpreterExit", "it went on running when the block was over"))
+        elif self._state() == b"R":  # it goes on, or has had no processor since
+            self._set_timer(REST_AFTER_SECONDS, self._rest, stopwatch, ran)
+        else:
+            self._rests = True
+            self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._process, number)
 
     @property
     def is_running(self) -> bool:
@@ -102,13 +152,24 @@ class Worker(asyncio.Protocol):
         """Whether it can run a block, as far as is known."""
         return self.lost is None and self._transport is not None and not self._transport.is_closing()
 
+    def is_stopped(self) -> bool:
+        """Whether somebody stopped the process; to be asked of one that has run no block yet."""
+        return self._state() == b"T"
+
+    def _state(self) -> bytes:
+        """One letter, as in `ps`; none where it has ended."""
+        with suppress(OSError), open(f"/proc/{self.pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1]
+        return b""
+
     def kill(self, cause: WorkerLost | EpisodeFailure) -> None:
         """End the process. Safe to call twice; the first cause counts."""
         if self.lost is not None:
             return
         self.lost = cause
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._signal(signal.SIGKILL)
         os.close(self._process)
         if self._transport is not None:
             self._transport.abort()
@@ -142,7 +203,7 @@ class Worker(asyncio.Protocol):
         """Called by the event loop."""
         self._reader.feed(data)
         if not self._turn_comes:
-            self._handle_frames()
+            self._handle_frames(any_size=False)
 
     def pause_writing(self) -> None:
         """Called by the event loop: answers pile up. Until they are read, no question is."""
@@ -156,23 +217,16 @@ class Worker(asyncio.Protocol):
     def _take_turn(self) -> None:
         if not self._turn_comes:
             self._turn_comes = True
-            self._loop.call_soon(self._handle_frames)
+            self._turns.ask(self._turn)
 
-    def _handle_frames(self) -> None:
-        """Handle what has arrived, a few frames a turn."""
+    def _turn(self) -> None:
         self._turn_comes = False
+        self._handle_frames(any_size=True)
+
+    def _handle_frames(self, *, any_size: bool) -> None:
+        """Handle what has arrived, a few frames a turn."""
         try:
-            for _ in range(FRAMES_PER_TURN):
-                if self.lost is not None:
-                    return
-                if self._is_deaf:
-                    self._pause()
-                    return
-                message = self._reader.next()
-                if message is None:
-                    self._resume()
-                    return
-                self._handle(message)
+            has_more = self._handle_some(any_size)
         except frames.FrameError as error:
             self.kill(WorkerLost("InterpreterExit", f"protocol: {error}"))
         except (WorkerLost, EpisodeFailure) as cause:
@@ -181,8 +235,28 @@ class Worker(asyncio.Protocol):
             self.kill(EpisodeFailure(Origin.RUNTIME, f"{type(error).__name__}: {error}"))
             raise
         else:
-            self._pause()
-            self._take_turn()
+            if has_more:
+                self._pause()
+                self._take_turn()
+
+    def _handle_some(self, any_size: bool) -> bool:
+        """Whether there is more to be handled. The first frame may have any size where `any_size`."""
+        left = BYTES_PER_TURN
+        for number in range(FRAMES_PER_TURN):
+            if self.lost is not None:
+                return False
+            if self._is_deaf or self._tool is not None:
+                self._pause()
+                return False
+            size = self._reader.size
+            if size is None:
+                self._resume()
+                return False
+            left -= size
+            if left < 0 and not (any_size and number == 0):
+                return True
+            self._handle(self._reader.take(size), size)
+        return True
 
     def _pause(self) -> None:
         if self._transport is not None and self.is_connected and self._transport.is_reading():
@@ -192,7 +266,7 @@ class Worker(asyncio.Protocol):
         if self._transport is not None and self.is_connected and not self._transport.is_reading():
             self._transport.resume_reading()
 
-    def _handle(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any], size: int) -> None:
         kind, block = message.get("kind"), self._block
         if not self.ready.done():
             if kind != "ready":
@@ -202,17 +276,35 @@ class Worker(asyncio.Protocol):
             raise frames.FrameError("a frame between two blocks")
         elif message.get("step") != block.number:
             raise frames.FrameError("a frame of another block")
+        elif not isinstance(kind, str) or len(message) > KEYS.get(kind, 0):
+            raise frames.FrameError("unknown kind, or more than belongs to it")
         elif kind == "call":
-            self._answer(block, message)
+            self._ask(block, message, size)
         elif kind == "output":
             block.note(message)
-        elif kind == "done":
-            block.end(message)
         else:
-            raise frames.FrameError("unknown kind")
+            block.end(message)
 
-    def _answer(self, block: Block, message: dict[str, Any]) -> None:
-        answer = block.answer(message)
+    def _ask(self, block: Block, message: dict[str, Any], size: int) -> None:
+        answer = block.ask(message, size)
+        if isinstance(answer, bytes):
+            self._answer(block, answer)
+        else:
+            self._tool = answer
+            answer.add_done_callback(lambda _: self._tool_returned(block))
+
+    def _tool_returned(self, block: Block) -> None:
+        tool, self._tool = self._tool, None
+        if tool is None or tool.cancelled() or self._block is not block or self.lost is not None:
+            return
+        try:
+            self._answer(block, block.answer(tool.result()))
+        except EpisodeFailure as cause:
+            self.kill(cause)
+        else:
+            self._take_turn()
+
+    def _answer(self, block: Block, answer: bytes) -> None:
         if self._transport is not None and self.is_connected:  # it may have asked and ended
             self._transport.write(answer)
         if block.gate.environment.finished:
@@ -238,8 +330,7 @@ class Worker(asyncio.Protocol):
             self.kill(WorkerLost("TimeLimit", block.time_message))
         else:
             block.was_told = True
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._process, SOFT_LIMIT_SIGNAL)
+            self._signal(SOFT_LIMIT_SIGNAL)
             self._set_timer(GRACE_SECONDS, self._check_time)
 
     def _set_timer(self, seconds: float, action: Callable[..., None], *arguments: Any) -> None:
@@ -249,7 +340,8 @@ class Worker(asyncio.Protocol):
 
 
 def _time_left(block: Block) -> float:
-    return block.limits.seconds + (GRACE_SECONDS if block.was_told else 0) - block.stopwatch.used()
+    granted = block.limits.seconds + block.waited + (GRACE_SECONDS if block.was_told else 0)
+    return granted - block.stopwatch.used()
 
 
 def _pid_of(process: int) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -18,13 +20,15 @@ from pathlib import Path
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes.sandbox import guest
 from keepstate.runtimes.sandbox.block import WorkerLost
-from keepstate.runtimes.sandbox.worker import Worker
+from keepstate.runtimes.sandbox.worker import Turns, Worker
 from keepstate.vocabulary import Origin, Rung
 
 START_SECONDS = 20.0
 """Starting takes 0.1 s on an idle machine."""
 SPAWN_SECONDS = 30.0
 """A worker takes 4 ms on an idle machine."""
+SILENCE_SECONDS = 10.0
+"""After so long without any answer to a request a zygote is taken for stopped, and replaced."""
 LAST_WORDS_SECONDS = 0.1
 """How long to wait for the exit status of a zygote whose connection has ended: milliseconds."""
 REQUESTS_AT_ONCE = 32
@@ -37,6 +41,13 @@ class RungUnavailable(Exception):
     """This machine does not offer the rung; the text says why."""
 
 
+class ZygoteEnded(EpisodeFailure):
+    """It ended, or had to be ended, before it gave what it was asked for; another one may."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(Origin.SANDBOX, f"no interpreter: {reason}")
+
+
 class Zygote:
     """A running zygote. Made by `start`, ended by `close`."""
 
@@ -46,8 +57,10 @@ class Zygote:
         self._loop = asyncio.get_running_loop()
         self._asked: dict[int, asyncio.Future[Worker]] = {}
         self._count = 0
+        self._frame_turns = Turns()
         self._turns = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self._started: asyncio.Future[str | None] = self._loop.create_future()
+        self._heard_at = 0.0
         self.alive = True
         self._loop.add_reader(control, self._receive)
 
@@ -106,6 +119,7 @@ class Zygote:
         try:
             async with asyncio.timeout(SPAWN_SECONDS):
                 self._control.send(json.dumps({"id": number, "memory_mib": memory_mib}).encode())
+                await self._answered(asked)
                 worker = await asked
                 await worker.ready
         except BaseException as error:
@@ -113,6 +127,8 @@ class Zygote:
                 worker = asked.result()  # it came at the moment at which we were cancelled
             if worker is not None:
                 worker.close()
+            if not self.alive and not isinstance(error, asyncio.CancelledError):
+                raise ZygoteEnded(str(error)) from error
             if isinstance(error, TimeoutError):
                 raise EpisodeFailure(Origin.SANDBOX, f"no interpreter within {SPAWN_SECONDS:g} s") from None
             if isinstance(error, OSError | WorkerLost):
@@ -121,6 +137,14 @@ class Zygote:
         finally:
             self._asked.pop(number, None)
         return worker
+
+    async def _answered(self, asked: asyncio.Future[Worker]) -> None:
+        """Wait for an answer, but not for a zygote that says nothing at all: it was stopped, or hangs."""
+        asked_at = self._loop.time()
+        while self.alive and not (await asyncio.wait([asked], timeout=SILENCE_SECONDS))[0]:
+            if self._loop.time() - max(asked_at, self._heard_at) >= SILENCE_SECONDS:
+                self._process.kill()  # and with it all its workers
+                self._lose(f"the zygote said nothing for {SILENCE_SECONDS:g} s")
 
     async def close(self) -> None:
         """End the zygote and every worker, and wait until they are gone. Safe to call twice."""
@@ -149,6 +173,7 @@ class Zygote:
             self._lose(self._last_words())
             return
         answer = json.loads(data)
+        self._heard_at = self._loop.time()
         if not self._started.done():
             self._started.set_result(answer.get("failed"))
             return
@@ -158,15 +183,31 @@ class Zygote:
                 os.close(descriptor)
         elif "failed" in answer:
             asked.set_exception(OSError(answer["failed"]))
+        elif len(descriptors) != 2:  # the kernel drops those for which there is no room
+            for descriptor in descriptors:
+                os.close(descriptor)
+            asked.set_exception(OSError(f"out of file descriptors: {_descriptors()}"))
         else:
             connect = self._loop.create_task(self._connect(*descriptors))
             connect.add_done_callback(lambda done: _hand_over(done, asked))
 
     async def _connect(self, connection: int, process: int) -> Worker:
-        worker = Worker(process, lambda: self.alive and self._process.poll() is None)
         sock = socket.socket(fileno=connection)
-        sock.setblocking(False)
-        await self._loop.create_unix_connection(lambda: worker, sock=sock)
+        try:
+            worker = Worker(process, lambda: self.alive and self._process.poll() is None, self._frame_turns)
+        except OSError:  # no descriptor left to look with
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+            os.close(process)
+            sock.close()
+            raise
+        try:
+            sock.setblocking(False)
+            await self._loop.create_unix_connection(lambda: worker, sock=sock)
+        except BaseException:
+            worker.close()
+            sock.close()
+            raise
         return worker
 
     def _lose(self, reason: str) -> None:
@@ -191,6 +232,11 @@ class Zygote:
             words = self._process.stderr.read() or b""
         lines = words.decode(errors="replace").strip().splitlines()
         return f"the zygote ended ({lines[-1] if lines else f'status {self._process.poll()}'})"
+
+
+def _descriptors() -> str:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return f"{limit} may be open, each interpreter takes two (ulimit -n raises this)"
 
 
 def _hand_over(done: asyncio.Task[Worker], asked: asyncio.Future[Worker]) -> None:

@@ -34,6 +34,8 @@ def push(*messages):
         data = data[os.write(fd, data):]
 def done(**changes):
     push({"step": step(), "kind": "done", "globals": [], "output": ["forged", 0, ""], **changes})
+def output():
+    return {"step": step(), "kind": "output", "output": ["", 0, ""]}
 def call(tool="nothing", arguments={}, **changes):
     numbered = {"step": step(), "kind": "call", "call": number(), "tool": tool}
     push({**numbered, "arguments": arguments, "output": ["", 0, ""], **changes})
@@ -89,6 +91,13 @@ call('echo', {'value': 'late'})
     killed("no step", "push({'kind': 'done', 'globals': [], 'output': ['x', 0, '']})"),
     killed("an unknown kind", "push({'step': step(), 'kind': 'exec', 'code': '1'})"),
     killed("a kind that is a list", "push({'step': step(), 'kind': ['done']})"),
+    killed("more keys than belong to an output", "push({**output(), 'x': [1.5] * 1000})"),
+    killed("numbers without end", "push({**output(), 'output': ['', 0, [1e1] * 90_000]})"),
+    killed("lists without end", "push({**output(), 'output': [[[]] * 120_000, 0, '']})"),
+    killed("keys without end", "push({**output(), 'output': {str(n): n for n in range(60_000)}})"),
+    forge("arguments without end", "while True: call('echo', {'value': [[0]] * 30_000})", calls=10**6),
+    forge("arguments of many texts", "while True: call('echo', {'value': ['x'] * 60_000})", calls=10**6),
+    killed("arguments beyond all bounds", "call('echo', {'value': [[]] * 150_000})"),
     killed("random bytes", r"os.write(fd, b'\0\0\0\x20' + os.urandom(32))"),
     killed("no JSON", r"push(b'GET / HTTP/1.1\r\n\r\n')"),
     killed("no object", "push([1, 2])"),

@@ -316,13 +316,13 @@ class Interpreter:
         try:
             self._channel.send(encode_call(question, arguments))
             self._calls = number
-            output = "", 0, ""
             return self._channel.answer(number)
-        except MemoryError:
-            self._reserve.release()
+        except BaseException as error:
+            if isinstance(error, MemoryError):
+                self._reserve.release()
+            if self._calls != number:  # it was not sent
+                self._output.put(*output)
             raise
-        finally:
-            self._output.put(*output)
 
     def _on_soft_limit(self, _number: int, _frame: FrameType | None) -> None:
         if self._action.is_running:

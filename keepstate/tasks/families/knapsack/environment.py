@@ -38,6 +38,7 @@ class KnapsackEnvironment(Environment):
     """
 
     tools = TOOLS
+    in_memory = True
 
     def __init__(self, task: Task) -> None:
         self._content: Content = content_of(task)
