@@ -100,11 +100,11 @@ def _owed(tallies: Sequence[CellTally]) -> dict[str, deque[Job]]:
     owed: dict[str, list[deque[Job]]] = defaultdict(list)
     for tally in tallies:
         recorded, tally.replaced = tally.cell.recorded()
+        tally.remarks = tally.cell.remarks()
         for verdict in recorded.values():
             tally.keep(verdict)
         jobs = deque(Job(tally, task) for task in tally.cell.tasks if task.name not in recorded)
         if jobs or not (tally.cell.folder / "cell.json").exists():
-            tally.remarks = tally.cell.remarks()
             tally.cell.write()
         if not jobs:
             tally.cell.summarise()

@@ -237,10 +237,12 @@ async def test_a_model_that_can_no_longer_be_told_is_said_and_what_was_known_sta
         await bench([react_cell(stub, adapter="react", count=3)], model / "run")
         path = model / "run/cell/cell.json"
         before = json.loads(path.read_text())["config"]
-        next((model / "run/cell").glob("*.trace.json")).unlink()
         shutil.rmtree(model / "adapter")
-        (tally,) = await bench([react_cell(stub, adapter="react", count=3)], model / "run")
         said = "the adapter's weights can no longer be told, so later episodes may be of another model"
+        (tally,) = await bench([react_cell(stub, adapter="react", count=3)], model / "run")
+        assert said in tally.remarks, "also where nothing is left to play"
+        next((model / "run/cell").glob("*.trace.json")).unlink()
+        (tally,) = await bench([react_cell(stub, adapter="react", count=3)], model / "run")
         assert said in tally.remarks
         after = json.loads(path.read_text())
         assert after["config"] == before
