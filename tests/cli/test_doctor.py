@@ -70,7 +70,20 @@ def test_a_broken_and_a_stale_environment_are_told_apart(complete: Path) -> None
     stamp.write_text(json.dumps(json.loads(stamp.read_text()) | {"locks": "0"}))
     assert "half made" in finding(".venv-train").text
     assert "other lock files" in finding(".venv-serve").text
+    spec("serve").write_stamp()
+    spec("serve").python.chmod(0o644)
+    assert finding(".venv-serve").text == f"whole, but this user cannot run its {spec('serve').python}"
     assert run("--quick").exit_code == EXIT_PARTIAL
+
+
+def test_a_home_that_cannot_be_written_matters_only_while_something_is_to_be_made(
+    complete: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "is_writable", lambda _: False)
+    assert finding("home").mark is Mark.OK
+    (spec("train").folder / "keepstate-stamp.json").unlink()
+    found = finding("home")
+    assert (found.mark, "export KEEPSTATE_HOME=" in found.mend) == (Mark.MISSING, True)
 
 
 def test_json_says_the_same_for_programs(complete: Path) -> None:
