@@ -79,6 +79,9 @@ def noted(
     if path is None or not (started := _started(pid)):
         yield
         return
+    for left in path.parent.glob("served-*.json"):
+        if _read(left) is None:  # its server was killed together with whoever noted it
+            left.unlink(missing_ok=True)
     loaded = Loaded(pid=pid, started=started, base=dict(base), adapters=dict(adapters))
     write_json(path, loaded.model_dump(mode="json"))
     try:
@@ -93,13 +96,7 @@ def loaded_by(base_url: str) -> Loaded | None:
 
     url = urlsplit(base_url)
     path = _path(url.port) if url.hostname in LOOPBACK and url.port else None
-    if path is None:
-        return None
-    try:
-        loaded = Loaded.model_validate(parse_json(path.read_bytes()))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return loaded if _started(loaded.pid) == loaded.started else None
+    return _read(path) if path else None
 
 
 def loaded_base(root: object) -> dict[str, str | None] | None:
@@ -112,6 +109,15 @@ def loaded_base(root: object) -> dict[str, str | None] | None:
     if root.startswith(("/", ".", "~")) and not Path(root).is_dir():
         return None
     return base_identity(root)
+
+
+def _read(path: Path) -> Loaded | None:
+    """The note in a file; None where there is none, or its server has ended."""
+    try:
+        loaded = Loaded.model_validate(parse_json(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return loaded if _started(loaded.pid) == loaded.started else None
 
 
 def _path(port: int) -> Path | None:

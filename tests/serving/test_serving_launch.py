@@ -68,8 +68,9 @@ def test_what_a_server_loaded_is_known_while_it_runs(planned: Plan, stub_home: P
         assert note is not None
         (note.parent / "served-1.json").write_text(note.read_text().replace(f'"pid": {loaded.pid}', '"pid": 1'))
         assert loaded_by("http://127.0.0.1:1/v1") is None, "another process than that which was noted"
-        (note.parent / "served-1.json").unlink()
     assert loaded_by(server.base_url) is None
+    with serve(planned):
+        assert not (note.parent / "served-1.json").exists(), "what a killed one left is cleared"
 
 
 def test_an_adapter_written_to_while_it_is_loaded_is_refused(planned: Plan) -> None:
