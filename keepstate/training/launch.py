@@ -108,7 +108,7 @@ def _train(
     run = f"{planned.output.name}-{planned.key[:8]}"
     last = prepare(planned, tracking.config_keys(tracker, run), fresh=fresh)
     if last:
-        say(f"going on from {last.name}; to begin anew: --fresh")
+        say(f"going on from {last.name}")
     if tracker is Tracker.TRACKIO:
         say(f"curves: {tracking.dashboard(planned.output, python)}")
     follower = Follower(planned.output / PROGRESS)
