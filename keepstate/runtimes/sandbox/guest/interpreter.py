@@ -21,6 +21,7 @@ from _signal import (  # type: ignore[import-not-found]  # `signal` without its 
     ITIMER_REAL,
     ITIMER_VIRTUAL,
     SIGUSR1,
+    getitimer,
     set_wakeup_fd,
     setitimer,
     signal,
@@ -51,6 +52,7 @@ SOFT_LIMIT_SIGNAL = SIGUSR1
 """Sent by the host when the time of a block is used up."""
 MAX_ERROR_CHARS = 20_000
 MAX_NAMES = 200
+NOT_SET = 0.0, 0.0
 MAX_NAME_CHARS = 100
 OUTPUT_SECONDS = 0.1
 """At most so often lines are sent before a block ends; the first one at once."""
@@ -207,7 +209,8 @@ class Interpreter:
         set_wakeup_fd(-1)
         _stop_monitoring()
         for timer in (ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF):
-            setitimer(timer, 0)
+            if getitimer(timer) != NOT_SET:  # setting it takes four times as long
+                setitimer(timer, 0)
         while sigtimedwait(wire.SIGNALS, 0) is not None:  # signals are blocked: none that came waits for a block
             pass
         now = vars(builtins)
@@ -238,7 +241,7 @@ class Interpreter:
         code_objects = done.value
         # both in one action, by C code alone: tracing that the block switched on sees its own code and nothing of ours
         done = yield from self._do(list, map(eval, code_objects, [vars(self._main)] * len(code_objects)))
-        self._reserve.release()  # the block may have left the heap full, whether it says so or not
+        self._reserve.release_if_full()  # the block may have left the heap full, whether it says so or not
         if done.error is None and (value := done.value[-1]) is not None:
             done = yield from self._do(repr, value)
             if done.error is None:

@@ -20,6 +20,7 @@ MAX_ARGUMENT_BYTES = 1 << 16
 MAX_NESTING = 64
 MAX_INT_BITS = 14_000
 """So that it has fewer than the 4,300 digits that Python reads."""
+PROBE = 1 << 16
 HEAP_RESERVE = 4 << 20
 """Bytes of address space given back when model code has used up the rest, so that we can still say so."""
 
@@ -130,6 +131,13 @@ class Reserve:
                 self._mapping = mmap(-1, HEAP_RESERVE, MAP_PRIVATE)  # shared memory would be a file: 30 us instead of 3
             except OSError:
                 raise MemoryError from None
+
+    def release_if_full(self) -> None:
+        """Give it up where little else is left. Trying takes 1 us, giving it up and keeping it back again 10."""
+        try:
+            bytearray(PROBE)
+        except MemoryError:
+            self.release()
 
     def release(self) -> bool:
         """Give it up, so that a little can be done; whether there was any."""
