@@ -101,8 +101,8 @@ def connection(base_url: str) -> dict[str, Any]:
 def key_refused(base_url: str, words: str) -> UserError:
     """What to tell of a server that wants a key, or another one."""
     local = urlsplit(base_url).hostname in LOOPBACK
-    also = f"; {REMOTE_KEY} goes to other machines only" if local else f" or {REMOTE_KEY}"
-    return UserError(f"{base_url} refuses access: {words}", f"set {KEY}{also}, to a key that it accepts")
+    names = f"{KEY} ({REMOTE_KEY} goes to other machines only)" if local else f"{KEY} or {REMOTE_KEY}"
+    return UserError(f"{base_url} refuses access: {words}", f"set {names} to a key that it accepts")
 
 
 class Endpoint:
