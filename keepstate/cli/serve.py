@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -47,7 +49,13 @@ def command(
     if laptop:
         base_model = str(basemodel.folder() if dry_run else basemodel.ensure_base_model())
     planned = plan(
-        base_model=base_model, adapters=loras, template=template, port=port, context=context, nothink=nothink
+        base_model=base_model,
+        adapters=loras,
+        template=template,
+        port=port,
+        context=context,
+        nothink=nothink,
+        log=Path(os.devnull) if dry_run else None,  # else a folder for it could be made
     )
     for remark in planned.remarks:
         click.echo(remark, err=True)

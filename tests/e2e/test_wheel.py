@@ -77,7 +77,8 @@ def shared(root: Path) -> Path:
     for name in environments.NAMES:
         spec = EnvironmentSpec(name, "cpu", home)
         spec.python.parent.mkdir(parents=True)
-        spec.python.touch(0o755)
+        spec.python.write_text("#!/bin/sh\necho only a stand-in\nexit 3\n")
+        spec.python.chmod(0o755)
         spec.write_stamp()
     model = home / "models" / basemodel.NAME
     model.mkdir(parents=True)
@@ -189,6 +190,15 @@ def test_every_command_works_away_from_a_checkout_with_a_home_that_is_only_read(
         got, said = user.run(*line.split(), home=shared)
         assert (got, words in said) == (code, True), f"{line}: {got}\n{said}"
     assert contents() == before
+
+
+@pytest.mark.parametrize("user", ["3.12 as nobody"], indirect=True)
+def test_a_server_s_log_goes_where_its_user_may_write(user: User, shared: Path) -> None:
+    code, said = user.run("serve", "--laptop", "--port", "0", home=shared)
+    assert (code, "from the end of" in said, "only a stand-in" in said) == (2, True, True), said
+    (log,) = set(re.findall(r"/\S+/vllm-\d+\.log", said))
+    assert not Path(log).is_relative_to(shared)
+    shutil.rmtree(Path(log).parent)
 
 
 @TWO
