@@ -174,7 +174,7 @@ ATTACKS = (
     ordered("a tracer that raises", _HOOK.replace("{kind}", "trace"), shows="stopped"),
     ordered("a profiler that raises", _HOOK.replace("{kind}", "profile"), shows="stopped"),
     ordered("calls from destructors", _DESTRUCTOR),
-    Attack("timers that are left running", _PROFILE_TIMER, shows="", calls=10**6),
+    Attack("timers that are left running", _PROFILE_TIMER, shows="", calls=10**6, ends=(None, "Late")),
     ordered("arguments nested beyond the host's depth", _TOO_DEEP.format(depth=3000), shows="nested|JSON"),
     ordered("arguments nested a little too deeply", _TOO_DEEP.format(depth=100), shows="nested"),
     ordered("an integer beyond the host's digits", _TOO_LONG.format(number="10**5000"), shows="bits"),
