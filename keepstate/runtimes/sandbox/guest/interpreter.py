@@ -32,6 +32,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from gc import callbacks, set_debug
 from io import StringIO
+from itertools import chain, repeat
 from operator import is_
 from os import _exit
 from sys import _getframe, modules
@@ -234,18 +235,15 @@ class Interpreter:
         return name, f"{name}: {self._limit_message}" if issubclass(type(told.error), TimeLimit) else name
 
     def _execute(self, code: str) -> Doing:
-        """Run a block as a REPL does: the value of an expression at its end is shown. Returns the last action."""
-        done = yield from self._do(self._compile, code)
-        if done.error is not None:
-            return done
-        code_objects = done.value
-        # both in one action, by C code alone: tracing that the block switched on sees its own code and nothing of ours
-        done = yield from self._do(list, map(eval, code_objects, [vars(self._main)] * len(code_objects)))
+        """Run a block as a REPL does: the value of an expression at its end is shown. Returns the last action.
+
+        An action is put together of C functions: no frame of ours is on the stack, nor seen by the block's own tracer.
+        """
+        parts = chain.from_iterable(map(self._compile, (code,)))
+        done = yield from self._do(list, map(eval, parts, repeat(vars(self._main))))
         self._reserve.release_if_full()  # the block may have left the heap full, whether it says so or not
-        if done.error is None and (value := done.value[-1]) is not None:
-            done = yield from self._do(repr, value)
-            if done.error is None:
-                done = yield from self._do(self._write, done.value + "\n")
+        if done.error is None and done.value[-1] is not None:
+            done = yield from self._do(list, map(self._write, map("{!r}\n".format, done.value[-1:])))
         return done
 
     def _compile(self, code: str) -> list[CodeType]:

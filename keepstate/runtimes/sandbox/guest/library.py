@@ -1,7 +1,7 @@
 """The standard library under a name of its own, `/python`, so that what agents see is the same on every machine.
 
-Paths are in much of what honest code prints: tracebacks, warnings, `print(json)`, profiles. Everything that is loaded
-is renamed once, in the zygote. Later imports find the renamed files by a mount (rung namespaces) or by the `Finder`.
+Paths are in much of what honest code prints: tracebacks, warnings, `print(json)`, profiles. What is loaded when the
+zygote starts is renamed; later imports find their files by the `Finder` or, at the rung namespaces, by a mount.
 Frames of ours are all called `<sandbox>` and have line 1: their real names and lines differ from version to version.
 The settings with which Python was built (`sysconfig`) are left as they are.
 """
@@ -37,46 +37,45 @@ def find() -> dict[str, str]:
     return {folder: f"{PREFIX}/lib{number or ''}/{version}" for number, folder in enumerate(own)}
 
 
-def rename_interpreter(places: dict[str, str]) -> None:
-    """Say where Python lies, before modules are loaded that ask for it."""
+def rename(places: dict[str, str], ours: str, outermost: CodeType) -> None:
+    """Rename Python and all that is loaded; what is loaded later comes under its new name.
+
+    Args:
+        places: What `find` gave.
+        ours: The folder of this package.
+        outermost: What runs in the first frame of this process.
+    """
     _places.update(places)
     sys.prefix = sys.exec_prefix = sys.base_prefix = sys.base_exec_prefix = PREFIX
     sys.executable = sys._base_executable = f"{PREFIX}/bin/python3"  # type: ignore[attr-defined]
     sys._stdlib_dir = shown(str(sys._stdlib_dir))  # type: ignore[attr-defined]
     sys.argv[:] = [""]
     sys.orig_argv[:] = [sys.executable]
-
-
-def rename_modules(ours: str, outermost: CodeType) -> None:
-    """Rename all that is loaded.
-
-    Args:
-        ours: The folder of this package.
-        outermost: What runs in the first frame of this process.
-    """
-    _imp._fix_co_filename(outermost, OURS)  # type: ignore[attr-defined]
+    sys.path[:] = [shown(folder) for folder in sys.path if os.path.isdir(folder)]
+    sys.path_importer_cache.clear()
+    sys.meta_path.insert(sys.meta_path.index(PathFinder), Finder)
     linecache.cache.clear()
     getattr(linecache, "_interactive_cache", {}).clear()  # Python 3.13 keeps the text of `python -c` there
+    _imp._fix_co_filename(outermost, OURS)  # type: ignore[attr-defined]
+    names: dict[str, str] = {}
     for thing in gc.get_objects():
         if type(thing) is FunctionType:
             code = thing.__code__
             if code.co_filename.startswith(f"{ours}/"):
                 thing.__code__ = _anonymous(code)
-            elif (name := shown(code.co_filename)) != code.co_filename:
+            elif (name := names.setdefault(code.co_filename, shown(code.co_filename))) != code.co_filename:
                 _imp._fix_co_filename(code, name)  # type: ignore[attr-defined]  # in place, and in the code inside of it
     for module in list(sys.modules.values()):
         _rename_module(module)
         if module.__name__.startswith("guest"):
             module.__file__ = module.__spec__ = module.__loader__ = None
             module.__path__ = []
-    sys.path[:] = [shown(folder) for folder in sys.path if os.path.isdir(folder)]
-    sys.path_importer_cache.clear()
-    sys.meta_path.insert(sys.meta_path.index(PathFinder), Finder)
 
 
 def mounted() -> None:
     """The folders can be found under the names that are shown: no need to translate any more."""
     _places.clear()
+    sys.path_importer_cache.clear()
     sys.meta_path.remove(Finder)
 
 

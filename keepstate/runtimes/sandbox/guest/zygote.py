@@ -37,11 +37,10 @@ def main(folder: str, host: str, rung: str) -> Iterator[Action]:
     os.environ.pop("PYTHONHASHSEED", None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     places = library.find()
-    library.rename_interpreter(places)
+    library.rename(places, folder, sys._getframe(1).f_code)
     if rung != PROCESS:
         refusals.put_into_words()
     preload.load(without_files=rung != NAMESPACES)
-    library.rename_modules(folder, sys._getframe(1).f_code)
     gc.collect()
     gc.freeze()
     try:
