@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROJECT = Path(__file__).parents[2]
 HOST = (sys.base_prefix, sys.prefix, str(PROJECT), str(Path.home()), "keepstate")
-OWN_FILES = r"guest/|(interpreter|zygote|tools|output|confine|tracebacks|wire)\.py"
+OWN_FILES = r"guest/|(?<!\w)(interpreter|zygote|tools|output|confine|tracebacks|wire)\.py"
 
 # fmt: off
 CODES = {
