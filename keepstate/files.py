@@ -177,13 +177,17 @@ def write_error(path: Path, error: OSError) -> UserError:
     return UserError(f"cannot write {path}: {reason}", "choose another output folder")
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, **hooks: Any) -> Any:
     """The value of a JSON text. NaN, Infinity and numbers beyond a double, which Python would take, are refused.
+
+    Args:
+        text: The text.
+        hooks: Further ones of `json.loads`.
 
     Raises:
         ValueError: It is no JSON.
     """
-    return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    return json.loads(text, parse_constant=_no_number, parse_float=_finite, **hooks)
 
 
 def _no_number(text: str) -> float:

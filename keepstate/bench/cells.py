@@ -116,8 +116,11 @@ class Cell:
             write_summaries(self.folder)
 
     def clear(self) -> None:
-        """Remove what an earlier config left: its `cell.json`, traces, verdicts and summaries, nothing else."""
-        patterns = (CELL_FILE, "summary_*.json", f"*{TRACE_SUFFIX}")
+        """Remove what an earlier config left: its traces, verdicts, summaries and `cell.json`, nothing else.
+
+        The last goes last: as long as a trace is left, it tells of which config.
+        """
+        patterns = (f"*{TRACE_SUFFIX}", "summary_*.json", CELL_FILE)
         for path in [path for pattern in patterns for path in self.folder.glob(pattern)]:
             if path.name.endswith(TRACE_SUFFIX):
                 verdict_path(self.folder, path.name.removesuffix(TRACE_SUFFIX)).unlink(missing_ok=True)
@@ -183,7 +186,7 @@ def dues(folder: Path, config: Mapping[str, Any], tasks: Mapping[str, str]) -> I
         tasks: Content hashes of its tasks, by name.
     """
     for name, content in tasks.items():
-        yield Due(folder, name, content, RuntimeName(config["runtime"]), config["seed"])
+        yield Due(folder, name, content, RuntimeName(config["runtime"]), config["seed"], config.get("model"))
 
 
 _KNOWN: dict[str, dict[str, float]] = {}

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from keepstate.files import parse_json
 from keepstate.runtimes.base import ActionResult, ToolCallLimit, ToolGate
 from keepstate.vocabulary import Rung, RuntimeName
 
@@ -73,7 +74,7 @@ class _NotCalls(Exception):
 
 def _calls(action: str) -> list[tuple[str, dict[str, Any]]]:
     try:
-        calls = json.loads(action, parse_constant=_no_constant, object_pairs_hook=_once)
+        calls = parse_json(action, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise _NotCalls(f"the action is not valid JSON ({reason})") from None
@@ -103,7 +104,3 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise _NotCalls(f"an object has the key {twice[:40]!r} twice")
     return made
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not JSON")

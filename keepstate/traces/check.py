@@ -15,8 +15,8 @@ from keepstate.agents.record import FinishEvent, ModelCallEvent, Trace
 from keepstate.files import content_hash
 from keepstate.models.base import Message
 from keepstate.traces.reader import BadTrace, iter_traces
-from keepstate.traces.recorded import Copy, verdict_copy
-from keepstate.traces.writer import verdict_path
+from keepstate.traces.recorded import GRADED_FAILURE, UNGRADED, Copy, verdict_copy
+from keepstate.traces.writer import trace_path, verdict_path
 
 
 @dataclass(slots=True)
@@ -125,13 +125,18 @@ def _summary_problems(trace: Trace) -> Iterator[str]:
     if reasons != [str(trace.finish_reason)]:
         yield f"finish reason is {trace.finish_reason}, events say {', '.join(reasons) or 'nothing'}"
     if trace.failure and trace.verdict:
-        yield "failed by our doing and graded all the same"
+        yield GRADED_FAILURE
 
 
 def _verdict_problems(path: Path, trace: Trace) -> Iterator[str]:
     """Ours has a verdict beside it, equal to the trace's own. Imported traces need none."""
     if "keepstate" not in trace.versions:
         return
+    if trace_path(path.parent, trace.task.name) != path:
+        yield f"it holds an episode of another task, {trace.task.name}"
+        return
+    if trace.verdict is None and trace.failure is None:
+        yield UNGRADED
     name = verdict_path(path.parent, trace.task.name).name
     copy = verdict_copy(path.parent, trace)
     if copy is Copy.DIFFERENT:

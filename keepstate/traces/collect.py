@@ -180,7 +180,7 @@ def _owed(plan: CollectPlan, tally: Tally) -> Iterator[tuple[Task, RuntimeName, 
 
 def _recorded(plan: CollectPlan, tally: Tally, task: Task, runtime: RuntimeName, model: Model) -> Trace | None:
     """The graded trace of exactly this episode, if it lies there."""
-    due = Due(plan.out / runtime, task.name, task.content_hash, runtime, plan.seed)
+    due = Due(plan.out / runtime, task.name, task.content_hash, runtime, plan.seed, model.name)
     trace = read_record(due, mend=True)
     if isinstance(trace, BadTrace):
         tally.replaced.append(trace)
@@ -188,12 +188,11 @@ def _recorded(plan: CollectPlan, tally: Tally, task: Task, runtime: RuntimeName,
         return None
     same = (
         trace.verdict is not None
-        and trace.model == model.name
         and trace.limits == limits_record(plan.limits(runtime))
         and trace.sampling == sampling_record(model)
     )
     if trace.verdict is not None and not same:
-        tally.replaced.append(OtherEpisode(due.path, "of another model, or with other limits or sampling"))
+        tally.replaced.append(OtherEpisode(due.path, "played with other limits or sampling"))
     return trace if same else None
 
 

@@ -31,6 +31,7 @@ from keepstate.bench import (
     players,
     read_results,
 )
+from keepstate.bench.cells import make_cell
 from keepstate.bench.launch import bench
 from keepstate.bench.runner import RETRIES
 from keepstate.bench.tally import CellTally, Progress
@@ -45,6 +46,8 @@ from keepstate.reports import make_report
 from keepstate.serving.loaded import AdapterContent, noted
 from keepstate.tasks import write_tasks
 from keepstate.traces import read_trace
+from keepstate.traces.check import check_folders
+from keepstate.traces.collect import CollectPlan, collect
 from keepstate.vocabulary import Difficulty, FinishReason, Origin, RuntimeName
 
 REACT = RuntimeName.REACT
@@ -141,6 +144,70 @@ async def test_a_broken_trace_beside_a_good_verdict_is_named_and_played_again(tm
     assert files(tmp_path).keys() == whole.keys()
 
 
+def edited(path: Path, **changes: Any) -> None:
+    """Change values of a JSON file, `a__b` the b in a."""
+    value = json.loads(path.read_text())
+    for key, item in changes.items():
+        *outer, last = key.split("__")
+        place = value
+        for part in outer:
+            place = place[part]
+        place[last] = item
+    path.write_text(json.dumps(value, indent=3, sort_keys=True))
+
+
+FAILURE = {"origin": "model", "message": "x"}
+SPOILED = {
+    "verdict missing": (lambda trace, verdict, other: verdict.unlink(), None),
+    "verdict empty": (lambda trace, verdict, other: verdict.write_text(""), None),
+    "verdict null": (lambda trace, verdict, other: verdict.write_text("null"), None),
+    "verdict written anew": (lambda trace, verdict, other: edited(verdict, result__score=0, note="mine"), None),
+    "verdict of another": (lambda trace, verdict, other: edited(verdict, finished_at="2020"), "says otherwise"),
+    "verdict failed": (lambda trace, verdict, other: edited(verdict, status="failed"), "says otherwise"),
+    "another task's": (lambda trace, verdict, other: shutil.copy(other, trace), "another episode: task"),
+    "another model's": (lambda trace, verdict, other: edited(trace, model="gpt"), "another episode: model gpt"),
+    "failed and graded": (lambda trace, verdict, other: edited(trace, failure=FAILURE), "graded all the same"),
+    "neither": (lambda trace, verdict, other: edited(trace, verdict=None), "neither graded nor failed"),
+    "another's, verdict gone": (
+        lambda trace, verdict, other: (shutil.copy(other, trace), verdict.unlink()),
+        "another episode: task",
+    ),
+}
+
+
+@pytest.mark.parametrize("state", SPOILED)
+async def test_a_trace_and_its_verdict_are_the_same_to_bench_collect_report_and_check(
+    state: str, tmp_path: Path
+) -> None:
+    spoil, reason = SPOILED[state]
+    with serving(StubServer()) as stub:
+        cell = react_cell(stub, count=2)
+        await bench([cell], tmp_path)
+        whole, folder = files(tmp_path), tmp_path / "cell"
+        trace, other = sorted(folder.glob("*.trace.json"))
+        verdict = folder / trace.name.replace(".trace", "")
+        spoil(trace, verdict, other)
+        out = tmp_path / "collected" / "react"
+        shutil.copytree(folder, out, ignore=shutil.ignore_patterns("cell.json", "summary*"))
+        (seen,) = read_results(tmp_path)
+        assert len(seen.episodes) == (1 if reason else 2)
+        assert [(reason or "") in text for text in seen.unreadable] == [True] * bool(reason)
+        if state not in ("verdict written anew", "another model's"):
+            assert list(check_folders([folder]).problems) == [trace]
+        (tally,) = await bench([cell], tmp_path)
+        assert figures([tally]) == [(1, 1, 0) if reason else (2, 0, 0)]
+        assert [(file.path, (reason or "") in file.reason) for file in tally.replaced] == [(trace, True)] * bool(reason)
+        async with ServerModel(stub.url, "base") as teacher:
+            plan = CollectPlan(make_cell(cell, tmp_path).tasks, (REACT,), lambda _task, _runtime: teacher, out.parent)
+            collected = await collect(plan)
+        assert (collected.kept.total(), collected.recorded.total()) == ((1, 1) if reason else (2, 0))
+        assert len(collected.replaced) == bool(reason)
+    assert check_folders([folder]).good
+    assert check_folders([out]).good
+    if reason is None and state != "verdict written anew":
+        assert files(folder) == {Path(name).name: raw for name, raw in whole.items()}
+
+
 async def test_what_a_run_killed_near_its_end_missed_is_written_by_the_next(tmp_path: Path) -> None:
     with serving(StubServer()) as stub:
         await bench([react_cell(stub)], tmp_path)
@@ -177,6 +244,28 @@ async def test_a_changed_config_is_refused_with_its_keys_and_fresh_replaces(tmp_
         assert (tmp_path / "cell" / "mine.txt").exists()
         assert len(read_results(tmp_path)[0].episodes) == 5
         assert figures(await bench([changed], tmp_path, fresh=True)) == [(5, 0, 0)], "fresh keeps what still belongs"
+
+
+async def test_a_run_killed_while_it_clears_results_leaves_none_that_pass_for_the_new_configs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(StubServer()) as stub:
+        await bench([react_cell(stub)], tmp_path)
+        changed = react_cell(stub, limits=LimitsConfig(turns=7))
+        unlink, left = Path.unlink, count()
+
+        def killed(path: Path, **options: bool) -> None:
+            if next(left) == 3:
+                raise KeyboardInterrupt
+            unlink(path, **options)
+
+        monkeypatch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await bench([changed], tmp_path, fresh=True)
+        monkeypatch.undo()
+        with pytest.raises(UserError, match=r"limits\.turns: 40 -> 7"):
+            await bench([changed], tmp_path)
+        assert figures(await bench([changed], tmp_path, fresh=True)) == [(0, 6, 0)]
 
 
 @pytest.mark.parametrize("score", [float("nan"), 1.1, True, "high"])

@@ -120,7 +120,7 @@ async def test_a_run_killed_between_trace_and_verdict_is_mended_and_files_that_a
     assert contents(tmp_path) == written
     (react / f"{tasks[0].name}.trace.json").write_bytes(b"\0" * 100)
     shutil.copy(react / f"{tasks[2].name}.trace.json", react / f"{tasks[1].name}.trace.json")
-    (react / f"{tasks[2].name}.json").write_text("{}")
+    (react / f"{tasks[2].name}.json").write_text('{"status": "failed"}')
     tally = await collect(plan(tasks, tmp_path))
     assert (tally.recorded.total(), tally.kept.total()) == (3, 1)
     assert [file.path.name for file in tally.replaced] == [f"{task.name}.trace.json" for task in tasks[:3]]
