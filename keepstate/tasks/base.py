@@ -104,7 +104,7 @@ class Environment(ABC):
     """The first user message of the episode."""
     in_memory: bool = False
     """Whether every call returns within a millisecond: no files, no network, no long search. Such calls are run where
-    all episodes are served; those of other environments in a thread, one after another, each about 0.1 ms dearer."""
+    all episodes are served; those of other environments in a thread, one after another, each 0.03 ms dearer."""
 
     @property
     @abstractmethod
