@@ -163,10 +163,9 @@ def _read(sources: tuple[Path, ...], runtime: RuntimeName | None, left: Left) ->
 def _beside_traces(path: Path, runtime: RuntimeName | None, left: Left) -> Iterator[tuple[str, Trace | BadTrace]]:
     """The rows in a file that was found in a folder; the file is said to be passed over if it is of another kind."""
     name = path.name.lower()
-    stem = re.sub(r"(\.trace)?\.\w+$", "", path.name)
-    if path.is_dir() or name.startswith(".") or name.endswith(TRACE_SUFFIX):
+    if path.is_dir() or name.startswith(".") or path.name.endswith(TRACE_SUFFIX):
         return
-    if trace_path(path.parent, stem).exists():  # its verdict, or its page
+    if path.suffix in {".json", ".html"} and trace_path(path.parent, path.stem).exists():  # its verdict, or its page
         return
     if not name.endswith(ROWS):
         unknown = f"its name ends with none of {', '.join((TRACE_SUFFIX, *ROWS))}"

@@ -38,7 +38,11 @@ REMEDIES = {
 }
 """What to do about each reason."""
 REFUSALS = frozenset(REMEDIES)
-THINK_MARK = re.compile(r"</?(?:\w+:)?(?:think|thinking|thought)\s*>|\[/?THINK\]|\u25c1/?think\u25b7", re.IGNORECASE)
+THINK_MARK = re.compile(
+    r"</?(?:\w+:)?(?:think|thinking|thought)\s*/?>|\[/?THINK\]|\u25c1/?think\u25b7"
+    r"|<\|(?:\w+_)?(?:think|thinking|thought)(?:_\w+)?\|>|<\|channel\|>\s*analysis",
+    re.IGNORECASE,
+)
 """Refused in answers under any tokenizer, whether it has such tokens or not."""
 PLACEHOLDERS = frozenset({"[[dummy_message]]", "zzdummymessagezz"})
 """Axolotl (0.19.0) finds an answer by putting these in its place; one that is exactly such a text is not found, and all

@@ -8,6 +8,7 @@ image is refused; for the react runtime tool calls become the actions they are. 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,10 @@ from keepstate.files import content_hash, parse_json
 from keepstate.models.base import Message
 from keepstate.runtimes.base import ActionResult, ToolCall
 from keepstate.traces.foreign import foreign
-from keepstate.traces.imported import UNKNOWN, Imported, canonical
+from keepstate.traces.imported import EMPTY_THINKING, UNKNOWN, Imported, canonical, without_empty_thinking
 from keepstate.traces.reader import BadTrace, TraceError, is_trace, trace_of
 from keepstate.traces.sources import iter_values
+from keepstate.traces.writer import TRACE_SUFFIX
 from keepstate.vocabulary import RuntimeName
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
@@ -41,11 +43,19 @@ ROLES: dict[str, Literal["system", "user", "assistant"]] = {
 }
 RESULTS = frozenset({"tool", "function", "observation"})
 """Who tells what came of an action."""
+NAMES = ("name", "tool_name")
+"""Where a result may name the tool that gave it."""
 CALL_KEYS = ("tool_calls", "function_call")
+OTHER_CALLS = re.compile(r"(tool|function)_?(call|use|invocation)s?|actions?", re.IGNORECASE)
+"""Keys of messages in which other programs keep calls: not read, so that nothing is made of a call that is misread."""
+ARGUMENT_KEYS = ("arguments", "args", "input", "parameters")
+KEYS_OF_CALL = {"name", "id", "type", "index", "call_id", "tool_call_id", *ARGUMENT_KEYS}
 TEXTS = frozenset({"text", "input_text", "output_text"})
 THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 """Parts of a message by their type: those that are its text, and those that are named and left out as thinking."""
-MEDIA = frozenset(f"{kind}{many}" for kind in ("image", "video", "audio") for many in ("", "s"))
+MEDIA = re.compile(
+    r"(input_)?(image|video|audio|picture|photo)s?(_(url|path|file|data|id)s?)?|.*attachments?", re.IGNORECASE
+)
 FAMILY = "imported"
 
 
@@ -58,12 +68,13 @@ def iter_conversations(path: Path, runtime: RuntimeName | None) -> Iterator[tupl
         OSError: The file cannot be read.
         UserError: It holds a row, which does not tell its runtime, and `runtime` does not either.
     """
+    own = path if TRACE_SUFFIX in path.name.lower() else None  # else its name tells nothing of a trace in it
     for place, value in iter_values(path):
         if isinstance(value, BadTrace):
             yield place, value
             continue
         try:
-            yield place, trace_of(value, path) if is_trace(value) else conversation_trace(value, runtime, place)
+            yield place, trace_of(value, own) if is_trace(value) else conversation_trace(value, runtime, place)
         except (TraceError, ValueError, RecursionError) as error:
             yield place, BadTrace(Path(place), str(error))
 
@@ -118,7 +129,7 @@ class _Call:
 
     name: str
     arguments: dict[str, Any]
-    id: str | None
+    id: Any
     result: str | None = None
 
 
@@ -142,13 +153,16 @@ class _Talk:
         """
         if not isinstance(row, Mapping):
             raise TraceError(f"message {number} is no JSON object")
-        role_key, text_key = ("role", "content") if "role" in row else ("from", "value")
+        role_key, text_key = "role" if "role" in row else "from", "content" if "content" in row else "value"
         told = row.get(role_key)
         if not isinstance(told, str) or told not in ROLES:
             raise TraceError(f"message {number}: role {told!r} is none of {', '.join(ROLES)}")
         _refuse_media(row, f"message {number}")
         calls = _calls(row, told, row.get(text_key), number)
         text = "" if told == "function_call" else self._text(row.get(text_key), number)
+        if ROLES[told] == "assistant" and (said := without_empty_thinking(text)) != text:
+            text = said
+            self.lost.add(EMPTY_THINKING)
         self._name_keys(row, {role_key, text_key})
         if calls:
             self._act(number, ROLES[told], text, calls)
@@ -156,6 +170,8 @@ class _Talk:
             self._observe(number, row, text)
         elif told in RESULTS and row.get("tool_call_id"):
             raise TraceError(f"message {number} is the result of a tool call, and no answer before it makes one")
+        elif not text and row.get(text_key) != "" and told not in RESULTS and ROLES[told] != "assistant":
+            raise TraceError(f"message {number} ({told}) holds no text")
         else:
             self._say(number, told, text)
 
@@ -176,7 +192,7 @@ class _Talk:
     def _name_keys(self, row: Mapping[str, Any], read: set[str]) -> None:
         """Name what a message holds and nobody reads; the name in a tool's result is its call's."""
         for key in set(map(str, row)) - read - {"tool_call_id", *CALL_KEYS}:
-            if row.get(key) not in (None, "", [], {}) and not (key == "name" and self._open):
+            if row.get(key) not in (None, "", [], {}) and not (key in NAMES and self._open):
                 self.lost.add(f"key {key} of a message")
 
     def _say(self, number: int, told: str, text: str) -> None:
@@ -214,7 +230,11 @@ class _Talk:
         """The result of a call; when all have come, the agent sees them."""
         told = row.get("tool_call_id")
         waiting = [call for call in self._open if call.result is None]
-        call = next((call for call in waiting if call.id == told), None) if told else waiting[0]
+        if told is None:
+            told = next((row[key] for key in NAMES if row.get(key)), None)
+            call = next((call for call in waiting if told in (None, call.name)), None)
+        else:
+            call = next((call for call in waiting if call.id == told), None)
         if call is None:
             raise TraceError(f"message {number} is the result of call {told!r}, which the answer before does not make")
         call.result = text
@@ -269,7 +289,7 @@ class _Talk:
 
 
 def _refuse_media(told: Mapping[str, Any], what: str) -> None:
-    if media := sorted(name for name in MEDIA & told.keys() if told[name]):
+    if media := sorted(name for name in map(str, told) if told.get(name) and MEDIA.fullmatch(name)):
         raise TraceError(f"{what} holds {', '.join(media)}, which text cannot carry: leave the row out")
 
 
@@ -281,24 +301,34 @@ def _calls(row: Mapping[str, Any], told: str, content: Any, number: int) -> list
     """The tool calls in a message, in any of the three ways to write them.
 
     Raises:
-        TraceError: One of them is none.
+        TraceError: One of them is none, or it has calls that are written in a fourth way.
     """
+    for key, value in row.items():
+        if (
+            value
+            and key not in CALL_KEYS
+            and OTHER_CALLS.fullmatch(str(key))
+            and str(value).strip() not in str(content)
+        ):
+            raise TraceError(f"message {number} holds `{key}`: write its tool calls as `tool_calls`, or into its text")
     raw = row.get("tool_calls") or row.get("function_call") or []
     if told == "function_call":
         raw = _json(content) if isinstance(content, str) else content
-    calls = []
-    for each in raw if isinstance(raw, list) else [raw]:
-        call = each.get("function", each) if isinstance(each, Mapping) else None
-        name = call.get("name") if isinstance(call, Mapping) else None
-        if not isinstance(call, Mapping) or not isinstance(name, str) or not name:
-            raise TraceError(f"message {number} holds a tool call without a name")
-        arguments = call.get("arguments") or {}
-        arguments = _json(arguments) if isinstance(arguments, str) else arguments
-        if not isinstance(arguments, dict):
-            raise TraceError(f"message {number}: the arguments of its call of {name} are no JSON object")
-        told_id = each.get("id")
-        calls.append(_Call(name, arguments, told_id if isinstance(told_id, str) else None))
-    return calls
+    return [_call(each, number) for each in (raw if isinstance(raw, list) else [raw])]
+
+
+def _call(told: Any, number: int) -> _Call:
+    call = told.get("function", told) if isinstance(told, Mapping) else None
+    name = call.get("name") if isinstance(call, Mapping) else None
+    if not isinstance(call, Mapping) or not isinstance(name, str) or not name:
+        raise TraceError(f"message {number} holds a tool call without a name")
+    if odd := sorted(key for key in map(str, call) if key not in KEYS_OF_CALL and call.get(key)):
+        raise TraceError(f"message {number}: its call of {name} holds {', '.join(odd)}: write `name` and `arguments`")
+    arguments: Any = next((call[key] for key in ARGUMENT_KEYS if call.get(key)), {})
+    arguments = _json(arguments) if isinstance(arguments, str) else arguments
+    if not isinstance(arguments, dict):
+        raise TraceError(f"message {number}: the arguments of its call of {name} are no JSON object")
+    return _Call(name, arguments, told.get("id"))
 
 
 def _json(text: str) -> Any:

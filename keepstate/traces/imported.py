@@ -36,7 +36,8 @@ PLACE = "imported from place"
 ASSUMED = "runtime assumed"
 """Key of `versions`: the source does not tell in which CodeAct runtime it was recorded."""
 UNKNOWN = "unknown"
-EMPTY_THINKING = re.compile(r"\A\s*<think>\s*</think>\s*")
+EMPTY_THINKING = "the empty think block before answers, which the chat template writes"
+_EMPTY_THINKING = re.compile(r"\s*(?:<think>\s*</think>\s*)+")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _COMMA = re.compile(r"\s*,\s*")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
@@ -45,6 +46,12 @@ _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 def file_word(told: str) -> str:
     """`told`, if it can be part of a file name as it is, else a word made from its hash."""
     return told if _SAFE.fullmatch(told) else f"x{content_hash(told)[:12]}"
+
+
+def without_empty_thinking(answer: str) -> str:
+    """`answer` without the empty think block that the template of a model that thinks writes before it."""
+    found = _EMPTY_THINKING.match(answer)
+    return answer[found.end() :] if found else answer
 
 
 def canonical(value: Any) -> Any:
@@ -81,7 +88,6 @@ class Imported:
 
     def trace(self) -> Trace:
         """The trace."""
-        self._drop_empty_thinking()
         failure = None
         if self.finish is None:
             failure = Failure(origin=Origin.RUNTIME, message="the recording breaks off before the episode's end")
@@ -127,23 +133,6 @@ class Imported:
             messages=tuple(self.messages),
             events=tuple(self._events(prompts, reason, failed=failure is not None)),
         )
-
-    def _drop_empty_thinking(self) -> None:
-        """Take an empty think block off the beginning of answers: the template of a model that thinks writes it."""
-        talk = self.messages
-        opened = {
-            n for n, told in enumerate(talk) if told["role"] == "assistant" and EMPTY_THINKING.match(told["content"])
-        }
-        if opened:
-            self.not_carried.append("the empty think block before answers, which the chat template writes")
-            self.messages = [
-                Message(role="assistant", content=EMPTY_THINKING.sub("", told["content"])) if n in opened else told
-                for n, told in enumerate(talk)
-            ]
-            self.steps = [
-                step.model_copy(update={"assistant_text": EMPTY_THINKING.sub("", step.assistant_text)})
-                for step in self.steps
-            ]
 
     def _events(self, prompts: Sequence[str], reason: FinishReason, *, failed: bool) -> list[Event]:
         events: list[Event] = [StartEvent(task=self.task), SystemPromptEvent(prompts=tuple(prompts))]

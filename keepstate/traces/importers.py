@@ -33,7 +33,7 @@ from keepstate.models.base import Message, token_count
 from keepstate.runtimes.base import ActionResult, ToolCall
 from keepstate.tasks import environment_for
 from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task, Verdict
-from keepstate.traces.imported import UNKNOWN, Imported, canonical, file_word
+from keepstate.traces.imported import EMPTY_THINKING, UNKNOWN, Imported, canonical, file_word, without_empty_thinking
 from keepstate.traces.reader import TraceError, first_error
 from keepstate.vocabulary import FinishReason, RuntimeName
 
@@ -50,8 +50,13 @@ TELLING_KEYS = {
 REASONS = (
     (FinishReason.CONTEXT_LIMIT, re.compile("context")),
     (FinishReason.TIME_LIMIT, re.compile("(?<!run)time|deadline")),
-    (FinishReason.FAILED, re.compile("error|fail|exception|crash")),
-    (FinishReason.TURN_LIMIT, re.compile("turn|step|max|limit|budget")),
+    (
+        FinishReason.FAILED,
+        re.compile(
+            "error|fail|exception|crash|abort|cancel|interrupt|kill|incomplete|unfinished|not.(?:finish|complete)"
+        ),
+    ),
+    (FinishReason.TURN_LIMIT, re.compile("turn|step|max|limit|budget|exceed|length|truncat")),
 )
 """Our reason for a reason in which this is found; anything else means that the agent finished."""
 RUNTIMES = {
@@ -120,7 +125,7 @@ def research_trace(value: Json, stem: str = "", beside: Json | None = None) -> T
 def _grade(imported: Imported, beside: Json) -> None:
     """Take over the verdict, if we did not fail.
 
-    A run that was cut by its clock has no end in its trace, and is graded all the same: its status tells.
+    A run that was cut by its clock, say, has no end in its trace, and is graded all the same: its status tells.
     """
     status = _reason(str(beside.get("status") or ""))
     if status is FinishReason.FAILED:
@@ -130,10 +135,12 @@ def _grade(imported: Imported, beside: Json) -> None:
     verdict, lost = verdict_of(beside)
     if lost:
         imported.not_carried.append(f"metrics that are no numbers: {', '.join(lost)}")
-    if imported.finish is None and status is FinishReason.TIME_LIMIT and verdict:
+    if imported.finish is None and status is not FinishReason.FINISHED and verdict:
         imported.finish = status
     if imported.finish is not None and imported.finish is not FinishReason.FAILED:
         imported.verdict = verdict
+    elif verdict:
+        imported.not_carried.append("the verdict beside it, as it breaks off or ends by an error")
 
 
 def verdict_of(beside: Json) -> tuple[Verdict | None, list[str]]:
@@ -252,13 +259,16 @@ def _own_errors(step: Json) -> Iterator[str]:
 def _add_steps(imported: Imported, turns: Sequence[_Turn]) -> None:
     """Each answer with what the agent saw of its action: as recorded, or else as keepstate renders it."""
     rendered = joined = 0
+    opened = False
     for place, turn in enumerate(turns):
         text = turn.step.get("assistant_text")
         if not isinstance(text, str):
             raise TraceError(f"turn {turn.step.get('turn')}: its answer is no text")
         raw = turn.step.get("interpreter_result")
         result = _result({"output": raw} if isinstance(raw, str) else _object(raw), turn.step)
-        imported.messages.append(Message(role="assistant", content=text))
+        if (said := without_empty_thinking(text)) != text:
+            opened = True
+        imported.messages.append(Message(role="assistant", content=said))
         observation = None
         if place < len(turns) - 1:
             rendered += turn.observed is None
@@ -266,9 +276,11 @@ def _add_steps(imported: Imported, turns: Sequence[_Turn]) -> None:
             observation = "\n\n".join([shown, *turns[place + 1].before])
             imported.messages.append(Message(role="user", content=observation))
         joined += len(turn.before)
-        imported.steps.append(_step(len(imported.steps), turn.step, result, observation))
+        imported.steps.append(_step(len(imported.steps), said, turn.step, result, observation))
     lost = "the messages as sent: they are put together from events"
     imported.not_carried.append(f"{lost}, observations by keepstate" if rendered else lost)
+    if opened:
+        imported.not_carried.append(EMPTY_THINKING)
     if joined:
         imported.not_carried.append(
             "that what the agent was told of answers that did not come were user messages of their own: they are joined"
@@ -284,11 +296,11 @@ def _shown(runtime: RuntimeName, step: Json, result: ActionResult) -> str:
     return result.error if alone and result.error else render_observation(runtime, result)
 
 
-def _step(turn: int, step: Json, result: ActionResult, observation: str | None) -> StepEvent:
+def _step(turn: int, said: str, step: Json, result: ActionResult, observation: str | None) -> StepEvent:
     code = step.get("code")
     return StepEvent(
         turn=turn,
-        assistant_text=step["assistant_text"],
+        assistant_text=said,
         code=code if isinstance(code, str) else None,
         interpreter_result=InterpreterResult(
             output=result.output,

@@ -5,6 +5,7 @@ One bad file never stops a reader of many: it is named with its reason.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,9 +144,14 @@ def _imported(value: dict[str, Any], path: Path | None) -> Trace:
     try:
         if path is None:
             return research_trace(value)
-        return research_trace(value, path.name.removesuffix(TRACE_SUFFIX), _beside(path))
+        return research_trace(value, _stem(path), _beside(path))
     except ValidationError as error:
         raise TraceError(first_error(error)) from error
+
+
+def _stem(path: Path) -> str:
+    """`<family>-<task id>`, of a compressed file too."""
+    return re.sub(r"\.trace\.json(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def _beside(path: Path) -> dict[str, Any] | None:
@@ -154,7 +160,7 @@ def _beside(path: Path) -> dict[str, Any] | None:
     Raises:
         TraceError: The file cannot be read.
     """
-    path = verdict_path(path.parent, path.name.removesuffix(TRACE_SUFFIX))
+    path = verdict_path(path.parent, _stem(path))
     try:
         value = parse_json(path.read_bytes())
     except FileNotFoundError:

@@ -15,6 +15,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any, cast
 
 from keepstate.files import parse_json
@@ -27,6 +28,7 @@ FORMATS = (
     (b"\xfd7zXZ", "compressed with xz", "decompress it first: unxz FILE"),
     (b"PK\x03\x04", "a zip archive", "unpack it first: unzip FILE"),
     (b"7z\xbc\xaf", "a 7-Zip archive", "unpack it first"),
+    (b"\x04\x22\x4d\x18", "compressed with lz4", "decompress it first: unlz4 FILE"),
     (b"PAR1", "Parquet", "write its rows as JSON lines first, with the library that reads it"),
     (b"ARROW1", "Arrow", "write its rows as JSON lines first, with the library that reads it"),
     (b"\xff\xff\xff\xff", "Arrow", "write its rows as JSON lines first, with the library that reads it"),
@@ -34,6 +36,7 @@ FORMATS = (
     (b"%PDF", "a PDF", "only JSON is read"),
 )
 """How files of other formats begin, what they are, and the way out."""
+TAR, HEAD_BYTES = slice(257, 262), 262
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -48,7 +51,8 @@ ZEROS = (
     (re.compile(rb"[^\0]\0[^\0]\0", re.DOTALL), "utf-16-le"),
 )
 """Where the zeros are in the first four bytes of JSON, which begins with ASCII (RFC 4627, section 3)."""
-NOT_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
+NOT_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]|[\x80-\xff]{4}")
+"""Bytes that it does not use, or as many letters beyond ASCII in a row as no language writes that it is for."""
 MARK = "\ufeff"
 CHUNK_CHARS = 1 << 20
 _SPACE = re.compile(r"[\s\ufeff]*")
@@ -82,16 +86,19 @@ def iter_values(path: Path) -> Iterator[tuple[str, Any]]:
 
 def is_rows(value: Any) -> bool:
     """Whether a JSON value is an array of rows, and not of the messages of one conversation."""
-    if not isinstance(value, list) or not value:
-        return False
-    return all(isinstance(item, Mapping) and not {"role", "from"} & item.keys() for item in value)
+    return isinstance(value, list) and bool(value) and not any(map(_is_message, value))
+
+
+def _is_message(value: Any) -> bool:
+    keys = value.keys() if isinstance(value, Mapping) else set()
+    return bool(keys & {"role", "from"}) and not keys & {"messages", "conversations"}
 
 
 def other_format(path: Path) -> str | None:
     """What a file is that is no text, and the way out; None where its content does not tell."""
     try:
         with path.open("rb") as file:
-            return _other_format(file.read(16), path)
+            return _other_format(file.read(HEAD_BYTES), path)
     except OSError as error:
         return error.strerror
 
@@ -99,8 +106,8 @@ def other_format(path: Path) -> str | None:
 def _other_format(head: bytes, path: Path) -> str | None:
     for magic, name, way_out in FORMATS:
         if head.startswith(magic):
-            return f"it is {name}; {way_out.replace('FILE', path.name)}"
-    return None
+            return f"it is {name}; {way_out.replace('FILE', quote(str(path)))}"
+    return f"it is a tar archive; unpack it first: tar xf {quote(str(path))}" if head[TAR] == b"ustar" else None
 
 
 def _values_of_line(place: str, text: str) -> Iterator[tuple[str, Any]]:
@@ -130,7 +137,7 @@ def _encoding(path: Path) -> str:
     encoding: str | None = None
     try:
         with _open(path) as file:
-            head = file.read(16)
+            head = file.read(HEAD_BYTES)
             if other := _other_format(head, path):
                 raise TraceError(other)
             encoding = next((name for mark, name in MARKS if head.startswith(mark)), None)
@@ -168,7 +175,7 @@ def _require_utf8(path: Path, file: IO[bytes]) -> None:
         found, name = ("an encoding of its own", "ENCODING") if other else ("Windows-1252 or Latin-1", "WINDOWS-1252")
         raise TraceError(
             f"it is not UTF-8, 16 or 32 (first in line {first_bad}) but perhaps {found}; "
-            f"convert it first: iconv -f {name} -t UTF-8 {path.name} > utf8.jsonl"
+            f"convert it first: iconv -f {name} -t UTF-8 {quote(str(path))} > utf8.jsonl"
         )
 
 

@@ -199,7 +199,18 @@ def test_the_template_follows_the_tokenizer(tmp_path: Path, small_tokenizer: Tex
     assert "knapsack-t0.trace.json: message 2 begins with" in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["<think>\nfirst\n</think>\n\nLook.", "</think>\n\nLook.", "x <THINKING >"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>\nfirst\n</think>\n\nLook.",
+        "</think>\n\nLook.",
+        "x <THINKING >",
+        "<think/>x",
+        "<|begin_of_thought|>x",
+        "<|START_THINKING|>x",
+        "<|channel|>analysis",
+    ],
+)
 def test_thinking_is_never_trained_whatever_the_tokenizer_knows(
     text: str, tmp_path: Path, small_tokenizer: TextTokenizer
 ) -> None:

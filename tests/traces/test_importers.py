@@ -207,6 +207,22 @@ def test_other_ways_to_write_a_call_are_actions_too() -> None:
         assert [text for _, text in talk[1:]] == ['Action: [{"tool": "f", "args": {}}]', "Observation: [f] ok", "fine"]
 
 
+@pytest.mark.parametrize("key", ["arguments", "args", "input", "parameters"])
+def test_no_argument_of_a_call_is_lost(key: str) -> None:
+    row = said(answer("", {"id": 7, "name": "f", key: {"x": 1}}), result("ok") | {"tool_call_id": 7})
+    assert texts(conversation_trace(row, RuntimeName.REACT))[1][1] == 'Action: [{"tool": "f", "args": {"x": 1}}]'
+    with pytest.raises(TraceError, match="its call of f holds kwargs"):
+        conversation_trace(said(answer("", {"name": "f", "kwargs": {"x": 1}})), RuntimeName.REACT)
+
+
+def test_a_result_without_an_id_belongs_to_the_call_that_it_names() -> None:
+    results = [result("noon") | {"tool_name": "now"}, result("[]") | {"tool_name": "sql"}]
+    row = said(answer("", CALL, OTHER), *results, answer("x"))
+    assert texts(conversation_trace(row, RuntimeName.REACT))[2][1] == "Observation: [sql] []\nObservation: [now] noon"
+    with pytest.raises(TraceError, match="result of call 'rm'"):
+        conversation_trace(said(answer("", CALL), result("x") | {"name": "rm"}), RuntimeName.REACT)
+
+
 IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
 
 
@@ -229,6 +245,16 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
         (said(answer([{"type": "tool_use", "name": "f"}])), "message 1 holds a part of type tool_use"),
         (said(answer("a"), images=["x.png"]), "it holds images"),
         (said(answer("a") | {"audio": {"id": "1"}}), "message 1 holds audio"),
+        (said(answer("a") | {"image_url": "x"}), "message 1 holds image_url"),
+        (said(answer("a"), attachments=["x"]), "it holds attachments"),
+        *(
+            (said(answer("Look.") | {key: [CALL]}), f"message 1 holds `{key}`")
+            for key in ("toolCalls", "tool_call", "toolInvocations", "function_calls", "action")
+        ),
+        *(
+            (said(answer("a"), {"role": "user", "content": told}), "message 2 .user. holds no text")
+            for told in (None, [])
+        ),
         (said(answer({"a": 1})), "message 1 holds a JSON dict where its text is due"),
         *((said(answer(content)), "message 1 is an answer without text") for content in (None, "", [])),
     ],
@@ -239,12 +265,18 @@ def test_a_row_that_would_lose_something_is_refused(row: dict[str, Any], words: 
 
 
 def test_an_empty_think_block_is_left_to_the_template_and_named() -> None:
-    trace = conversation_trace(
-        said(answer("<think>\n\n</think>\n\nyes"), answer("<think>x</think>no")), RuntimeName.FORGET
-    )
+    empty = "<think>\n\n</think>\n\n"
+    trace = conversation_trace(said(answer(f"{empty}yes"), answer("<think>x</think>no")), RuntimeName.FORGET)
     assert [text for _, text in texts(trace)] == ["u", "yes", "<think>x</think>no"]
     assert trace.steps[0].assistant_text == "yes"
     assert "the empty think block before answers" in trace.versions[NOT_CARRIED]
+    acting = conversation_trace(said(answer(empty, CALL), result("", "1"), answer(empty * 2 + "b")), RuntimeName.REACT)
+    assert [text for _, text in texts(acting)][1::2] == ['Action: [{"tool": "sql", "args": {"query": "é"}}]', "b"]
+    events = parse_trace(research(step(0, f"{empty}a"), step(1, "b"), FINISH))
+    assert [step.assistant_text for step in events.steps] == ["a", "b"]
+    assert list(trace_problems(events)) == []
+    for made in (acting, events):
+        assert "the empty think block before answers" in made.versions[NOT_CARRIED]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Files as the published research code writes them: what an event tells lies in `data`, the task is the goal's text."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from keepstate.cli import cli
 from keepstate.traces import Trace, read_trace
 from keepstate.traces.check import trace_problems
+from keepstate.traces.conversations import iter_conversations
 from keepstate.traces.imported import NOT_CARRIED
 from keepstate.vocabulary import FinishReason, RuntimeName
 
@@ -207,8 +209,12 @@ def test_a_run_cut_by_its_clock_is_a_time_limit_with_its_verdict(tmp_path: Path)
     assert trace.verdict.score == 0.25
     beside(path, "timeout", None)
     assert read_trace(path).failure is not None
+    beside(path, "max_steps", GRADED)
+    assert read_trace(path).finish_reason is FinishReason.TURN_LIMIT
     beside(path, "completed", GRADED)  # a recording that is not whole, whatever its verdict
-    assert read_trace(path).failure is not None
+    trace = read_trace(path)
+    assert trace.failure is not None
+    assert "the verdict beside it" in trace.versions[NOT_CARRIED]
 
 
 def test_a_run_that_its_verdict_calls_failed_is_not_graded(tmp_path: Path) -> None:
@@ -265,9 +271,26 @@ def test_a_verdict_put_beside_imported_rows_is_read(tmp_path: Path) -> None:
         ("max_time", "time_limit"),
         ("runtime_error", "failed"),
         ("max_turns", "turn_limit"),
+        ("cancelled", "failed"),
+        ("KeyboardInterrupt", "failed"),
+        ("length", "turn_limit"),
         ("context_length_error", "context_limit"),
         ("finish_tool", "finished"),
     ],
 )
 def test_reasons_of_the_research_code(told: str, reason: str, tmp_path: Path) -> None:
     assert read_trace(write(tmp_path, step(0, "a", ran("")), reason=told)).finish_reason == reason
+
+
+def test_traces_in_a_file_of_rows_are_not_named_after_it(tmp_path: Path) -> None:
+    path = write(tmp_path, step(0, "a", ran("")))
+    beside(path, "completed", GRADED)
+    value = path.read_bytes()
+    found = {}
+    for name in ("forget-runs.jsonl", "persistent-runs.jsonl", f"{path.name}.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(value) if name.endswith("gz") else value)
+        ((_, found[name]),) = iter_conversations(tmp_path / name, None)
+    rows, packed = [found.pop(name) for name in list(found)[:2]], found.popitem()[1]
+    assert all(isinstance(trace, Trace) for trace in (*rows, packed))
+    assert rows[0].task == rows[1].task
+    assert packed == read_trace(path)

@@ -52,6 +52,14 @@ def test_rows_may_be_an_array_or_documents_over_many_lines(text: str, tmp_path: 
     assert values(tmp_path / "x.json") == ROWS
 
 
+def test_an_array_of_rows_is_one_whatever_its_rows_hold_besides(tmp_path: Path) -> None:
+    rows = [{**ROW, "role": "swe", "from": "a lab"}, None, [{"role": "user", "content": "u"}]]
+    (tmp_path / "x.json").write_text(json.dumps(rows))
+    assert values(tmp_path / "x.json") == rows
+    (tmp_path / "x.json").write_text(json.dumps(ROW["messages"]))
+    assert values(tmp_path / "x.json") == [ROW["messages"]]
+
+
 def test_places_are_the_lines_where_values_begin(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text("\n" + json.dumps([{"a": 1}, {"b": [2]}], indent=1) + "\n" + json.dumps({"c": 3}, indent=1))
@@ -66,10 +74,12 @@ def test_places_are_the_lines_where_values_begin(tmp_path: Path) -> None:
         ("\n".join(LINES[:1]).replace("€", "").encode("cp1252", "replace"), "perhaps Windows-1252 or Latin-1"),
         (b'{"a": "\xff\xfe\x81"}', "perhaps an encoding of its own"),
         (gzip.compress(b"{}" * 999)[:20], "compressed with gzip and cannot be decompressed"),
-        (b"\x28\xb5\x2f\xfd....", "zstd -d x.jsonl"),
+        (b"\x28\xb5\x2f\xfd....", "decompress it first: zstd -d "),
         (b"BZh9....", "bunzip2"),
         (b"PAR1....", "Parquet"),
         (b"ARROW1..", "Arrow"),
+        (b"x.jsonl".ljust(257, b"\0") + b"ustar  \0", "tar xf"),
+        ('{"text": "кодировка"}'.encode("cp1251"), "perhaps an encoding of its own"),
         (b"PK\x03\x04", "zip archive"),
         (b"\xff\xfe{\x00x", "it begins as utf-16 and is not"),
         (b'{\n "a": 1,\n "b"\n}', "neither one JSON value a line nor one JSON document"),
@@ -129,9 +139,10 @@ def test_a_folder_is_read_whatever_the_case_of_names_and_says_what_it_passes_ove
     (source / "f.json").write_text('{"x": 1}')
     (source / "task-1.trace.json").write_text("{}")
     (source / "task-1.json").write_text('{"status": "completed"}')
+    (source / "task-1.jsonl").write_text(json.dumps({**ROW, "id": "rows beside a trace of the same name"}))
     done = run(source, "--out", out)
-    assert len(list(out.rglob("*.trace.json"))) == 4
-    assert "4 persistent; 2 could not be read" in done.stderr
+    assert len(list(out.rglob("*.trace.json"))) == 5
+    assert "5 persistent; 2 could not be read" in done.stderr
     assert f"passed over: {source / 'e.parquet'}: it is Parquet; write its rows as JSON lines first" in done.stderr
     assert f"passed over: {source / 'f.json'}: neither `messages` nor" in done.stderr
     assert f"{source / 'gone.jsonl'}: No such file or directory" in done.stderr
