@@ -50,12 +50,7 @@ TELLING_KEYS = {
 REASONS = (
     (FinishReason.CONTEXT_LIMIT, re.compile("context")),
     (FinishReason.TIME_LIMIT, re.compile("(?<!run)time|deadline")),
-    (
-        FinishReason.FAILED,
-        re.compile(
-            "error|fail|exception|crash|abort|cancel|interrupt|kill|incomplete|unfinished|not.(?:finish|complete)"
-        ),
-    ),
+    (FinishReason.FAILED, re.compile("error|fail|exception|crash|abort|cancel|interrupt|kill|incomplete|unfinished")),
     (FinishReason.TURN_LIMIT, re.compile("turn|step|max|limit|budget|exceed|length|truncat")),
 )
 """Our reason for a reason in which this is found; anything else means that the agent finished."""
@@ -258,16 +253,15 @@ def _own_errors(step: Json) -> Iterator[str]:
 
 def _add_steps(imported: Imported, turns: Sequence[_Turn]) -> None:
     """Each answer with what the agent saw of its action: as recorded, or else as keepstate renders it."""
-    rendered = joined = 0
-    opened = False
+    rendered = joined = opened = 0
     for place, turn in enumerate(turns):
         text = turn.step.get("assistant_text")
         if not isinstance(text, str):
             raise TraceError(f"turn {turn.step.get('turn')}: its answer is no text")
         raw = turn.step.get("interpreter_result")
         result = _result({"output": raw} if isinstance(raw, str) else _object(raw), turn.step)
-        if (said := without_empty_thinking(text)) != text:
-            opened = True
+        said = without_empty_thinking(text)
+        opened += said != text
         imported.messages.append(Message(role="assistant", content=said))
         observation = None
         if place < len(turns) - 1:
