@@ -6,6 +6,7 @@ after which the connection is of no use. The worker's side is `guest/wire.py`, w
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 from keepstate.runtimes.sandbox.guest.wire import MAX_FRAME
 
 HEADER = 4
+LONG = 1 << 14
 MAX_MARKS = 100_000
 """Commas, colons and opening brackets in one frame, beyond the room for its output: each may be a value to be made, in
 0.1 us. In honest frames they are characters of output, errors, names and arguments."""
@@ -124,4 +126,10 @@ class FrameReader:
         del self._buffer[: HEADER + length]
         if length > self.marks and sum(map(payload.count, MARKS)) > self.marks:
             raise FrameError(f"more than {self.marks} values")
-        return decode(payload)
+        if length <= LONG or not gc.isenabled():
+            return decode(payload)
+        gc.disable()  # it would look through all these values again and again
+        try:
+            return decode(payload)
+        finally:
+            gc.enable()
