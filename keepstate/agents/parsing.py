@@ -89,8 +89,8 @@ def _parse_codeact(text: str) -> Answer:
         return Answer(
             problem=f"Nothing was executed: the code block is not closed by a line {block.mark}{_why_open(block)}."
         )
-    more = block is not blocks[-1]
-    return Answer(action="\n".join(block.lines), hint=_longer_fence(block) if more else None)
+    hint = _inner_fence(block) if block is blocks[-1] else _longer_fence(block)
+    return Answer(action="\n".join(block.lines), hint=hint)
 
 
 def _fenced_blocks(text: str) -> list[_Block]:
@@ -176,6 +176,12 @@ def _longer_fence(block: _Block) -> str:
     )
 
 
+def _inner_fence(block: _Block) -> str | None:
+    """What to do about a line of the code that would open a block, should the code be no Python."""
+    inner = next((line for line in block.lines if line.lstrip().startswith(FENCE)), None)
+    return inner and f"The code holds a line {_shown(inner)}: if it should open a block, close the one before it."
+
+
 def _ends_in_a_string(lines: Sequence[str]) -> bool:
     """Whether code seems to end within a triple-quoted string. For wording only."""
     return any(sum(line.count(quotes) for line in lines) % 2 for quotes in ('"""', "'''"))
@@ -201,7 +207,9 @@ def _parse_react(text: str) -> Answer:
     try:
         _, end = json.JSONDecoder().raw_decode(body)
     except (ValueError, RecursionError) as error:
-        reason = _why_no_json(body, error) if isinstance(error, json.JSONDecodeError) else "unreadable value"
+        reason = "nested too deep" if isinstance(error, RecursionError) else "a number has too many digits"
+        if isinstance(error, json.JSONDecodeError):
+            reason = _why_no_json(body, error)
         return Answer(problem=f"No tool was called: the action is not valid JSON ({reason}).")
     if follows := body[end:].strip() or after:
         said = f"text follows the action, {_shown(follows)}"
@@ -229,19 +237,26 @@ def _why_no_json(body: str, error: json.JSONDecodeError) -> str:
     """What to mend in what is nearly JSON."""
     place, here = error.pos, body[error.pos : error.pos + SHOWN_CHARS]
     before = body[max(0, place - SHOWN_CHARS) : place].rstrip()
-    if not here.strip():
-        return "it ends before the list is closed"
     comma = re.match(r",?\s*([]}])", here)
-    if comma and (here[0] == "," or before.endswith(",")):  # Python 3.13 points to the comma, 3.11 behind it
-        return f"trailing comma before {comma[1]}"
-    if here[0] in "'‘’“”":  # noqa: RUF001 - the quotes that models write
-        return f"{here[0]} is no JSON quote: use double quotes"
     word = re.match(r"[A-Za-z]*", here)
-    if word and word[0] in _PYTHON_WORD:
-        return f"write {_PYTHON_WORD[word[0]]}, not {word[0]}"
-    if "control character" in error.msg:
-        return "a string holds a line break or tab: write \\n or \\t"
-    return f"{error.msg.removesuffix(' at')} at {_shown(here)}"
+    meant = _PYTHON_WORD.get(word[0].capitalize()) if word else None
+    if not here.strip():
+        reason = "it ends before the list is closed"
+    elif comma and (here[0] == "," or before.endswith(",")):  # Python 3.13 points to the comma, 3.11 behind it
+        reason = f"trailing comma before {comma[1]}"
+    elif here[0] in "'‘’“”":  # noqa: RUF001 - the quotes that models write
+        reason = f"{here[0]} is no JSON quote: use double quotes"
+    elif here.startswith(("//", "/*", "#")):
+        reason = "JSON has no comments"
+    elif here[0] in "]}" and "','" in error.msg:
+        reason = f"{here[0]} stands where a comma or {'}' if here[0] == ']' else ']'} is due"
+    elif word and meant:
+        reason = f"write {meant}, not {word[0]}"
+    elif "control character" in error.msg:
+        reason = "a string holds a line break or tab: write \\n or \\t"
+    else:
+        reason = f"{error.msg.removesuffix(' at')} at {_shown(here)}"
+    return reason
 
 
 def _shown(text: str) -> str:

@@ -192,14 +192,17 @@ async def test_react_says_what_went_wrong(sandbox: Sandbox) -> None:
     assert trace.rung is Rung.NONE
 
 
-async def test_a_key_that_is_given_twice_is_refused_and_nothing_is_called(sandbox: Sandbox) -> None:
+async def test_what_only_python_takes_for_json_is_refused_and_nothing_is_called(sandbox: Sandbox) -> None:
     script = [
         'Action: [{"tool": "list_items"}, {"tool": "list_items", "tool": "finish"}]',
         'Action: [{"tool": "inspect", "args": {"item_id": "a", "item_id": "b"}}]',
+        'Action: [{"tool": "inspect", "args": {"item_id": NaN}}]',
+        'Action: [{"tool": "inspect", "args": {"item_id": -1e999}}]',
     ]
     trace, _ = await play([*script, calls(REACT, "finish")], REACT, sandbox)
-    assert [len(step.interpreter_result.results) for step in trace.steps] == [0, 0, 1]
-    assert ["key 'tool' twice" in observations(trace)[0], "key 'item_id' twice" in observations(trace)[1]] == [True] * 2
+    assert [len(step.interpreter_result.results) for step in trace.steps] == [0, 0, 0, 0, 1]
+    words = ("key 'tool' twice", "key 'item_id' twice", "NaN is no JSON number", "-1e999 is no JSON number")
+    assert [word in text for word, text in zip(words, observations(trace), strict=True)] == [True] * 4
 
 
 @pytest.mark.parametrize("runtime", RuntimeName)

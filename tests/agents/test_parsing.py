@@ -103,6 +103,8 @@ def test_a_fence_inside_the_code_is_explained_if_the_code_is_none(fence: str) ->
     assert f"close the block with {fence}`" in (answer.hint or "")
     assert "chr(96) * 3" in (answer.hint or "")
     assert parse_answer(CODEACT, "```json\n1\n```\n```python\nx\n```").hint is None
+    unclosed = parse_answer(CODEACT, "```python\nx = 1\nNow better:\n```python\nx = 2\n```")
+    assert 'holds a line "```python": if it should open a block, close the one before' in (unclosed.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -144,8 +146,8 @@ def test_the_one_action_is_taken_as_it_stands(text: str, action: str) -> None:
         ('Action: {"tool": "finish"}', "JSON list"),
         ("Action: [1,", "not valid JSON"),
         ("Action: []\nObservation: [a] b", "text follows"),
-        ("Action: " + "[" * 100_000, "not valid JSON"),
-        ("Action: [" + "9" * 10_000 + "]", "not valid JSON"),
+        ("Action: " + "[" * 100_000, "nested too deep"),
+        ("Action: [" + "9" * 10_000 + "]", "a number has too many digits"),
         (
             'Action: ```json\n[{"tool": "finish", "args": {}}]\n```\nThis ends it.',
             'text follows the action, "This ends it."',
@@ -159,6 +161,10 @@ def test_the_one_action_is_taken_as_it_stands(text: str, action: str) -> None:
         ("Action: [{'tool': 'a'}]", "' is no JSON quote: use double quotes"),
         ('Action: [{"tool": "a", "args": {"b": True}}]', "write true, not True"),
         ('Action: [{"tool": "a", "args": {"b": None}}]', "write null, not None"),
+        ('Action: [{"tool": "a", "args": {"b": TRUE}}]', "write true, not TRUE"),
+        ('Action: [{"tool": "a", "args": {"b": 1}]', "] stands where a comma or } is due"),
+        ('Action: [{"tool": "a", "args": {"b": [1}}]', "} stands where a comma or ] is due"),
+        ('Action: [// first\n{"tool": "a"}]', "JSON has no comments"),
         ('Action: [{"tool": "a\n"}]', "a string holds a line break or tab"),
         ('Action: [{"tool": "a"', "it ends before the list is closed"),
         ('Action: [{"tool": a}]', 'Expecting value at "a}]"'),
