@@ -122,8 +122,8 @@ def _play(configs: Sequence[BenchmarkConfig], run: Path, options: dict[str, Any]
     from keepstate.bench.launch import bench  # noqa: PLC0415 - client and sandbox: 0.6 s that --help need not wait for
     from keepstate.cli._progress import display  # noqa: PLC0415
 
-    for note in dict.fromkeys(config.tasks.capped() for config in configs):
-        if note:
+    for source in dict.fromkeys(config.tasks for config in configs):
+        if note := source.capped():
             click.echo(note, err=True)
     with display() as shown:
         try:
