@@ -23,6 +23,8 @@ from keepstate.errors import UserError
 TEMPORARY = ".keepstate.tmp"
 """How a file ends that is being written. It is locked meanwhile, so one that is not was left by a killed run."""
 
+STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
+"""What lies in these folders, such as /dev/stdout and /dev/null, is no file that could be replaced."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
@@ -44,13 +46,17 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write piece by piece; it appears as `path`, whole and durable, when the block ends without an error.
 
-    A file that is replaced keeps its mode; a new one gets what the user's umask allows.
+    A file that is replaced keeps its mode; a new one gets what the user's umask allows. A pipe or device is written to.
 
     Raises:
         UserError: The disk is full, or the place cannot be written.
     """
     temporary: Path | None = None
     try:
+        if path.parent in STREAMS or path.is_fifo() or path.is_char_device():
+            with path.open("wb") as file:
+                yield file
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, descriptor = _claimed(path)
         with os.fdopen(descriptor, "wb") as file:

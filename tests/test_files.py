@@ -155,3 +155,15 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: P
         file.write("no bytes")  # type: ignore[arg-type]
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomic(pipe, "rows")
+        assert os.read(reader, 9) == b"rows"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()

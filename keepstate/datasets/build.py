@@ -107,6 +107,8 @@ def build_datasets(
             if options.length is Length.RAISE:
                 _refuse_long(read[runtime], options)
         choices = choose({runtime: arm.entries for runtime, arm in read.items()}, options)
+        for runtime, folder in out.items():
+            _require_rows(folder, runtime, read[runtime], choices[runtime])
         return {
             runtime: _write(folder, runtime, read[runtime], choices[runtime], chat_template, sources, options)
             for runtime, folder in out.items()
@@ -126,6 +128,18 @@ def _refuse_long(arm: Arm, options: BuildOptions) -> None:
             )
 
 
+def _require_rows(folder: Path, runtime: RuntimeName, arm: Arm, choice: Choice) -> None:
+    """Refuse to write an arm without rows, before a data set that lies there is touched."""
+    if choice.train:
+        return
+    with arm.spool.open("rb") as spool:
+        left_out = _write_left_out(folder, arm, choice, spool)
+    raise UserError(
+        f"{runtime}: none of {arm.read} traces is left to train on: {_counts(left_out)}",
+        _way_out(arm, left_out, folder),
+    )
+
+
 def _write(
     folder: Path,
     runtime: RuntimeName,
@@ -140,11 +154,6 @@ def _write(
     shortened: Counter[str] = Counter()
     with arm.spool.open("rb") as spool, atomic_file(folder / INDEX) as index:
         left_out = _write_left_out(folder, arm, choice, spool)
-        if not choice.train:
-            raise UserError(
-                f"{runtime}: none of {arm.read} traces is left to train on: {_counts(left_out)}",
-                _way_out(arm, left_out, folder),
-            )
         splits = {
             name: _write_split(folder, name, entries, arm, (spool, index, shortened))
             for name, entries in (("train", choice.train), ("val", choice.val))

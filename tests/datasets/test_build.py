@@ -35,6 +35,24 @@ def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_a_build_that_leaves_nothing_touches_no_data_set_of_any_arm(
+    tmp_path: Path, small_tokenizer: TextTokenizer
+) -> None:
+    arms = {name: tmp_path / name for name in (PERSISTENT, FORGET)}
+    out = {name: tmp_path / "d" / name for name in arms}
+    write_traces(arms[PERSISTENT], [make_trace(number) for number in range(3)])
+    write_traces(arms[FORGET], [make_trace(number, runtime=FORGET, score=0.5) for number in range(3)])
+    before = build_datasets(
+        arms, out, template="chatml", tokenizer_path=small_tokenizer.path, options=BuildOptions(), jobs=1
+    )
+    with pytest.raises(UserError, match="forget: none of 3 traces is left"):
+        build_datasets(
+            arms, out, template="chatml", tokenizer_path=small_tokenizer.path, options=BuildOptions(solved=True), jobs=1
+        )
+    assert {name: read_manifest(folder) for name, folder in out.items()} == before
+    assert [before[name].changed_files(folder) for name, folder in out.items()] == [[], []]
+
+
 def test_rows_are_the_traces_texts_and_the_counts_are_the_files(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
     write_traces(tmp_path / "t", [make_trace(number) for number in range(10)])
     manifest = build(tmp_path / "t", tmp_path / "d", small_tokenizer, val_fraction=0.2)
@@ -264,14 +282,13 @@ def test_the_command_builds_every_arm_and_names_what_is_broken(tmp_path: Path, s
     assert "bad.trace.json: not a trace: no valid JSON" in done.stderr
 
 
-def test_user_errors_leave_no_manifest(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+def test_user_errors_leave_a_data_set_as_it_was(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
     root = write_traces(tmp_path / "t", [make_trace(0, score=0.2), make_trace(1)])
-    build(root, tmp_path / "d", small_tokenizer)
+    manifest = build(root, tmp_path / "d", small_tokenizer)
     (root / "knapsack-t1.trace.json").unlink()
     with pytest.raises(UserError, match="not good enough 1"):
         build(root, tmp_path / "d", small_tokenizer, solved=True)
-    with pytest.raises(UserError, match="no data set"):
-        read_manifest(tmp_path / "d")
+    assert read_manifest(tmp_path / "d") == manifest
     with pytest.raises(UserError, match="no such folder"):
         build(tmp_path / "none", tmp_path / "d", small_tokenizer)
     with pytest.raises(UserError, match="no tokenizer"):
