@@ -3,8 +3,10 @@
 import contextlib
 import itertools
 import json
+import re
 from collections import defaultdict
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from keepstate.tasks.families.knapsack.solver import best_of_few, solve, worth_o
 from keepstate.tasks.policies import POLICIES, reference_scores
 from keepstate.vocabulary import Difficulty, RuleSet
 
+ROOT = Path(__file__).parents[2]
 ITEMS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 60)), max_size=9)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -214,7 +217,7 @@ def test_capacity_holds_and_an_item_is_taken_once(rules: RuleSet) -> None:
 
 
 @pytest.mark.parametrize("rules", RuleSet)
-@pytest.mark.parametrize("difficulty", ["mini", "hard"])
+@pytest.mark.parametrize("difficulty", ["mini", "easy", "hard"])
 def test_reference_policies_are_ordered(difficulty: str, rules: RuleSet) -> None:
     tasks = list(make_tasks("knapsack", difficulty, 60, 5, rules=rules))
     scores = [reference_scores(task) for task in tasks]
@@ -225,17 +228,40 @@ def test_reference_policies_are_ordered(difficulty: str, rules: RuleSet) -> None
     means = {policy: float(np.mean([score[policy] for score in scores])) for policy in POLICIES}
     assert 0.5 < means["blind"] < means["greedy"] < means["dp"] < 0.97
     if rules is RuleSet.PAPER:
-        assert means["dp"] + 0.005 < np.mean([takes_what_is_left(task) for task in tasks]) < means["best"]
+        left, dense = (np.mean([takes_what_is_left(task, dense=dense) for task in tasks]) for dense in (False, True))
+        assert means["dp"] + 0.005 < min(left, dense)
+        assert max(left, dense) < means["best"]
 
 
-def takes_what_is_left(task: Task) -> float:
-    """`dp`, and then every other id: no thought, but a refused take is free under the paper rules."""
+@pytest.mark.parametrize(("difficulty", "rules"), [("mini", RuleSet.STRICT), ("easy", RuleSet.PAPER)])
+def test_the_docs_tell_what_the_policies_score(difficulty: str, rules: RuleSet) -> None:
+    scores = [reference_scores(task) for task in make_tasks("knapsack", difficulty, 200, 123_456_789, rules=rules)]
+    row = re.search(rf"^\| `{difficulty}` \| {rules} \|(.*)\|$", (ROOT / "docs/tasks.md").read_text(), re.MULTILINE)
+    assert row
+    for policy, told in zip(POLICIES, row[1].split("|"), strict=True):
+        found = [score[policy] for score in scores]
+        mean, solved = 100 * np.mean(found), 100 * np.mean([score == 1 for score in found])
+        assert [float(word) for word in told.replace("(", " ").replace(")", " ").split()] == [
+            pytest.approx(mean, abs=0.051),
+            pytest.approx(solved, abs=0.51),
+        ]
+
+
+def takes_what_is_left(task: Task, *, dense: bool) -> float:
+    """A player of two lines: packs what it inspected, then tries every other id, as a refused take is free under the
+    paper rules. It packs as `dp` does, or (`dense`) what is at least of mean value per weight, by value per weight."""
     environment = environment_for(task)
     public, items = task.public, task.private["items"]
     seen = public["item_ids"][: public["inspect_budget"]]
     allowed = [item for item in seen if items[item]["class"] in public["allowed_classes"]]
     packing = solve([items[i]["weight"] for i in allowed], [items[i]["value"] for i in allowed], public["capacity"])
-    for item in [*(allowed[place] for place in packing.chosen), *public["item_ids"]]:
+    first = [allowed[place] for place in packing.chosen]
+    unseen = [item for item in public["item_ids"] if item not in allowed]
+    if dense:
+        mean = sum(items[i]["value"] for i in allowed) / max(sum(items[i]["weight"] for i in allowed), 1)
+        allowed.sort(key=lambda i: -items[i]["value"] / items[i]["weight"])
+        first = [i for i in allowed if items[i]["value"] >= mean * items[i]["weight"]]
+    for item in [*first, *unseen, *allowed]:
         with contextlib.suppress(ToolError):
             environment.call("take_item", {"item_id": item})
     return environment.verdict().score
@@ -255,16 +281,19 @@ def test_no_player_is_said_to_be_better_than_the_very_best(world: World) -> None
 
 def test_what_unseen_items_are_worth_is_their_mean_over_all_that_can_come() -> None:
     count, share, weights, value, capacity = 3, 0.5, (1, 2, 2, 5), 7.0, 4
-    for free, worth in enumerate(worth_of_unseen(count, share, weights, value, capacity)):
-        total = 0.0
+    chance = 1 / (2 * len(weights)) ** count
+    after = np.stack([np.zeros(capacity + 1), np.arange(capacity + 1)], axis=1)  # nothing; one for every unit left free
+    for free, worth in enumerate(worth_of_unseen(count, share, weights, value, after)):
+        total = with_left = 0.0
         for drawn in itertools.product([None] * len(weights) + list(weights), repeat=count):  # None: half of the draws
             left = free
             for weight in drawn:
                 if weight is not None and weight <= left:
                     left -= weight
-                    total += value / (2 * len(weights)) ** count
-        assert worth == pytest.approx(total)
-    assert worth_of_unseen(3, 0.0, (), 0.0, 4).tolist() == [0.0] * 5
+                    total += value * chance
+            with_left += left * chance
+        assert worth.tolist() == pytest.approx([total, total + with_left])
+    assert worth_of_unseen(3, 0.0, (), 0.0, after).tolist() == after.tolist()
 
 
 @pytest.mark.parametrize("rules", RuleSet)

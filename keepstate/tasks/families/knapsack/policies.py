@@ -17,9 +17,11 @@ All but `blind` know the allowed classes under both rule sets.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from statistics import fmean
 
 import numpy as np
+import numpy.typing as npt
 
 from keepstate.tasks.base import Task, ToolError
 from keepstate.tasks.families import Move
@@ -27,6 +29,9 @@ from keepstate.tasks.families.knapsack.content import Candidates, Content, conte
 from keepstate.tasks.families.knapsack.environment import KnapsackEnvironment
 from keepstate.tasks.families.knapsack.solver import best_by_capacity, best_of_few, solve, worth_of_unseen
 from keepstate.vocabulary import RuleSet
+
+LOOKED_AT = 16
+"""Packings that `best` looks at more closely: those that promise most as long as left-overs are not counted."""
 
 
 def reference_scores(task: Task) -> dict[str, float]:
@@ -61,23 +66,34 @@ def _best(content: Content, seen: Candidates, by_density: Sequence[int]) -> list
     """The takes of `best` under the paper rules, in order.
 
     It believes that unseen items are like those it inspected: as often of an allowed class, of the same weights, as
-    valuable on average. The free capacity with which it starts on them is the one that promises most in all. It starts
-    on them last but one: with little room only the light ones are accepted, and those are worth more by weight.
+    valuable on average. What it packs before it tries them is what promises most in all, what is left of the inspected
+    ones included. It starts on them last but one: with little room only the light ones are accepted, and those are
+    worth more by weight.
     """
     capacity, budget = content.public.capacity, content.public.inspect_budget
     inspected = [content.private.items[item] for item in content.public.item_ids[:budget]]
     unseen = content.public.item_ids[budget:]
-    worth = worth_of_unseen(
+    worth = partial(
+        worth_of_unseen,
         len(unseen),
         len(seen.ids) / max(len(inspected), 1),
         [item.weight for item in inspected],
         fmean([item.value for item in inspected] or [0]),
-        capacity,
     )
-    promise = best_by_capacity(seen.weights, seen.values, capacity)[::-1] + worth
-    room = int(np.round(promise, 6).argmax())  # rounded: equal on every machine
-    packed = [seen.ids[i] for i in solve(seen.weights, seen.values, capacity - room).chosen]
-    return [*packed, *unseen, *(seen.ids[i] for i in by_density)]
+    promise = best_by_capacity(seen.weights, seen.values, capacity)[::-1] + worth(np.zeros((capacity + 1, 1)))[:, 0]
+    rooms = np.argsort(-np.round(promise, 6), kind="stable")[:LOOKED_AT]  # rounded: equal on every machine
+    packings = list(dict.fromkeys(solve(seen.weights, seen.values, capacity - int(room)) for room in rooms))
+    left = [_left(seen, packing.chosen, capacity) for packing in packings]
+    added = worth(np.stack(left, axis=1))
+    in_all = [packing.value + added[capacity - packing.weight, n] for n, packing in enumerate(packings)]
+    packed = packings[int(np.round(in_all, 6).argmax())]
+    return [*(seen.ids[i] for i in packed.chosen), *unseen, *(seen.ids[i] for i in by_density)]
+
+
+def _left(seen: Candidates, chosen: Sequence[int], capacity: int) -> npt.NDArray[np.float64]:
+    """What the inspected items that are not chosen can add to every free capacity."""
+    rest = [i for i in range(len(seen.ids)) if i not in chosen]
+    return best_by_capacity([seen.weights[i] for i in rest], [seen.values[i] for i in rest], capacity).astype(float)
 
 
 def _played(task: Task, inspect: Iterable[str], take: Iterable[str]) -> float:

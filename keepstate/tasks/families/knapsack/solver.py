@@ -64,9 +64,9 @@ def _table(weights: Sequence[int], values: Sequence[int], capacity: int) -> npt.
 
 
 def worth_of_unseen(
-    count: int, share: float, weights: Sequence[int], value: float, capacity: int
+    count: int, share: float, weights: Sequence[int], value: float, after: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """What trying unseen items one by one adds on average, for every free capacity from 0 to `capacity`.
+    """What trying unseen items one by one, and then what is left, adds on average, for every free capacity (rows).
 
     Each may be taken with probability `share`, weighs any of `weights` with equal probability, is worth `value` on
     average, whatever it weighs, and is taken if it fits.
@@ -76,11 +76,11 @@ def worth_of_unseen(
         share: Probability that the class of one is allowed.
         weights: What one may weigh; empty where nothing is known, and then nothing is expected of them.
         value: Mean value of one.
-        capacity: Greatest free capacity.
+        after: What is added at last, for every capacity that is free then (rows); any number of columns.
     """
-    worth = np.zeros(capacity + 1)
+    worth, capacity = after, len(after) - 1
     move = np.eye(capacity + 1)
-    gain = np.zeros(capacity + 1)
+    gain = np.zeros((capacity + 1, 1))
     for weight in (weight for weight in weights if weight <= capacity):
         fits = np.arange(weight, capacity + 1)
         chance = share / len(weights)
