@@ -10,7 +10,7 @@ from typing import Any
 
 from keepstate.errors import UserError
 from keepstate.models.base import Reply, token_count
-from keepstate.models.endpoint import Said, ServerFault
+from keepstate.models.endpoint import Said, ServerFault, plain
 
 ENDED = frozenset({None, "stop", "eos", "eos_token", "stop_sequence", "end_turn"})
 CUT = frozenset({"length", "max_tokens"})
@@ -39,7 +39,7 @@ def read_reply(said: Said, seconds: float | None = None, *, may_think: bool = Tr
     if reason == "content_filter":
         raise ServerFault("a filter of the server withheld the answer (finish_reason content_filter)")
     text = _text(message.get("content"))
-    if not text:
+    if not (text or "").strip():
         _elsewhere(message, reason, may_think)
     elif message.get("tool_calls"):
         raise _as_tool_calls()
@@ -91,7 +91,7 @@ def _elsewhere(message: dict[str, Any], reason: Any, may_think: bool) -> None:
     if message.get("tool_calls") or message.get("function_call"):
         raise _as_tool_calls()
     if refused := message.get("refusal"):
-        raise ServerFault(f"the server refuses to answer: {str(refused)[:300]}")
+        raise ServerFault(f"the server refuses to answer: {plain(str(refused))}")
     for key in REASONING:
         if not message.get(key):
             continue

@@ -34,9 +34,13 @@ class Reply:
     """What the request took that was answered: refusals, retries and waiting for them apart. None: not measured."""
 
 
+MAX_TOKENS = 2**31
+"""No model has such a context: what is beyond it is no count, and sums of counts stay exact in JSON."""
+
+
 def token_count(told: Any) -> int | None:
-    """What somebody says of tokens, as a count; None where it is none (a fraction, negative, a text, nothing)."""
-    return told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else None
+    """What somebody says of tokens, as a count; None where it is none (a fraction, negative, absurd, a text)."""
+    return told if isinstance(told, int) and not isinstance(told, bool) and 0 <= told <= MAX_TOKENS else None
 
 
 @dataclass(frozen=True, slots=True)

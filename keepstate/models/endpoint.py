@@ -30,6 +30,8 @@ CONNECT_SECONDS = 10.0
 SECONDS = 10.0
 """For questions that need no thinking: models, metrics."""
 MAX_WORDS = 600
+MAX_BODY = 8 * 2**20
+"""Bytes of one answer: 12,288 tokens are rarely more than 60 KB."""
 CONTEXT_KEYS = ("max_model_len", "loaded_context_length", "context_length", "context_window", "max_context_length")
 """How vLLM and SGLang, LM Studio, OpenRouter, Groq and others name the context in `/v1/models`."""
 
@@ -60,10 +62,14 @@ class Said:
     """Of the JSON; None where it is none."""
 
     @property
+    def fine(self) -> bool:
+        """By its status."""
+        return 200 <= self.status < 300
+
+    @property
     def words(self) -> str:
         """Its message, wherever it stands (`error.message`, `error`, `detail`, `message`), else all it said."""
-        told = " ".join((_message(self.body) or self.text).split())
-        return (told[:MAX_WORDS] + "...") if len(told) > MAX_WORDS else told or "(nothing)"
+        return plain(_message(self.body) or self.text) or "(nothing)"
 
     @property
     def code(self) -> str:
@@ -146,18 +152,23 @@ class Endpoint:
             ServerFault: It could not be reached, broke off, or took longer.
         """
         url = f"{self.base_url.removesuffix('/v1')}{path[2:]}" if path.startswith("..") else f"{self.base_url}{path}"
+        content = bytearray()
         try:
-            async with asyncio.timeout(seconds):
-                response = await self._client.request(method, url, json=body)
+            async with asyncio.timeout(seconds), self._client.stream(method, url, json=body) as response:
+                async for chunk in response.aiter_bytes():
+                    content += chunk
+                    if len(content) > MAX_BODY:
+                        start = plain(content[:200].decode(errors="replace"))
+                        raise ServerFault(f"an answer of more than {MAX_BODY:,} bytes; it begins: {start}")
         except TimeoutError as error:
             raise ServerFault(f"no whole answer within {seconds:g} s") from error
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
             raise ServerFault(f"{type(error).__name__}: {error}".removesuffix(": "), again=True) from error
         try:
-            value = json.loads(response.content)
+            value = json.loads(content)
         except (ValueError, RecursionError):
             value = None
-        return Said(response.status_code, response.headers, response.text, value)
+        return Said(response.status_code, response.headers, content.decode(errors="replace"), value)
 
     async def reach(self) -> None:
         """Make sure that somebody answers there at all.
@@ -185,6 +196,12 @@ class Endpoint:
     def answers(self) -> None:
         """It just gave an answer that could be used."""
         self.answered, self.failed = time.monotonic(), 0
+
+
+def plain(told: str) -> str:
+    """A server's words as one line that a terminal and a file can hold."""
+    words = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(told.split()))
+    return words[:MAX_WORDS] + "..." if len(words) > MAX_WORDS else words
 
 
 def model_cards(body: Any) -> dict[str, dict[str, Any]] | None:

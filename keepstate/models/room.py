@@ -18,6 +18,8 @@ REMEMBERED = 16
 COUNTDOWN = 0.75
 """From one try to the next where nothing is known: 12,288 to 1,000 in nine."""
 MAX_NUMBERS = 8
+LEAST_CONTEXT = 1_000
+"""Smaller numbers in a refusal are new tokens, statuses or lines."""
 _NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\w,])|(?<![\w.])\d{1,9}(?!\w)")
 _THING = re.compile(r"context|token|length|\binput\b|\bprompt\b", re.IGNORECASE)
 _EXCESS = re.compile(
@@ -56,6 +58,28 @@ class Room:
             return None
         return math.ceil(_size(messages) * max(self._densities) * MARGIN) + SPARE
 
+    def full(self, messages: Sequence[Message], words: str | None, told: int | None, counted: int = 0) -> bool:
+        """Whether the prompt leaves no room, where not even one new token was accepted.
+
+        Args:
+            messages: The prompt.
+            words: Of a refusal that says so: it is believed unless what the server counted so far shows that the prompt
+                is shorter than its context. None: the refusal says something else, and a count has to show it.
+            told: Context that the server tells elsewhere.
+            counted: Tokens that it counts in this prompt; 0: it does not.
+        """
+        context = told or (self.context if self._exact else None)
+        if words is None:
+            least = counted or _size(messages) * min(self._densities, default=0) / MARGIN
+            return context is not None and least >= context
+        numbers = [number for number in _numbers(words) if number >= LEAST_CONTEXT and number != self.asked]
+        if numbers and context not in numbers:
+            context = min(numbers)
+        before = self.estimate(messages[:-2])
+        if context is None or before is None:
+            return True
+        return before + _size(messages[-2:]) >= context  # what is new since: a token has a byte at least
+
     def planned(self, messages: Sequence[Message]) -> int:
         """New tokens to ask for; below 1 where the prompt may leave none."""
         prompt, size = self.estimate(messages), _size(messages)
@@ -87,7 +111,7 @@ class Room:
             told: Context that the server tells elsewhere.
         """
         known = [context - prompt for context in (self.context if self._exact else None, told) if context and prompt]
-        numbers = list(dict.fromkeys(int(found.replace(",", "")) for found in _NUMBER.findall(words)))[:MAX_NUMBERS]
+        numbers = list(dict.fromkeys(_numbers(words)))[:MAX_NUMBERS]
         found = {number - before for number in numbers for before in ([prompt] if prompt else numbers)} | set(numbers)
         step = refused
         while step > 1:
@@ -100,7 +124,7 @@ class Room:
         self, messages: Sequence[Message], size: int, prompt: int | None, words: str, told: int | None
     ) -> None:
         """`size` new tokens fitted, where more did not."""
-        numbers = {int(found.replace(",", "")) for found in _NUMBER.findall(words)}
+        numbers = set(_numbers(words))
         if not prompt or (size in numbers and size + prompt not in numbers | {told}):
             self._found.append((_size(messages), size))  # a cap on answers, or a server that does not count
         else:
@@ -116,6 +140,10 @@ def is_about_context(words: str, code: str) -> bool:
     if "context" in coded and ("exceed" in coded or "size" in coded):
         return True
     return bool(_THING.search(words) and _EXCESS.search(words) and not _OTHER.search(words))
+
+
+def _numbers(words: str) -> list[int]:
+    return [int(found.replace(",", "")) for found in _NUMBER.findall(words)]
 
 
 def _size(messages: Sequence[Message]) -> int:

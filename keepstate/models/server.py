@@ -18,7 +18,7 @@ from typing import Any
 
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.answers import read_reply, reasoning_of
-from keepstate.models.base import ContextOverflow, Message, Reply, Sampling
+from keepstate.models.base import ContextOverflow, Message, Reply, Sampling, token_count
 from keepstate.models.endpoint import SECONDS, Endpoint, Said, ServerFault, context_of, key_refused
 from keepstate.models.room import Room, is_about_context
 from keepstate.models.thinking import spoken
@@ -101,7 +101,8 @@ class ServerModel:
 
         Raises:
             EpisodeFailure: The server gave no answer that can be used (origin model).
-            ContextOverflow: The prompt leaves no room: even a single token was refused, or the server counted it.
+            ContextOverflow: The prompt leaves no room: even a single token was refused, and nothing that the server
+                counted says otherwise.
             UserError: No request will be answered: nobody is there, the model is unknown, the key refused, or answers
                 are put elsewhere or hold thoughts that were switched off.
         """
@@ -159,22 +160,21 @@ class ServerModel:
         try:
             return await self._ask(messages, seed, 1, counting=True)
         except Refused as refused:
-            if is_about_context(refused.words, refused.code):
-                raise ContextOverflow(refused.words) from refused
-            context = context_of(await self.endpoint.cards(), self.name) or self._room.context
-            if context is not None and (await self._count(messages) or 0) >= context:
+            words = refused.words if is_about_context(refused.words, refused.code) else None
+            told = context_of(await self.endpoint.cards(), self.name)
+            if self._room.full(messages, words, told, await self._count(messages) if words is None else 0):
                 raise ContextOverflow(refused.words) from refused
             raise ServerFault(f"the server refused the request: {refused.words}") from refused
 
-    async def _count(self, messages: Sequence[Message]) -> int | None:
-        """Tokens of the prompt by vLLM's or SGLang's `/tokenize`; None where there is none."""
+    async def _count(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt by vLLM's or SGLang's `/tokenize`; 0 where there is none."""
         body = {"model": self.name, "messages": list(messages), "add_generation_prompt": True} | self._template()
         try:
             said = await self.endpoint.ask("POST", "../tokenize", body, seconds=SECONDS)
         except ServerFault:
-            return None
+            return 0
         count = said.body.get("count") if said.status == 200 and isinstance(said.body, dict) else None
-        return count if isinstance(count, int) and count > 0 else None
+        return token_count(count) or 0
 
     async def _ask(self, messages: Sequence[Message], seed: int, size: int, *, counting: bool = False) -> Reply:
         """Ask until there is an answer or nothing helps.
@@ -183,14 +183,14 @@ class ServerModel:
             Refused: The request itself is refused.
             ServerFault: No attempt was answered.
         """
-        request = self._request(messages, seed, size)
+        request, started = self._request(messages, seed, size), time.monotonic()
         for attempt in itertools.count():
             try:
                 reply = await self._attempt(request, counting=counting)
                 self._room.saw(messages, reply.prompt_tokens)
                 return reply
             except ServerFault as fault:
-                if not fault.again or attempt >= self._retries:
+                if not fault.again or attempt >= self._retries or time.monotonic() - started > self._seconds:
                     raise
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * random.uniform(0.75, 1)
                 await asyncio.sleep(max(pause, fault.pause or 0.0))
@@ -206,35 +206,45 @@ class ServerModel:
         try:
             reply = read_reply(said, time.monotonic() - started, may_think=not self.nothink)
         except UserError as error:
+            if self._spoke and not self.nothink and reasoning_of(said.body):  # no setting, as other answers came
+                raise ServerFault(error.message) from error
             raise UserError(f"{self.endpoint.base_url}: {error.message}", error.hint) from error
-        if self.nothink:
-            self._check_thought(bool(reasoning_of(said.body)) or spoken(reply.text) != reply.text)
+        thought = self.nothink and (bool(reasoning_of(said.body)) or spoken(reply.text) != reply.text)
+        self._thought += thought
+        self._spoke += not thought
+        if thought and self._thought * RARE > self._spoke:
+            raise self._thinks()
         return reply
 
     async def _check(self, said: Said) -> None:
         """Raise what any answer but a completion means."""
         status, url = said.status, self.endpoint.base_url
-        error = said.body.get("error") if isinstance(said.body, dict) and not said.body.get("choices") else None
-        if status == 200 and error:  # OpenRouter and others put an upstream's status here
+        what = f"HTTP status {status}"
+        error = said.body.get("error") if isinstance(said.body, dict) else None
+        if said.fine and error:  # OpenRouter and others put an upstream's status here
             code = error.get("code") if isinstance(error, dict) else None
-            status = code if isinstance(code, int) and 400 <= code < 600 else 500
-        if status == 200:
+            status, what = (code if isinstance(code, int) and 400 <= code < 600 else 500), "an error for an answer"
+        elif said.fine:
             return
-        if status in (401, 403):
+        if status == 401 or (status == 403 and self.endpoint.answered < 0):  # later: this prompt, to a filter
             raise key_refused(url, said.words)
         if status == 404:
             raise await self._unknown(said)
         if status in (400, 413, 422) or (status == 500 and is_about_context(said.words, said.code)):
             raise Refused(said)
         again = status in (408, 409, 425, 429) or status >= 500
-        raise ServerFault(f"HTTP status {status}: {said.words}", again=again, pause=_pause(said))
+        raise ServerFault(f"{what}: {said.words}", again=again, pause=_pause(said))
 
     async def _unknown(self, said: Said) -> UserError:
         url, served = self.endpoint.base_url, await self.endpoint.cards()
         if served is None:
             return UserError(f"no OpenAI-compatible API at {url}: {said.words}", "its URL should end in /v1")
+        names = ", ".join(sorted(served)) or "none"
+        if self.name in served:
+            message = f"{url} does not answer as {self.name!r}, although it serves: {names}; it says: {said.words}"
+            return UserError(message, "look at the server's log")
         return UserError(
-            f"{url} does not serve a model named {self.name!r}; it serves: {', '.join(sorted(served)) or 'none'}",
+            f"{url} does not serve a model named {self.name!r}; it serves: {names}",
             "name one of these, or start the server with that adapter: keepstate serve --help",
         )
 
@@ -244,10 +254,14 @@ class ServerModel:
         if not isinstance(told, str) or not told or told in self._same_names:
             return
         short, long = sorted((told.lower(), self.name.lower()), key=len)
-        cards = {} if long.startswith(short) else await self.endpoint.cards() or {}
-        ours, theirs = cards.get(self.name), cards.get(told)
-        root = ours.get("root") if ours else None
-        if ours is None or told == root or (theirs is not None and root is not None and theirs.get("root") == root):
+        cards = await self.endpoint.cards() or {}
+        ours, theirs = cards.get(self.name), cards.get(told, {})
+        root, other = ours.get("root") if ours else None, theirs.get("root")
+        if (
+            (ours is None and told not in cards)
+            or told == root
+            or (other == root if root and other else long.startswith(short))
+        ):
             self._same_names.add(told)
             return
         raise UserError(
@@ -255,16 +269,12 @@ class ServerModel:
             f"look at what the server serves under {self.name!r}, and repeat the command: finished episodes are kept",
         )
 
-    def _check_thought(self, thought: bool) -> None:
-        """Stop where the server lets the model think although it was told not to."""
-        self._thought += thought
-        self._spoke += not thought
-        if thought and self._thought * RARE > self._spoke:
-            raise UserError(
-                f"{self.endpoint.base_url} lets {self.name!r} think, although enable_thinking false was sent",
-                "start it with keepstate serve; or give vllm serve a --chat-template that heeds it and"
-                """ --default-chat-template-kwargs '{"enable_thinking": false}'; to let it think: nothink: false""",
-            )
+    def _thinks(self) -> UserError:
+        return UserError(
+            f"{self.endpoint.base_url} lets {self.name!r} think, although enable_thinking false was sent",
+            "start it with keepstate serve; or give vllm serve a --chat-template that heeds it and"
+            """ --default-chat-template-kwargs '{"enable_thinking": false}'; to let it think: nothink: false""",
+        )
 
     async def _given_up(self, fault: Exception, started: float) -> Exception:
         """What a request that got no answer means: for its episode, or (where nothing is answered) for the run."""
@@ -289,7 +299,7 @@ class ServerModel:
             )
         except ServerFault:
             return False
-        return said.status == 200 and isinstance(said.body, dict) and bool(said.body.get("choices"))
+        return said.fine and isinstance(said.body, dict) and bool(said.body.get("choices"))
 
     def _request(self, messages: Sequence[Message], seed: int, size: int) -> dict[str, Any]:
         request: dict[str, Any] = {

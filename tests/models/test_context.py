@@ -214,10 +214,53 @@ async def test_words_that_nobody_has_seen_are_no_overflow_but_a_room_to_be_found
 async def test_a_full_context_in_words_that_nobody_has_seen_needs_a_count() -> None:
     with running(Engine(UNSEEN, tells=True, tokenizes=True)) as engine, pytest.raises(ContextOverflow):
         await ask(engine, 50_000)
+    with running(Engine(UNSEEN, tells=True)) as engine, pytest.raises(ContextOverflow):
+        await ask(engine, 1_000, 50_000)  # by what it counted before
     with running(Engine(UNSEEN, tells=True)) as engine:
         with pytest.raises(EpisodeFailure, match="Das passt hier nicht hinein"):
             await ask(engine, 50_000)
         assert engine.sizes == [ASKED, 1, 1], "refused twice; a short question is answered"
+
+
+@dataclass
+class Broken(Engine):
+    """Refuses long conversations in words about a context, whatever they are asked for."""
+
+    above: int = 3_000
+
+    def answer(self, path: str, request: dict[str, Any]) -> tuple[int, Any]:
+        prompt = sum(len(message["content"]) for message in request["messages"]) // 4
+        if path == "/tokenize" or prompt < self.above:
+            return super().answer(path, request)
+        self.sizes.append(request["max_tokens"])
+        return 413, vllm_24(prompt, ASKED)
+
+
+@pytest.mark.parametrize("tells", [False, True])
+async def test_words_about_a_context_that_the_servers_own_counts_belie_are_its_fault(tells: bool) -> None:
+    with running(Broken(vllm_24, tells=tells)) as engine:
+        async with ServerModel(engine.url, "m", Sampling(max_tokens=ASKED)) as model:
+            messages = prompt_of(1_000)
+            assert await model.reply(messages, seed=1, turn=0)
+            messages += [{"role": "assistant", "content": "a" * 4_000}, {"role": "user", "content": "o" * 4_000}]
+            with pytest.raises(EpisodeFailure, match="refused the request: This model's maximum context length"):
+                await model.reply(messages, seed=1, turn=1)
+        assert engine.sizes == [ASKED, ASKED, 1, 1], "one more request, and whether it answers at all"
+
+
+async def test_a_context_that_is_smaller_than_the_server_tells_is_still_full() -> None:
+    small = Engine(lambda p, n: said(f"maximum context length is 8192 tokens, the prompt has {p}, asked {n}"))
+    small.answer = lambda path, request: (  # type: ignore[method-assign]
+        Engine.answer(small, path, request)
+        if len(request["messages"][-1]["content"]) < 30_000
+        else (400, small.words(9_000, request["max_tokens"]))
+    )
+    small.tells = True
+    with running(small) as engine:
+        async with ServerModel(engine.url, "m", Sampling(max_tokens=ASKED)) as model:
+            await model.reply(prompt_of(1_000), seed=1, turn=0)
+            with pytest.raises(ContextOverflow):
+                await model.reply(prompt_of(9_000), seed=1, turn=1)
 
 
 @pytest.mark.parametrize("name", ["vllm 0.24", "the code alone"])

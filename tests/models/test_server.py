@@ -66,7 +66,7 @@ def serving(*answers: Answer) -> Iterator[Server]:
 
         def do_GET(self) -> None:
             server.keys.append(self.headers["Authorization"])
-            names = {"base": "/models/base", "persistent": "/models/persistent"}
+            names = {name: f"/models/{name}" for name in ("base", "persistent", "persistent-s2")}
             cards = [{"id": name, "object": "model", "created": 0, "root": root} for name, root in names.items()]
             self.send((200, {"object": "list", "data": cards}))
 
@@ -158,6 +158,35 @@ async def test_an_unknown_model_names_the_served_ones() -> None:
     assert "base, persistent" in caught.value.message
 
 
+async def test_a_model_that_is_listed_and_not_found_is_told_in_the_servers_words() -> None:
+    with serving(refused(404, "No endpoints found")) as server, pytest.raises(UserError, match="although it serves"):
+        await ask(server)
+
+
+async def test_a_filter_of_prompts_refuses_one_conversation_and_not_the_run() -> None:
+    with serving(completion("a"), refused(403, "Your input was flagged")) as server:
+        server.short = completion("2")
+        async with ServerModel(server.url, "persistent") as model:
+            await model.reply(MESSAGES, seed=1, turn=0)
+            with pytest.raises(EpisodeFailure, match="403: Your input was flagged"):
+                await model.reply(MESSAGES, seed=1, turn=1)
+
+
+async def test_an_answer_that_is_all_thought_among_others_costs_its_episode_alone() -> None:
+    with serving(completion("a"), answering({"content": None, "reasoning_content": "hm"})) as server:
+        async with ServerModel(server.url, "persistent") as model:
+            await model.reply(MESSAGES, seed=1, turn=0)
+            with pytest.raises(EpisodeFailure, match="come in reasoning_content"):
+                await model.reply(MESSAGES, seed=1, turn=1)
+
+
+async def test_attempts_that_take_long_are_not_repeated_for_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.6)
+    with serving(refused(504, "gateway timeout")) as server, pytest.raises(UserError, match="gateway timeout"):
+        await ask(server, seconds=1)
+    assert len(server.requests) <= 4, "after one second no more, rather than eight"
+
+
 async def test_a_refused_key_is_for_the_user() -> None:
     with serving(refused(401, "Unauthorized")) as server, pytest.raises(UserError, match="refuses access"):
         await ask(server)
@@ -177,6 +206,7 @@ async def test_text_that_cannot_be_sent_back_is_our_failure() -> None:
         {"prompt_tokens": -5, "completion_tokens": "7"},
         {"prompt_tokens": True, "completion_tokens": [1]},
         {"prompt_tokens": 1e400, "completion_tokens": float("nan")},
+        {"prompt_tokens": 2**52, "completion_tokens": 10**30},
     ],
 )
 async def test_a_usage_that_holds_no_counts_is_unknown(usage: object) -> None:
@@ -201,6 +231,7 @@ CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "
     [
         (answering({"content": None, "reasoning_content": "hm"}), "come in reasoning_content", "reasoning parser"),
         (answering({"content": "", "reasoning": "hm"}), "come in reasoning,", "reasoning parser"),
+        (answering({"content": "\n\n", "reasoning_content": "hm"}), "come in reasoning_content", "reasoning parser"),
         (answering({"content": None, "tool_calls": CALL}, "tool_calls"), "come as tool_calls", "tool parser"),
         (
             answering({"content": "I call f.", "tool_calls": CALL}, "tool_calls"),
@@ -208,6 +239,7 @@ CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "
             "tool parser",
         ),
         (answering({"content": "a"}, model="another"), "answers as 'another'", "look at"),
+        (answering({"content": "a"}, model="persistent-s2"), "answers as 'persistent-s2'", "look at"),
     ],
 )
 async def test_answers_that_are_elsewhere_stop_the_run_with_the_remedy(answer: Any, words: str, hint: str) -> None:
@@ -226,6 +258,7 @@ async def test_answers_that_are_elsewhere_stop_the_run_with_the_remedy(answer: A
         (answering({"content": "half an ans"}, "content_filter"), "content_filter"),
         (answering({"content": "half"}, "abort"), "broke the answer off .finish_reason abort"),
         (answering({"content": None}, "error", error={"message": "boom"}), "boom"),
+        (answering({"content": "half"}, error={"message": "upstream died", "code": 502}), "upstream died"),
         (answering({"content": "a"}, "vibes"), "not known here: 'vibes'"),
         (answering({"content": None}), "content is null"),
         (answering({"content": 5}), "of type int"),
@@ -248,6 +281,9 @@ async def test_what_is_no_answer_is_our_failure_and_says_why(answer: Any, words:
     [
         ((200, {"error": {"message": "overloaded", "type": "x"}}), "overloaded"),
         ((200, {"choices": []}), "without a choice"),
+        ((204, ""), r"\(nothing\)"),
+        (answering({"content": "a" * 9_000_000}), 'more than 8,388,608 bytes; it begins: {"id"'),
+        ((500, {"error": {"message": "\x1b[31mbo\ud800om\0\n"}}), "500: \ufffd.31mbo\ufffdom\ufffd$"),
         ((200, "<html><body>Bad gateway</body></html>"), "text/html.*Bad gateway"),
         ((200, 'data: {"choices": [{"delta": {"content": "hi"}}]}\n\ndata: [DONE]'), "no chat completion: data:"),
         ((200, '{"id": "1", "choi'), "no chat completion"),
