@@ -26,13 +26,14 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
     Raises:
         UserError: It is none.
+        OSError: It cannot be read.
     """
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(length, MAX_HEADER)))
         return {name: tuple(about["shape"]) for name, about in header.items() if name != "__metadata__"}
-    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no safetensors file: {error!r}", "train or copy it again") from error
 
 

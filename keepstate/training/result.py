@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,10 @@ def base_identity(base_model: str) -> dict[str, str | None]:
 
 
 def write_result(output: Path, adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Manifest) -> None:
-    """Write the model card, then the mark."""
-    write_atomic(output / "README.md", model_card(adapter, config, manifest))
+    """Write the model card, then the mark. The weights, written for their owner alone, may be read by whom it may."""
+    card = output / "README.md"
+    write_atomic(card, model_card(adapter, config, manifest))
+    (output / WEIGHTS).chmod(stat.S_IMODE(card.stat().st_mode))
     write_json(output / DONE, adapter.model_dump(mode="json"))
 
 

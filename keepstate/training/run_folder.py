@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from keepstate.errors import UserError
-from keepstate.files import changed_keys, write_atomic, write_json
+from keepstate.files import TEMPORARY, changed_keys, write_atomic, write_json
 from keepstate.processes import only_one
 from keepstate.training.planning import Plan
 from keepstate.training.result import DONE, WEIGHTS, TrainedAdapter, read_done
@@ -34,6 +34,8 @@ PROGRESS = "progress.jsonl"
 STOP = "stop-requested"
 LAST_OF_CHECKPOINT = "trainer_state.json"
 """What the trainer writes last into a checkpoint."""
+LAST_OF_PREPARED = "dataset_info.json"
+"""What Axolotl writes last of prepared data, which it reads whatever is missing."""
 ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 """Of a checkpoint, besides its weights: without one of them a training would go on as another."""
 
@@ -56,7 +58,7 @@ def alone(output: Path) -> Iterator[None]:
 def _refuse_foreign(output: Path) -> None:
     if not output.is_dir():
         return
-    names = {path.name for path in output.iterdir()} - {LOCK}
+    names = {path.name for path in output.iterdir() if not path.name.endswith(TEMPORARY)} - {LOCK}
     if names and names.isdisjoint({RUN, OLDER_RUN, DONE}):
         raise UserError(f"{output} holds files that no keepstate training made", "name another folder: --out")
 
@@ -144,9 +146,10 @@ def prepare(planned: Plan, tracker: Mapping[str, Any], *, fresh: bool) -> Path |
     whole = [] if fresh else checkpoints(output)
     last = whole[-1] if whole else None
     (output / DONE).unlink(missing_ok=True)  # first: what follows is no finished adapter
-    for folder in output.glob("checkpoint-*"):
-        if folder not in whole:
-            shutil.rmtree(folder)
+    prepared = Path(planned.config["dataset_prepared_path"]).glob("*/")
+    cut_short = [folder for folder in prepared if not (folder / LAST_OF_PREPARED).is_file()]
+    for folder in (*cut_short, *(found for found in output.glob("checkpoint-*") if found not in whole)):
+        shutil.rmtree(folder)
     for old in (WEIGHTS, STOP, OLDER_RUN, *(() if last else (PROGRESS, LOG))):
         (output / old).unlink(missing_ok=True)
     with suppress(FileNotFoundError):  # a crash may have cut the last line

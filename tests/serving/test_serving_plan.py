@@ -14,6 +14,7 @@ from keepstate.errors import UserError
 from keepstate.serving import plan
 from keepstate.serving.adapters import max_rank
 from keepstate.serving.command import PLUGIN_FOLDER, command, own_environment
+from keepstate.serving.weights import read_shapes
 from keepstate.training.result import DONE, WEIGHTS
 
 PYTHON = Path("python")
@@ -138,6 +139,11 @@ def test_broken_weights_are_named(make_adapter: MakeAdapter, model: Path) -> Non
     write_shapes(model / "model.safetensors", {"model.layers.0.q_proj.weight": (48, 64)})
     with pytest.raises(UserError, match=r"adapter_model\.safetensors is no safetensors file"):
         plan(adapters=[adapter])
+
+
+def test_weights_that_cannot_be_read_are_not_called_broken(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Is a directory"):  # root may read every file
+        read_shapes(tmp_path)
 
 
 def test_qwen3_without_a_gpu_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,14 @@ from made_data import write_dataset
 
 from keepstate import machine
 from keepstate.errors import UserError
+from keepstate.files import TEMPORARY
 from keepstate.training import Plan, TrainedAdapter, plan, read_done, train
 from keepstate.training.config import WITHOUT_EFFECT, config_path, known_keys, read_config
 from keepstate.training.result import DONE, WEIGHTS, write_result
 from keepstate.training.run_folder import (
     ARCHIVES,
     LAST_OF_CHECKPOINT,
+    LAST_OF_PREPARED,
     LOG,
     OLDER_RUN,
     PROGRESS,
@@ -171,6 +173,14 @@ def test_a_finished_adapter_is_not_trained_again_and_fresh_replaces_it(planner: 
     assert (out / "notes.txt").read_text() == "mine"
 
 
+def test_whoever_may_read_the_adapters_card_may_serve_it(planner: Planner) -> None:
+    planned = planner()
+    prepare(planned, {}, fresh=False)
+    (planned.output / WEIGHTS).touch(0o600)  # as safetensors leaves it
+    finish(planned)
+    assert (planned.output / WEIGHTS).stat().st_mode == (planned.output / DONE).stat().st_mode
+
+
 def test_what_is_finished_is_so_on_a_machine_that_could_not_train_it(
     planner: Planner, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +237,18 @@ def test_the_last_whole_checkpoint_is_gone_on_from(planner: Planner, name: str, 
     assert (out / PROGRESS).read_text() == '{"step": 10}\n'
 
 
+def test_data_whose_preparation_was_cut_is_prepared_anew(planner: Planner) -> None:
+    """Axolotl fails on it, at every repetition."""
+    planned = planner()
+    cut, whole = (Path(planned.config["dataset_prepared_path"]) / name for name in ("cut", "whole"))
+    for folder in (cut, whole):
+        folder.mkdir(parents=True)
+        (folder / "data-00000-of-00001.arrow").touch()
+    (whole / LAST_OF_PREPARED).touch()
+    prepare(planned, {}, fresh=False)
+    assert (cut.exists(), whole.exists()) == (False, True)
+
+
 def test_what_the_first_version_wrote_still_counts(planner: Planner) -> None:
     planned = planner()
     out = planned.output
@@ -250,6 +272,15 @@ def test_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no keepstate training made"), alone(tmp_path):
         pass
     assert list(files(tmp_path)) == ["thesis.tex"]
+
+
+def test_a_folder_of_a_run_that_was_killed_at_its_first_file_is_ours(planner: Planner) -> None:
+    out = planner().output
+    out.mkdir()
+    (out / f".{RUN}{TEMPORARY}").write_text("{")
+    with alone(out):
+        prepare(planner(), {}, fresh=False)
+    assert not (out / f".{RUN}{TEMPORARY}").exists()
 
 
 def test_of_two_trainings_in_one_folder_the_second_is_refused(tmp_path: Path) -> None:
