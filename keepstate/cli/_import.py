@@ -16,6 +16,7 @@ import click
 from keepstate.agents.record import Trace
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import atomic_file
+from keepstate.processes import only_one
 from keepstate.traces.conversations import iter_conversations
 from keepstate.traces.exporters import EXPORTERS, NOT_CARRIED
 from keepstate.traces.imported import NOT_CARRIED as LOST
@@ -30,6 +31,7 @@ RUNTIMES = click.Choice([str(name) for name in RuntimeName])
 OUT = "data/traces"
 ROWS = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 """Names of files that may hold rows, whatever their case. What a file is, is seen in its content."""
+LOCK = ".import.lock"
 NAMED = 5
 """Places named on the screen that one reason keeps from being read."""
 
@@ -49,7 +51,9 @@ def command(sources: tuple[Path, ...], runtime: str | None, out: Path | None, fo
     left = Left()
     read = _good(_read(sources, RuntimeName(runtime) if runtime else None, left), left)
     if form is None:
-        counts = _write(read, out or Path(OUT))
+        out = out or Path(OUT)
+        with only_one(out / LOCK, f"an import into {out}"):
+            counts = _write(read, out)
     elif out is None:
         counts = _export(read, form, sys.stdout.buffer)
     elif out.is_dir():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -20,12 +19,13 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from keepstate import machine
-from keepstate.datasets.convert import Converter, LeftOut, Row, convert_share, open_converter
+from keepstate.datasets.convert import NOT_A_TRACE, Converter, LeftOut, Row, convert_share, open_converter
 from keepstate.datasets.options import BuildOptions
 from keepstate.datasets.templates import ChatTemplate
 from keepstate.errors import UserError
-from keepstate.files import existing_folder, write_error
+from keepstate.files import write_error
 from keepstate.processes import interrupts_held
+from keepstate.traces.reader import trace_files
 from keepstate.traces.writer import TRACE_SUFFIX
 from keepstate.vocabulary import RuntimeName
 
@@ -65,24 +65,6 @@ class Arm:
         return json.loads(spool.readline()), spool.readline()
 
 
-def trace_files(root: Path) -> list[str]:
-    """Every trace file below `root`, sorted. As text: 100,000 `Path`s take 60 MiB more.
-
-    Raises:
-        UserError: No such folder, or it holds none.
-    """
-    existing_folder(root, "traces", "keepstate traces collect")
-    found = [
-        os.path.join(folder, name)
-        for folder, folders, names in os.walk(root)
-        for name in (*names, *folders)
-        if name.endswith(TRACE_SUFFIX) and not name.startswith(".")
-    ]
-    if not found:
-        raise UserError(f"no *{TRACE_SUFFIX} below {root}", "record some: keepstate traces collect, or traces import")
-    return sorted(found)
-
-
 def scan(
     root: Path,
     runtime: RuntimeName,
@@ -109,18 +91,22 @@ def scan(
     Raises:
         UserError: Nothing to read, no tokenizer, a worker was killed, or `spool` cannot be written.
     """
-    files = trace_files(root)
+    files, bad = trace_files(root)
+    if not files:
+        raise UserError(f"no *{TRACE_SUFFIX} below {root}", "record some: keepstate traces collect, or traces import")
     arm = Arm(spool)
     total = len(files)
     jobs = jobs or (1 if total < SMALL else machine.cores())
     converter = partial(open_converter, template, tokenizer_path, options, runtime)
     try:
         with spool.open("wb") as file, closing(_converted(files, jobs, converter)) as chunks:
+            for each in bad:
+                _record(arm, LeftOut(str(each.path), NOT_A_TRACE, each.reason), file)
             for results in chunks:
                 for result in results:
                     _record(arm, result, file)
                 if progress:
-                    progress(arm.read, total)
+                    progress(arm.read, total + len(bad))
     except OSError as error:
         raise write_error(spool, error) from error
     return arm

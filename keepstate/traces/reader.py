@@ -5,6 +5,7 @@ One bad file never stops a reader of many: it is named with its reason.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,19 +49,37 @@ def read_trace(path: Path) -> Trace:
 
 
 def iter_traces(folder: Path) -> Iterator[tuple[Path, Trace | BadTrace]]:
-    """Every `*.trace.json` below `folder`, sorted by path, one at a time.
+    """Every `*.trace.json` below `folder`, sorted by path, one at a time. See `trace_files`.
 
     Raises:
         UserError: No such folder.
     """
-    existing_folder(folder, "traces", "keepstate traces collect")
-    for path in sorted(folder.rglob(f"*{TRACE_SUFFIX}")):
-        if path.name.startswith("."):
-            continue
+    paths, bad = trace_files(folder)
+    yield from ((each.path, each) for each in bad)
+    for path in sorted(map(Path, paths)):
         try:
             yield path, load_trace(path)
         except (TraceError, OSError) as error:
             yield path, BadTrace(path, read_fault(error))
+
+
+def trace_files(root: Path) -> tuple[list[str], list[BadTrace]]:
+    """Every trace file below `root`, sorted, and the folders that cannot be read.
+
+    As text: 100,000 `Path`s take 60 MiB more.
+
+    Raises:
+        UserError: No such folder.
+    """
+    existing_folder(root, "traces", "keepstate traces collect")
+    closed: list[OSError] = []
+    found = [
+        os.path.join(folder, name)
+        for folder, folders, names in os.walk(root, onerror=closed.append)
+        for name in (*names, *folders)
+        if name.endswith(TRACE_SUFFIX) and not name.startswith(".")
+    ]
+    return sorted(found), [BadTrace(Path(error.filename), read_fault(error)) for error in closed]
 
 
 def load_trace(path: Path) -> Trace:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,26 @@ def test_the_command_builds_every_arm_and_names_what_is_broken(tmp_path: Path, s
     done = command(*arguments)
     assert done.exit_code == 1
     assert "bad.trace.json: not a trace: no valid JSON" in done.stderr
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named_by_every_reader(
+    tmp_path: Path, small_tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_traces(tmp_path / "t", [make_trace(0)])
+    (root / "closed").mkdir()
+    look = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path) == str(root / "closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert build(root, tmp_path / "d", small_tokenizer).left_out == {"not a trace": 1}
+    assert lines(tmp_path / "d/left_out.jsonl")[0]["path"] == str(root / "closed")
+    for command in (["check", root], ["import", root, "--out", tmp_path / "i"]):
+        done = CliRunner().invoke(cli, ["traces", *map(str, command)])
+        assert (done.exit_code, f"{root / 'closed'}: Permission denied" in done.output) == (1, True)
 
 
 def test_user_errors_leave_a_data_set_as_it_was(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +196,15 @@ def test_an_import_of_nothing_is_no_success(options: tuple[str, ...], tmp_path: 
     assert "nothing was imported" in str(done.exception)
     assert not (tmp_path / "F").exists()
     assert CliRunner().invoke(cli, ["traces", "import", str(tmp_path / "none.jsonl")]).exit_code
+
+
+def test_two_imports_into_one_folder_lose_nothing(tmp_path: Path) -> None:
+    imports = []
+    for name in "xy":
+        rows = [{**ROW, "id": "one task", "messages": [*ROW["messages"], *ROW["messages"][:1] * n]} for n in range(60)]
+        rows = [{**row, "messages": [{"role": "system", "content": name}, *row["messages"]]} for row in rows]
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+        words = ["traces", "import", tmp_path / name, "--runtime", "react", "--out", tmp_path / "out"]
+        imports.append(subprocess.Popen([sys.executable, "-c", "from keepstate.cli import main; main()", *words]))
+    assert [each.wait() for each in imports] == [0, 0]
+    assert len(list((tmp_path / "out").rglob("*.trace.json"))) == 120
