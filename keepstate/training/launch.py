@@ -9,6 +9,7 @@ However this process ends, Axolotl ends with it. Does not import Axolotl or torc
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -38,6 +39,9 @@ TAIL_LINES = 8
 KILLED = 128 + 9
 OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "cudaErrorMemoryAllocation")
 """What torch and CUDA call it."""
+DISK_FULL = "No space left on device"
+LEAST_FREE = 1 << 20
+"""Bytes of disk: with fewer the log may lack its end, and so those words."""
 KEPT_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
@@ -219,6 +223,8 @@ def _failure(planned: Plan, code: int, earlier: int, again: str) -> UserError:
             f"Axolotl was killed from outside, most often for want of main memory (log: {log})",
             f"end other programs, then {again} goes on; with less memory: {preflight.smaller(planned.config, again)}",
         )
+    if DISK_FULL in text or shutil.disk_usage(planned.output).free < LEAST_FREE:
+        return UserError(f"no disk space left for {planned.output} (log: {log})", f"free some, then {again} goes on")
     tail = "\n".join(text.strip().splitlines()[-TAIL_LINES:])
     return UserError(
         f"Axolotl ended with code {code}; the end of {log}:\n{tail}", f"mend it, then {again} goes on where it stopped"

@@ -94,7 +94,9 @@ def plan(
     dataset, output = dataset.resolve(), (output or Path(raw["output_dir"])).resolve()
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
     gpu = preflight.check_machine(raw | given, output) if machine else None
-    manifest, remarks = preflight.check_data(dataset, raw | given, runtime)
+    manifest, remarks = preflight.check_data(
+        dataset, raw | given | ({"base_model": str(base_model)} if base_model else {}), runtime
+    )
     longest = max(split.longest for split in manifest.splits.values())
     if longest > int((raw | given)["sequence_len"]):
         remarks.append(

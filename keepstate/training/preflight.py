@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from keepstate import basemodel, machine
+from keepstate.datasets import qwen3
 from keepstate.datasets.manifest import TEMPLATE, Manifest, read_manifest
 from keepstate.errors import UserError
 from keepstate.files import file_hash
@@ -27,6 +28,8 @@ DISK_GIB = {True: 12, False: 1}
 """Three checkpoints of 2 GiB, data and log; or the laptop's."""
 HUB_GIB = 16
 """Qwen3-8B in bf16, fetched once."""
+ON_THE_HUB = re.compile(r"Qwen/Qwen3-[\d.]+B", re.IGNORECASE)
+"""Models that have Qwen3's tokenizer, without which their data is neither counted nor proven."""
 NO_GPU_HINT = "look further: keepstate doctor; without a GPU, train the small model: keepstate train RUNTIME --laptop"
 
 
@@ -183,10 +186,10 @@ def check_data(
     wanted = load_template(find(str(config["chat_template_jinja"])))
     held = load_template(dataset / TEMPLATE)
     if wanted.text != held.text:
-        name = Path(wanted.name).stem if Path(wanted.name).parent == FOLDER else wanted.name
+        name = Path(wanted.name).stem if Path(wanted.name).resolve().parent == FOLDER else wanted.name
         raise UserError(
             f"{dataset} was built with the chat template {manifest.template.name}, the config names {name}",
-            f"build it again: {_build_command(dataset, manifest, template=name)}",
+            f"build it again: {_build_command(dataset, manifest, template=name, model=str(config['base_model']))}",
         )
     if manifest.certificate is None:
         return manifest, [f"the data is not certified; prove it: keepstate dataset check {dataset}"]
@@ -203,15 +206,24 @@ def _build_command(
     runtime: RuntimeName | None = None,
     *,
     template: str | None = None,
-    tokenizer: Path | None = None,
+    model: str | None = None,
 ) -> str:
-    """The command that builds such a data set anew, with another runtime, template or tokenizer where named."""
+    """The command that builds such a data set anew, with another runtime, template or base model where named."""
     command = f"keepstate dataset build --runtime {runtime or manifest.runtime}"
     if dataset.name == manifest.runtime:
         command += f" --out {dataset.parent}"
-    if tokenizer or Path(manifest.tokenizer.name).exists():
-        command += f" --tokenizer {tokenizer or manifest.tokenizer.name}"
+    own = own_tokenizer(model) if model else None
+    if own or Path(manifest.tokenizer.name).exists():
+        command += f" --tokenizer {own[0] if own else manifest.tokenizer.name}"
     return f"{command} --template {template or manifest.template.name}"
+
+
+def own_tokenizer(model: str) -> tuple[str, Path] | None:
+    """What `--tokenizer` takes for a base model, and the file that it means, there or not. Of hubs' models, Qwen3's."""
+    folder = absolute_model(model)
+    if isinstance(folder, Path):
+        return str(folder), folder / "tokenizer.json"
+    return ("qwen3", qwen3.folder() / "tokenizer.json") if ON_THE_HUB.match(model) else None
 
 
 def find_model(name: str) -> Path | None:
@@ -240,32 +252,34 @@ def about_model(name: str, manifest: Manifest, dataset: Path) -> list[str]:
     Raises:
         UserError: The data was proven with a tokenizer that makes other tokens of it than the model's.
     """
-    folder = find_model(name)
-    if folder is None:
-        return [] if is_cached(name) else [f"{name} is fetched from the model hub first (Qwen3-8B: {HUB_GIB} GiB)"]
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file() or file_hash(tokenizer) == manifest.tokenizer.sha256:
-        return []
-    same = _same_tokens(Path(manifest.tokenizer.name), tokenizer, dataset / "train.jsonl")
+    there = find_model(name) is not None or is_cached(name)
+    remarks = [] if there else [f"{name} is fetched from the model hub first (Qwen3-8B: {HUB_GIB} GiB)"]
+    option, tokenizer = own_tokenizer(name) or ("", Path())
+    if not tokenizer.is_file() and option != "qwen3":
+        return remarks
+    proven = manifest.tokenizer
+    if proven.sha256 == (file_hash(tokenizer) if tokenizer.is_file() else qwen3.FILES[tokenizer.name]):
+        return remarks
+    same = _same_tokens(Path(proven.name), tokenizer, dataset / "train.jsonl")
     if same is False:
         raise UserError(
-            f"{dataset} was proven with the tokenizer {manifest.tokenizer.name}; {tokenizer} makes other tokens of it: "
+            f"{dataset} was proven with the tokenizer {proven.name}; {tokenizer} makes other tokens of it: "
             "what is trained would not be what was proven",
-            f"build it for this model: {_build_command(dataset, manifest, tokenizer=folder)}",
+            f"build it for this model: {_build_command(dataset, manifest, model=name)}",
         )
-    if same:
-        return []
-    return [
-        f"the data was counted and proven with {manifest.tokenizer.name}, which is not the base model's "
-        f"tokenizer.json; to be sure: keepstate dataset check {dataset} --tokenizer {folder}"
-    ]
+    if same is None:
+        remarks.append(
+            f"the data was counted and proven with {proven.name}, which is not the base model's tokenizer.json; "
+            f"to be sure: keepstate dataset check {dataset} --tokenizer {option}"
+        )
+    return remarks
 
 
 def _same_tokens(proven: Path, trained: Path, rows: Path) -> bool | None:
-    """Whether two tokenizers make the same tokens of the first rows; None where the first is gone."""
+    """Whether two tokenizers make the same tokens of the first rows; None where one is gone."""
     from keepstate.datasets.tokenizer import TextTokenizer  # noqa: PLC0415
 
-    if not proven.exists():
+    if not (proven.exists() and trained.exists()):
         return None
     ours, theirs = TextTokenizer(proven).raw, TextTokenizer(trained).raw
     with rows.open(encoding="utf-8") as file:

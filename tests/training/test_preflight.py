@@ -9,6 +9,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from keepstate import machine
+from keepstate.datasets import qwen3
 from keepstate.datasets.manifest import Certificate, Source, read_manifest
 from keepstate.errors import UserError
 from keepstate.files import file_hash
@@ -233,3 +234,25 @@ def test_data_proven_with_a_tokenizer_of_other_tokens_is_refused(dataset: Path, 
     assert f"keepstate dataset build --runtime persistent --tokenizer {model} --template chatml" in caught.value.hint
     proven.unlink()
     assert any("to be sure" in remark for remark in plan(LAPTOP, dataset=dataset, base_model=model).remarks)
+
+
+def test_data_proven_with_another_tokenizer_than_qwen3s_is_refused_although_the_model_is_on_the_hub(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEPSTATE_HOME", str(tmp_path))
+    for name in ("Qwen/Qwen3-8B", "qwen/qwen3-0.6b"):
+        fetched = plan(LAPTOP, dataset=dataset, base_model=name, machine=False)
+        assert f"keepstate dataset check {dataset} --tokenizer qwen3" in fetched.remarks[-1]
+    assert "tokenizer" not in plan(LAPTOP, dataset=dataset, base_model="another/model", machine=False).remarks[-1]
+    proven, own = tmp_path / "tokenizer.json", qwen3.folder() / "tokenizer.json"
+    own.parent.mkdir(parents=True)
+    proven.write_text(words_of("1", "2", "+"))
+    own.write_text(words_of("2", "1", "+"))
+    source = Source(name=str(proven), sha256=file_hash(proven))
+    read_manifest(dataset).model_copy(update={"tokenizer": source}).write(dataset)
+    with pytest.raises(UserError, match="makes other tokens") as caught:
+        plan(LAPTOP, dataset=dataset, base_model="Qwen/Qwen3-8B")
+    assert "--tokenizer qwen3 --template chatml" in caught.value.hint
+    with pytest.raises(UserError, match="the config names qwen3_nothink") as caught:
+        plan(config_path(RuntimeName.PERSISTENT, laptop=False), dataset=dataset, machine=False)
+    assert "--tokenizer qwen3 --template qwen3_nothink" in caught.value.hint

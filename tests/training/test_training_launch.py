@@ -1,6 +1,8 @@
 """What a training is started with, what it leaves, and when it is not repeated."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -44,6 +46,19 @@ def test_a_failure_is_explained_by_its_own_part_of_the_log(dataset: Path, model:
     assert "OutOfMemory" not in failure.message
     assert "killed" in _failure(planned, 137, earlier, AGAIN).message
     assert "memory did not suffice" in _failure(planned, 1, 0, AGAIN).message
+
+
+@pytest.mark.parametrize("free", [0, 1 << 30])
+def test_a_full_disk_is_called_so_also_where_the_log_found_no_place(
+    dataset: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    planned = plan(LAPTOP, dataset=dataset, output=tmp_path / "out", base_model=model)
+    planned.output.mkdir()
+    (planned.output / LOG).write_text("  File tra" if not free else "OSError: [Errno 28] No space left on device")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    failure = _failure(planned, 1, 0, AGAIN)
+    assert "no disk space left" in failure.message
+    assert failure.hint == f"free some, then {AGAIN} goes on"
 
 
 def test_resolved_config_is_absolute_and_keeps_what_was_not_given(dataset: Path, model: Path, tmp_path: Path) -> None:
