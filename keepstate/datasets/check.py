@@ -94,6 +94,7 @@ def check_dataset(plan: CheckPlan) -> CheckReport:
     """
     manifest = read_manifest(plan.folder)
     _require_unchanged(plan.folder, manifest)
+    _require_traces(plan.folder)
     tokenizer_path = plan.tokenizer_path or Path(manifest.tokenizer.name)
     tokenizer = TextTokenizer(tokenizer_path)
     if plan.tokenizer_path is None and tokenizer.sha256 != manifest.tokenizer.sha256:
@@ -171,6 +172,18 @@ def _require_unchanged(folder: Path, manifest: Manifest) -> None:
         )
     if load_template(folder / TEMPLATE).sha256 != manifest.template.sha256:
         raise UserError(f"{folder / TEMPLATE} changed since the data was built", "build again: keepstate dataset build")
+
+
+def _require_traces(folder: Path) -> None:
+    """Refuse a check that could compare nothing, as from another working folder than the build's."""
+    with (folder / INDEX).open() as index:
+        paths = (Path(json.loads(line)["path"]) for line in index)
+        first = next(paths)
+        if not first.exists() and not any(path.exists() for path in paths):
+            raise UserError(
+                f"none of the traces that {folder} was built from is there (first: {first})",
+                "their paths are as the build was given them: run this in the folder where that ran, or build again",
+            )
 
 
 def _run_axolotl(plan: CheckPlan, manifest: Manifest, tokenizer: Path, out: Path) -> None:

@@ -116,7 +116,8 @@ def is_trace(value: Any) -> bool:
     """Whether a JSON value is a trace, ours or the research code's, whole or not."""
     if not isinstance(value, dict):
         return False
-    return value.get("schema") == TRACE_SCHEMA or ("schema" not in value and isinstance(value.get("events"), list))
+    told = not {"schema", "messages", "conversations"} & value.keys()
+    return value.get("schema") == TRACE_SCHEMA or (told and isinstance(value.get("events"), list))
 
 
 def trace_of(value: dict[str, Any], path: Path | None = None) -> Trace:

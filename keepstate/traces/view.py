@@ -66,8 +66,9 @@ def _count(tokens: int | None) -> str:
 def _answer_title(step: StepEvent | None) -> str:
     if step is None:
         return "assistant"
-    usage, seconds = step.token_usage, step.interpreter_result.seconds
-    return f"assistant, turn {step.turn} ({_count(usage.completion_tokens)} tokens, action {seconds:.2f} s)"
+    seconds = step.interpreter_result.seconds  # 0 where nothing ran or nobody measured
+    action = f", action {seconds:.2f} s" if seconds else ""
+    return f"assistant, turn {step.turn} ({_count(step.token_usage.completion_tokens)} tokens{action})"
 
 
 def _observation(text: str) -> RenderableType:

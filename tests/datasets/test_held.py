@@ -13,6 +13,7 @@ from keepstate.datasets.convert import SHAREGPT_ROLES
 from keepstate.datasets.sample import prove
 from keepstate.datasets.templates import load_template
 from keepstate.datasets.tokenizer import TextTokenizer
+from keepstate.errors import UserError
 from keepstate.models.base import Message
 from keepstate.vocabulary import RuntimeName
 
@@ -75,3 +76,12 @@ def test_a_trace_that_is_gone_is_named(folder: Path) -> None:
     ((name, row),) = check_dataset(CheckPlan(folder)).bad
     assert name == str(path)
     assert "cannot read trace" in row.problem
+
+
+def test_a_check_from_another_folder_is_refused_and_takes_no_certificate(folder: Path) -> None:
+    check_dataset(CheckPlan(folder))
+    for path in (folder.parent / "t").glob("*.trace.json"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"none of the traces that .* was built from is there"):
+        check_dataset(CheckPlan(folder))
+    assert read_manifest(folder).certificate is not None

@@ -62,6 +62,11 @@ def test_an_array_of_rows_is_one_whatever_its_rows_hold_besides(tmp_path: Path) 
     assert values(tmp_path / "x.json") == [ROW["messages"]]
 
 
+def test_rows_with_events_of_their_own_are_rows(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(json.dumps({**ROW, "events": [{"type": "click"}]}))
+    assert "keys events" in run(tmp_path / "x.jsonl", "--out", tmp_path / "out").stderr
+
+
 def test_places_are_the_lines_where_values_begin(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text("\n" + json.dumps([{"a": 1}, {"b": [2]}], indent=1) + "\n" + json.dumps({"c": 3}, indent=1))
