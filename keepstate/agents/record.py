@@ -207,9 +207,9 @@ class Summary(Record):
 
     task: TaskRef
     system_prompts: tuple[str, ...]
-    num_steps: int
+    num_steps: Count
     finish_reason: FinishReason
-    errors: dict[str, int]
+    errors: dict[str, Count]
     """How many steps ended in an error of the agent's own, by class of error (`NameError`, `ToolCallLimit`, ...)."""
     token_usage: TokenUsage
 
@@ -276,4 +276,4 @@ class Trace(Record):
     @property
     def missed_variable(self) -> bool:
         """Whether any step ended in one of `MISSING_VARIABLE`: the agent relied on a name that had no value."""
-        return not MISSING_VARIABLE.isdisjoint(self.summary.errors)
+        return any(self.summary.errors.get(name) for name in MISSING_VARIABLE)

@@ -7,6 +7,7 @@ with another config is refused, and the changed keys are named. Plays nothing.
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from keepstate import __version__
 from keepstate.agents import system_prompt
 from keepstate.bench.config import BenchmarkConfig
 from keepstate.errors import UserError
-from keepstate.files import changed_keys, content_hash, parse_json, write_json
+from keepstate.files import canonical_json, changed_keys, content_hash, parse_json, write_json
 from keepstate.tasks import environment_for
 from keepstate.tasks.base import Task, Verdict
 from keepstate.tasks.policies import reference_scores
@@ -33,6 +34,8 @@ from keepstate.vocabulary import Adapter, RuntimeName
 
 CELL_SCHEMA = "keepstate.cell.v1"
 CELL_FILE = "cell.json"
+MOST_TURNS = 2**53
+_SURROGATE = re.compile("[\ud800-\udfff]")
 TOLD_BY_SERVER = {
     "weights": "the adapter's weights",
     "adapter_config": "the adapter's configuration",
@@ -239,7 +242,7 @@ class CellRecord(BaseModel):
     rules: str | None
     digest: str
     config: dict[str, Any]
-    tasks: dict[str, TaskEntry]
+    tasks: dict[Annotated[str, Field(pattern=r"^[^\x00]+$")], TaskEntry]
     remarks: tuple[str, ...] = ()
 
     @field_validator("config")
@@ -248,6 +251,11 @@ class CellRecord(BaseModel):
         for key, kind in (("runtime", str), ("seed", int), ("limits", dict)):
             if not isinstance(config.get(key), kind):
                 raise ValueError(f"{key} is missing or no {kind.__name__}")
+        if not isinstance(config.get("base"), dict | None):
+            raise ValueError("base is neither null nor an object")
+        turns = config["limits"].get("turns", 0)
+        if type(turns) is not int or not 0 <= turns <= MOST_TURNS:
+            raise ValueError("limits.turns is no count")
         return config
 
 
@@ -258,7 +266,10 @@ def read_cell_file(path: Path) -> CellRecord:
         UserError: It is none.
     """
     try:
-        return CellRecord.model_validate(parse_json(path.read_bytes()))
+        raw = parse_json(path.read_bytes())
+        if _SURROGATE.search(canonical_json(raw)):
+            raise ValueError("it holds a lone surrogate, with which no report can be written")
+        return CellRecord.model_validate(raw)
     except (OSError, ValueError, RecursionError) as error:
         reason = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise UserError(

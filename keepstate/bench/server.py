@@ -6,8 +6,8 @@ Asks `/v1/models` and `/metrics` of an OpenAI-compatible server; what it does no
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class ServerInfo:
     """Tokens that its key-value cache holds; None where it does not tell."""
     loaded: Loaded | None = None
     """What it loaded, if `keepstate serve` started it on this machine."""
+    lying: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """What was read of folders so far."""
 
     def served(self, config: BenchmarkConfig) -> dict[str, Any]:
         """What it says of the model of `config`.
@@ -61,21 +63,31 @@ class ServerInfo:
 
     def _contents(self, name: str, card: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
         """What decides the answers: what the server loaded, where that is known, else what lies in its folders now."""
-        root = card.get("root")
-        now = AdapterContent.read(Path(str(root))) if root else None
         loaded = self.loaded if self.loaded and (name == BASE or name in self.loaded.adapters) else None
-        content = loaded.adapters.get(name) if loaded else now
+        content = loaded.adapters.get(name) if loaded else self._lying(_adapter, card.get("root"))
         remarks = []
-        if loaded and content and (lying := AdapterContent.read(content.folder)) != content:
+        if loaded and content and (lying := self._lying(_adapter, content.folder)) != content:
             what = "changed" if lying.weights else "was removed"
             remarks.append(f"{content.folder} {what} after the server loaded it; what it loaded is what plays")
         return {
             "weights": content.weights if content else None,
             "adapter_config": content.config if content else None,
-            "base": loaded.base if loaded else loaded_base((base or card).get("root")),
+            "base": loaded.base if loaded else self._lying(loaded_base, (base or card).get("root")),
             "hashed": "when the server loaded it" if loaded else "as it lay in its folder when the benchmark started",
             "remarks": remarks,
         }
+
+    def _lying(self, read: Callable[[Any], Any], place: object) -> Any:
+        """What `read` says of a place, once for all cells: hashing a base model of 16 GiB takes ten seconds."""
+        key = read.__name__, str(place)
+        if key not in self.lying:
+            self.lying[key] = read(place)
+        return self.lying[key]
+
+
+def _adapter(root: object) -> AdapterContent | None:
+    """What lies in the folder that a server names."""
+    return AdapterContent.read(Path(str(root))) if root else None
 
 
 def start_command(configs: Sequence[BenchmarkConfig]) -> str:

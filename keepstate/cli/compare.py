@@ -13,7 +13,7 @@ from keepstate.cli import FiniteRange
 from keepstate.errors import UserError
 from keepstate.reports.build import comparison_json
 from keepstate.reports.comparison import MARGIN, compare_cells, shared_tasks
-from keepstate.reports.tables import print_comparison
+from keepstate.reports.tables import comparison_notes, print_comparison
 
 
 @click.command()
@@ -31,7 +31,8 @@ def command(first: Path, second: Path, *, margin: float, as_json: bool) -> None:
     """Compare FIRST with SECOND on the tasks they share: two cells (runs/NAME/CELL), or two runs cell by cell."""
     comparisons = [compare_cells(a, b, margin=margin) for a, b in _pairs(read_results(first), read_results(second))]
     if as_json:
-        click.echo(json.dumps([comparison_json(comparison) for comparison in comparisons], indent=2, allow_nan=False))
+        found = [comparison_json(comparison) | {"notes": comparison_notes(comparison)} for comparison in comparisons]
+        click.echo(json.dumps(found, indent=2, allow_nan=False))
         return
     console = Console()
     for comparison in comparisons:

@@ -66,8 +66,8 @@ def compare_cells(first: CellResult, second: CellResult, *, margin: float = MARG
     shared = shared_tasks(first, second)
     if not shared:
         raise UserError(
-            f"{first.name} and {second.name} have no graded task in common",
-            "compare cells that were run on the same tasks",
+            f"no task is graded in both {_graded(first)} and {_graded(second)}",
+            f"compare cells that were run on the same tasks; what a cell holds: keepstate report {first.folder.parent}",
         )
     a, b = [ours[key] for key in shared], [theirs[key] for key in shared]
     difference = paired_difference([t.score for t in a], [t.score for t in b], margin=margin)
@@ -91,6 +91,12 @@ def compare_cells(first: CellResult, second: CellResult, *, margin: float = MARG
             sum(y.solved > x.solved for x, y in zip(a, b, strict=True)),
         ),
     )
+
+
+def _graded(cell: CellResult) -> str:
+    """A cell and how much of it there is, in words."""
+    unreadable = f", {len(cell.unreadable)} unreadable" if cell.unreadable else ""
+    return f"{cell.name} ({len(cell.by_task())} of {len(set(cell.tasks.values()))} tasks graded{unreadable})"
 
 
 def _same(first: CellResult, second: CellResult) -> bool:

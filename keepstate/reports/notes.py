@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from keepstate.bench.results import CellResult
+from keepstate.files import content_hash
 from keepstate.reports.figures import CellFigures
 from keepstate.reports.words import counted
 from keepstate.vocabulary import FinishReason, Rung
@@ -23,7 +25,7 @@ def notes(figures: Sequence[CellFigures]) -> Iterator[str]:
         yield from _cell_notes(figure)
     yield from _differences(figures)
     yield from _different_tasks(figures)
-    yield from _different_bases(figures)
+    yield from _different_models(figures)
     unsafe = [f.cell.label for f in figures if Rung.PROCESS in f.rungs]
     if unsafe:
         yield f"Model-written code ran without a sandbox in: {', '.join(unsafe)}."
@@ -81,17 +83,32 @@ def _different_tasks(figures: Sequence[CellFigures]) -> Iterator[str]:
         )
 
 
-def _different_bases(figures: Sequence[CellFigures]) -> Iterator[str]:
-    """Where cells were played on other base models, as far as these are known."""
-    by_base: dict[str, list[str]] = {}
-    for figure in figures:
-        base = figure.cell.config.get("base")
-        if base is not None:
-            words = base.get("name") or f"weights {str(base.get('weights'))[:12]}"
-            by_base.setdefault(words, []).append(figure.cell.label)
-    if len(by_base) > 1:
-        each = "; ".join(f"{words}: {', '.join(labels)}" for words, labels in by_base.items())
-        yield f"The cells were played on different base models: {each}."
+def _different_models(figures: Sequence[CellFigures]) -> Iterator[str]:
+    """Where cells were played on other base models, or one adapter had other contents, as far as these are known."""
+    cells = [figure.cell for figure in figures]
+    if differing := _parted(cells, "base"):
+        yield f"The cells were played on different base models: {differing}."
+    for model in dict.fromkeys(cell.config.get("model") for cell in cells):
+        served = [cell for cell in cells if cell.config.get("model") == model]
+        for key, words in (("weights", "weights"), ("adapter_config", "configuration")):
+            if differing := _parted(served, key):
+                yield f"The adapter {model} was not played with the same {words} in all cells: {differing}."
+
+
+def _parted(cells: Sequence[CellResult], key: str) -> str:
+    """The cells by what their config says under `key`; empty where all that say anything say the same."""
+    parts: dict[str, list[str]] = {}
+    for cell in cells:
+        if (value := cell.config.get(key)) is not None:
+            parts.setdefault(content_hash(value), []).append(f"{cell.label} {_identity(value)}")
+    return "; ".join(", ".join(labels) for labels in parts.values()) if len(parts) > 1 else ""
+
+
+def _identity(value: Any) -> str:
+    """A name, or the beginning of a hash."""
+    if isinstance(value, dict):
+        return str(value.get("name") or content_hash(value)[:12])
+    return str(value)[:12]
 
 
 def _text(value: Any) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from keepstate.agents.record import MISSING_VARIABLE
 from keepstate.reports.comparison import Comparison
-from keepstate.reports.figures import CellFigures
+from keepstate.reports.figures import CellFigures, cell_figures
 from keepstate.reports.model import Group, Report
+from keepstate.reports.notes import notes
 from keepstate.reports.statistics import Finding, PairedDifference, tasks_needed
 from keepstate.reports.words import NONE, brief, counted, number, p_value, percent, plain, points
 from keepstate.traces.view import printable
@@ -194,6 +195,16 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     _print(console, title, "bold")
     for head, words in _comparison_lines(comparison):
         _print(console, f"  {head:12} {words}")
+    for note in comparison_notes(comparison):
+        _print(console, f"! {note}", "yellow")
+
+
+def comparison_notes(comparison: Comparison) -> list[str]:
+    """What a reader must know of the two cells: what of them is in no figure, and where they differ otherwise."""
+    cells = [comparison.first, comparison.second]
+    if cells[0].label == cells[1].label:
+        cells = [replace(cell, told_apart_by=name) for cell, name in zip(cells, _names(comparison), strict=True)]
+    return list(dict.fromkeys(notes([cell_figures(cell) for cell in cells])))
 
 
 def _comparison_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
@@ -202,8 +213,8 @@ def _comparison_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if comparison.verdict is Finding.SAME:
         yield (
             "optimality",
-            "the same episodes on both sides: every difference is zero by construction. That shows nothing of how far"
-            " another run of this cell would differ; play it again with another seed for that",
+            "the same episodes on both sides: every difference is zero by construction; play the cell again with"
+            " another seed to see how far two runs differ",
         )
         return
     only_first, only_second = comparison.solved_only
@@ -218,15 +229,7 @@ def _comparison_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     yield "tokens", f"{number(comparison.tokens, 2)} times on the median task; {total} times in all"
     yield "completion", f"{number(comparison.completion_tokens, 2)} times on the median task"
     yield "steps", f"{number(comparison.steps, 2)} times on the median task"
-    bases = [cell.config.get("base") for cell in (comparison.first, comparison.second)]
-    if None not in bases and bases[0] != bases[1]:
-        yield "base model", "not the same in the two"
     yield "missing", " vs ".join(f"{percent(share)} %" for share in comparison.missed)
-    for cell in (comparison.first, comparison.second):
-        played = cell.by_task()
-        if len(cell.episodes) > len(played):
-            words = f"{len(cell.episodes)} episodes of {len(played)} tasks, averaged task by task"
-            yield "repeats", f"{cell.label}: {words}"
 
 
 def _tasks_for(paired: PairedDifference) -> str:

@@ -7,7 +7,7 @@ host process only; runtimes reach it through tool calls. Nothing here executes a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,8 @@ from keepstate.files import content_hash
 
 TASK_SCHEMA: Literal["keepstate.task.v1"] = "keepstate.task.v1"
 RESEARCH_TASK_SCHEMA = "pythonformer.task.v1"
+MOST = 1e300
+"""Of a metric: sums and means of a hundred million of them are still numbers."""
 
 
 class Task(BaseModel):
@@ -91,8 +93,8 @@ class Verdict(BaseModel):
     is_solved: bool
     score: float = Field(ge=0, le=1)
     """In [0, 1]; 1.0 is the optimum."""
-    metrics: dict[str, float] = {}
-    """Finite; whatever else a family counts."""
+    metrics: dict[str, Annotated[float, Field(ge=-MOST, le=MOST)]] = {}
+    """Whatever else a family counts."""
 
 
 class Environment(ABC):

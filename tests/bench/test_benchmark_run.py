@@ -39,15 +39,17 @@ from keepstate.cli import _progress
 from keepstate.cli import bench as commands
 from keepstate.cli._progress import Display, display
 from keepstate.errors import UserError
-from keepstate.files import write_json
+from keepstate.files import file_hash, write_json
 from keepstate.models import server as server_module
 from keepstate.models.server import ServerModel
 from keepstate.reports import make_report
+from keepstate.serving import loaded
 from keepstate.serving.loaded import AdapterContent, noted
 from keepstate.tasks import write_tasks
 from keepstate.traces import read_trace
 from keepstate.traces.check import check_folders
 from keepstate.traces.collect import CollectPlan, collect
+from keepstate.training import result
 from keepstate.vocabulary import Difficulty, FinishReason, Origin, RuntimeName
 
 REACT = RuntimeName.REACT
@@ -358,6 +360,20 @@ async def test_a_cell_of_an_older_version_goes_on_and_what_it_did_not_record_is_
         ]
         assert json.loads(path.read_text())["config"]["adapter_config"]["lora_alpha"] == 16
         assert (await bench([react_cell(stub, adapter="react", count=3)], model / "run"))[0].kept == 3
+
+
+async def test_what_many_cells_share_is_hashed_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+
+    def noting(path: Path) -> str:
+        hashed.append(path)
+        return file_hash(path)
+
+    for module in (loaded, result):
+        monkeypatch.setattr(module, "file_hash", noting)
+    with serving(FromFolder(folder=model)) as stub:
+        await bench([react_cell(stub, adapter="react", name=f"cell-{n}", seed=n) for n in range(3)], model / "run")
+    assert sorted(path.name for path in hashed) == ["adapter_model.safetensors", "config.json", "model.safetensors"]
 
 
 async def test_what_the_server_loaded_counts_not_what_lies_in_the_folder_now(model: Path) -> None:

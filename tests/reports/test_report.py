@@ -25,6 +25,7 @@ from keepstate.reports.statistics import Finding
 from keepstate.reports.tables import markdown, print_comparison, print_report
 from keepstate.tasks.policies import reference_scores
 from keepstate.tasks.store import load_tasks, write_tasks
+from keepstate.traces.statistics import write_summaries
 from keepstate.vocabulary import Adapter, Difficulty, FinishReason, Origin, RuntimeName
 
 PERSISTENT, FORGET, REACT = RuntimeName
@@ -168,7 +169,7 @@ def test_cells_on_different_tasks_are_never_compared(run: Path) -> None:
     assert easy.headline[0].startswith("In no runtime was an adapter run beside the one trained for that runtime")
     assert easy.shows.startswith("Without a comparison, 4 tasks show nothing of a difference")
     cells = {cell.name: cell for cell in read_results(run)}
-    with pytest.raises(UserError, match="no graded task in common"):
+    with pytest.raises(UserError, match="no task is graded in both"):
         compare_cells(cells["persistent-persistent-easy"], cells["persistent-persistent-mini"])
 
 
@@ -373,7 +374,7 @@ def test_repeats_of_a_task_are_averaged_and_count_once(tmp_path: Path) -> None:
     assert "12 graded episodes of 4 tasks: repeats of a task are averaged" in " ".join(group.notes)
     cells = [str(tmp_path / "run" / f"{adapter}-persistent-mini") for adapter in ("forget", "persistent")]
     result = CliRunner().invoke(compare_command.command, cells)
-    assert "12 episodes of 4 tasks, averaged" in " ".join(result.stdout.split())
+    assert "12 graded episodes of 4 tasks: repeats of a task are averaged" in " ".join(result.stdout.split())
 
 
 def test_cells_with_more_and_fewer_of_the_same_tasks_are_compared_on_those_they_share(tmp_path: Path) -> None:
@@ -546,13 +547,113 @@ def test_a_score_that_is_none_enters_no_figure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "edit", [{"adapter": "gpt"}, {"tasks": {"t": {"hash": "x", "blind": "high"}}}, {"config": {"runtime": "react"}}]
+    ("place", "value"),
+    [
+        ("num_steps", "-3"),
+        ("num_steps", "1" + 400 * "0"),
+        ("errors", '{"NameError": -1}'),
+        ("metrics", '{"weight": 1.7e308}'),
+    ],
+)
+def test_what_no_mean_can_be_made_of_is_a_broken_file(place: str, value: str, tmp_path: Path) -> None:
+    write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda _: Made(0.5), count=4)
+    for path in sorted(tmp_path.glob("*/*.trace.json"))[:2]:
+        path.write_text(re.sub(rf'"{place}": ?(\d+|{{[^}}]*}})', f'"{place}": {value}', path.read_text()))
+    (cell,) = read_results(tmp_path)
+    assert len(cell.episodes) == len(cell.unreadable) == 2
+    assert all(place in reason for reason in cell.unreadable)
+    make_report("r", [cell])
+    write_summaries(cell.folder)
+
+
+def test_an_error_that_was_counted_no_time_is_none(tmp_path: Path) -> None:
+    write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda _: Made(0.5), count=4)
+    path = next(tmp_path.glob("*/*.trace.json"))
+    path.write_text(
+        path.read_text()
+        .replace('"errors": {}', '"errors": {"NameError": 0}')
+        .replace('"errors":{}', '"errors":{"NameError":0}')
+    )
+    (cell,) = read_results(tmp_path)
+    assert len(cell.episodes) == 4
+    assert not any(episode.missed_variable for episode in cell.episodes)
+
+
+def with_config(run: Path, name: str, **changes: object) -> None:
+    """Change what a `cell.json` says of its config."""
+    path = run / name / "cell.json"
+    cell = json.loads(path.read_text())
+    cell["config"] |= changes
+    path.write_text(json.dumps(cell))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"weights": "b" * 64}, "The adapter persistent was not played with the same weights in all cells"),
+        ({"adapter_config": {"lora_alpha": 999}}, "The adapter persistent was not played with the same configuration"),
+        ({"base": {"weights": "a" * 64, "tokenizer": "b"}}, "The cells were played on different base models"),
+    ],
+)
+def test_one_adapter_with_other_contents_in_another_cell_is_said(
+    changes: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    known = {"weights": "a" * 64, "adapter_config": {"lora_alpha": 16}, "base": {"weights": "a" * 64, "tokenizer": "a"}}
+    for adapter, runtime in (("persistent", PERSISTENT), ("persistent", FORGET), ("forget", FORGET)):
+        write_made_cell(tmp_path, Adapter(adapter), runtime, lambda _: Made(0.5), count=2)
+        weights = {"weights": "c" * 64} if adapter == "forget" else {}
+        with_config(tmp_path, f"{adapter}-{runtime}-mini", **known | weights)
+    assert "persistent was" not in "".join(make_report("r", read_results(tmp_path)).groups[0].notes)
+    with_config(tmp_path, "persistent-forget-mini", **changes)
+    assert sum(said in note for note in make_report("r", read_results(tmp_path)).groups[0].notes) == 1
+    cells = [str(tmp_path / f"persistent-{runtime}-mini") for runtime in (PERSISTENT, FORGET)]
+    assert said in " ".join(CliRunner().invoke(compare_command.command, cells).stdout.split())
+
+
+def test_a_comparison_says_what_of_the_cells_is_in_no_figure(tmp_path: Path) -> None:
+    lost = Made(failure=Origin.SANDBOX)
+    write_made_cell(tmp_path / "a", Adapter.BASE, REACT, lambda i: [Made(), lost, None, Made()][i], count=4)
+    write_made_cell(tmp_path / "b", Adapter.BASE, REACT, lambda _: Made(), count=4)
+    min((tmp_path / "b").glob("*/*.trace.json")).write_text("{")
+    cells = [str(tmp_path / run) for run in "ab"]
+    printed = " ".join(CliRunner().invoke(compare_command.command, cells).stdout.split())
+    (row,) = json.loads(CliRunner().invoke(compare_command.command, [*cells, "--json"]).stdout)
+    for said in (
+        "figure: base → react (a/base-react-mini) 1 (sandbox 1).",
+        "base → react (a/base-react-mini): 1 task not played yet",
+        "base → react (b/base-react-mini): unreadable, left out: knapsack-mini",
+    ):
+        assert said in printed
+        assert said in " ".join(row["notes"])
+
+
+def test_cells_without_a_common_task_say_how_much_of_them_there_is(run: Path) -> None:
+    for path in (run / "react-react-mini").glob("*.trace.json"):
+        path.write_text("{")
+    cells = {cell.name: cell for cell in read_results(run)}
+    words = r"react-react-mini \(0 of 24 tasks graded, 23 unreadable\) and base-react-mini \(24 of 24 tasks graded\)"
+    with pytest.raises(UserError, match=words):
+        compare_cells(cells["react-react-mini"], cells["base-react-mini"])
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"adapter": "gpt"},
+        {"family": "\ud800"},
+        {"tasks": {"t": {"hash": "x", "blind": "high"}}},
+        {"tasks": {"a\0b": {"hash": "x"}}},
+        {"config": {"runtime": "react"}},
+        {"config": {"runtime": "react", "seed": 0, "limits": {"turns": "40"}}},
+        {"config": {"runtime": "react", "seed": 0, "limits": {"turns": 10**400}}},
+        {"config": {"runtime": "react", "seed": 0, "limits": {}, "base": "qwen"}},
+    ],
 )
 def test_a_cell_file_with_a_wrong_value_is_named(edit: dict[str, object], run: Path) -> None:
     path = run / "react-react-mini" / "cell.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | edit))
     with pytest.raises(UserError, match=r"react-react-mini/cell\.json: not a keepstate\.cell\.v1 file: \w+"):
-        build_report(run)
+        read_results(path.parent)
 
 
 @pytest.mark.parametrize("margin", ["nan", "inf", "0", "2"])
