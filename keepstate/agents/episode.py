@@ -80,7 +80,6 @@ async def run_episode(
         finally:
             with attributed(Origin.RUNTIME):
                 await interpreter.close()
-        gate.require_idle()
         with attributed(Origin.GRADER):
             verdict = Verdict.model_validate(environment.verdict())
     except EpisodeFailure as failure:
@@ -108,6 +107,7 @@ async def _play(
                 async with asyncio.timeout(left):
                     result = await _act(interpreter, answer)
             except TimeoutError:
+                await gate.settled()
                 recorder.stepped(turn, reply, answer.action, _cut(gate, limits.seconds), None)
                 return FinishReason.FINISHED if environment.finished else FinishReason.TIME_LIMIT
             left -= time.monotonic() - started

@@ -8,6 +8,7 @@ never graded.
 from __future__ import annotations
 
 import asyncio
+import json
 import queue
 import threading
 import time
@@ -109,13 +110,13 @@ class ToolGate:
     calls: list[ToolCall] = field(default_factory=list)
     limit_message: str | None = None
     """Set once this action went beyond the cap."""
-    running: str | None = None
-    """The tool that has been called and has not returned yet."""
     _counted: int = 0
     _free: int = 0
     _chars: int = 0
     _values: int = 0
     _aside: _Aside | None = None
+    _asked: asyncio.Future[ToolCall] | None = None
+    """The call that has not returned yet."""
 
     def start_action(self) -> None:
         """Forget the calls of the last action."""
@@ -123,14 +124,14 @@ class ToolGate:
         self.limit_message = None
         self._counted = self._free = self._chars = self._values = 0
 
-    def require_idle(self) -> None:
-        """Refuse to go on while a call runs: what it will have changed is not known.
+    async def settled(self) -> None:
+        """Wait for the call that runs still, if there is one: it was made in time, so what it changes counts.
 
         Raises:
-            EpisodeFailure: One does (origin task).
+            EpisodeFailure: It hangs, or failed (origin task).
         """
-        if self.running is not None:
-            raise EpisodeFailure(Origin.TASK, f"tool {self.running} had not returned when the episode was over")
+        if self._asked is not None:
+            await asyncio.shield(self._asked)
 
     def call(
         self, tool: str, arguments: dict[str, Any], length: int | None = None
@@ -174,7 +175,10 @@ class ToolGate:
 
     def _attempt(self, tool: str, arguments: dict[str, Any]) -> ToolCall:
         try:
-            return ToolCall(tool, arguments, output=self.environment.call(tool, arguments))
+            output = self.environment.call(tool, arguments)
+            if output is not None and type(output) is not str:
+                _strict_json(output)
+            return ToolCall(tool, arguments, output=output)
         except ToolError as error:
             return ToolCall(tool, arguments, error=str(error))
         except BaseException as error:  # SystemExit and the like too: what a task raises is never the agent's doing
@@ -183,8 +187,7 @@ class ToolGate:
     def _attempt_aside(self, tool: str, arguments: dict[str, Any]) -> asyncio.Future[ToolCall]:
         if self._aside is None:
             self._aside = _Aside()
-        self.running = tool
-        asked = self._aside.run(lambda: self._attempt(tool, arguments))
+        asked = self._asked = self._aside.run(lambda: self._attempt(tool, arguments))
         hangs = EpisodeFailure(Origin.TASK, f"tool {tool} did not return within {TOOL_SECONDS:g} s")
         timer = asked.get_loop().call_later(TOOL_SECONDS, _settle, asked, None, hangs)
 
@@ -192,7 +195,7 @@ class ToolGate:
             timer.cancel()
             if done.cancelled() or done.exception() is hangs:
                 return  # it runs still
-            self.running = None
+            self._asked = None
             if done.exception() is None:
                 self.calls.append(done.result())
 
@@ -204,6 +207,9 @@ TOO_LARGE = (
     f"the arguments of this action are too large: {MAX_ARGUMENT_VALUES:,} values and {MAX_ARGUMENT_CHARS:,} characters"
     " are allowed in all its calls together; this one was not made"
 )
+
+
+_strict_json = json.JSONEncoder(allow_nan=False).encode
 
 
 def _size(value: Any) -> tuple[int, int]:

@@ -54,6 +54,7 @@ class CodeActRuntime:
         try:
             result = self._ended(await worker.run(action, self._gate, self._limits))
         except WorkerLost as lost:
+            await self._gate.settled()
             result = self._lost(lost)
         except BaseException:
             self._end_interpreter()

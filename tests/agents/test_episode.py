@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,33 @@ class Slow:
     async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
         await asyncio.sleep(0.15)
         return Reply(block("print(1)"))
+
+
+@pytest.mark.parametrize("runtime", [PERSISTENT, REACT])
+async def test_a_call_that_the_clock_overtakes_counts(
+    sandbox: Sandbox, runtime: RuntimeName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made in time; that its tool is slow is not the agent's doing, and no failure."""
+
+    def slow(task: Task) -> Environment:
+        made = environment_for(task)
+        quick = made.call
+
+        def call(tool: str, arguments: dict[str, Any]) -> Any:
+            time.sleep(0.6)
+            return quick(tool, arguments)
+
+        monkeypatch.setattr(made, "call", call, raising=False)
+        monkeypatch.setattr(made, "in_memory", False, raising=False)
+        return made
+
+    monkeypatch.setattr(loop, "environment_for", slow)
+    limits = EpisodeLimits(turns=40, seconds=0.3, runtime=FAST.runtime)
+    trace, _ = await play([calls(runtime, "list_items"), calls(runtime, "finish")], runtime, sandbox, limits)
+    assert trace.failure is None
+    assert trace.verdict is not None
+    assert trace.finish_reason is FinishReason.TIME_LIMIT
+    assert [[call.tool for call in step.interpreter_result.results] for step in trace.steps] == [["list_items"]]
 
 
 async def test_the_time_limit_is_graded_as_it_stands(sandbox: Sandbox) -> None:

@@ -83,6 +83,9 @@ async def test_a_defect_of_the_environment_is_ours(
     assert caught.value.origin is Origin.TASK
 
 
+NO_JSON = {"nan": float("nan"), "infinite": [{"a": float("-inf")}], "an object": object(), "huge": 10**5000}
+
+
 class Faulty(Toolbox):
     """Raises what `echo` is asked for, or does not return."""
 
@@ -103,6 +106,8 @@ class Faulty(Toolbox):
                 raise StopIteration
             case "wait":
                 self.released.wait(20)
+            case str() as value if value in NO_JSON:
+                return NO_JSON[value]
         return super().call(tool, arguments)
 
 
@@ -119,6 +124,35 @@ async def test_whatever_a_tool_raises_is_ours(
 
 
 @EVERY
+@pytest.mark.any_rung
+@pytest.mark.parametrize("value", NO_JSON)
+async def test_what_is_no_json_value_is_no_answer(sandbox: Sandbox, runtime: RuntimeName, value: str) -> None:
+    async with opened(runtime, sandbox, environment=Faulty(in_memory=True)) as session:
+        with pytest.raises(EpisodeFailure, match="tool echo") as caught:
+            await session.run(calls_action(runtime, [("echo", {"value": value})]))
+    assert caught.value.origin is Origin.TASK
+
+
+@CODE
+async def test_a_call_that_outlives_its_interpreter_is_on_record(sandbox: Sandbox, runtime: RuntimeName) -> None:
+    """Asked by hand, so that the interpreter can end before the answer comes."""
+    faulty = Faulty()
+    code = """
+import gc, os
+send, step = next(c.send for c in gc.get_objects() if type(c).__name__ == 'Channel'), 1
+frame = b'{"step":1,"kind":"call","call":1,"tool":"echo","output":["",0,""],"arguments":{"value":"wait"}}'
+send(len(frame).to_bytes(4, 'big') + frame)
+os._exit(0)
+"""
+    async with opened(runtime, sandbox, environment=faulty) as session:
+        asyncio.get_running_loop().call_later(0.5, faulty.released.set)
+        result = await session.run(code)
+        assert result.error_type == "InterpreterExit"
+        assert [call.output for call in result.tool_calls] == ["wait"]
+        assert await session.works()
+
+
+@EVERY
 async def test_a_tool_that_hangs_holds_up_nobody_and_is_ours(
     sandbox: Sandbox, runtime: RuntimeName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,8 +166,8 @@ async def test_a_tool_that_hangs_holds_up_nobody_and_is_ours(
         with pytest.raises(EpisodeFailure, match=r"did not return within 0\.4 s") as caught:
             await hangs
         assert caught.value.origin is Origin.TASK
-        with pytest.raises(EpisodeFailure, match="had not returned"):
-            session.gate.require_idle()
+        with pytest.raises(EpisodeFailure, match="did not return"):
+            await session.gate.settled()
     faulty.released.set()
 
 
@@ -143,7 +177,6 @@ async def test_the_time_of_a_slow_tool_is_not_the_agents(sandbox: Sandbox, runti
     async with opened(runtime, sandbox, RuntimeLimits(seconds=0.4), environment=faulty) as session:
         asyncio.get_running_loop().call_later(1.2, faulty.released.set)
         assert await session.output("print(echo('wait'), echo('then'))") == "wait then\n"
-        session.gate.require_idle()
         result = await session.run("while True: pass")
         assert result.error_type == "TimeLimit"
 

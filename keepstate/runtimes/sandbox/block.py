@@ -153,12 +153,9 @@ class Block:
         if isinstance(call.output, str) and len(call.output) > MAX_ANSWER_CHARS:
             told = f"tool {call.tool} returned {len(call.output)} characters, {MAX_ANSWER_CHARS} are allowed"
             raise EpisodeFailure(Origin.TASK, told)
-        try:
-            if call.error is None:
-                return frames.encode({"call": self._last_call, "value": call.output})
-            return frames.encode({"call": self._last_call, "error": call.error})
-        except (TypeError, ValueError, RecursionError) as error:
-            raise EpisodeFailure(Origin.TASK, f"tool {call.tool} returned what is no JSON value: {error}") from error
+        if call.error is None:
+            return frames.encode({"call": self._last_call, "value": call.output})
+        return frames.encode({"call": self._last_call, "error": call.error})
 
     def note(self, message: dict[str, Any]) -> None:
         """Keep output that is sent before the end.

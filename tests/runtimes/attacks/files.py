@@ -230,6 +230,15 @@ for path in (json.__file__, os.__file__, '/usr/lib/x', '/lib/x', '/bin/x', '/x',
     ),
     Attack("symlinks", _SYMLINK),
     Attack("climb out of the root", _CLIMB),
+    Attack(
+        "where links lead",
+        """
+for path in ('/proc/self/exe', '/proc/self/cwd', '/proc/self/fd/0', '/proc/1/root', '/proc/self/ns/user'):
+    tried('readlink', lambda: os.readlink(path))
+for folder in ('/', '/lib', '/etc'):
+    tried('readlinkat', lambda: os.readlink('exe', dir_fd=os.open('/proc/self', os.O_PATH)))
+""",
+    ),
     Attack("inherited descriptors", _DESCRIPTORS),
     Attack(
         "descriptors by name",

@@ -109,8 +109,6 @@ READ_FILES: dict[str, tuple[int | None, int | None]] = {
     "lstat": (6, None),
     "newfstatat": (262, 79),
     "statx": (332, 291),
-    "readlink": (89, None),
-    "readlinkat": (267, 78),
     "getdents64": (217, 61),
     "chdir": (80, 49),
     "fchdir": (81, 50),
@@ -119,6 +117,8 @@ READ_FILES: dict[str, tuple[int | None, int | None]] = {
 """Opening and looking at files, where something else (a mount namespace, Landlock) decides which."""
 
 WRITE_FILES: dict[str, tuple[int | None, int | None]] = {
+    "readlink": (89, None),
+    "readlinkat": (267, 78),
     "mkdir": (83, None),
     "mkdirat": (258, 34),
     "rmdir": (84, None),
@@ -143,7 +143,8 @@ WRITE_FILES: dict[str, tuple[int | None, int | None]] = {
     "copy_file_range": (326, 285),
     "sendfile": (40, 71),
 }
-"""Changing files: only where every file in sight is the worker's own. Landlock does not mediate chmod and utimensat."""
+"""Changing files, and reading where links lead: only where every file in sight is the worker's own. Landlock does not
+mediate chmod, utimensat and readlink."""
 
 CHECKED: dict[str, tuple[int | None, int | None]] = {
     "clock_gettime": (228, 113),
