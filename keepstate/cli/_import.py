@@ -171,6 +171,9 @@ def _beside_traces(path: Path, runtime: RuntimeName | None, left: Left) -> Itera
         return
     if path.suffix in {".json", ".html"} and trace_path(path.parent, path.stem).exists():  # its verdict, or its page
         return
+    if path.is_fifo():
+        left.passed.append(f"{path}: it is a pipe, no file")
+        return
     if not name.endswith(ROWS):
         unknown = f"its name ends with none of {', '.join((TRACE_SUFFIX, *ROWS))}"
         left.passed.append(f"{path}: {other_format(path) or unknown}")

@@ -89,6 +89,8 @@ def load_trace(path: Path) -> Trace:
         TraceError: It is none.
         OSError: It cannot be read.
     """
+    if path.is_fifo():
+        raise TraceError("it is a pipe, no file")  # reading would wait for ever
     trace = parse_trace(path.read_bytes(), path)
     if trace.verdict is not None or trace.failure is not None or SOURCE not in trace.versions:
         return trace
@@ -133,6 +135,8 @@ def trace_of(value: dict[str, Any], path: Path | None = None) -> Trace:
             raise TraceError(first_error(error)) from error
     if is_trace(value):
         return _imported(value, path)
+    if isinstance(value.get("messages") or value.get("conversations"), list):
+        raise TraceError("it is a row of messages, no trace: name it *.json, then keepstate traces import reads it")
     raise TraceError(foreign(value) or f"schema is {value.get('schema')!r}, expected {TRACE_SCHEMA!r}")
 
 

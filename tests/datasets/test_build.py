@@ -303,6 +303,15 @@ def test_a_folder_that_cannot_be_looked_into_is_named_by_every_reader(
         assert (done.exit_code, f"{root / 'closed'}: Permission denied" in done.output) == (1, True)
 
 
+def test_a_pipe_among_traces_is_named_and_not_waited_for(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    root = write_traces(tmp_path / "t", [make_trace(0)])
+    os.mkfifo(root / "x.trace.json")
+    os.mkfifo(root / "y.jsonl")
+    assert build(root, tmp_path / "d", small_tokenizer).left_out == {"not a trace": 1}
+    done = CliRunner().invoke(cli, ["traces", "import", str(root), "--out", str(tmp_path / "i")])
+    assert done.stderr.count("it is a pipe, no file") == 2
+
+
 def test_user_errors_leave_a_data_set_as_it_was(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
     root = write_traces(tmp_path / "t", [make_trace(0, score=0.2), make_trace(1)])
     manifest = build(root, tmp_path / "d", small_tokenizer)

@@ -301,6 +301,8 @@ def test_a_format_that_is_not_read_is_named(row: Any, words: str) -> None:
 def test_a_trace_of_another_format_is_named_in_a_trace_file_too() -> None:
     with pytest.raises(TraceError, match="it is an ATIF trajectory"):
         parse_trace(b'{"schema_version": "ATIF-v1.8"}')
+    with pytest.raises(TraceError, match="it is a row of messages"):
+        parse_trace(json.dumps(said(answer("a"))).encode())
 
 
 def test_the_command_names_every_bad_line_and_ends_with_1(tmp_path: Path) -> None:
