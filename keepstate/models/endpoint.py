@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,9 +30,12 @@ REMOTE_KEY = "OPENAI_API_KEY"
 CONNECT_SECONDS = 10.0
 SECONDS = 10.0
 """For questions that need no thinking: models, metrics."""
+QUIET_SECONDS = 120.0
+"""Between two looks at the figures of an engine that has not answered: it may compile, or read a long prompt slowly."""
 MAX_WORDS = 600
 MAX_BODY = 8 * 2**20
 """Bytes of one answer: 12,288 tokens are rarely more than 60 KB."""
+_FIGURES = re.compile(r"^(?:vllm|sglang):.*", re.MULTILINE)
 CONTEXT_KEYS = ("max_model_len", "loaded_context_length", "context_length", "context_window", "max_context_length")
 """How vLLM and SGLang, LM Studio, OpenRouter, Groq and others name the context in `/v1/models`."""
 
@@ -125,6 +129,7 @@ class Endpoint:
         """When it last gave an answer that could be used, on the clock of `time.monotonic`."""
         self.reached = False
         """Somebody answered there once."""
+        self._has_figures = False
         self.failed = 0
         """Requests given up since then."""
         self.checking = asyncio.Lock()
@@ -170,6 +175,33 @@ class Endpoint:
             value = None
         return Said(response.status_code, response.headers, content.decode(errors="replace"), value)
 
+    async def complete(self, request: Mapping[str, Any], *, seconds: float) -> Said:
+        """Ask for a chat completion, as `ask` does, and look at times whether the engine does anything at all.
+
+        Raises:
+            ServerFault: Also where none of its figures moved from one look to the next. One that tells none is waited
+                for to the end: silence alone is no sign, as a slow server with one slot is silent too.
+        """
+        asking = asyncio.ensure_future(self.ask("POST", "/chat/completions", request, seconds=seconds))
+        looks: list[str | None] = []
+        try:
+            while not (await asyncio.wait((asking,), timeout=QUIET_SECONDS))[0]:
+                looks.append(await self.figures())
+                if self._has_figures and len(looks) > 1 and looks[-1] == looks[-2]:
+                    raise ServerFault(f"it made no token for {QUIET_SECONDS:g} s, by its own metrics")
+            return asking.result()
+        finally:
+            asking.cancel()
+
+    async def figures(self) -> str | None:
+        """Everything that an engine counts of its work; None where it does not tell, as all but vLLM and SGLang."""
+        try:
+            told = "\n".join(_FIGURES.findall((await self.ask("GET", "../metrics", seconds=SECONDS)).text)) or None
+        except ServerFault:
+            told = None
+        self._has_figures = self._has_figures or told is not None
+        return told
+
     async def reach(self) -> None:
         """Make sure that somebody answers there at all.
 
@@ -184,6 +216,7 @@ class Endpoint:
             ) from fault
         if said.status in (401, 403):
             raise key_refused(self.base_url, said.words)
+        await self.figures()
         self.reached = True
 
     async def cards(self) -> dict[str, dict[str, Any]] | None:

@@ -198,7 +198,7 @@ class ServerModel:
 
     async def _attempt(self, request: dict[str, Any], *, counting: bool = False) -> Reply:
         started = time.monotonic()
-        said = await self.endpoint.ask("POST", "/chat/completions", request, seconds=self._seconds)
+        said = await self.endpoint.complete(request, seconds=self._seconds)
         await self._check(said)
         if counting:  # only its usage is looked at
             return read_reply(Said(said.status, said.headers, said.text, _counted(said.body)))

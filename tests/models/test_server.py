@@ -1,9 +1,10 @@
 """The client against a real HTTP server: what is sent, what an answer is, what is none, and who is told."""
 
+import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from keepstate.errors import EpisodeFailure, UserError
+from keepstate.models import endpoint as endpoint_module
 from keepstate.models import server as server_module
 from keepstate.models.base import Message, Sampling
 from keepstate.models.endpoint import connection
@@ -51,6 +53,7 @@ class Server:
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
+    metrics: Callable[[], str] | None = None
     short: Answer = None
     """Of a short question, where that is answered differently."""
     url: str = ""
@@ -66,6 +69,9 @@ def serving(*answers: Answer) -> Iterator[Server]:
 
         def do_GET(self) -> None:
             server.keys.append(self.headers["Authorization"])
+            if self.path == "/metrics":
+                self.send((200, server.metrics()) if server.metrics else (404, ""))
+                return
             names = {name: f"/models/{name}" for name in ("base", "persistent", "persistent-s2")}
             cards = [{"id": name, "object": "model", "created": 0, "root": root} for name, root in names.items()]
             self.send((200, {"object": "list", "data": cards}))
@@ -306,6 +312,33 @@ async def test_a_server_that_answers_nobody_stops_the_run_in_its_own_words(
     assert "finished episodes are kept" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("first", "later", "still"),
+    [
+        ("vllm:tokens 1", "vllm:tokens 1", True),
+        ("vllm:tokens 1", "", True),
+        ("vllm:tokens 1", "vllm:tokens {}", False),
+        ("http:requests 1", "http:requests 1", False),
+    ],
+)
+async def test_an_engine_whose_figures_stand_still_is_not_waited_for(
+    first: str, later: str, still: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(endpoint_module, "QUIET_SECONDS", 0.1)
+    looks = itertools.count()
+
+    def metrics() -> str:
+        look = next(looks)
+        return f"# HELP vllm:tokens\n{later.format(look) if look else first}\npython_gc {look}\n"
+
+    seconds = 10 if still else 0.6
+    with serving(None) as server:
+        server.metrics = metrics
+        with pytest.raises(UserError, match="gives no answers: it made no token" if still else "no whole answer"):
+            await ask(server, seconds=seconds)
+
+
 async def test_a_body_that_drips_is_as_silent_as_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "PROBE_SECONDS", 0.2)
     with serving(DRIP) as server, pytest.raises(UserError, match="no whole answer"):
@@ -386,7 +419,7 @@ async def test_a_server_on_this_machine_gets_its_own_key_alone(
     with serving(completion("a")) as server:
         async with ServerModel(server.url, "persistent") as model:
             assert (await model.reply(MESSAGES, seed=1, turn=0)).text == "a"
-    assert server.keys == [sent, sent]
+    assert server.keys == [sent, sent, sent], "for models, metrics and the answer"
 
 
 def test_every_client_of_another_machine_gets_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
