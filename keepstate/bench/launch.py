@@ -6,6 +6,7 @@ tallies = await bench(configs, Path("runs/bench"))
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from keepstate.bench.cells import Cell, make_cell
@@ -14,6 +15,7 @@ from keepstate.bench.runner import run_benchmark
 from keepstate.bench.server import ServerInfo, ask_server
 from keepstate.bench.tally import CellTally, Progress
 from keepstate.errors import UserError
+from keepstate.files import alone_in
 
 
 async def bench(
@@ -38,8 +40,8 @@ async def bench(
         on_progress: See `run_benchmark`.
 
     Raises:
-        UserError: Two configs have one name, no server answers, it lacks a model, or the results there are of another
-            config.
+        UserError: Two configs have one name, no server answers, it lacks a model, the results there are of another
+            config, or another process plays there now.
     """
     names = [config.name for config in configs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -48,16 +50,19 @@ async def bench(
     served = [servers[config.base_url].served(config) for config in configs]
     tasks = {source: source.load() for source in dict.fromkeys(config.tasks for config in configs)}
     cells = [make_cell(config, run, says, tasks[config.tasks]) for config, says in zip(configs, served, strict=True)]
-    if fresh:
-        _clear(cells)
-    return await run_benchmark(
-        cells,
-        concurrency=concurrency,
-        pools={url: server.pool_tokens for url, server in servers.items()},
-        isolation=isolation,
-        allow_unsafe=allow_unsafe,
-        on_progress=on_progress,
-    )
+    with ExitStack() as held:
+        for cell in cells:
+            held.enter_context(alone_in(cell.folder))
+        if fresh:
+            _clear(cells)
+        return await run_benchmark(
+            cells,
+            concurrency=concurrency,
+            pools={url: server.pool_tokens for url, server in servers.items()},
+            isolation=isolation,
+            allow_unsafe=allow_unsafe,
+            on_progress=on_progress,
+        )
 
 
 async def _servers(configs: Sequence[BenchmarkConfig]) -> dict[str, ServerInfo]:

@@ -20,6 +20,7 @@ from keepstate.agents.episode import PATIENCE
 from keepstate.agents.record import Trace
 from keepstate.agents.recorder import limits_record, sampling_record
 from keepstate.errors import UserError
+from keepstate.files import alone_in
 from keepstate.models.base import Message, Model, Reply
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
@@ -100,21 +101,22 @@ async def collect(
         progress: Called after every episode, and once for those kept.
 
     Raises:
-        UserError: Nothing could be played as asked (no sandbox, unknown model, full disk, ...).
+        UserError: Nothing could be played as asked (no sandbox, unknown model, full disk, another process plays there
+            now, ...).
     """
     tally = Tally()
-    owed = list(_owed(plan, tally))
-    others = [file for file in tally.replaced if isinstance(file, OtherEpisode)]
-    if plan.keep_others and others:
-        raise UserError(
-            f"{len(others)} finished episodes of other options would be replaced, first {others[0].path}:"
-            f" {others[0].reason}",
-            "repeat with another --out to keep both, or with --fresh to replace them",
-        )
-    progress(tally)
-    if not owed:
-        return tally
     async with AsyncExitStack() as stack:
+        for runtime in plan.runtimes:
+            stack.enter_context(alone_in(plan.out / runtime))
+        owed = list(_owed(plan, tally))
+        others = [file for file in tally.replaced if isinstance(file, OtherEpisode)]
+        if plan.keep_others and others:
+            raise UserError(
+                f"{len(others)} finished episodes of other options would be replaced, first {others[0].path}:"
+                f" {others[0].reason}",
+                "repeat with another --out to keep both, or with --fresh to replace them",
+            )
+        progress(tally)
         sandbox = None
         if any(runtime is not RuntimeName.REACT for _, runtime, _ in owed):
             sandbox = await stack.enter_async_context(Sandbox(isolation=isolation, allow_unsafe=allow_unsafe))

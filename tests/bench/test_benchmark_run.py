@@ -39,7 +39,7 @@ from keepstate.cli import _progress
 from keepstate.cli import bench as commands
 from keepstate.cli._progress import Display, display
 from keepstate.errors import UserError
-from keepstate.files import file_hash, write_json
+from keepstate.files import alone_in, file_hash, write_json
 from keepstate.models import server as server_module
 from keepstate.models.server import ServerModel
 from keepstate.reports import make_report
@@ -268,6 +268,19 @@ async def test_a_run_killed_while_it_clears_results_leaves_none_that_pass_for_th
         with pytest.raises(UserError, match=r"limits\.turns: 40 -> 7"):
             await bench([changed], tmp_path)
         assert figures(await bench([changed], tmp_path, fresh=True)) == [(0, 6, 0)]
+
+
+async def test_two_at_once_do_not_play_one_cell(tmp_path: Path) -> None:
+    with serving(StubServer()) as stub:
+        await bench([react_cell(stub)], tmp_path)
+        before = files(tmp_path)
+        with alone_in(tmp_path / "cell"):
+            for fresh in (False, True):
+                with pytest.raises(UserError, match=r"another keepstate plays into .*cell now"):
+                    await bench([react_cell(stub, seed=1)], tmp_path, fresh=fresh)
+            assert figures(await bench([react_cell(stub, name="other")], tmp_path)) == [(0, 6, 0)]
+        assert before.items() <= files(tmp_path).items()
+        assert figures(await bench([react_cell(stub)], tmp_path)) == [(6, 0, 0)]
 
 
 @pytest.mark.parametrize("score", [float("nan"), 1.1, True, "high"])

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from keepstate.cli import _progress, cli
 from keepstate.cli._collect import with_progress
 from keepstate.errors import EpisodeFailure, UserError
+from keepstate.files import alone_in
 from keepstate.models.base import Message, Reply
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.tasks import make_tasks, write_tasks
@@ -150,6 +151,16 @@ async def test_our_failures_are_counted_recorded_without_score_and_played_again(
     assert read_trace(tmp_path / "react" / f"{tasks[1].name}.trace.json").verdict is None
     again = await collect(plan(tasks, tmp_path))
     assert (again.recorded.total(), again.kept.total(), again.failures.total()) == (1, 2, 0)
+
+
+async def test_two_at_once_do_not_play_into_one_folder(tmp_path: Path) -> None:
+    tasks = tasks_of(1)
+    with alone_in(tmp_path / "react"):
+        with pytest.raises(UserError, match=r"another keepstate plays into .*react now"):
+            await collect(plan(tasks, tmp_path))
+        other = await collect(plan(tasks, tmp_path, runtimes=(RuntimeName.FORGET,)), allow_unsafe=True)
+    assert other.recorded.total() == 1
+    assert (await collect(plan(tasks, tmp_path))).recorded.total() == 1
 
 
 async def test_what_the_user_must_mend_stops_the_run_as_one_error(tmp_path: Path) -> None:
