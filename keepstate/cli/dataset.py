@@ -134,6 +134,7 @@ def _show_wrong(bad: Sequence[tuple[str, RowReport]], tokenizer_path: Path) -> N
     """What a check found wrong, and its first difference."""
     from keepstate.datasets.parity import show, total  # noqa: PLC0415
     from keepstate.datasets.tokenizer import TextTokenizer  # noqa: PLC0415
+    from keepstate.traces.view import printable  # noqa: PLC0415
 
     wrong = total(report for _, report in bad)
     click.echo(
@@ -141,7 +142,7 @@ def _show_wrong(bad: Sequence[tuple[str, RowReport]], tokenizer_path: Path) -> N
         f"{wrong.mask_wrong:,} have wrong labels; {wrong.trained_wrong:,} trained tokens are in such turns"
     )
     for name, report in bad[:NAMED_ROWS]:
-        click.echo(f"  {name}{': ' + report.problem if report.problem else ''}")
+        click.echo(printable(f"  {name}{': ' + report.problem if report.problem else ''}"))
     if len(bad) > NAMED_ROWS:
         click.echo(f"  and {len(bad) - NAMED_ROWS} more")
     if wrong.first:
@@ -229,13 +230,15 @@ def _unreadable(folder: Path) -> list[dict[str, str]]:
 
 def _name(bad: Sequence[dict[str, str]]) -> None:
     """Name bad files, a few of each reason."""
+    from keepstate.traces.view import printable  # noqa: PLC0415
+
     by_reason: dict[str, list[dict[str, str]]] = {}
     for item in bad:
         by_reason.setdefault(item["reason"], []).append(item)
     for reason, items in by_reason.items():
         for item in items[:NAMED]:
             source = f" (from {item['source']})" if item["source"] else ""
-            click.echo(f"{item['path']}{source}: {reason}: {item['detail']}", err=True)
+            click.echo(printable(f"{item['path']}{source}: {reason}: {item['detail']}"), err=True)
         if len(items) > NAMED:
             click.echo(f"and {len(items) - NAMED} more: {reason}; {LEFT_OUT} in each folder names all", err=True)
         if reason in REMEDIES:

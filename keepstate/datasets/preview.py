@@ -76,7 +76,7 @@ def preview(folder: Path, split: str, row: int, tokenizer_path: Path | None = No
         for turn in json.loads(_line(folder / f"{split}.jsonl", row))["conversations"]
     ]
     segments = _segments(messages, folder, tokenizer)
-    return Preview(f"{folder} {split} {row}", about["path"], tuple(segments))
+    return Preview(printable(f"{folder} {split} {row}"), printable(about["path"]), tuple(segments))
 
 
 def _line(path: Path, number: int) -> str:

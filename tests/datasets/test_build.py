@@ -312,6 +312,22 @@ def test_a_pipe_among_traces_is_named_and_not_waited_for(tmp_path: Path, small_t
     assert done.stderr.count("it is a pipe, no file") == 2
 
 
+def test_names_of_files_are_shown_without_control_codes_and_may_hold_any_byte(
+    tmp_path: Path, small_tokenizer: TextTokenizer
+) -> None:
+    root = write_traces(tmp_path / "t", [make_trace(0)])
+    (root / "knapsack-t0.trace.json").rename(root / os.fsdecode(b"\x1b[31m\xff.trace.json"))
+    (root / os.fsdecode(b"\x1b[31m\xfe.trace.json")).write_text("{")
+    words = ["build", "--traces", root, "--runtime", "persistent", "--out", tmp_path / "d"]
+    words += ["--template", "chatml", "--tokenizer", small_tokenizer.path]
+    done = CliRunner().invoke(cli, ["dataset", *map(str, words)], color=True)
+    assert (done.exit_code, "\x1b" in done.output, "\\x1b[31m\\udcfe" in done.output) == (1, False, True)
+    words = ["dataset", "preview", tmp_path / "d/persistent", "--html", tmp_path / "page.html"]
+    done = CliRunner().invoke(cli, [*map(str, words)], color=True)
+    assert done.exit_code == 0
+    assert "\\x1b[31m\\udcff.trace.json" in (tmp_path / "page.html").read_text()
+
+
 def test_user_errors_leave_a_data_set_as_it_was(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
     root = write_traces(tmp_path / "t", [make_trace(0, score=0.2), make_trace(1)])
     manifest = build(root, tmp_path / "d", small_tokenizer)
