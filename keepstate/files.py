@@ -33,13 +33,14 @@ MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errn
 def write_atomic(path: Path, data: str | bytes) -> None:
     """Write `data` to `path` durably: a reader sees the old content or the new, never a part.
 
-    Text is UTF-8; parent folders are made.
+    Text is UTF-8, a lone surrogate (of a file's name that is no UTF-8) is written `\\udcff`, as JSON has it; parent
+    folders are made.
 
     Raises:
         UserError: The disk is full, or the place cannot be written.
     """
     with atomic_file(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import math
 import shutil
 import sys
@@ -106,6 +107,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without our arrows shows them as \u2192
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(cli))
 
 

@@ -133,15 +133,20 @@ def _title(cells: Sequence[CellResult]) -> str:
 
 
 def _pairs(cells: Iterable[CellResult]) -> Iterator[tuple[CellResult, CellResult]]:
-    """Every pair of `COMPARED`; seed by seed where both kinds were sampled with the same seeds, else each with each."""
+    """Every pair of `COMPARED`.
+
+    Seed by seed where both kinds were sampled with the same seeds, one adapter in two runtimes model by model where
+    both have the same; else each with each.
+    """
     by_kind: dict[Kind, list[CellResult]] = {}
     for cell in cells:
         by_kind.setdefault((cell.adapter, cell.runtime), []).append(cell)
     for kind, other in COMPARED:
         firsts, seconds = by_kind.get(kind, []), by_kind.get(other, [])
-        by_seed = {_seed(cell) for cell in firsts} == {_seed(cell) for cell in seconds}
-        yield from ((a, b) for a in firsts for b in seconds if not by_seed or _seed(a) == _seed(b))
+        keys = ("seed", "model") if kind[0] is other[0] else ("seed",)
+        same = [key for key in keys if _values(firsts, key) == _values(seconds, key)]
+        yield from ((a, b) for a in firsts for b in seconds if all(a.config.get(k) == b.config.get(k) for k in same))
 
 
-def _seed(cell: CellResult) -> object:
-    return cell.config.get("seed")
+def _values(cells: Sequence[CellResult], key: str) -> set[object]:
+    return {cell.config.get(key) for cell in cells}

@@ -1,11 +1,13 @@
 """Reports from results on disk: figures, words, pages and pictures, whole and offline."""
 
+import io
 import json
+import os
 import re
 import shutil
+import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
-from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from rich.console import Console
 from keepstate.bench.config import TaskSource
 from keepstate.bench.results import read_results
 from keepstate.cli import compare as compare_command
+from keepstate.cli import main
 from keepstate.cli import report as report_command
 from keepstate.errors import UserError
 from keepstate.files import parse_json
@@ -100,7 +103,7 @@ def test_tokens_that_were_not_counted_are_unknown_everywhere(tmp_path: Path) -> 
     assert any("the tokens of 1 episode are not known" in note for note in report.groups[0].notes)
     assert "times the tokens" not in " ".join(report.groups[0].headline)
     assert json.loads((tmp_path / "report/report.json").read_text())["groups"][0]["cells"][0]["tokens"] is None
-    screen = StringIO()
+    screen = io.StringIO()
     print_report(report, Console(file=screen, width=120))
     assert "–" in screen.getvalue()  # noqa: RUF001
     assert second.tokens is None
@@ -124,7 +127,7 @@ def test_a_reference_that_not_every_task_has_is_left_out(tmp_path: Path) -> None
     shown = []
     for text in (cell.read_text(), re.sub(r',\s*"best": [0-9.]+', "", cell.read_text(), count=1)):
         cell.write_text(text)
-        print_report(build_report(tmp_path), Console(file=(screen := StringIO()), width=120))
+        print_report(build_report(tmp_path), Console(file=(screen := io.StringIO()), width=120))
         shown.append("best known player" in screen.getvalue())
         assert "blind (the floor)" in screen.getvalue()
     assert shown == [True, False]
@@ -202,7 +205,7 @@ class Page(HTMLParser):
         super().__init__()
         self.links: list[str] = []
         self.tags: list[str] = []
-        self.text = StringIO()
+        self.text = io.StringIO()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -263,7 +266,7 @@ def test_the_figures_are_there_for_programs(built: Path) -> None:
 
 
 def test_the_terminal_table_fits_eighty_columns(run: Path) -> None:
-    screen = StringIO()
+    screen = io.StringIO()
     print_report(make_report("r", read_results(run)), Console(file=screen, width=80))
     lines = screen.getvalue().splitlines()
     row = next(line for line in lines if line.startswith("persistent → forget"))
@@ -342,6 +345,34 @@ def test_runs_of_several_sampling_seeds_are_compared_seed_by_seed(tmp_path: Path
     assert [(c.first.label, c.second.label) for c in group.comparisons] == [
         (f"persistent → forget (seed {seed})", f"forget → forget (seed {seed})") for seed in (0, 1)
     ]
+
+
+def test_one_adapter_in_two_runtimes_is_compared_model_by_model(tmp_path: Path) -> None:
+    for model in ("one", "two"):
+        for runtime in (PERSISTENT, FORGET):
+            write_made_cell(
+                tmp_path, Adapter.PERSISTENT, runtime, lambda _: Made(0.5), 3, name=f"{runtime}-{model}", model=model
+            )
+    group = make_report("r", read_results(tmp_path)).groups[0]
+    assert [(c.first.label, c.second.label) for c in group.comparisons] == [
+        (f"persistent → forget ({model})", f"persistent → persistent ({model})") for model in ("one", "two")
+    ]
+
+
+def test_a_terminal_without_arrows_and_a_folder_whose_name_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    write_made_cell(folder, Adapter.BASE, REACT, lambda _: Made(0.5), count=2)
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "argv", ["keepstate", "report", str(folder)])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    screen.flush()
+    assert b"base \\u2192 react" in screen.buffer.getvalue()  # type: ignore[attr-defined]
+    assert (folder / "report/report.md").read_text().startswith("# \\udcff: what match")
+    assert parse_json((folder / "report/report.json").read_bytes())["name"] == "\udcff"
 
 
 def repeated(folder: Path) -> Path:
@@ -454,7 +485,7 @@ def test_references_are_those_of_the_graded_tasks(tmp_path: Path) -> None:
     blind = sum(reference_scores(task)["blind"] for task in tasks) / 2
     assert group.references["blind"] == pytest.approx(blind)
     assert group.figures[0].floor == pytest.approx(blind)
-    screen = StringIO()
+    screen = io.StringIO()
     print_report(make_report("r", read_results(tmp_path)), Console(file=screen, width=80))
     row = next(line for line in screen.getvalue().splitlines() if line.startswith("blind (the floor)"))
     assert row.split()[-2:] == ["0/2", f"{100 * blind:.1f}"]
@@ -471,7 +502,7 @@ def test_a_family_with_fewer_reference_policies(left: tuple[str, ...], tmp_path:
     path.write_text(json.dumps(cell))
     report = build_report(tmp_path)
     assert set(report.groups[0].references) == set(left)
-    screen = StringIO()
+    screen = io.StringIO()
     print_report(report, Console(file=screen, width=80))
     assert ("blind (the floor)" in screen.getvalue()) is ("blind" in left)
     assert "greedy" not in screen.getvalue()
@@ -484,7 +515,7 @@ def test_brackets_in_what_users_named_are_printed_as_they_are(tmp_path: Path) ->
     path.write_text(json.dumps(json.loads(path.read_text()) | {"difficulty": "[/x] mini"}))
     again = write_made_cell(tmp_path, Adapter.BASE, REACT, lambda _: Made(0.3), 2, name="again", model="[/red]|m")
     report = make_report("[/r]", read_results(tmp_path))
-    screen = StringIO()
+    screen = io.StringIO()
     print_report(report, Console(file=screen, width=200))
     print_comparison(compare_cells(*read_results(tmp_path)), Console(file=screen, width=80))
     assert not {"\x1b", "\x07"} & set(screen.getvalue())
@@ -512,7 +543,7 @@ def test_two_plays_without_a_difference_are_not_the_same_cell(tmp_path: Path) ->
     (a,), (b,) = read_results(tmp_path / "a"), read_results(tmp_path / "b")
     comparison = compare_cells(a, b)
     assert comparison.verdict is Finding.UNDECIDED
-    screen = StringIO()
+    screen = io.StringIO()
     print_comparison(comparison, Console(file=screen, width=200))
     assert screen.getvalue().startswith("a/base-react-mini vs b/base-react-mini (12 tasks in common)")
     assert "the difference is the same on each of the 12 tasks; others may differ" in screen.getvalue()
