@@ -23,7 +23,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--grad-accum": ("gradient_accumulation_steps", {"type": click.IntRange(1), "help": "Batches of one step."}),
     "--lr": ("learning_rate", {"type": click.FloatRange(0, min_open=True), "help": "Learning rate."}),
     "--epochs": ("num_epochs", {"type": click.FloatRange(0, min_open=True), "help": "Passes over the data."}),
-    "--seed": ("seed", {"type": int, "help": "Of the training."}),
+    "--seed": ("seed", {"type": click.IntRange(0, 2**32 - 1), "help": "Of the training."}),
     "--profile": (
         "keepstate_profile",
         {"type": click.Choice(["speed", "memory"]), "help": "Spend free GPU memory, or fit 24 GB."},

@@ -6,6 +6,7 @@ Axolotl drops unknown keys without a word, so they are refused here, against its
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from keepstate.errors import UserError
 from keepstate.places import SHIPPED, home
 from keepstate.vocabulary import RuntimeName
 
+NUMBERS = (
+    "sequence_len", "micro_batch_size", "gradient_accumulation_steps", "batch_size", "num_epochs", "learning_rate"
+)  # fmt: skip
+"""What is computed with here: finite and above 0 where it is given."""
+TEXTS = ("base_model", "adapter", "output_dir", "chat_template_jinja")
+LISTS = ("datasets", "test_datasets")
 REQUIRED = ("base_model", "adapter", "datasets", "output_dir", "sequence_len", "chat_template_jinja")
 CONFIGS = SHIPPED / "train" / "configs"
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
@@ -56,7 +63,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read an Axolotl YAML file.
 
     Raises:
-        UserError: It cannot be read, is no mapping, has an unknown key or lacks a needed one.
+        UserError: It cannot be read, is no mapping, has an unknown key or value or lacks a needed one.
     """
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -66,19 +73,40 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not YAML: {error}", "correct the line it names") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} holds no keys", f"the project's own configs are in {CONFIGS}")
-    check_keys(config, str(path))
+    config = checked(config, str(path))
     missing = [key for key in REQUIRED if config.get(key) is None]
     if missing:
         raise UserError(f"{path}: missing: {', '.join(missing)}", f"see the project's own configs in {CONFIGS}")
     return config
 
 
-def check_keys(config: Mapping[str, Any], where: str) -> None:
-    """Refuse keys that Axolotl would drop in silence.
+def checked(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`config` with numbers as numbers (YAML takes 1e-3 for a text).
 
     Raises:
-        UserError: Names each, with the nearest known key.
+        UserError: A key that Axolotl would drop in silence, with the nearest known one; a value that is none.
     """
+    _check_keys(config, where)
+    given = {key: value for key, value in config.items() if value is not None}
+    fixed: dict[str, Any] = {}
+    for key in (key for key in NUMBERS if key in given):
+        try:
+            fixed[key] = given[key] if isinstance(given[key], int) else float(given[key])
+        except (TypeError, ValueError):
+            fixed[key] = math.nan
+        if not 0 < fixed[key] < math.inf:
+            raise UserError(f"{where}: {key} is {given[key]!r}", "a number above 0 is needed")
+    for key in (key for key in TEXTS if key in given):
+        if not isinstance(given[key], str) or not given[key]:
+            raise UserError(f"{where}: {key} is {given[key]!r}", f"a text is needed: see the configs in {CONFIGS}")
+    for key in (key for key in LISTS if key in given):
+        entries = given[key]
+        if not (isinstance(entries, list) and entries and all(isinstance(entry, dict) for entry in entries)):
+            raise UserError(f"{where}: {key} is {entries!r}", f"a list of mappings is needed: see those in {CONFIGS}")
+    return dict(config) | fixed
+
+
+def _check_keys(config: Mapping[str, Any], where: str) -> None:
     known = known_keys()
     unknown = [str(key) for key in config if key not in known]
     if unknown:
@@ -108,8 +136,7 @@ def resolve(
         has_validation: Whether `val.jsonl` has rows.
         overrides: Keys to replace; None means not given.
     """
-    given = {key: value for key, value in overrides.items() if value is not None}
-    check_keys(given, "options")
+    given = checked({key: value for key, value in overrides.items() if value is not None}, "options")
     resolved = dict(config) | given
     resolved["base_model"] = str(absolute_model(str(base_model or config["base_model"])))
     resolved["datasets"] = [dict(entry, path=str(dataset / "train.jsonl")) for entry in config["datasets"]]

@@ -88,7 +88,7 @@ def estimate(config: Mapping[str, Any], tokens: int, gpu: str | None) -> Estimat
         tokens: Of the training split.
         gpu: Name of the GPU; None on the CPU.
     """
-    total = tokens * float(config["num_epochs"])
+    total = tokens * float(config.get("num_epochs") or 1)
     if gpu is None:
         known = next((name for name in CPU_SPEED if name in machine.cpu_flags()), None)
         slowest, fastest = CPU_SPEED[known] if known else (None, None)

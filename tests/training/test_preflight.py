@@ -137,6 +137,7 @@ def test_what_is_assumed_is_told_and_what_the_first_steps_take_replaces_it(monke
     unknown = estimate(read_config(LAPTOP), 39_000, None)
     assert "the first steps will tell" in unknown.words()
     assert "33 tokens/s" in unknown.against(state)
+    assert estimate({"max_steps": 3}, 39_000, None).tokens == 39_000  # Axolotl's own num_epochs
 
 
 def test_uncertified_data_is_remarked_and_a_wrong_certificate_refused(dataset: Path, model: Path) -> None:

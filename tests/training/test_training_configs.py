@@ -13,7 +13,7 @@ from keepstate.environments import spec
 from keepstate.errors import UserError
 from keepstate.models.base import Message
 from keepstate.places import SHIPPED
-from keepstate.training.config import CONFIGS, PLUGIN_FOLDER, check_keys, config_path, known_keys, read_config
+from keepstate.training.config import CONFIGS, PLUGIN_FOLDER, checked, config_path, known_keys, read_config
 from keepstate.vocabulary import RuntimeName
 
 PER_ARM = {"datasets", "test_datasets", "dataset_prepared_path", "output_dir"}
@@ -64,10 +64,10 @@ def test_all_configs_are_known_and_name_files_that_exist() -> None:
 
 def test_unknown_key_is_named_with_the_nearest() -> None:
     with pytest.raises(UserError, match="lora_rr") as caught:
-        check_keys({"lora_rr": 1}, "x.yaml")
+        checked({"lora_rr": 1}, "x.yaml")
     assert "lora_r" in caught.value.hint
     with pytest.raises(UserError, match="bnb_4bit_quant_type"):
-        check_keys({"bnb_4bit_quant_type": "nf4"}, "x.yaml")
+        checked({"bnb_4bit_quant_type": "nf4"}, "x.yaml")
 
 
 @pytest.mark.parametrize("text", ["- a", "a: [", "adapter: lora"])
@@ -76,6 +76,34 @@ def test_bad_yaml_is_explained(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=r"bad\.yaml"):
         read_config(path)
+
+
+WRONG: dict[str, tuple[object, ...]] = {
+    "sequence_len": ("abc", 0, [1]),
+    "learning_rate": (float("nan"), float("inf"), -1, "fast"),
+    "micro_batch_size": ("auto",),
+    "base_model": (["x"],),
+    "output_dir": (5, ""),
+    "datasets": ("data.jsonl", ["x"], []),
+    "test_datasets": ("x",),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
+def test_a_value_of_another_kind_is_named(tmp_path: Path, key: str, value: object) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump(read_config(config_path(RuntimeName.REACT, laptop=True)) | {key: value}))
+    with pytest.raises(UserError, match=rf"wrong\.yaml: {key} is ") as caught:
+        read_config(path)
+    assert "needed" in caught.value.hint
+
+
+def test_numbers_that_yaml_takes_for_texts_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "texts.yaml"
+    raw = config_path(RuntimeName.REACT, laptop=True).read_text()
+    path.write_text(raw.replace("learning_rate: 1.0e-3", "learning_rate: 1e-3"))
+    assert path.read_text() != raw
+    assert read_config(path)["learning_rate"] == 0.001
 
 
 def in_train_env(*arguments: str) -> str:
