@@ -110,7 +110,7 @@ def _nothing(sources: tuple[Path, ...], left: Left) -> UserError:
     found = f"{left.bad} could not be read" if left.bad else "they hold no trace and no row of messages"
     return UserError(
         f"nothing was imported from {', '.join(map(str, sources))}: {found}",
-        f"name folders or files of *{TRACE_SUFFIX}, or of JSON rows with `messages` or `conversations`: docs/data.md",
+        f"name folders or files of *{TRACE_SUFFIX}, or of JSON rows with `messages` or `conversations`",
     )
 
 

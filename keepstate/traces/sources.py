@@ -122,10 +122,13 @@ def _values_of_line(place: str, text: str) -> Iterator[tuple[str, Any]]:
         yield place, value
 
 
-def _open(path: Path) -> IO[bytes]:
+def _packed(path: Path) -> bool:
     with path.open("rb") as file:
-        packed = file.read(len(GZIP)) == GZIP
-    return cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb")
+        return file.read(len(GZIP)) == GZIP
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path)) if _packed(path) else path.open("rb")
 
 
 def _encoding(path: Path) -> str:
@@ -173,9 +176,11 @@ def _require_utf8(path: Path, file: IO[bytes]) -> None:
             first_bad, other = first_bad or number, other or bool(NOT_CP1252.search(line))
     if first_bad and not meant:
         found, name = ("an encoding of its own", "ENCODING") if other else ("Windows-1252 or Latin-1", "WINDOWS-1252")
+        source, convert = quote(str(path)), f"iconv -f {name} -t UTF-8"
+        command = f"zcat {source} | {convert}" if _packed(path) else f"{convert} {source}"
         raise TraceError(
             f"it is not UTF-8, 16 or 32 (first in line {first_bad}) but perhaps {found}; "
-            f"convert it first: iconv -f {name} -t UTF-8 {quote(str(path))} > utf8.jsonl"
+            f"convert it first: {command} > utf8.jsonl"
         )
 
 

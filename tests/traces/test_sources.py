@@ -104,6 +104,16 @@ def test_a_file_that_cannot_be_read_is_named_once(raw: bytes, words: str, tmp_pa
     assert words in value.reason
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_the_command_that_converts_a_file_works_as_it_is_typed(pack: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a file.jsonl"
+    path.write_bytes(pack('{"text": "Straße"}'.encode("cp1252")))
+    (reason,) = values(path)
+    command = reason.partition("convert it first: ")[2]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert values(tmp_path / "utf8.jsonl") == [{"text": "Straße"}]
+
+
 def test_damaged_lines_of_a_file_are_named_alone(tmp_path: Path) -> None:
     good = [line.encode() for line in LINES]
     (tmp_path / "x.jsonl").write_bytes(b"\n".join([good[0], b'{"a": "\xdf"}', good[1], b'{"a": NaN}', b"{", good[2]]))
