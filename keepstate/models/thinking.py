@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 
 CLOSING = "</think>"
-_OPENED = re.compile(r"(?:^|(?<=</think>))[ \t]*<think>", re.MULTILINE)
+_OPENED = re.compile(
+    r"""^[^\w`'"#(\n]*(<think>)|(?<=</think>)[ \t]*(<think>)|^[^`'"#(\n]*(<think>)[ \t]*\r?$""", re.MULTILINE
+)
+"""First in a line, also behind marks, or last behind words; code prints or quotes it."""
 _UNOPENED = re.compile(r"^[ \t]*</think>|</think>[ \t]*$", re.MULTILINE)
 """At an end of a line, because code may print the tag."""
 
@@ -21,7 +24,7 @@ def spoken(text: str) -> str:
     place = unopened.end() if unopened and not (opened and opened.start() < unopened.start()) else 0
     kept: list[str] = []
     while opened := _OPENED.search(text, place):
-        kept.append(text[place : opened.start()])
+        kept.append(text[place : opened.start(opened.lastindex or 0)])
         closed = text.find(CLOSING, opened.end())
         if closed < 0:
             return "".join(kept)
