@@ -83,7 +83,7 @@ def conversation_trace(row: Any, runtime: RuntimeName | None, place: str = "") -
     """The trace of one row.
 
     Args:
-        row: `{"messages": [...]}`, `{"conversations": [...]}`, or the list alone.
+        row: `{"messages": [...]}`, `{"conversations": [...]}`, each also with a `system` text, or the list alone.
         runtime: Where its agent acted.
         place: Where the row comes from, recorded in the trace.
 
@@ -101,12 +101,16 @@ def conversation_trace(row: Any, runtime: RuntimeName | None, place: str = "") -
         raise UserError(f"{place}: a row does not tell its runtime", f"add --runtime {'|'.join(RuntimeName)}")
     _refuse_media(row, "it")
     talk = _Talk(runtime)
+    read = {key, "id", "task_id"}
+    if row.get("system") and isinstance(row["system"], str):  # where others keep the first message
+        talk.messages.append(Message(role="system", content=row["system"]))
+        read.add("system")
     for number, message in enumerate(row[key]):
         talk.add(number, message)
     talk.end()
     if not any(message["role"] == "assistant" for message in talk.messages):
         raise TraceError("nobody answers in it")
-    if extra := sorted(set(map(str, row)) - {key, "id", "task_id"}):
+    if extra := sorted(set(map(str, row)) - read):
         talk.lost.add(f"keys {', '.join(extra)}")
     goal = canonical(next((message["content"] for message in talk.messages if message["role"] == "user"), ""))
     told = row.get("task_id") or row.get("id")
