@@ -9,7 +9,7 @@ from keepstate.bench.results import CellResult
 from keepstate.reports.comparison import MARGIN, Comparison, compare_cells, shared_tasks
 from keepstate.reports.figures import CellFigures, cell_figures, references
 from keepstate.reports.headline import headline, what_can_be_shown
-from keepstate.reports.notes import notes
+from keepstate.reports.notes import different_tasks, notes
 from keepstate.vocabulary import Adapter, RuntimeName
 
 Kind = tuple[Adapter, RuntimeName]
@@ -119,7 +119,7 @@ def _group(cells: Sequence[CellResult], margin: float) -> Group:
         comparisons=comparisons,
         headline=tuple(headline(figures, comparisons, apart)),
         shows=what_can_be_shown(figures, comparisons, margin),
-        notes=tuple(notes(figures)),
+        notes=(*different_tasks(figures), *notes(figures)),
     )
 
 

@@ -24,7 +24,6 @@ def notes(figures: Sequence[CellFigures]) -> Iterator[str]:
     for figure in figures:
         yield from _cell_notes(figure)
     yield from _differences(figures)
-    yield from _different_tasks(figures)
     yield from _different_models(figures)
     unsafe = [f.cell.label for f in figures if Rung.PROCESS in f.rungs]
     if unsafe:
@@ -70,7 +69,7 @@ def _differences(figures: Sequence[CellFigures]) -> Iterator[str]:
                 yield f"Cells in the {runtime} runtime differ in {key}: {'; '.join(sorted(values))}."
 
 
-def _different_tasks(figures: Sequence[CellFigures]) -> Iterator[str]:
+def different_tasks(figures: Sequence[CellFigures]) -> Iterator[str]:
     """Where rows are not about the same tasks."""
     planned = Counter(frozenset(figure.cell.tasks.values()) for figure in figures)
     if len(planned) > 1:

@@ -8,21 +8,23 @@ somebody else started nothing is noted: there the folders count, as they lie whe
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
+from keepstate.errors import UserError
 from keepstate.files import file_hash, parse_json, write_json
 from keepstate.serving.adapters import CONFIG
 from keepstate.serving.plan import Plan
 from keepstate.training.result import WEIGHTS, base_identity
 
 WEIGHT_FILES = (WEIGHTS, "adapter_model.bin")
+NOTES = Path("/tmp")
+"""Not `TMPDIR`, which may be another one in the shell that benchmarks."""
 
 
 class AdapterContent(BaseModel):
@@ -83,7 +85,8 @@ def noted(
         if _read(left) is None:  # its server was killed together with whoever noted it
             left.unlink(missing_ok=True)
     loaded = Loaded(pid=pid, started=started, base=dict(base), adapters=dict(adapters))
-    write_json(path, loaded.model_dump(mode="json"))
+    with suppress(UserError):  # a full disk ends no server
+        write_json(path, loaded.model_dump(mode="json"))
     try:
         yield
     finally:
@@ -121,8 +124,8 @@ def _read(path: Path) -> Loaded | None:
 
 
 def _path(port: int) -> Path | None:
-    """The note of one port, in a folder of this user alone, whatever home or current folder; None where none can be."""
-    folder = Path(tempfile.gettempdir()) / f"keepstate-{os.getuid()}"
+    """The note of one port, in a folder of this user alone, in whatever shell; None where none can be."""
+    folder = NOTES / f"keepstate-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         about = folder.lstat()

@@ -418,6 +418,10 @@ def test_cells_with_more_and_fewer_of_the_same_tasks_are_compared_on_those_they_
     assert "cost 40.0 points of optimality" in group.headline[0]
     assert "a row is about its own tasks, a comparison about those that both" in " ".join(group.notes)
     assert "| 12 (12 left out) |" in markdown(report)
+    screen = io.StringIO()
+    print_comparison(group.comparisons[0], Console(file=screen, width=200))
+    assert "(12 tasks in common; 12 graded in one of the two only)" in screen.getvalue()
+    assert "!" not in screen.getvalue()
 
 
 def test_what_could_not_be_compared_is_said_as_it_is(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ import pytest
 from serving_helpers import MakeAdapter, is_running
 
 from keepstate.errors import EXIT_INTERRUPTED, UserError
+from keepstate.files import write_json
 from keepstate.serving import Plan, plan, serve
+from keepstate.serving import loaded as loaded_module
 from keepstate.serving.launch import Starting
 from keepstate.serving.loaded import _path, loaded_by
 from keepstate.serving.ports import HOST
@@ -53,11 +56,14 @@ def test_inside_the_block_it_serves_and_afterwards_it_is_gone(planned: Plan, stu
     assert stages[-3:] == ["asking base", "asking persistent", "asking react"]
 
 
-def test_what_a_server_loaded_is_known_while_it_runs(planned: Plan, stub_home: Path) -> None:
+def test_what_a_server_loaded_is_known_while_it_runs(
+    planned: Plan, stub_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights = planned.adapters[0].folder / WEIGHTS
     weights.write_bytes(b"one")
     with serve(planned) as server:
         weights.write_bytes(b"two")
+        monkeypatch.setattr(tempfile, "tempdir", str(stub_home))  # TMPDIR of another shell
         loaded = loaded_by(server.base_url)
         assert loaded is not None
         assert loaded.adapters["persistent"].weights == hashlib.sha256(b"one").hexdigest()
@@ -71,6 +77,14 @@ def test_what_a_server_loaded_is_known_while_it_runs(planned: Plan, stub_home: P
     assert loaded_by(server.base_url) is None
     with serve(planned):
         assert not (note.parent / "served-1.json").exists(), "what a killed one left is cleared"
+
+
+def test_a_server_of_which_no_note_can_be_kept_is_served_all_the_same(
+    planned: Plan, stub_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded_module, "write_json", lambda path, _: write_json(Path("/proc/none/x"), {}))
+    with serve(planned) as server:
+        assert loaded_by(server.base_url) is None
 
 
 def test_an_adapter_written_to_while_it_is_loaded_is_refused(planned: Plan) -> None:
