@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -51,9 +52,7 @@ def command(sources: tuple[Path, ...], runtime: str | None, out: Path | None, fo
     left = Left()
     read = _good(_read(sources, RuntimeName(runtime) if runtime else None, left), left)
     if form is None:
-        out = out or Path(OUT)
-        with only_one(out / LOCK, f"an import into {out}"):
-            counts = _write(read, out)
+        counts = _write(read, out or Path(OUT))
     elif out is None:
         counts = _export(read, form, sys.stdout.buffer)
     elif out.is_dir():
@@ -127,12 +126,17 @@ def _good(found: Iterator[tuple[str, Trace | BadTrace]], left: Left) -> Iterator
 
 
 def _write(traces: Iterator[Trace], out: Path) -> Counter[str]:
+    """Write them, one import into a folder at a time: both would take the same free names."""
     counts: Counter[str] = Counter()
     numbers: dict[Path, int] = {}
-    for trace in traces:
-        if folder := _free(out / trace.runtime, trace, numbers):
-            write_trace(folder, trace)
-        counts[str(trace.runtime)] += 1
+    first = next(traces, None)
+    if first is None:
+        return counts
+    with only_one(out / LOCK, f"an import into {out}"):
+        for trace in chain([first], traces):
+            if folder := _free(out / trace.runtime, trace, numbers):
+                write_trace(folder, trace)
+            counts[str(trace.runtime)] += 1
     return counts
 
 

@@ -307,14 +307,9 @@ def _calls(row: Mapping[str, Any], told: str, content: Any, number: int) -> list
     Raises:
         TraceError: One of them is none, or it has calls that are written in a fourth way.
     """
-    for key, value in row.items():
-        if (
-            value
-            and key not in CALL_KEYS
-            and OTHER_CALLS.fullmatch(str(key))
-            and str(value).strip() not in str(content)
-        ):
-            raise TraceError(f"message {number} holds `{key}`: write its tool calls as `tool_calls`, or into its text")
+    others = [key for key in map(str, row) if key not in CALL_KEYS and OTHER_CALLS.fullmatch(key)]
+    if lost := [key for key in others if row.get(key) and str(row[key]).strip() not in str(content)]:
+        raise TraceError(f"message {number} holds `{lost[0]}`: write its tool calls as `tool_calls`, or into its text")
     raw = row.get("tool_calls") or row.get("function_call") or []
     if told == "function_call":
         raw = _json(content) if isinstance(content, str) else content

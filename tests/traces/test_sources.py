@@ -203,7 +203,7 @@ def test_another_format_goes_to_the_file_that_was_named(tmp_path: Path) -> None:
     )  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("options", [(), ("--to", "messages"), ("--to", "messages", "--out", "F")])
+@pytest.mark.parametrize("options", [("--out", "F"), ("--to", "messages"), ("--to", "messages", "--out", "F")])
 def test_an_import_of_nothing_is_no_success(options: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     done = run(tmp_path / "in", *(tmp_path / "F" if word == "F" else word for word in options))
