@@ -11,10 +11,10 @@ export NOTHINK
 
 # --- set-up -----------------------------------------------------------------------------------------------------
 
-# Each stamp is written last: an interrupted install is redone.
+# Each stamp is written last: an interrupted install is redone. PYTHON may be that of an activated .venv, which goes.
 .venv/.locked: locks/core.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "keepstate needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
-	rm -rf .venv && $(PYTHON) -m venv .venv
+	python="$$($(PYTHON) -c 'import sys; print(sys._base_executable)')" && rm -rf .venv && "$$python" -m venv .venv
 	$(CORE) -m pip install -q --disable-pip-version-check --require-hashes -r locks/core.txt
 	touch $@
 .venv/.installed: .venv/.locked pyproject.toml
