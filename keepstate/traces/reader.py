@@ -145,7 +145,7 @@ def first_error(error: ValidationError) -> str:
     errors = error.errors(include_url=False, include_context=False)
     place = ".".join(str(part) for part in errors[0]["loc"]) or "trace"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{place}: {errors[0]['msg']}{more}"
+    return f"{place}: {errors[0]['msg'].removeprefix('Value error, ')}{more}"
 
 
 def _json_object(raw: bytes) -> dict[str, Any]:

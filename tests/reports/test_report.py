@@ -687,8 +687,9 @@ def test_cells_without_a_common_task_say_how_much_of_them_there_is(run: Path) ->
 def test_a_cell_file_with_a_wrong_value_is_named(edit: dict[str, object], run: Path) -> None:
     path = run / "react-react-mini" / "cell.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | edit))
-    with pytest.raises(UserError, match=r"react-react-mini/cell\.json: not a keepstate\.cell\.v1 file: \w+"):
+    with pytest.raises(UserError, match=r"react-react-mini/cell\.json: not a keepstate\.cell\.v1 file: \w+") as caught:
         read_results(path.parent)
+    assert "Value error" not in caught.value.message
 
 
 @pytest.mark.parametrize("margin", ["nan", "inf", "0", "2"])
