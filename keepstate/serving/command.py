@@ -17,6 +17,8 @@ CPU_CACHE_GIB = 2
 CPU_BLOCK = 32
 """Tokens of a block of the prefix cache, the least that vLLM's CPU kernels are made for: a turn recomputes the last,
 half-filled block. vLLM's own: 128."""
+CPU_ANSWERS = 256
+"""Answers that may be under way while a prompt of the whole context is read in one step."""
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
 PLUGIN = "keepstate"
 
@@ -46,6 +48,10 @@ def command(planned: Plan, python: Path) -> list[str]:
     flags = ["--enable-prefix-caching", "--enable-prompt-tokens-details"]
     if planned.device == "cpu":
         flags.append("--enforce-eager")  # as vLLM does with adapters; without any it would compile for minutes
+        # A prompt that is read in parts, of a request with a seed, ends vLLM 0.32's engine on the CPU, whose generators
+        # have no offset to turn back (gpu_model_runner._bookkeeping_sync): none is ever split.
+        arguments["--max-num-batched-tokens"] = str(planned.context + CPU_ANSWERS)
+        flags.append("--no-enable-chunked-prefill")
     if planned.adapters:
         arguments["--max-loras"] = str(len(planned.adapters))
         arguments["--max-lora-rank"] = str(max_rank(planned.adapters))

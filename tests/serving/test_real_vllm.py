@@ -99,6 +99,16 @@ def test_prompts_are_ours_token_for_token(running: Running, name: str) -> None:
     assert reply.json()["tokens"] == ours(CONVERSATION)
 
 
+async def test_long_prompts_of_requests_with_a_seed_are_read_whole(running: Running) -> None:
+    """Read in parts they end the engine of vLLM 0.32 on the CPU, and with it the run."""
+    asked = {"messages": [{"role": "user", "content": "one two three four five six " * 300}], "max_tokens": 4}
+    sampled = asked | {"temperature": 0.2, "seed": 1}
+    replies = await asyncio.gather(
+        *(asyncio.to_thread(running.post, "/chat/completions", model=name, **sampled) for name in ("base", *ADAPTERS))
+    )
+    assert {reply.status_code for reply in replies} == {200}
+
+
 def test_the_next_turn_finds_the_last_one_in_the_cache(running: Running) -> None:
     messages: list[Message] = [{"role": "user", "content": f"{time.time()} " + "one two three four five six " * 120}]
     first = running.answer("persistent", messages)

@@ -174,7 +174,10 @@ def test_on_a_gpu_it_is_what_the_specification_says(monkeypatch: pytest.MonkeyPa
 
 
 def test_on_the_cpu_the_plugin_is_loaded_and_the_network_left_alone(make_adapter: MakeAdapter) -> None:
-    own = own_environment(plan(adapters=[make_adapter()]))
+    planned = plan(adapters=[make_adapter()])
+    own, words = own_environment(planned), command(planned, PYTHON)
+    assert int(following(words, "--max-num-batched-tokens")) > planned.context, "a whole prompt in one step"
+    assert "--no-enable-chunked-prefill" in words
     assert (own["PYTHONPATH"], own["HF_HUB_OFFLINE"]) == (str(PLUGIN_FOLDER), "1")
     (found,) = PLUGIN_FOLDER.glob("*.dist-info/entry_points.txt")
     assert f"{own['VLLM_PLUGINS']} = keepstate_vllm:register" in found.read_text()
