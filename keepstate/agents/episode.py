@@ -22,15 +22,13 @@ from keepstate.agents.prompts import system_prompt
 from keepstate.agents.record import Trace
 from keepstate.agents.recorder import Recorder
 from keepstate.errors import EpisodeFailure
-from keepstate.models.base import ContextOverflow, Model, Reply
+from keepstate.models.base import PATIENCE, ContextOverflow, Model, Reply
 from keepstate.runtimes import Sandbox, open_runtime
 from keepstate.runtimes.base import ActionResult, Runtime, ToolGate
 from keepstate.tasks import environment_for
 from keepstate.tasks.base import Task, Verdict
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
-PATIENCE = 5.0
-"""Seconds beyond the time limit that a model may take for one answer, unless it bounds its waiting by itself."""
 FORMAT_ERROR = "AnswerFormat"
 """The `error_type` of a step whose answer held no single action."""
 NO_PYTHON = frozenset({"SyntaxError", "IndentationError", "TabError"})

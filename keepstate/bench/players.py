@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from keepstate.agents.episode import PATIENCE
 from keepstate.agents.record import known_sum
 from keepstate.bench.admission import Seat
 from keepstate.bench.cells import Cell
-from keepstate.models.base import Message, Model, Reply, Sampling
+from keepstate.models.base import Model, Relay, Reply, Sampling
 from keepstate.models.endpoint import Endpoint
 from keepstate.models.server import GRACE_SECONDS, ServerModel
 from keepstate.tasks.base import Task
@@ -46,18 +45,15 @@ class ServerPlayers:
         return self._models[key]
 
 
-class Metered:
+class Metered(Relay):
     """A model that keeps its seat told how long the conversation is."""
 
     def __init__(self, model: Model, seat: Seat) -> None:
-        self.name = model.name
-        self.sampling = getattr(model, "sampling", None)
-        self.patience = getattr(model, "patience", PATIENCE)
-        self._model, self._seat = model, seat
+        super().__init__(model)
+        self._seat = seat
 
-    async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
-        """Ask the model."""
-        reply = await self._model.reply(messages, seed=seed, turn=turn)
+    def passed(self, reply: Reply) -> Reply:
+        """The same answer."""
         tokens = known_sum((reply.prompt_tokens, reply.completion_tokens))
         if tokens is not None:  # else the admission goes on expecting what it expected
             self._seat.tokens = tokens

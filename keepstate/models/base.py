@@ -53,6 +53,10 @@ class Sampling:
     top_p: float | None = None
 
 
+PATIENCE = 5.0
+"""Seconds beyond the time limit that a model may take for one answer, unless it bounds its waiting by itself."""
+
+
 class ContextOverflow(Exception):
     """The conversation no longer fits the model's context: ends the episode, graded as it stands."""
 
@@ -77,3 +81,25 @@ class Model(Protocol):
             EpisodeFailure: The model could not be asked (origin model), after its retries.
             ContextOverflow: The conversation is too long for it.
         """
+
+
+class Relay:
+    """A model that passes every question on to another, and sees to what comes back.
+
+    Args:
+        model: Who answers.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.name = model.name
+        self.sampling = getattr(model, "sampling", None)
+        self.patience: float | None = getattr(model, "patience", PATIENCE)
+        self._model = model
+
+    async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
+        """Its answer, as `passed` leaves it. Raises what it raises."""
+        return self.passed(await self._model.reply(messages, seed=seed, turn=turn))
+
+    def passed(self, reply: Reply) -> Reply:
+        """What becomes of an answer."""
+        raise NotImplementedError

@@ -16,12 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from keepstate.agents import EpisodeLimits, run_episode
-from keepstate.agents.episode import PATIENCE
 from keepstate.agents.record import Trace
 from keepstate.agents.recorder import limits_record, sampling_record
 from keepstate.errors import UserError
 from keepstate.files import alone_in
-from keepstate.models.base import Message, Model, Reply
+from keepstate.models.base import Model, Relay, Reply
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
 from keepstate.traces.reader import BadTrace
@@ -145,7 +144,7 @@ async def collect(
     return tally
 
 
-class Trainable:
+class Trainable(Relay):
     """A teacher without the blank lines before its answers, in what is recorded and in what it is sent back.
 
     Reasoning parsers of servers leave them there. No template gives them back token for token, as they melt with its
@@ -153,14 +152,11 @@ class Trainable:
     """
 
     def __init__(self, teacher: Model, tally: Tally) -> None:
-        self.name = teacher.name
-        self.sampling = getattr(teacher, "sampling", None)
-        self.patience = getattr(teacher, "patience", PATIENCE)
-        self._teacher, self._tally = teacher, tally
+        super().__init__(teacher)
+        self._tally = tally
 
-    async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
-        """The teacher's answer. Raises what the teacher raises."""
-        reply = await self._teacher.reply(messages, seed=seed, turn=turn)
+    def passed(self, reply: Reply) -> Reply:
+        """The answer without them."""
         text = BLANK_LINES.sub("", reply.text)
         if text == reply.text:
             return reply
