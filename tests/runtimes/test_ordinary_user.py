@@ -15,6 +15,7 @@ SELECTION = "not test_ordinary_user and not test_filter and not test_frames"
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root: every test here runs as an ordinary user anyway")
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two minutes beside others
 def test_the_promises_hold_for_an_ordinary_user() -> None:
     tried = subprocess.run([*DROP, "-c", "import os; print(os.getuid())"], capture_output=True, text=True, check=False)
     if tried.returncode:

@@ -22,9 +22,11 @@ import yaml
 from made_data import write_dataset
 
 from keepstate.environments import spec
+from keepstate.files import file_hash
 from keepstate.places import SHIPPED
 from keepstate.training import read_done
 from keepstate.training.config import config_path
+from keepstate.training.result import DONE, WEIGHTS
 from keepstate.training.run_folder import LOCK, PROGRESS, checkpoints
 from keepstate.training.tracking import FOLDER, PROJECT
 from keepstate.vocabulary import RuntimeName
@@ -156,6 +158,20 @@ def test_cut_and_resumed_equals_uncut(bench: Path, tmp_path: Path, kind: str) ->
     before = files(out)
     assert "trained already" in finish(start(bench, kind, out))
     assert files(out) == before
+
+
+def test_what_was_cut_after_its_last_step_takes_no_other_one(bench: Path, tmp_path: Path) -> None:
+    """In the middle of an epoch."""
+    out = tmp_path / "out"
+    finish(start(bench, "single", out, "--epochs", "0.1"))
+    done = read_done(out)
+    assert done is not None
+    weights = file_hash(out / WEIGHTS)
+    (out / DONE).unlink()
+    assert f"going on from checkpoint-{done.steps}" in finish(start(bench, "single", out, "--epochs", "0.1"))
+    again = read_done(out)
+    assert again is not None
+    assert (again.steps, again.final_loss, file_hash(out / WEIGHTS)) == (done.steps, done.final_loss, weights)
 
 
 @pytest.mark.parametrize("tracker", ["trackio", "wandb"])

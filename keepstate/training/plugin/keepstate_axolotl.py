@@ -106,6 +106,7 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         otherwise (losses of two rows .0026 apart).
         """
         keepstate_callbacks.shelter(trainer.callback_handler.callbacks)
+        keepstate_callbacks.end_at_the_last_step(trainer)
         if cfg.model_config_type in COUNT_TOKENS:
             trainer.model_accepts_loss_kwargs = True
 
