@@ -40,6 +40,7 @@ TOLD_BY_SERVER = {
     "weights": "the adapter's weights",
     "adapter_config": "the adapter's configuration",
     "base": "the base model",
+    "template": "the chat template",
 }
 """Keys of what decides the results that cannot always be told: not compared where one side is unknown, but said."""
 

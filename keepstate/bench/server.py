@@ -73,6 +73,7 @@ class ServerInfo:
             "weights": content.weights if content else None,
             "adapter_config": content.config if content else None,
             "base": loaded.base if loaded else self._lying(loaded_base, (base or card).get("root")),
+            "template": loaded.template if loaded else None,
             "hashed": "when the server loaded it" if loaded else "as it lay in its folder when the benchmark started",
             "remarks": remarks,
         }

@@ -87,6 +87,8 @@ def _different_models(figures: Sequence[CellFigures]) -> Iterator[str]:
     cells = [figure.cell for figure in figures]
     if differing := _parted(cells, "base"):
         yield f"The cells were played on different base models: {differing}."
+    if differing := _parted(cells, "template"):
+        yield f"The cells were played with different chat templates: {differing}."
     for model in dict.fromkeys(cell.config.get("model") for cell in cells):
         served = [cell for cell in cells if cell.config.get("model") == model]
         for key, words in (("weights", "weights"), ("adapter_config", "configuration")):

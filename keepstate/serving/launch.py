@@ -22,6 +22,7 @@ from pathlib import Path
 import httpx2
 
 from keepstate import environments
+from keepstate.datasets.templates import load_template
 from keepstate.errors import UserError
 from keepstate.models.endpoint import connection
 from keepstate.processes import GuardedProcess
@@ -88,7 +89,7 @@ def serve(planned: Plan, *, on_progress: Callable[[Starting], None] | None = Non
     python = environments.ensure("serve")
     started = time.monotonic()
     planned.log.parent.mkdir(parents=True, exist_ok=True)
-    adapters = read_adapter_contents(planned)
+    adapters, template = read_adapter_contents(planned), load_template(planned.template).sha256
     with (
         ThreadPoolExecutor(1) as beside,  # 16 GiB of Qwen3-8B take ten seconds
         planned.log.open("wb") as log,
@@ -107,7 +108,7 @@ def serve(planned: Plan, *, on_progress: Callable[[Starting], None] | None = Non
             _ask(planned, name, process)
         check_prompts(planned)
         _check_unchanged(planned, adapters)
-        with noted(planned.port, process.pid, base.result(), adapters):
+        with noted(planned.port, process.pid, base.result(), adapters, template):
             yield Server(planned.base_url, planned.names, planned.log, time.monotonic() - started, process)
 
 

@@ -65,6 +65,8 @@ class Loaded(BaseModel):
     """See `base_identity`."""
     adapters: dict[str, AdapterContent]
     """By the name that it serves each under."""
+    template: str | None = None
+    """SHA-256 of the chat template; None where an older version noted it."""
 
 
 def read_adapter_contents(planned: Plan) -> dict[str, AdapterContent]:
@@ -74,7 +76,7 @@ def read_adapter_contents(planned: Plan) -> dict[str, AdapterContent]:
 
 @contextmanager
 def noted(
-    port: int, pid: int, base: Mapping[str, str | None], adapters: Mapping[str, AdapterContent]
+    port: int, pid: int, base: Mapping[str, str | None], adapters: Mapping[str, AdapterContent], template: str
 ) -> Iterator[None]:
     """Note what the server on `port` loaded until the block ends; where no note can be kept there is none."""
     path = _path(port)
@@ -84,7 +86,7 @@ def noted(
     for left in path.parent.glob("served-*.json"):
         if _read(left) is None:  # its server was killed together with whoever noted it
             left.unlink(missing_ok=True)
-    loaded = Loaded(pid=pid, started=started, base=dict(base), adapters=dict(adapters))
+    loaded = Loaded(pid=pid, started=started, base=dict(base), adapters=dict(adapters), template=template)
     with suppress(UserError):  # a full disk ends no server
         write_json(path, loaded.model_dump(mode="json"))
     try:

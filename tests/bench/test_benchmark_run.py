@@ -393,12 +393,18 @@ async def test_what_the_server_loaded_counts_not_what_lies_in_the_folder_now(mod
     adapter = AdapterContent.read(model / "adapter")
     with serving(FromFolder(folder=model)) as stub:
         port = int(stub.url.split(":")[2].split("/")[0])
-        with noted(port, os.getpid(), {"name": "small"}, {"react": adapter}):
+        with noted(port, os.getpid(), {"name": "small"}, {"react": adapter}, "a" * 64):
             (model / "adapter/adapter_model.safetensors").write_bytes(b"two")
             (tally,) = await bench([react_cell(stub, adapter="react", count=2)], model / "run")
         cell = json.loads((model / "run/cell/cell.json").read_text())
         assert cell["config"]["weights"] == adapter.weights == hashlib.sha256(b"one").hexdigest()
         assert cell["config"]["base"] == {"name": "small"}
+        with (
+            noted(port, os.getpid(), {"name": "small"}, {"react": adapter}, "b" * 64),
+            pytest.raises(UserError, match=r"another config: template: a+\.\.\. -> b+"),
+        ):
+            await bench([react_cell(stub, adapter="react", count=2)], model / "run")
+        assert cell["config"]["template"] == "a" * 64
         assert cell["server"]["hashed"] == "when the server loaded it"
         assert tally.remarks == [
             f"{model / 'adapter'} changed after the server loaded it; what it loaded is what plays"

@@ -69,6 +69,7 @@ def test_what_a_server_loaded_is_known_while_it_runs(
         assert loaded.adapters["persistent"].weights == hashlib.sha256(b"one").hexdigest()
         assert loaded.adapters["react"].config == {"r": 16, "target_modules": ["q_proj", "v_proj"]}
         assert loaded.base["config"] is not None
+        assert loaded.template == hashlib.sha256(planned.template.read_bytes()).hexdigest()
         assert loaded_by(server.base_url.replace("127.0.0.1", "example.org")) is None
         note = _path(planned.port)
         assert note is not None
