@@ -12,6 +12,7 @@ import signal
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 from keepstate.errors import EpisodeFailure
@@ -34,7 +35,7 @@ CONFIRM_SECONDS = 0.003
 FRAMES_PER_TURN, BYTES_PER_TURN = 16, 1 << 14
 """Frames of one worker handled before others get their turn: tool calls take 10-20 us each, 16 KiB up to 1 ms."""
 REST_AFTER_SECONDS, REST_SECONDS = 0.05, 0.02
-"""When after a block its process is stopped until the next, and how long it may have run by then: honest ones 1 ms."""
+"""When after a block its process is stopped until the next, and how long one that does not wait by then may run on."""
 BYTES_A_CHARACTER = 12
 """At most, in ASCII JSON: two escapes of a surrogate pair."""
 
@@ -82,6 +83,8 @@ class Worker(asyncio.Protocol):
         self._block: Block | None = None
         self._blocks = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = self._due = 0.0
+        self._when_due: Callable[[], None] = self.close
         self._turn_comes = self._is_deaf = self._rests = False
         self._turns = turns or Turns()
         self._tool: asyncio.Future[ToolCall] | None = None
@@ -126,17 +129,18 @@ class Worker(asyncio.Protocol):
         finally:
             self._block = None
             if self.lost is None:
-                self._set_timer(REST_AFTER_SECONDS, self._rest, block.stopwatch, block.stopwatch.ran())
+                self._set_timer(REST_AFTER_SECONDS, self._rest)
 
-    def _rest(self, stopwatch: Stopwatch, ran: float) -> None:
+    def _rest(self, ran: float | None = None) -> None:
         """See to it that nothing runs between two blocks, whatever the worker said of the end of the last one."""
-        if stopwatch.ran() - ran > REST_SECONDS:
-            self.kill(WorkerLost("InterpreterExit", "it went on running when the block was over"))
-        elif self._state() == b"R":  # it goes on, or has had no processor since
-            self._set_timer(REST_AFTER_SECONDS, self._rest, stopwatch, ran)
-        else:
+        now = Stopwatch(self.pid).ran()
+        if self._state() != b"R":
             self._rests = True
             self._signal(signal.SIGSTOP)
+        elif ran is not None and now - ran > REST_SECONDS:
+            self.kill(WorkerLost("InterpreterExit", "it went on running when the block was over"))
+        else:  # it goes on, or has had no processor since
+            self._set_timer(REST_AFTER_SECONDS, self._rest, now if ran is None else ran)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
@@ -334,9 +338,27 @@ class Worker(asyncio.Protocol):
             self._set_timer(GRACE_SECONDS, self._check_time)
 
     def _set_timer(self, seconds: float, action: Callable[..., None], *arguments: Any) -> None:
+        """Call `action` then, instead of what was set before.
+
+        A timer that comes too early is left to run and set anew when it rings: most are replaced within a millisecond.
+        """
+        self._due = self._loop.time() + seconds
+        self._when_due = partial(action, *arguments) if arguments else action
+        if self._timer is None or self._due < self._timer_at:
+            self._wind_timer()
+
+    def _wind_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, action, *arguments)
+        self._timer_at = self._due
+        self._timer = self._loop.call_at(self._due, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._due > self._timer_at:
+            self._wind_timer()
+        else:
+            self._when_due()
 
 
 def _time_left(block: Block) -> float:
