@@ -156,7 +156,9 @@ class ModelResponseEvent(Record):
     turn: int
     token_usage: TokenUsage
     truncated: bool
+    """The answer was cut at its token limit."""
     seconds: float
+    """On the episode's clock: of the request that was answered; refusals, retries and waiting for them apart."""
 
 
 class StepEvent(Record):

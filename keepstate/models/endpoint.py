@@ -130,6 +130,7 @@ class Endpoint:
         self.reached = False
         """Somebody answered there once."""
         self._has_figures = False
+        """It told what its engine counts, when it was reached."""
         self.failed = 0
         """Requests given up since then."""
         self.checking = asyncio.Lock()
@@ -185,9 +186,9 @@ class Endpoint:
         asking = asyncio.ensure_future(self.ask("POST", "/chat/completions", request, seconds=seconds))
         looks: list[str | None] = []
         try:
-            while not (await asyncio.wait((asking,), timeout=QUIET_SECONDS))[0]:
+            while not (await asyncio.wait((asking,), timeout=QUIET_SECONDS if self._has_figures else None))[0]:
                 looks.append(await self.figures())
-                if self._has_figures and looks[-2:-1] == looks[-1:] and not asking.done():
+                if looks[-2:-1] == looks[-1:] and not asking.done():
                     raise ServerFault(f"it made no token for {QUIET_SECONDS:g} s, by its own metrics")
             return asking.result()
         finally:
