@@ -24,6 +24,9 @@ _SPECIAL_TOKEN = re.compile(
 )
 """The `<` of `<|im_end|>`, `<think>`, `</s>`, `<tool_call>`, but not of the names that Python's tracebacks contain."""
 
+_CONTROL = re.compile("[\x7f-\x9f]")
+"""Control characters that JSON leaves as they are: one line of the agent's would be several, or move a terminal."""
+
 
 def render_observation(runtime: RuntimeName, result: ActionResult) -> str:
     """The user message that follows an action."""
@@ -47,7 +50,8 @@ def _codeact(result: ActionResult) -> str:
         observation["error"] = cut(result.error, MAX_ERROR_CHARS)
     if result.globals is not None:
         observation["globals"] = _names(result.globals)
-    return json.dumps(observation, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(observation, ensure_ascii=False, separators=(",", ":"))
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _names(names: tuple[str, ...]) -> list[str]:

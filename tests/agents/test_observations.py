@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keepstate.agents.observations import MAX_ERROR_CHARS, MAX_GLOBALS, cut, render_observation
@@ -72,11 +72,12 @@ def test_what_tracebacks_hold_stays_readable(name: str) -> None:
 
 
 @given(ANY_TEXT, ANY_TEXT)
+@example("\x1b[2J\x9b2J\x7f", "one\x85two")
 def test_any_output_comes_back_and_is_valid_unicode(output: str, error: str) -> None:
     text = codeact(output=output, error=error)
     text.encode()
     assert not any(token in text for token in SPECIAL)
-    assert "\n" not in text
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", text)
     parsed = json.loads(text)
     paired = output.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     assert parsed.get("output", "") == paired

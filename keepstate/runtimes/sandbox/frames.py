@@ -40,11 +40,12 @@ def _no_constant(text: str) -> Any:
 
 
 _decoder = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
+_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def encode(message: dict[str, Any]) -> bytes:
     """One frame for a worker."""
-    payload = json.dumps(message, separators=(",", ":")).encode("ascii")
+    payload = _encoder.encode(message).encode("ascii")
     return len(payload).to_bytes(HEADER, "big") + payload
 
 
@@ -55,11 +56,11 @@ def decode(payload: bytes) -> dict[str, Any]:
         FrameError: It is not one JSON object in ASCII.
     """
     try:
-        message = _decoder.decode(payload.decode("ascii"))
+        message, end = _decoder.raw_decode(payload.decode("ascii"))
     except (ValueError, RecursionError) as error:
         raise FrameError(f"not JSON: {str(error)[:200]}") from None
-    if not isinstance(message, dict):
-        raise FrameError("not an object")
+    if not isinstance(message, dict) or end != len(payload):
+        raise FrameError("not one object")
     return message
 
 

@@ -164,6 +164,78 @@ except TypeError as error: print(error)
 else: print('BREACH')
 """
 
+_COLLECTOR = """
+import gc
+calls = 0
+def ring(phase, info):
+    global calls
+    try:
+        if echo(phase) != phase: print('BREACH', phase)
+        calls += 1
+    except RuntimeError: pass
+def endless():
+    try:
+        while True: yield echo('in')
+    finally:
+        if echo('closed') != 'closed': print('BREACH closed')
+gc.callbacks.append(ring)
+gc.set_threshold(5)
+kept = []
+for n in range(200):
+    generator = endless()
+    kept.append([n, next(generator)])
+    circle = [generator]
+    circle.append(circle)
+    if echo(n) != n: print('BREACH', n)
+gc.set_threshold(700)
+gc.callbacks.clear()
+print('rang' if calls else 'never', calls)
+"""
+
+_EVERYWHERE = """
+import asyncio
+class Odd:
+    made = echo('made')
+    asked = property(lambda self: echo('asked'))
+    def __lt__(self, other): return echo(True)
+    def __eq__(self, other): return echo(True)
+    def __hash__(self): return echo(5)
+    def __enter__(self): return echo('entered')
+    def __exit__(self, *_): return echo(True)
+def default(value=echo('default')): return value
+with Odd() as entered: raise ValueError
+async def one(n):
+    await asyncio.sleep(0)
+    return echo(n)
+async def many(): return await asyncio.gather(*map(one, range(20)))
+got = [Odd.made, Odd().asked, Odd() < Odd(), len({Odd(), Odd()}), entered, default(), asyncio.run(many())]
+wanted = ['made', 'asked', True, 1, 'entered', 'default', list(range(20))]
+print('called' if got == wanted else 'BREACH', got)
+"""
+
+_TYPES = """
+class Text(str):
+    def __len__(self): return 3
+    def __hash__(self): raise RuntimeError
+    def __eq__(self, other): raise RuntimeError
+class Whole(int):
+    def __repr__(self): return '[1,2'
+class Part(float):
+    def __repr__(self): return 'NaN'
+class Rows(list):
+    def __iter__(self): raise RuntimeError
+keyed = {1: 2, None: 3, True: 4}
+for value, plain in ((Text('x'), 'x'), (Whole(5), 5), (Part(1.5), 1.5), (Rows([1]), [1]), (keyed, None)):
+    try: got = echo(value)
+    except (TypeError, RuntimeError) as error: got = plain; print('refused', type(error).__name__)
+    if plain is not None and (got != plain or type(got) is not type(plain)): print('BREACH', got)
+for value in (2**53 + 1, -0.0, 1e308, 5e-324, 10**400, -(2**63) - 1):
+    if repr(echo(value)) != repr(value): print('BREACH', value)
+for value in (float('nan'), [float('-inf')], {1}, b'x', range(9), 1j, ..., echo, {'x': echo}, {(1,): 2}, object):
+    try: print('BREACH', echo(value))
+    except (TypeError, ValueError): print('told')
+"""
+
 ATTACKS = (
     ordered("a handler that raises", _HANDLER, shows="rang"),
     ordered("calls from a handler", _NESTED),
@@ -174,6 +246,9 @@ ATTACKS = (
     ordered("a tracer that raises", _HOOK.replace("{kind}", "trace"), shows="stopped"),
     ordered("a profiler that raises", _HOOK.replace("{kind}", "profile"), shows="stopped"),
     ordered("calls from destructors", _DESTRUCTOR),
+    ordered("calls from the collector and from generators that it closes", _COLLECTOR, shows="rang"),
+    ordered("calls from everywhere", _EVERYWHERE, shows="called"),
+    ordered("arguments of odd types", _TYPES, shows="told"),
     Attack("timers that are left running", _PROFILE_TIMER, shows="", calls=10**6, ends=(None, "Late")),
     ordered("arguments nested beyond the host's depth", _TOO_DEEP.format(depth=3000), shows="nested|JSON"),
     ordered("arguments nested a little too deeply", _TOO_DEEP.format(depth=100), shows="nested"),
