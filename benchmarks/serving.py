@@ -8,7 +8,8 @@ requests at once (base, an adapter, all mixed) and of reading prompts, with the 
 recomputed in a second turn; and whether the base answers in a mixed batch as it does alone. A server takes 3.5 GiB.
 
 Variants: `keepstate` as we start it; `vllm` without our plugin, thread binding and block size; and ours with one thing
-changed: `one-thread`, `bound` (threads to cores), `block-128`, `iomp`, `tcmalloc` (name the library in TCMALLOC).
+changed: `one-thread`, `bound` (threads to cores), `block-128`, `in-parts` (prompts of more than 2,048 tokens), `iomp`,
+`tcmalloc` (name the library in TCMALLOC).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ QUESTION = "What is the capital of France?"
 PROMPT = "item_0a1b2c3d4e5f weight 12 value 55 class K. " * 30
 PAUSE = 1.5
 """Seconds: vLLM's own processes spin for one after their last request, on a core that the next server is to have."""
-VARIANTS = ("keepstate", "vllm", "one-thread", "bound", "block-128", "iomp", "tcmalloc")
+VARIANTS = ("keepstate", "vllm", "one-thread", "bound", "block-128", "in-parts", "iomp", "tcmalloc")
 
 
 def variant_environment(variant: str, python: Path) -> dict[str, str]:
@@ -66,6 +67,8 @@ def started(planned: Plan, variant: str) -> Iterator[None]:
     words = command(planned, python)
     if variant in ("vllm", "block-128"):
         words += ["--block-size", "128"]
+    if variant in ("vllm", "in-parts"):
+        words += ["--enable-chunked-prefill", "--max-num-batched-tokens", "2048"]
     began = time.monotonic()
     with (
         planned.log.open("wb") as log,
