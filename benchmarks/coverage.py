@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from keepstate.reports.statistics import median_ratio
+from keepstate.report.statistics import median_ratio
 
 Array = NDArray[np.float64]
 Sampler = Callable[[np.random.Generator, int], Array]

@@ -17,12 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from keepstate.datasets.convert import Converter, Row
-from keepstate.datasets.options import BuildOptions
-from keepstate.datasets.parity import TrainingRow, compare, local_prompts
-from keepstate.datasets.sample import prove
-from keepstate.datasets.templates import ChatTemplate, load_template
-from keepstate.datasets.tokenizer import TextTokenizer
+from keepstate.dataset.convert import Converter, Row
+from keepstate.dataset.options import BuildOptions
+from keepstate.dataset.parity import TrainingRow, compare, local_prompts
+from keepstate.dataset.sample import prove
+from keepstate.dataset.templates import ChatTemplate, load_template
+from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
 from keepstate.traces import read_trace
 from keepstate.vocabulary import RuntimeName
@@ -34,7 +34,7 @@ ITEMS = 12
 BUILD = """
 import resource, sys, time
 from pathlib import Path
-from keepstate.datasets import build_dataset
+from keepstate.dataset import build_dataset
 from keepstate.vocabulary import RuntimeName
 if __name__ == "__main__":
     root, out, template, tokenizer = sys.argv[1:]
@@ -48,7 +48,7 @@ if __name__ == "__main__":
 
 def make_traces(folder: Path, count: int) -> int:
     """Write `count` traces of a knapsack-like conversation and return their bytes."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "datasets"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "dataset"))
     from made_traces import make_trace, write_traces  # noqa: PLC0415
 
     system = "You act by writing Python. " + " ".join(f"Tool {n}: does thing {n} and returns text." for n in range(60))

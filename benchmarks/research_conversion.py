@@ -19,16 +19,16 @@ from pathlib import Path
 
 from keepstate import environments
 from keepstate.agents.record import InterpreterResult, Trace
-from keepstate.datasets.axolotl_ids import DATASET
-from keepstate.datasets.manifest import INDEX, read_manifest
-from keepstate.datasets.parity import RowReport, TrainingRow, compare, total
-from keepstate.datasets.templates import QWEN3_STOCK, ChatTemplate, load_template
-from keepstate.datasets.tokenizer import TextTokenizer
+from keepstate.dataset.axolotl_ids import DATASET
+from keepstate.dataset.manifest import INDEX, read_manifest
+from keepstate.dataset.parity import RowReport, TrainingRow, compare, total
+from keepstate.dataset.templates import QWEN3_STOCK, ChatTemplate, load_template
+from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
 from keepstate.traces import read_trace
 from keepstate.vocabulary import RuntimeName
 
-SCRIPT = Path(__file__).parents[1] / "keepstate" / "datasets" / "axolotl_ids.py"
+SCRIPT = Path(__file__).parents[1] / "keepstate" / "dataset" / "axolotl_ids.py"
 SYSTEM_MESSAGES = 3
 THINK = "the think block"
 SYSTEM = "system messages joined"

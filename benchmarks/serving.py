@@ -29,10 +29,10 @@ import httpx2
 
 from keepstate import basemodel, environments
 from keepstate.processes import GuardedProcess
-from keepstate.serving import Plan, plan
-from keepstate.serving.command import command, environment
+from keepstate.serve import Plan, plan
+from keepstate.serve.command import command, environment
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "serving"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "serve"))
 from random_lora import write_random_lora
 
 ADAPTERS = ("persistent", "forget", "react")

@@ -21,12 +21,12 @@ from enum import StrEnum
 from typing import Any
 
 from keepstate import __version__, basemodel, environments, machine
-from keepstate.datasets import qwen3
+from keepstate.dataset import qwen3
 from keepstate.environments import Name, State
 from keepstate.errors import UserError
 from keepstate.places import IN_CHECKOUT, SHIPPED, home, is_writable, shipped
-from keepstate.serving.plan import PORT
-from keepstate.serving.ports import is_free, served_names
+from keepstate.serve.plan import PORT
+from keepstate.serve.ports import is_free, served_names
 from keepstate.vocabulary import Rung
 
 MEMORY_GIB = 8

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from keepstate import basemodel, environments, places
-from keepstate.datasets import qwen3
+from keepstate.dataset import qwen3
 from keepstate.errors import UserError
-from keepstate.serving import plan
-from keepstate.training.preflight import find_model
+from keepstate.serve import plan
+from keepstate.train.preflight import find_model
 
 UNWRITABLE = "/proc/keepstate"
 """Nobody can make a folder there, root neither."""

@@ -25,17 +25,17 @@ import yaml
 from keepstate.cli import run
 from keepstate.cli.dataset import describe
 from keepstate.cli.train import config_keys, progress_display, training_options
-from keepstate.datasets import BuildOptions
-from keepstate.datasets.build import build_datasets
-from keepstate.datasets.convert import UNREADABLE
-from keepstate.datasets.manifest import LEFT_OUT, read_manifest
-from keepstate.datasets.templates import FOLDER as TEMPLATES
+from keepstate.dataset import BuildOptions
+from keepstate.dataset.build import build_datasets
+from keepstate.dataset.convert import UNREADABLE
+from keepstate.dataset.manifest import LEFT_OUT, read_manifest
+from keepstate.dataset.templates import FOLDER as TEMPLATES
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.places import find
 from keepstate.traces import BadTrace, Trace, iter_traces
-from keepstate.training import plan, read_done, train
-from keepstate.training.config import config_path, read_config
-from keepstate.training.preflight import check_machine, find_model
+from keepstate.train import plan, read_done, train
+from keepstate.train.config import config_path, read_config
+from keepstate.train.preflight import check_machine, find_model
 from keepstate.vocabulary import RuntimeName, Tracker
 
 FOLDER = click.Path(path_type=Path)
@@ -181,7 +181,7 @@ def prove(dataset: Path) -> None:
     manifest = read_manifest(dataset)
     if manifest.certificate is not None:
         return
-    from keepstate.datasets.check import CheckPlan, check_dataset  # noqa: PLC0415
+    from keepstate.dataset.check import CheckPlan, check_dataset  # noqa: PLC0415
 
     report = check_dataset(CheckPlan(dataset))
     if report.bad:
@@ -202,7 +202,7 @@ def tokenizer(model: str, *, dry_run: bool) -> tuple[Path, bool]:
     """
     if (found := find_model(model)) is not None:
         return found, False
-    from keepstate.datasets.qwen3 import ensure_qwen3_tokenizer  # noqa: PLC0415
+    from keepstate.dataset.qwen3 import ensure_qwen3_tokenizer  # noqa: PLC0415
 
     try:
         return ensure_qwen3_tokenizer(), False

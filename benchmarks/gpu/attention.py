@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "keepstate" / "training" / "plugin"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "keepstate" / "train" / "plugin"))
 
 import torch
 import torch.nn.functional as F

@@ -28,7 +28,7 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-PLUGIN = ROOT / "keepstate" / "training" / "plugin"
+PLUGIN = ROOT / "keepstate" / "train" / "plugin"
 SEQUENCE = 4096
 KERNELS = {
     "lora_mlp_kernel": True,

@@ -28,7 +28,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(ROOT / "keepstate" / "training" / "plugin")]
+sys.path[:0] = [str(HERE), str(ROOT / "keepstate" / "train" / "plugin")]
 
 from shapes import ROWS, SEQUENCE, TINY_SEQUENCE, flops_per_token, write_documents, write_model  # noqa: E402
 

@@ -110,7 +110,7 @@ class CellResult:
     remarks: tuple[str, ...]
     """What was noticed about the model when the cell was played."""
     told_apart_by: str = ""
-    """What tells it from others of the same adapter in the same runtime beside it; see `keepstate.reports.model`."""
+    """What tells it from others of the same adapter in the same runtime beside it; see `keepstate.report.model`."""
 
     @property
     def label(self) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 from keepstate.bench.config import BenchmarkConfig
 from keepstate.errors import UserError
 from keepstate.models.endpoint import SECONDS, Endpoint, ServerFault, context_of, key_refused, model_cards
-from keepstate.serving.adapters import BASE
-from keepstate.serving.loaded import AdapterContent, Loaded, loaded_base, loaded_by
+from keepstate.serve.adapters import BASE
+from keepstate.serve.loaded import AdapterContent, Loaded, loaded_base, loaded_by
 from keepstate.vocabulary import Adapter
 
 _CACHE_INFO = re.compile(r"^vllm:cache_config_info\{(?P<labels>.*)\} ", re.MULTILINE)

@@ -29,24 +29,24 @@ from keepstate.cli._demo_folder import DemoFolder, is_proven, keep_only
 from keepstate.cli._progress import display
 from keepstate.cli.dataset import describe
 from keepstate.cli.train import progress_display
-from keepstate.datasets import BuildOptions, build_datasets, read_manifest
-from keepstate.datasets.check import CheckPlan, check_dataset
+from keepstate.dataset import BuildOptions, build_datasets, read_manifest
+from keepstate.dataset.check import CheckPlan, check_dataset
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import content_hash, file_hash, write_atomic
 from keepstate.models.teacher import ScriptedTeacher
-from keepstate.reports import HTML_FILE, build_report
-from keepstate.reports.tables import print_report
-from keepstate.serving import Plan, Starting, serve
-from keepstate.serving import plan as plan_server
-from keepstate.serving.ports import check_port
+from keepstate.report import HTML_FILE, build_report
+from keepstate.report.tables import print_report
+from keepstate.serve import Plan, Starting, serve
+from keepstate.serve import plan as plan_server
+from keepstate.serve.ports import check_port
 from keepstate.tasks import load_tasks, make_tasks, write_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.generate import require_disjoint
 from keepstate.traces.collect import CollectPlan, Tally, collect
-from keepstate.training import train
-from keepstate.training.config import config_path
-from keepstate.training.result import WEIGHTS, TrainedAdapter
-from keepstate.training.run_folder import OtherTraining
+from keepstate.train import train
+from keepstate.train.config import config_path
+from keepstate.train.result import WEIGHTS, TrainedAdapter
+from keepstate.train.run_folder import OtherTraining
 from keepstate.vocabulary import Difficulty, RuntimeName, Tracker
 
 TRAIN_SEED, EVAL_SEED = 0, 123_456_789

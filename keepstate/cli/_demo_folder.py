@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from keepstate.datasets import read_manifest
+from keepstate.dataset import read_manifest
 from keepstate.errors import UserError
 from keepstate.tasks.base import Task
 from keepstate.traces.writer import TRACE_SUFFIX

@@ -11,9 +11,9 @@ from rich.console import Console
 from keepstate.bench.results import CellResult, read_results
 from keepstate.cli import FiniteRange
 from keepstate.errors import UserError
-from keepstate.reports.build import comparison_json
-from keepstate.reports.comparison import MARGIN, compare_cells, shared_tasks
-from keepstate.reports.tables import comparison_notes, print_comparison
+from keepstate.report.build import comparison_json
+from keepstate.report.comparison import MARGIN, compare_cells, shared_tasks
+from keepstate.report.tables import comparison_notes, print_comparison
 
 
 @click.command()

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keepstate.cli import FiniteRange, Group
-from keepstate.datasets.convert import UNREADABLE
-from keepstate.datasets.manifest import LEFT_OUT, Manifest, read_manifest
-from keepstate.datasets.options import Balance, BuildOptions, Length
-from keepstate.datasets.sample import REMEDIES
+from keepstate.dataset.convert import UNREADABLE
+from keepstate.dataset.manifest import LEFT_OUT, Manifest, read_manifest
+from keepstate.dataset.options import Balance, BuildOptions, Length
+from keepstate.dataset.sample import REMEDIES
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.vocabulary import RuntimeName
 
 if TYPE_CHECKING:
-    from keepstate.datasets.parity import RowReport
+    from keepstate.dataset.parity import RowReport
 
 DEFAULTS = BuildOptions()
 NAMED = 5
@@ -70,7 +70,7 @@ def build(
 
     Exit 1 if a file could not be read as a trace or its conversation could not be proven.
     """
-    from keepstate.datasets.build import build_datasets  # noqa: PLC0415
+    from keepstate.dataset.build import build_datasets  # noqa: PLC0415
     from keepstate.processes import sigterm_interrupts  # noqa: PLC0415
 
     options = _options(chosen)
@@ -111,7 +111,7 @@ def check(folders: tuple[Path, ...], tokenizer: str | None, **chosen: str | None
 
     Exit 1 if a turn differs; the first difference is shown decoded. If none does, the manifest gets a certificate.
     """
-    from keepstate.datasets.check import CheckPlan, check_dataset  # noqa: PLC0415
+    from keepstate.dataset.check import CheckPlan, check_dataset  # noqa: PLC0415
 
     path = tokenizer_folder(tokenizer) if tokenizer else None
     proven = True
@@ -132,8 +132,8 @@ def check(folders: tuple[Path, ...], tokenizer: str | None, **chosen: str | None
 
 def _show_wrong(bad: Sequence[tuple[str, RowReport]], tokenizer_path: Path) -> None:
     """What a check found wrong, and its first difference."""
-    from keepstate.datasets.parity import show, total  # noqa: PLC0415
-    from keepstate.datasets.tokenizer import TextTokenizer  # noqa: PLC0415
+    from keepstate.dataset.parity import show, total  # noqa: PLC0415
+    from keepstate.dataset.tokenizer import TextTokenizer  # noqa: PLC0415
     from keepstate.traces.view import printable  # noqa: PLC0415
 
     wrong = total(report for _, report in bad)
@@ -159,7 +159,7 @@ def preview(folder: Path, split: str, row: int, tokenizer: str | None, page: Pat
     """Show a row of the data set in FOLDER: trained text coloured, masked text grey, tokens per turn."""
     from rich.console import Console  # noqa: PLC0415
 
-    from keepstate.datasets import preview as looking  # noqa: PLC0415
+    from keepstate.dataset import preview as looking  # noqa: PLC0415
     from keepstate.files import write_atomic  # noqa: PLC0415
 
     shown = looking.preview(folder, split, row, tokenizer_folder(tokenizer) if tokenizer else None)
@@ -190,7 +190,7 @@ def tokenizer_folder(name: str | None) -> Path:
         UserError: It could not be made.
     """
     if name == "qwen3":
-        from keepstate.datasets.qwen3 import ensure_qwen3_tokenizer  # noqa: PLC0415
+        from keepstate.dataset.qwen3 import ensure_qwen3_tokenizer  # noqa: PLC0415
 
         return ensure_qwen3_tokenizer()
     if name is not None:

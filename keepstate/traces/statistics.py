@@ -1,7 +1,7 @@
 """Counting traces: the figures of one folder, in the research code's summary file and for the terminal.
 
 Only graded episodes enter an average; those we failed are counted beside it, by origin. Makes no intervals and compares
-nothing: that is `keepstate.reports`.
+nothing: that is `keepstate.report`.
 """
 
 from __future__ import annotations

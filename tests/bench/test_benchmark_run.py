@@ -42,14 +42,14 @@ from keepstate.errors import UserError
 from keepstate.files import alone_in, file_hash, write_json
 from keepstate.models import server as server_module
 from keepstate.models.server import ServerModel
-from keepstate.reports import make_report
-from keepstate.serving import loaded
-from keepstate.serving.loaded import AdapterContent, noted
+from keepstate.report import make_report
+from keepstate.serve import loaded
+from keepstate.serve.loaded import AdapterContent, noted
 from keepstate.tasks import write_tasks
 from keepstate.traces import read_trace
 from keepstate.traces.check import check_folders
 from keepstate.traces.collect import CollectPlan, collect
-from keepstate.training import result
+from keepstate.train import result
 from keepstate.vocabulary import Difficulty, FinishReason, Origin, RuntimeName
 
 REACT = RuntimeName.REACT

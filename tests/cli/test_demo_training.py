@@ -7,7 +7,7 @@ import pytest
 
 from keepstate.cli import _demo
 from keepstate.cli._demo_folder import DemoFolder
-from keepstate.training.run_folder import OtherTraining
+from keepstate.train.run_folder import OtherTraining
 from keepstate.vocabulary import RuntimeName
 
 

@@ -28,9 +28,9 @@ COMMAND = re.compile(r"\bkeepstate [a-z].*?(?=[;,)`]|\. | or | to |: |$|\bkeepst
 """A command inside a message, to its end."""
 RAISED_BY = {
     "bench": ["bench run", "bench matrix"],
-    "datasets": ["dataset build", "dataset check", "dataset preview"],
-    "reports": ["report", "compare", "bench run"],
-    "serving": ["serve"],
+    "dataset": ["dataset build", "dataset check", "dataset preview"],
+    "report": ["report", "compare", "bench run"],
+    "serve": ["serve"],
     "tasks": ["tasks generate", "bench matrix"],
     "traces": ["traces collect", "traces import", "traces check", "traces stats"],
 }
@@ -133,12 +133,12 @@ def everything() -> dict[str, set[str]]:
 
 
 def known_where_shown(path: Path) -> set[str]:
-    """The options of the commands that show a file's messages. Both that train show those of `training`."""
+    """The options of the commands that show a file's messages. Both that train show those of `keepstate.train`."""
     known = everything()
-    if path.parent.name == "train":
+    if path.parent == ROOT / "train":
         return known["script"]
     first = path.relative_to(ROOT / "keepstate").parts[0]
-    if first == "training":
+    if first == "train":
         return known["train"] & known["script"]
     own = path.stem.removeprefix("_") if first == "cli" else ""
     names = RAISED_BY.get(first) or [name for name in known if own in name.split()] or list(known)

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from keepstate.datasets import read_manifest
-from keepstate.training import read_done
+from keepstate.dataset import read_manifest
+from keepstate.train import read_done
 from keepstate.vocabulary import Adapter, RuntimeName
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]

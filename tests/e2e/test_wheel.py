@@ -173,7 +173,7 @@ STEPS = (
     ("dataset preview data/datasets/react --html page.html", 0, "page.html"),
     ("train react --laptop --dry-run", 0, "home/models/smollm2-135m-instruct"),
     ("train forget --dry-run", 2, "--template qwen3_nothink"),
-    ("serve --laptop --dry-run", 0, "/keepstate/serving/plugin"),
+    ("serve --laptop --dry-run", 0, "/keepstate/serve/plugin"),
     ("bench --help", 0, "matrix"),
     (f"bench run {CONFIG} --base-url http://127.0.0.1:9/v1", 2, "no server answers at http://127.0.0.1:9/v1"),
     ("report runs/bench", 2, "no such folder: runs/bench"),

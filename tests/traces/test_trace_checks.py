@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from keepstate.cli.traces import command
-from keepstate.datasets.sample import Refused, check_messages
+from keepstate.dataset.sample import Refused, check_messages
 from keepstate.errors import UserError
 from keepstate.models.base import Message
 from keepstate.traces import parse_trace, read_trace, write_trace

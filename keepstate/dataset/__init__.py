@@ -1,0 +1,21 @@
+"""Data sets: from traces to training conversations that are, token for token, what the server sees.
+
+Run `keepstate dataset build`, then `keepstate dataset check`. `docs/data.md` tells how the proof works.
+"""
+
+from keepstate.dataset.build import build_dataset, build_datasets
+from keepstate.dataset.manifest import Manifest, read_manifest
+from keepstate.dataset.options import Balance, BuildOptions, Length
+from keepstate.dataset.templates import ChatTemplate, load_template
+
+__all__ = [
+    "Balance",
+    "BuildOptions",
+    "ChatTemplate",
+    "Length",
+    "Manifest",
+    "build_dataset",
+    "build_datasets",
+    "load_template",
+    "read_manifest",
+]

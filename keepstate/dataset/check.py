@@ -1,0 +1,228 @@
+"""Checking a whole data set against its traces, Axolotl's own tokens, and, if asked, a running server.
+
+Run `keepstate dataset check data/datasets/persistent`. Axolotl runs as its own process in `.venv-train`; the server's
+prompts come from its template and tokenizer on disk, or by `--server` from vLLM's `/tokenize`. A good check writes its
+certificate into the manifest. Repairs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from keepstate import environments, machine
+from keepstate.agents.record import ModelCallEvent
+from keepstate.dataset.convert import sharegpt_line
+from keepstate.dataset.manifest import INDEX, TEMPLATE, Certificate, Manifest, read_manifest
+from keepstate.dataset.parity import PromptIds, RowReport, TrainingRow, compare, local_prompts
+from keepstate.dataset.server_ids import server_prompts
+from keepstate.dataset.templates import load_template
+from keepstate.dataset.tokenizer import TextTokenizer
+from keepstate.errors import UserError
+from keepstate.files import ListHash, scratch_folder
+from keepstate.models.base import Message
+from keepstate.processes import GuardedProcess
+from keepstate.traces.reader import read_trace
+
+SCRIPT = Path(__file__).with_name("axolotl_ids.py")
+AXOLOTLS_OWN = "axolotl:"
+TAIL_LINES = 6
+CHARS_PER_JOB = 200_000
+"""Less text than this is not worth another process of Axolotl's."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPlan:
+    """What to compare.
+
+    By default the data set's own template stands on both sides.
+    """
+
+    folder: Path
+    tokenizer_path: Path | None = None
+    """Default: the one it was built with."""
+    training_template: str | None = None
+    """A Jinja file, `qwen3-stock`, or `axolotl:<name>` for one of Axolotl's own."""
+    serving_template: str | None = None
+    """A Jinja file, or `qwen3-stock`."""
+    server: str | None = None
+    """URL of a running vLLM, whose prompts are compared instead."""
+    model: str | None = None
+    """Name of a model on that server; default: its first."""
+
+    @property
+    def as_built(self) -> bool:
+        """Whether the proof is about the data set as it is to be used: only that earns a certificate."""
+        return not (self.tokenizer_path or self.training_template or self.serving_template)
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What a check found."""
+
+    rows: int = 0
+    bad: list[tuple[str, RowReport]] = field(default_factory=list)
+    """Trace and report of every row that is not proven."""
+    turns: int = 0
+    tokens: int = 0
+    trained: int = 0
+    unrecorded: int = 0
+    """Rows of traces that hold no hashes of what was sent: imported ones."""
+    certificate: Certificate | None = None
+
+    def add(self, trace: str, report: RowReport, *, recorded: bool) -> None:
+        """Count one row."""
+        self.rows += 1
+        self.unrecorded += not recorded
+        self.turns += report.turns
+        self.tokens += report.tokens
+        self.trained += report.trained
+        if not report.good:
+            self.bad.append((trace, report))
+
+
+def check_dataset(plan: CheckPlan) -> CheckReport:
+    """Prove every turn of a data set as built: it gets its certificate if all are proven, and loses it if not.
+
+    Raises:
+        UserError: No data set, changed since it was built, or Axolotl or the server could not be asked.
+    """
+    manifest = read_manifest(plan.folder)
+    _require_unchanged(plan.folder, manifest)
+    _require_traces(plan.folder)
+    tokenizer_path = plan.tokenizer_path or Path(manifest.tokenizer.name)
+    tokenizer = TextTokenizer(tokenizer_path)
+    if plan.tokenizer_path is None and tokenizer.sha256 != manifest.tokenizer.sha256:
+        raise UserError(f"{tokenizer.path} is not the tokenizer the data was built with", "build again, or --tokenizer")
+    prompts: PromptIds
+    if plan.server:
+        prompts = server_prompts(plan.server, plan.model)
+    else:
+        prompts = local_prompts(load_template(plan.serving_template or plan.folder / TEMPLATE), tokenizer)
+    report = CheckReport()
+    with scratch_folder(Path(tempfile.gettempdir()), "keepstate-check.") as work:
+        ids = Path(work) / "ids.jsonl"
+        _run_axolotl(plan, manifest, tokenizer.path.parent, ids)
+        with ids.open() as lines:
+            versions = json.loads(next(lines))
+            for (trace, held), line in zip(_conversations(plan.folder, manifest), lines, strict=True):
+                report.add(trace, _compare(held.messages, line, prompts, tokenizer), recorded=held.recorded)
+    if plan.as_built:
+        if not report.bad:
+            report.certificate = _certificate(plan, manifest, report, versions["axolotl"])
+        manifest.model_copy(update={"certificate": report.certificate}).write(plan.folder)
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a trace holds of a row."""
+
+    messages: Sequence[Message] | str
+    """The conversation; instead of one, why there is none."""
+    recorded: bool = True
+    """Whether the hash of a prompt, taken when it was sent, was found in the trace and compared."""
+
+
+def _compare(messages: Sequence[Message] | str, line: str, prompts: PromptIds, tokenizer: TextTokenizer) -> RowReport:
+    row = json.loads(line)
+    if isinstance(messages, str):
+        return RowReport(tokens=len(row["input_ids"]), problem=messages)
+    end_of_turn = tokenizer.end_of_turn
+    return compare(messages, TrainingRow(row["input_ids"], row["labels"]), prompts, tokenizer, end_of_turn)
+
+
+def _conversations(folder: Path, manifest: Manifest) -> Iterator[tuple[str, Held]]:
+    """Trace and conversation of every row, in order."""
+    with (folder / INDEX).open() as index:
+        for name in manifest.splits:
+            with (folder / f"{name}.jsonl").open(encoding="utf-8") as rows:
+                for row in rows:
+                    about = json.loads(next(index))
+                    yield about["path"], _held(about, row)
+
+
+def _held(about: dict[str, Any], row: str) -> Held:
+    """The conversation as the trace holds it, as far as the row goes."""
+    try:
+        trace = read_trace(Path(about["path"]))
+    except UserError as error:
+        return Held(error.message)
+    count = len(json.loads(row)["conversations"])
+    messages = trace.messages[:count]
+    if sharegpt_line(messages) + "\n" != row:
+        return Held("the row is not what the trace says")
+    calls = [event for event in trace.events if isinstance(event, ModelCallEvent)]
+    conversation = ListHash()
+    for event in sorted(calls, key=lambda event: event.num_messages):
+        if conversation.of(trace.messages[: event.num_messages]) != event.prompt_hash:
+            return Held(f"turn {event.turn}: what was sent is no prefix of the conversation")
+    return Held(messages, recorded=bool(calls))
+
+
+def _require_unchanged(folder: Path, manifest: Manifest) -> None:
+    if changed := manifest.changed_files(folder):
+        raise UserError(
+            f"{changed[0]} changed since its manifest was written", "build it again: keepstate dataset build"
+        )
+    if load_template(folder / TEMPLATE).sha256 != manifest.template.sha256:
+        raise UserError(f"{folder / TEMPLATE} changed since the data was built", "build again: keepstate dataset build")
+
+
+def _require_traces(folder: Path) -> None:
+    """Refuse a check that could compare nothing, as from another working folder than the build's."""
+    with (folder / INDEX).open() as index:
+        paths = (Path(json.loads(line)["path"]) for line in index)
+        first = next(paths)
+        if not first.exists() and not any(path.exists() for path in paths):
+            raise UserError(
+                f"none of the traces that {folder} was built from is there (first: {first})",
+                "their paths are as the build was given them: run this in the folder where that ran, or build again",
+            )
+
+
+def _run_axolotl(plan: CheckPlan, manifest: Manifest, tokenizer: Path, out: Path) -> None:
+    """Let Axolotl tokenise every split into `out`."""
+    files = [plan.folder / f"{name}.jsonl" for name in manifest.splits]
+    size = sum(path.stat().st_size for path in files)
+    jobs = max(1, min(machine.cores(), size // CHARS_PER_JOB))
+    python = environments.ensure("train")
+    template = _axolotl_template(plan, out.with_name(TEMPLATE))
+    command: list[str | Path] = [python, "-I", SCRIPT, "--tokenizer", tokenizer.resolve(), "--template", template]
+    command += ["--out", out, "--jobs", str(jobs), *files]
+    log = out.with_suffix(".log")
+    with log.open("wb") as output, GuardedProcess(command, output=output) as process:
+        code = process.wait()
+    if code:
+        tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-TAIL_LINES:])
+        raise UserError(f"Axolotl could not tokenise {plan.folder}:\n{tail}", "see keepstate doctor")
+
+
+def _axolotl_template(plan: CheckPlan, scratch: Path) -> str:
+    """What Axolotl is given: a file, or the name of a template of its own."""
+    chosen = plan.training_template
+    if chosen and chosen.startswith(AXOLOTLS_OWN):
+        return chosen.removeprefix(AXOLOTLS_OWN)
+    if chosen is None:
+        return str(plan.folder / TEMPLATE)
+    scratch.write_text(load_template(chosen).text, encoding="utf-8")
+    return str(scratch)
+
+
+def _certificate(plan: CheckPlan, manifest: Manifest, report: CheckReport, axolotl: str) -> Certificate:
+    return Certificate(
+        data_sha256={name: split.sha256 for name, split in manifest.splits.items()},
+        rows=report.rows,
+        turns=report.turns,
+        tokens=report.tokens,
+        trained_tokens=report.trained,
+        unrecorded=report.unrecorded,
+        axolotl=axolotl,
+        server=plan.server,
+        checked_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,152 @@
+"""What a report says, before any output form: groups of cells on the same tasks, comparisons, headline, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from keepstate.bench.results import CellResult
+from keepstate.report.comparison import MARGIN, Comparison, compare_cells, shared_tasks
+from keepstate.report.figures import CellFigures, cell_figures, references
+from keepstate.report.headline import headline, what_can_be_shown
+from keepstate.report.notes import different_tasks, notes
+from keepstate.vocabulary import Adapter, RuntimeName
+
+Kind = tuple[Adapter, RuntimeName]
+
+COMPARED: tuple[tuple[Kind, Kind], ...] = (
+    ((Adapter.PERSISTENT, RuntimeName.FORGET), (Adapter.FORGET, RuntimeName.FORGET)),
+    ((Adapter.FORGET, RuntimeName.PERSISTENT), (Adapter.PERSISTENT, RuntimeName.PERSISTENT)),
+    ((Adapter.PERSISTENT, RuntimeName.FORGET), (Adapter.PERSISTENT, RuntimeName.PERSISTENT)),
+    ((Adapter.FORGET, RuntimeName.PERSISTENT), (Adapter.FORGET, RuntimeName.FORGET)),
+    ((Adapter.PERSISTENT, RuntimeName.PERSISTENT), (Adapter.FORGET, RuntimeName.FORGET)),
+    ((Adapter.PERSISTENT, RuntimeName.PERSISTENT), (Adapter.BASE, RuntimeName.PERSISTENT)),
+    ((Adapter.FORGET, RuntimeName.FORGET), (Adapter.BASE, RuntimeName.FORGET)),
+    ((Adapter.REACT, RuntimeName.REACT), (Adapter.BASE, RuntimeName.REACT)),
+)
+"""Mismatch against match in one runtime, one adapter in two, matched arms against each other and the base."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Cells that share tasks: they compare task by task."""
+
+    title: str
+    figures: tuple[CellFigures, ...]
+    references: dict[str, float]
+    """What the reference policies score, mean over the tasks that are graded in one of the cells at least."""
+    solved_by: dict[str, int]
+    """How many of these tasks each of them solves."""
+    graded_tasks: int
+    comparisons: tuple[Comparison, ...]
+    headline: tuple[str, ...]
+    shows: str
+    """What so many tasks can show, and how many would show more."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole report."""
+
+    name: str
+    groups: tuple[Group, ...]
+    margin: float
+
+    @property
+    def episodes(self) -> int:
+        """Graded episodes in all cells."""
+        return sum(len(figures.cell.episodes) for group in self.groups for figures in group.figures)
+
+
+def make_report(name: str, cells: Sequence[CellResult], *, margin: float = MARGIN) -> Report:
+    """Compute everything that a report says of `cells`.
+
+    Args:
+        name: Of the run.
+        cells: As `keepstate.bench.read_results` gives them.
+        margin: Differences of optimality below it count as equivalent.
+    """
+    return Report(name, tuple(_group(told_apart(group), margin) for group in _sharing_tasks(cells)), margin)
+
+
+def told_apart(cells: Sequence[CellResult]) -> list[CellResult]:
+    """The cells; those of one adapter in one runtime with what tells them apart: model, seed, or else their folders."""
+    told = []
+    for cell in cells:
+        alike = [other for other in cells if (other.adapter, other.runtime) == (cell.adapter, cell.runtime)]
+        models = [str(other.config.get("model")) for other in alike]
+        seeds = [str(other.config.get("seed")) for other in alike]
+        if len(alike) == 1:
+            words = ""
+        elif len(set(models)) == len(alike):
+            words = str(cell.config.get("model"))
+        elif len(set(seeds)) == len(alike):
+            words = f"seed {cell.config.get('seed')}"
+        else:
+            words = cell.folder.name
+        told.append(replace(cell, told_apart_by=words))
+    return told
+
+
+def _sharing_tasks(cells: Sequence[CellResult]) -> list[list[CellResult]]:
+    """Groups of cells that have tasks in common, directly or through another cell, in their order."""
+    groups: list[list[CellResult]] = []
+    for cell in cells:
+        hashes = set(cell.tasks.values())
+        near = [group for group in groups if any(not hashes.isdisjoint(other.tasks.values()) for other in group)]
+        joined = [other for group in near for other in group] + [cell]
+        groups = [group for group in groups if group not in near] + [joined]
+    order = {id(cell): place for place, cell in enumerate(cells)}
+    sorted_groups = [sorted(group, key=lambda cell: order[id(cell)]) for group in groups]
+    return sorted(sorted_groups, key=lambda group: order[id(group[0])])
+
+
+def _group(cells: Sequence[CellResult], margin: float) -> Group:
+    figures = tuple(cell_figures(cell) for cell in cells)
+    pairs = list(_pairs(cells))
+    comparisons = tuple(compare_cells(a, b, margin=margin) for a, b in pairs if shared_tasks(a, b))
+    apart = [pair for pair in pairs if not shared_tasks(*pair)]
+    graded = {episode.task_hash for cell in cells for episode in cell.episodes}
+    scores = {task: scores for cell in cells for task, scores in cell.references.items() if task in graded}
+    reached = references(cells, graded)
+    return Group(
+        title=_title(cells),
+        figures=figures,
+        references=reached,
+        solved_by={name: sum(by_policy[name] == 1.0 for by_policy in scores.values()) for name in reached},
+        graded_tasks=len(graded),
+        comparisons=comparisons,
+        headline=tuple(headline(figures, comparisons, apart)),
+        shows=what_can_be_shown(figures, comparisons, margin),
+        notes=(*different_tasks(figures), *notes(figures)),
+    )
+
+
+def _title(cells: Sequence[CellResult]) -> str:
+    """`knapsack mini, strict rules, 12 tasks`; `12 to 24 tasks` where the cells have more and less of them."""
+    kinds = list(dict.fromkeys(f"{cell.family} {cell.difficulty}" for cell in cells))
+    rules = list(dict.fromkeys(cell.rules for cell in cells if cell.rules))
+    counts = sorted({len(set(cell.tasks.values())) for cell in cells})
+    tasks = f"{counts[0]} to {counts[-1]} tasks" if len(counts) > 1 else f"{counts[0]} task{'s' * (counts[0] != 1)}"
+    return ", ".join([" and ".join(kinds), *(f"{name} rules" for name in rules), tasks])
+
+
+def _pairs(cells: Iterable[CellResult]) -> Iterator[tuple[CellResult, CellResult]]:
+    """Every pair of `COMPARED`.
+
+    Seed by seed where both kinds were sampled with the same seeds, one adapter in two runtimes model by model where
+    both have the same; else each with each.
+    """
+    by_kind: dict[Kind, list[CellResult]] = {}
+    for cell in cells:
+        by_kind.setdefault((cell.adapter, cell.runtime), []).append(cell)
+    for kind, other in COMPARED:
+        firsts, seconds = by_kind.get(kind, []), by_kind.get(other, [])
+        keys = ("seed", "model") if kind[0] is other[0] else ("seed",)
+        same = [key for key in keys if _values(firsts, key) == _values(seconds, key)]
+        yield from ((a, b) for a in firsts for b in seconds if all(a.config.get(k) == b.config.get(k) for k in same))
+
+
+def _values(cells: Sequence[CellResult], key: str) -> set[object]:
+    return {cell.config.get(key) for cell in cells}

@@ -1,0 +1,162 @@
+"""The two plots: optimality and tokens by cell, with intervals, in a light and a dark dress.
+
+Colour, shape and the label of the row say the same, so that none is needed. Uses altair; renders without a browser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from keepstate.report.figures import CellFigures
+from keepstate.report.model import Group, Report
+from keepstate.report.statistics import Estimate
+
+WIDTH, ROW = 560, 26
+KINDS = ("matched", "mismatched", "base")
+SHAPES = ("circle", "diamond", "square")
+FONT = "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Colours of one dress, of the kinds in order (told apart with any colour vision) and of the rest."""
+
+    name: str
+    kinds: tuple[str, str, str]
+    text: str
+    grid: str
+    paper: str
+
+
+LIGHT = Theme("light", ("#0063a3", "#c2500a", "#6b6b6b"), "#1b1b1b", "#e2e2e2", "#ffffff")
+DARK = Theme("dark", ("#62b5f0", "#f0924a", "#a5a5a5"), "#eaeaea", "#3a3a3a", "#16181b")
+
+
+def optimality_plot(report: Report, theme: Theme = LIGHT) -> dict[str, Any]:
+    """The Vega-Lite specification of optimality by cell, floor and oracle marked."""
+    panels = [_optimality_panel(group, theme) for group in report.groups]
+    return _finished(panels, theme)
+
+
+def tokens_plot(report: Report, theme: Theme = LIGHT) -> dict[str, Any]:
+    """The Vega-Lite specification of tokens per episode by cell, the completion in strong colour."""
+    panels = [_tokens_panel(group, theme) for group in report.groups]
+    return _finished(panels, theme)
+
+
+def to_svg(plot: dict[str, Any]) -> str:
+    """A specification as an SVG document."""
+    return str(vl_convert.vegalite_to_svg(plot))
+
+
+def to_png(plot: dict[str, Any], scale: float = 2.0) -> bytes:
+    """A specification as a PNG image."""
+    return bytes(vl_convert.vegalite_to_png(plot, scale=scale))
+
+
+def _optimality_panel(group: Group, theme: Theme) -> Any:
+    rows = [_row(figures, figures.optimality, 100.0) for figures in group.figures if figures.optimality]
+    base = _chart(rows)
+    x = alt.X("value:Q", scale=alt.Scale(domain=[0, 100]), title="optimality, % of the optimum, with 95 % interval")
+    layers: list[Any] = [*_references(group, theme)]
+    layers += [
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", y=_y(group), color=_color(theme)),
+        base.mark_point(size=80, filled=True, opacity=1).encode(
+            x=x, y=_y(group), color=_color(theme), shape=_shape(theme)
+        ),
+        _labels(base, group, theme, "value:Q", dx=-4, dy=-9, align="left"),  # at 0 beside the cells' names
+    ]
+    return alt.layer(*layers).properties(width=WIDTH, height=alt.Step(ROW + 6), title=group.title)
+
+
+def _references(group: Group, theme: Theme) -> list[Any]:
+    """Vertical lines at floor and oracle, named at their top: means over its graded tasks."""
+    marks = [
+        {"at": 100 * group.references[key], "words": f"{words} {100 * group.references[key]:.0f}"}
+        for key, words in (("blind", "floor"), ("oracle", "oracle"))
+        if key in group.references
+    ]
+    base = _chart(marks)
+    line = base.mark_rule(strokeDash=[4, 3], color=theme.text, opacity=0.65).encode(x="at:Q")
+    name = base.mark_text(align="right", baseline="bottom", dx=-3, dy=-3, color=theme.text, fontSize=11).encode(
+        x="at:Q", y=alt.value(0), text="words:N"
+    )
+    return [line, name]
+
+
+def _tokens_panel(group: Group, theme: Theme) -> Any:
+    rows = [_row(f, f.tokens, 1.0, f.median_tokens) for f in group.figures if f.tokens]
+    base = _chart(rows)
+    x = alt.X(
+        "value:Q",
+        scale=alt.Scale(zero=True, nice=True),
+        title="tokens per episode (all calls): mean, and 95 % interval of the median",
+        axis=alt.Axis(tickCount=5),
+    )
+    bars = base.mark_bar(height=14, opacity=0.45).encode(x=x, y=_y(group), color=_color(theme))
+    written = base.mark_bar(height=14).encode(x="completion:Q", y=_y(group), color=_color(theme))
+    interval = base.mark_rule(color=theme.text, strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=_y(group))
+    labels = _labels(base, group, theme, "end:Q", dx=6, align="left")
+    layers = alt.layer(bars, written, interval, labels)
+    return layers.properties(width=WIDTH, height=alt.Step(ROW), title=group.title)
+
+
+def _row(figures: CellFigures, estimate: Estimate, scale: float, interval: Estimate | None = None) -> dict[str, Any]:
+    """One mark; its interval is that of another estimate where one is given."""
+    value, spread = estimate.value * scale, interval or estimate
+    low, high = (value if end is None else end * scale for end in (spread.low, spread.high))
+    completion = figures.completion_tokens
+    return {
+        "cell": figures.cell.label,
+        "kind": figures.kind,
+        "value": value,
+        "low": low,
+        "high": high,
+        "end": max(value, high),
+        "completion": completion.value if completion else 0.0,
+        "label": f"{value:.1f}" if scale > 1 else f"{value:,.0f}",
+    }
+
+
+def _y(group: Group) -> alt.Y:
+    order = [figures.cell.label for figures in group.figures]
+    return alt.Y("cell:N", sort=order, title=None, axis=alt.Axis(labelLimit=240))
+
+
+def _color(theme: Theme) -> alt.Color:
+    scale = alt.Scale(domain=list(KINDS), range=list(theme.kinds))
+    return alt.Color("kind:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
+
+
+def _shape(theme: Theme) -> alt.Shape:
+    scale = alt.Scale(domain=list(KINDS), range=list(SHAPES))
+    return alt.Shape("kind:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
+
+
+def _labels(base: Any, group: Group, theme: Theme, x: str, *, dx: int = 0, dy: int = 0, align: Any = "center") -> Any:
+    mark = base.mark_text(color=theme.text, fontSize=11, dx=dx, dy=dy, align=align)
+    return mark.encode(x=alt.X(x), y=_y(group), text="label:N")
+
+
+def _chart(rows: list[dict[str, Any]]) -> Any:
+    return alt.Chart(alt.InlineData(values=rows))
+
+
+def _finished(panels: Sequence[Any], theme: Theme) -> dict[str, Any]:
+    chart = alt.vconcat(*panels, spacing=28).resolve_scale(x="shared", color="shared", shape="shared")
+    words = {"labelColor": theme.text, "titleColor": theme.text, "labelFontSize": 12, "titleFontSize": 12}
+    configured = (
+        chart.configure(background=theme.paper, font=FONT)
+        .configure_axis(
+            gridColor=theme.grid, domainColor=theme.grid, tickColor=theme.grid, titleFontWeight="normal", **words
+        )
+        .configure_legend(symbolSize=90, **words)
+        .configure_title(color=theme.text, fontSize=13, anchor="start")
+        .configure_view(stroke=None)
+    )
+    return dict(configured.to_dict())

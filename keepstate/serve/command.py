@@ -1,0 +1,87 @@
+"""vLLM's command line and environment for a plan: bf16 on a GPU with 40,960 tokens, or its CPU build on few cores."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from keepstate import environments, machine
+from keepstate.places import caches
+from keepstate.serve.adapters import BASE, max_rank, target_modules
+from keepstate.serve.plan import GPU_MEMORY, Plan
+from keepstate.serve.ports import HOST
+
+CPU_CACHE_GIB = 2
+"""Key-value cache on the CPU: 93,184 tokens of SmolLM2-135M, eleven conversations of full length."""
+CPU_BLOCK = 32
+"""Tokens of a block of the prefix cache, the least that vLLM's CPU kernels are made for: a turn recomputes the last,
+half-filled block. vLLM's own: 128."""
+CPU_ANSWERS = 256
+"""Answers that may be under way while a prompt of the whole context is read in one step."""
+PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
+PLUGIN = "keepstate"
+
+
+def command(planned: Plan, python: Path) -> list[str]:
+    """Program and arguments of the server.
+
+    Args:
+        planned: What to serve.
+        python: Of `.venv-serve`.
+    """
+    arguments = {
+        "--model": planned.base_model,
+        "--served-model-name": BASE,
+        "--host": HOST,
+        "--port": str(planned.port),
+        "--dtype": "bfloat16",
+        "--max-model-len": str(planned.context),
+        "--chat-template": str(planned.template),
+    }
+    if planned.nothink:
+        arguments["--default-chat-template-kwargs"] = json.dumps({"enable_thinking": False})
+    if planned.device == "cuda":
+        arguments["--gpu-memory-utilization"] = str(GPU_MEMORY)
+    else:
+        arguments["--block-size"] = str(CPU_BLOCK)
+    flags = ["--enable-prefix-caching", "--enable-prompt-tokens-details"]
+    if planned.device == "cpu":
+        flags.append("--enforce-eager")  # as vLLM does with adapters; without any it would compile for minutes
+        # A prompt that is read in parts, of a request with a seed, ends vLLM 0.32's engine on the CPU, whose generators
+        # have no offset to turn back (gpu_model_runner._bookkeeping_sync): none is ever split.
+        arguments["--max-num-batched-tokens"] = str(planned.context + CPU_ANSWERS)
+        flags.append("--no-enable-chunked-prefill")
+    if planned.adapters:
+        arguments["--max-loras"] = str(len(planned.adapters))
+        arguments["--max-lora-rank"] = str(max_rank(planned.adapters))
+        loras = [f"{adapter.name}={adapter.folder}" for adapter in planned.adapters]
+        flags += ["--enable-lora", "--lora-modules", *loras]
+        modules = target_modules(planned.adapters)
+        if planned.device == "cpu" and modules:  # without embeddings and logits: 228 tokens/s for 12 instead of 194
+            flags += ["--lora-target-modules", *modules]
+    # -P: a folder named like a module in the current folder must not be imported
+    start = [str(python), "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    return [*start, *(word for pair in arguments.items() for word in pair), *flags]
+
+
+def own_environment(planned: Plan) -> dict[str, str]:
+    """The variables that the server gets beside ours: no telemetry, and no network where nothing is needed from it."""
+    own = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if planned.is_local:
+        own["HF_HUB_OFFLINE"] = "1"
+    if planned.device == "cpu":
+        own |= environments.CPU_VARIABLES
+        own["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_CACHE_GIB)
+        # Wherever they find room: vLLM would bind its threads to the first cores, beside whatever runs there.
+        own["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        # A thread more than there is room for costs the others more than it brings: every layer waits for it.
+        own["OMP_NUM_THREADS"] = str(max(1, round(machine.idle_cores())))
+        own["VLLM_PLUGINS"] = PLUGIN
+        own["PYTHONPATH"] = str(PLUGIN_FOLDER)
+    return own
+
+
+def environment(planned: Plan) -> dict[str, str]:
+    """The server's whole environment."""
+    return os.environ | caches(planned.log.parent / "home") | own_environment(planned)

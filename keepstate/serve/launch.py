@@ -1,0 +1,182 @@
+"""Starting one vLLM server for the base and all adapters, and ending it whatever ends us.
+
+    from keepstate.serve import plan, serve
+
+    planned = plan(base_model="models/smollm2-135m-instruct", adapters=["out/smollm2-135m-persistent-laptop"], port=0)
+    with serve(planned) as server:
+        print(server.base_url, server.names)     # http://127.0.0.1:41234/v1 ('base', 'persistent')
+
+Inside the block every model has answered, with the prompts that training used. Does not import vLLM.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from keepstate import environments
+from keepstate.dataset.templates import load_template
+from keepstate.errors import UserError
+from keepstate.models.endpoint import connection
+from keepstate.processes import GuardedProcess
+from keepstate.serve.command import command, environment
+from keepstate.serve.diagnosis import check_plugin, failure, stage, tail
+from keepstate.serve.loaded import AdapterContent, noted, read_adapter_contents
+from keepstate.serve.plan import Plan
+from keepstate.serve.ports import check_port
+from keepstate.serve.prompts import check_prompts
+from keepstate.train.result import base_identity
+
+POLL_SECONDS = 0.25
+SILENCE_SECONDS = 900.0
+"""A start whose log stays still for so long is given up; fetching a model moves it."""
+ANSWER_SECONDS = 300.0
+"""How long a first answer may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """How far a start is."""
+
+    seconds: float
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers."""
+
+    base_url: str
+    """Of the API, ending in `/v1`."""
+    names: tuple[str, ...]
+    """The models, the base first."""
+    log: Path
+    seconds: float
+    """From its start until every model had answered."""
+    process: GuardedProcess
+
+    def wait(self) -> None:
+        """Wait for as long as it runs.
+
+        Raises:
+            UserError: It ended by itself.
+        """
+        code = self.process.wait()
+        said = tail(_text(self.log))
+        raise UserError(f"vLLM ended with code {code}; from the end of {self.log}:\n{said}", "start it again")
+
+
+@contextmanager
+def serve(planned: Plan, *, on_progress: Callable[[Starting], None] | None = None) -> Iterator[Server]:
+    """Serve until the block ends.
+
+    Args:
+        planned: See `plan`.
+        on_progress: Called with every new stage of the start, and every quarter of a second between.
+
+    Raises:
+        UserError: The port is taken, the server ended or fell silent, or a model did not answer as it must; the message
+            names it and shows the end of the log.
+    """
+    check_port(planned.port)
+    python = environments.ensure("serve")
+    started = time.monotonic()
+    planned.log.parent.mkdir(parents=True, exist_ok=True)
+    adapters, template = read_adapter_contents(planned), load_template(planned.template).sha256
+    with (
+        ThreadPoolExecutor(1) as beside,  # 16 GiB of Qwen3-8B take ten seconds
+        planned.log.open("wb") as log,
+        GuardedProcess(command(planned, python), output=log, env=environment(planned)) as process,
+    ):
+        base = beside.submit(base_identity, planned.base_model)
+
+        def report(words: str) -> None:
+            if on_progress:
+                on_progress(Starting(time.monotonic() - started, words))
+
+        _until_healthy(planned, process, report)
+        check_plugin(planned, _text(planned.log))
+        for name in planned.names:
+            report(f"asking {name}")
+            _ask(planned, name, process)
+        check_prompts(planned)
+        _check_unchanged(planned, adapters)
+        with noted(planned.port, process.pid, base.result(), adapters, template):
+            yield Server(planned.base_url, planned.names, planned.log, time.monotonic() - started, process)
+
+
+def _check_unchanged(planned: Plan, before: Mapping[str, AdapterContent]) -> None:
+    """Refuse adapters that somebody wrote to while the server loaded them: which it has is not known."""
+    for name, content in read_adapter_contents(planned).items():
+        if content != before[name]:
+            raise UserError(
+                f"{content.folder} changed while the server loaded {name!r} from it",
+                "wait until its training has finished, and start the server again",
+            )
+
+
+def _until_healthy(planned: Plan, process: GuardedProcess, report: Callable[[str], None]) -> None:
+    """Wait until it answers at all."""
+    health = f"{planned.base_url.removesuffix('/v1')}/health"
+    size, moved = 0, time.monotonic()
+    with httpx2.Client(timeout=POLL_SECONDS * 8, **connection(health)) as client:
+        while not _answers(client, health):
+            text = _text(planned.log)
+            if len(text) != size:
+                size, moved = len(text), time.monotonic()
+            report(stage(text) or "loading vLLM")
+            try:
+                code = process.wait(POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                code = None
+            if code is not None:
+                raise failure(planned, _text(planned.log), code)
+            if time.monotonic() - moved > SILENCE_SECONDS:
+                raise UserError(
+                    f"vLLM has said nothing for {SILENCE_SECONDS:.0f} s and does not answer (log: {planned.log})",
+                    "look at the log and at keepstate doctor, then start it again",
+                )
+
+
+def _answers(client: httpx2.Client, url: str) -> bool:
+    try:
+        return bool(client.get(url).status_code == 200)
+    except httpx2.HTTPError:
+        return False
+
+
+def _ask(planned: Plan, name: str, process: GuardedProcess) -> None:
+    """Let one model answer with one token."""
+    request = {"model": name, "messages": [{"role": "user", "content": "1 + 1"}], "max_tokens": 1, "temperature": 0}
+    try:
+        url = f"{planned.base_url}/chat/completions"
+        answer = httpx2.post(url, json=request, timeout=ANSWER_SECONDS, **connection(url))
+        reason = (
+            ""
+            if answer.status_code == 200 and answer.json()["choices"]
+            else f"{answer.status_code} {answer.text[:500]}"
+        )
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    if not reason:
+        return
+    if (code := process.poll()) is not None:
+        raise failure(planned, _text(planned.log), code)
+    raise UserError(
+        f"the server is up, but {name!r} does not answer: {reason}",
+        f"see {planned.log}; an adapter must be a LoRA of {planned.base_model}",
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""

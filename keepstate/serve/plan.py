@@ -1,0 +1,192 @@
+"""What is decided before a server starts: base, adapters, chat template, port, context; and the command it comes to.
+
+Every refusal that can be made without starting vLLM is made here, in milliseconds. Starts nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from keepstate import environments
+from keepstate.dataset.templates import BUILT_IN, FOLDER, load_template
+from keepstate.environments import Device
+from keepstate.errors import UserError
+from keepstate.places import log_file
+from keepstate.serve.adapters import BASE, ServedAdapter, read_adapters
+from keepstate.serve.ports import HOST, free_port
+from keepstate.serve.weights import check_fits
+from keepstate.train.config import absolute_model
+from keepstate.train.preflight import find_model
+
+PORT = 8000
+QWEN3 = "Qwen/Qwen3-8B"
+CONTEXT: dict[Device, int] = {"cuda": 40_960, "cpu": 8_192}
+"""Tokens of prompt and answer: the specification's, and SmolLM2's positions."""
+MIN_CONTEXT = 256
+GPU_MEMORY = 0.9
+"""Share of the GPU's memory: 72 of 80 GiB, the specification's about 70."""
+TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A server as it will be started."""
+
+    base_model: str
+    """Absolute folder or hub name."""
+    adapters: tuple[ServedAdapter, ...]
+    template: Path
+    """Chat template: the file that the training data was rendered with."""
+    device: Device
+    port: int
+    context: int
+    nothink: bool
+    log: Path
+    remarks: tuple[str, ...] = ()
+    """What a user should know."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models it will answer to, the base first."""
+        return (BASE, *(adapter.name for adapter in self.adapters))
+
+    @property
+    def base_url(self) -> str:
+        """Of the API."""
+        return f"http://{HOST}:{self.port}/v1"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the base model is a folder here, so that nothing needs the network."""
+        return Path(self.base_model).is_dir()
+
+
+def plan(
+    *,
+    base_model: str | Path | None = None,
+    adapters: Sequence[str | Path] = (),
+    template: str | Path | None = None,
+    port: int = PORT,
+    context: int | None = None,
+    nothink: bool | None = None,
+    log: Path | None = None,
+) -> Plan:
+    """Check everything that can be checked before vLLM starts.
+
+    Args:
+        base_model: Model folder or hub name; by default what the adapters were trained on, else Qwen3-8B.
+        adapters: Folders of adapters, or `NAME=FOLDER`.
+        template: A built-in chat template or a Jinja file; by default the adapters', else the one that fits the base.
+        port: On 127.0.0.1; 0 picks a free one.
+        context: Tokens; by default 40,960 on a GPU, and what the model holds, at most 8,192, on the CPU.
+        nothink: Turn thinking off for every request; by default as the environment's `NOTHINK` says, else on.
+        log: What vLLM says goes there; by default `vllm-<port>.log`, where `places.log_file` says.
+
+    Raises:
+        UserError: Says what is wrong and what to do.
+    """
+    served = read_adapters(adapters)
+    device = environments.device()
+    base, remarks = _base_model(base_model, served)
+    if device == "cpu" and base == QWEN3:
+        raise UserError(
+            f"{QWEN3} needs a CUDA GPU, and this machine has none",
+            "look further: keepstate doctor; without a GPU, serve the small model: keepstate serve --laptop",
+        )
+    for adapter in served:
+        check_fits(adapter, Path(base))
+    port = port or free_port()
+    return Plan(
+        base_model=base,
+        adapters=served,
+        template=_template(template, base, served),
+        device=device,
+        port=port,
+        context=_context(context, base, device),
+        nothink=_nothink() if nothink is None else nothink,
+        log=(log or log_file(f"vllm-{port}.log")).resolve(),
+        remarks=tuple(remarks),
+    )
+
+
+def _base_model(given: str | Path | None, adapters: Sequence[ServedAdapter]) -> tuple[str, list[str]]:
+    """The base, checked to be there if it is a folder, and what is odd about it."""
+    trained_on = {adapter.base_model: adapter.name for adapter in adapters if adapter.base_model}
+    if given is None and len(trained_on) > 1:
+        raise UserError(
+            f"the adapters were trained on different base models: {', '.join(sorted(trained_on))}",
+            "serve those of one base at a time, or name it: --base-model",
+        )
+    name = str(given or next(iter(trained_on), QWEN3))
+    found = find_model(name) or name
+    remarks = [
+        f"{adapter} was trained on {base}, not on {found}: its answers mean nothing unless they are the same model"
+        for base, adapter in trained_on.items()
+        if str(absolute_model(base)) != str(found)
+    ]
+    return str(found), remarks
+
+
+def _template(given: str | Path | None, base: str, adapters: Sequence[ServedAdapter]) -> Path:
+    """The chat template's file."""
+    trained = next((adapter for adapter in adapters if adapter.template_sha256), None)
+    if given is not None:
+        path = FOLDER / f"{given}.jinja" if str(given) in BUILT_IN else Path(given).expanduser().resolve()
+        if trained and load_template(path).sha256 != trained.template_sha256:
+            raise UserError(
+                f"{trained.name} was trained with another chat template than {given}: it would meet prompts that it"
+                " never saw",
+                "leave --template away: the adapter's own is used",
+            )
+        load_template(path)
+        return path
+    if trained is None:
+        return FOLDER / f"{_fitting_template(base)}.jinja"
+    for path in (*(FOLDER / f"{name}.jinja" for name in BUILT_IN), trained.folder / "chat_template.jinja"):
+        if path.is_file() and load_template(path).sha256 == trained.template_sha256:
+            return path
+    raise UserError(
+        f"the chat template that {trained.name} was trained with is neither built in nor in {trained.folder}",
+        "name the file of its data set: --template data/datasets/.../chat_template.jinja",
+    )
+
+
+def _fitting_template(base: str) -> str:
+    """The built-in template for a base model, by its tokenizer or, where that is not here, by its name."""
+    if (Path(base) / "tokenizer.json").is_file():
+        from keepstate.dataset.build import fitting_template  # noqa: PLC0415 - 0.2 s that most plans need not wait for
+        from keepstate.dataset.tokenizer import TextTokenizer  # noqa: PLC0415
+
+        return fitting_template(TextTokenizer(Path(base)))
+    if "qwen3" in base.lower():
+        return "qwen3_nothink"
+    raise UserError(
+        f"which chat template {base} needs is not known before it is fetched",
+        f"name it: --template {'|'.join(BUILT_IN)}, or a Jinja file",
+    )
+
+
+def _context(given: int | None, base: str, device: Device) -> int:
+    """Tokens of context, within what the model has positions for."""
+    try:
+        positions = int(json.loads((Path(base) / "config.json").read_bytes())["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        positions = None
+    if given is None:
+        return min(CONTEXT[device], positions or CONTEXT[device])
+    if given < MIN_CONTEXT or (positions and given > positions):
+        allowed = f"{MIN_CONTEXT} to {positions}" if positions else f"{MIN_CONTEXT} or more"
+        raise UserError(f"a context of {given} tokens; {base} takes {allowed}", "choose another: --context")
+    return given
+
+
+def _nothink() -> bool:
+    """What the environment's NOTHINK says; thinking is off where it says nothing."""
+    value = os.environ.get("NOTHINK", "").strip().lower() or "true"
+    if value not in TRUE + FALSE:
+        raise UserError(f"NOTHINK is {value!r}", "set it to true or false, or unset it")
+    return value in TRUE

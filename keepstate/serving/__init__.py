@@ -1,9 +1,0 @@
-"""Serving: one vLLM process with the base model and every adapter under its own name, on 127.0.0.1.
-
-Run `keepstate serve`. From Python: `with serve(plan(adapters=[...])) as server:`; see `keepstate.serving.launch`.
-"""
-
-from keepstate.serving.launch import Server, Starting, serve
-from keepstate.serving.plan import Plan, plan
-
-__all__ = ["Plan", "Server", "Starting", "plan", "serve"]

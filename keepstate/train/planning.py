@@ -1,0 +1,140 @@
+"""Everything that is decided and checked before a training starts. Starts nothing; does not import Axolotl.
+
+planned = plan(Path("train/configs/axolotl_smollm2_135m_react_laptop.yaml"), dataset=Path("data/datasets/react"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from keepstate.dataset.manifest import TEMPLATE, Manifest
+from keepstate.files import content_hash, file_hash
+from keepstate.machine import Gpu
+from keepstate.train import estimate, preflight
+from keepstate.train.config import decisive, needs_gpu, read_config, resolve
+from keepstate.train.result import base_identity
+from keepstate.vocabulary import RuntimeName
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training, decided."""
+
+    config: dict[str, Any]
+    """As Axolotl gets it, less how to resume and where to track."""
+    output: Path
+    dataset: Path
+    manifest: Manifest
+    template_sha256: str
+    offline: bool
+    """Whether nothing is needed from the network."""
+    gpu: Gpu | None
+    """The one to use; None: the CPU."""
+    assumed: estimate.Estimate | None
+    """How long it will take; None where this machine will not train it."""
+    remarks: tuple[str, ...]
+    """What a user should know."""
+
+    @cached_property
+    def decisive(self) -> dict[str, Any]:
+        """Everything that decides the adapter. Reads the base model's files (16 GiB: some ten seconds)."""
+        return decisive(self.config) | {
+            "base_model": base_identity(str(self.config["base_model"])),
+            "runtime": str(self.manifest.runtime),
+            "data": self._data,
+            "chat_template": self.template_sha256,
+        }
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of `decisive`."""
+        return content_hash(self.decisive)
+
+    @property
+    def older_key(self) -> str:
+        """As the first version wrote it: places and profile counted too."""
+        return content_hash({"config": self.config, "data": self._data, "template": self.template_sha256})
+
+    @property
+    def _data(self) -> dict[str, str]:
+        return {name: split.sha256 for name, split in self.manifest.splits.items()}
+
+
+def plan(
+    config: Path,
+    *,
+    dataset: Path,
+    output: Path | None = None,
+    base_model: str | Path | None = None,
+    runtime: RuntimeName | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    machine: bool = True,
+) -> Plan:
+    """Check everything that can be checked before Axolotl starts.
+
+    Args:
+        config: An Axolotl YAML file.
+        dataset: Folder made by `keepstate dataset build`.
+        output: The adapter's folder; by default the config's.
+        base_model: Instead of the config's.
+        runtime: What the adapter is for; by default what the data set was built for.
+        overrides: Keys of the config to replace; None means not given.
+        machine: Also refuse what this machine cannot run.
+
+    Raises:
+        UserError: Says what is wrong and what to do.
+    """
+    raw = read_config(config)
+    if output is None:
+        preflight.check_place(config, raw, runtime)
+    dataset, output = dataset.resolve(), (output or Path(raw["output_dir"])).resolve()
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    gpu = preflight.check_machine(raw | given, output) if machine else None
+    manifest, remarks = preflight.check_data(
+        dataset, raw | given | ({"base_model": str(base_model)} if base_model else {}), runtime
+    )
+    longest = max(split.longest for split in manifest.splits.values())
+    if longest > int((raw | given)["sequence_len"]):
+        remarks.append(
+            f"rows longer than {(raw | given)['sequence_len']} tokens are dropped; the longest has {longest}"
+        )
+    if machine and gpu is None:
+        remarks += preflight.about_cpu_memory(raw | given, longest)
+    if not needs_gpu(raw | given) and raw.get("bf16") is True and preflight.lacks_bf16():
+        given = {"bf16": False} | given
+        remarks.append("this processor has no bf16 instructions: training in float32, which is faster here")
+    data = {name: split.sha256 for name, split in manifest.splits.items()}
+    resolved = resolve(
+        raw,
+        dataset=dataset,
+        output=output,
+        base_model=base_model,
+        data_hash=content_hash(data),
+        has_validation=bool("val" in manifest.splits and manifest.splits["val"].rows),
+        overrides=given,
+    )
+    if gpu is not None:
+        remarks += preflight.about_gpu(gpu)
+    offline = preflight.find_model(resolved["base_model"]) is not None
+    remarks += preflight.about_model(resolved["base_model"], manifest, dataset)
+    assumed = None
+    if machine:
+        tokens = manifest.splits["train"].tokens
+        assumed = estimate.estimate(resolved, tokens, gpu.name if gpu else None)
+        remarks.append(assumed.words())
+    template = file_hash(dataset / TEMPLATE)
+    return Plan(
+        config=resolved,
+        output=output,
+        dataset=dataset,
+        manifest=manifest,
+        template_sha256=template,
+        offline=offline,
+        gpu=gpu,
+        assumed=assumed,
+        remarks=tuple(remarks),
+    )

@@ -1,0 +1,295 @@
+"""What is checked before a training starts, in milliseconds: GPU, memory, disk, data, template, base model.
+
+Each refusal is a `UserError` with the next command. Starts nothing and imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from keepstate import basemodel, machine
+from keepstate.dataset import qwen3
+from keepstate.dataset.manifest import TEMPLATE, Manifest, read_manifest
+from keepstate.errors import UserError
+from keepstate.files import file_hash
+from keepstate.places import find, home
+from keepstate.train.config import absolute_model, needs_gpu, rows_a_step
+from keepstate.train.estimate import CPU_SPEED, cpu_memory_gib, memory_gib
+from keepstate.vocabulary import RuntimeName
+
+DISK_GIB = {True: 12, False: 1}
+"""Three checkpoints of 2 GiB, data and log; or the laptop's."""
+HUB_GIB = 16
+"""Qwen3-8B in bf16, fetched once."""
+ON_THE_HUB = re.compile(r"Qwen/Qwen3-[\d.]+B", re.IGNORECASE)
+"""Models that have Qwen3's tokenizer, without which their data is neither counted nor proven."""
+NO_GPU_HINT = "look further: keepstate doctor; without a GPU, train the small model: keepstate train RUNTIME --laptop"
+
+
+COMPARED_ROWS = 20
+"""Enough for any two tokenizers to differ: a row holds prose, code and JSON."""
+SHORT_ROW = 650
+"""Tokens of a persistent trace of `mini` tasks, the shortest rows there are."""
+
+
+def check_machine(config: Mapping[str, Any], output: Path) -> machine.Gpu | None:
+    """Refuse what cannot run here; choose the GPU, see `check_gpu`.
+
+    Raises:
+        UserError: No GPU for a config that needs one, too little memory in all or free, or no disk space.
+    """
+    gpu = check_gpu(config) if needs_gpu(config) else None
+    least = cpu_memory_gib(SHORT_ROW)
+    if gpu is None and machine.memory_gib() < least:
+        raise UserError(
+            f"this machine has {machine.memory_gib():.1f} GiB of memory, the training takes {least:.1f} GiB and more",
+            smaller(config),
+        )
+    folder = next(parent for parent in (output, *output.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(folder).free / machine.GIB
+    needed = DISK_GIB[gpu is not None]
+    if free < needed:
+        raise UserError(
+            f"{free:.1f} GiB of disk are free for {output}, {needed} GiB are needed",
+            "free some space, or name another folder: --out",
+        )
+    return gpu
+
+
+def check_gpu(config: Mapping[str, Any]) -> machine.Gpu:
+    """The GPU to train on: the first of `CUDA_VISIBLE_DEVICES`, else the one with most free memory.
+
+    Raises:
+        UserError: There is none, all are too small, or other programs hold too much of it.
+    """
+    found, named = machine.visible_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not found and (hidden := len(machine.gpus())):
+        raise UserError(
+            f"this config needs a CUDA GPU; CUDA_VISIBLE_DEVICES={named!r} leaves none of the {hidden} of this machine",
+            "name one by its number or UUID (nvidia-smi -L lists them), or: unset CUDA_VISIBLE_DEVICES",
+        )
+    if not found:
+        raise UserError("this config needs a CUDA GPU, and this machine has none", NO_GPU_HINT)
+    gpu = found[0] if named is not None else max(found, key=free_gib)
+    needed, free = memory_gib(config), free_gib(gpu)
+    if gpu.memory_gib < needed:
+        raise UserError(
+            f"{gpu.name} has {gpu.memory_gib:.0f} GiB, this config needs about {needed:.0f} GiB", smaller(config)
+        )
+    if free < needed:
+        raise UserError(
+            f"{free:.0f} of the {gpu.memory_gib:.0f} GiB of {gpu.name} are free, this config needs about "
+            f"{needed:.0f} GiB",
+            f"end the programs that hold the rest (nvidia-smi names them), or {smaller(config)}",
+        )
+    return gpu
+
+
+def free_gib(gpu: machine.Gpu) -> float:
+    """What is free of its memory; all of it where that is not told, as for a part of a GPU (MIG)."""
+    free = machine.gpu_free_gib()
+    known = len(free) == len(machine.gpus()) and not gpu.uuid.startswith("MIG-")
+    return free[gpu.number] if known else gpu.memory_gib
+
+
+def about_gpu(gpu: machine.Gpu) -> list[str]:
+    """Which of several GPUs will train, and how a number that could mean two of them is read."""
+    found, named = machine.gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if len(found) < 2:
+        return []
+    words = f"training on GPU {gpu.number} of {len(found)}: {gpu.name}"
+    counted_by_pci = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({other.name for other in found}) == 1
+    if named and named.strip()[0].isdecimal() and not counted_by_pci:
+        words += f" (CUDA_VISIBLE_DEVICES={named} is read as nvidia-smi counts; a UUID has one meaning: {gpu.uuid})"
+    return [words]
+
+
+def lacks_bf16() -> bool:
+    """Whether the processor is known to have no bf16 instructions.
+
+    SmolLM2-135M, 650 tokens a step, AVX2 alone, one busy machine: 11 s in float32, over 40 s in bf16 (then given up).
+    """
+    flags = machine.cpu_flags()
+    return bool(flags) and flags.isdisjoint(CPU_SPEED)
+
+
+def about_cpu_memory(config: Mapping[str, Any], longest: int) -> list[str]:
+    """A remark where a row of `longest` tokens may not fit into main memory."""
+    needed, there = cpu_memory_gib(min(longest, int(config["sequence_len"]))), machine.memory_gib()
+    if needed <= there:
+        return []
+    return [f"its longest row takes about {needed:.0f} GiB of memory, this machine has {there:.0f}: {smaller(config)}"]
+
+
+def smaller(config: Mapping[str, Any], again: str | None = None) -> str:
+    """The flag that fits into less memory, the one that changes least first.
+
+    Args:
+        config: Axolotl's.
+        again: Where memory ran out in a training (in which profile `speed` had spent what was free): the words for the
+            command that goes on with it.
+    """
+    goes_on = f"{again} goes on with " if again else ""
+    if again and config.get("keepstate_profile") == "speed":
+        return f"{goes_on}every layer recomputed: --profile memory"
+    if int(config.get("micro_batch_size") or 1) > 1:
+        return f"{goes_on}one row at once, the same rows a step: --batch-size 1 --grad-accum {rows_a_step(config)}"
+    flag = f"a shorter context: --max-seq-length {int(config['sequence_len']) // 2}"
+    return f"{flag} --fresh (longer rows are dropped: another training, which begins anew)" if again else flag
+
+
+def check_place(config: Path, keys: Mapping[str, Any], runtime: RuntimeName | None) -> None:
+    """Refuse a config whose own folder is named after another runtime than the one that is trained.
+
+    Raises:
+        UserError: An adapter of one runtime would lie in a folder named after another.
+    """
+    folder = str(keys["output_dir"])
+    named = {name for name in RuntimeName if name in re.split("[^a-z]+", Path(folder).name)}
+    if runtime is not None and named and runtime not in named:
+        raise UserError(
+            f"the config {config} is for {', '.join(named)} ({folder}), this training is of {runtime}",
+            "name the folder of the adapter: --out FOLDER",
+        )
+
+
+def check_data(
+    dataset: Path, config: Mapping[str, Any], runtime: RuntimeName | None = None
+) -> tuple[Manifest, list[str]]:
+    """The data set's manifest, and remarks.
+
+    Raises:
+        UserError: No data set, built for another runtime, files changed since it was built or proven, or another chat
+            template than the config's.
+    """
+    manifest = read_manifest(dataset)
+    if runtime is not None and manifest.runtime is not runtime:
+        raise UserError(
+            f"{dataset} was built for the runtime {manifest.runtime}, this training is of {runtime}",
+            f"the same command with {manifest.runtime} instead of {runtime}; or name a data set of {runtime}, "
+            f"made by: {_build_command(dataset, manifest, runtime)}",
+        )
+    if changed := manifest.changed_files(dataset):
+        raise UserError(
+            f"{changed[0]} is not the file that the manifest names",
+            f"build it again: {_build_command(dataset, manifest)}",
+        )
+    from keepstate.dataset.templates import FOLDER, load_template  # noqa: PLC0415
+
+    wanted = load_template(find(str(config["chat_template_jinja"])))
+    held = load_template(dataset / TEMPLATE)
+    if wanted.text != held.text:
+        name = Path(wanted.name).stem if Path(wanted.name).resolve().parent == FOLDER else wanted.name
+        raise UserError(
+            f"{dataset} was built with the chat template {manifest.template.name}, the config names {name}",
+            f"build it again: {_build_command(dataset, manifest, template=name, model=str(config['base_model']))}",
+        )
+    if manifest.certificate is None:
+        return manifest, [f"the data is not certified; prove it: keepstate dataset check {dataset}"]
+    if any(manifest.certificate.data_sha256.get(name) != split.sha256 for name, split in manifest.splits.items()):
+        raise UserError(
+            f"{dataset}: the certificate is for other data", f"prove it again: keepstate dataset check {dataset}"
+        )
+    return manifest, []
+
+
+def _build_command(
+    dataset: Path,
+    manifest: Manifest,
+    runtime: RuntimeName | None = None,
+    *,
+    template: str | None = None,
+    model: str | None = None,
+) -> str:
+    """The command that builds such a data set anew, with another runtime, template or base model where named."""
+    command = f"keepstate dataset build --runtime {runtime or manifest.runtime}"
+    if dataset.name == manifest.runtime:
+        command += f" --out {dataset.parent}"
+    own = own_tokenizer(model) if model else None
+    if own or Path(manifest.tokenizer.name).exists():
+        command += f" --tokenizer {own[0] if own else manifest.tokenizer.name}"
+    return f"{command} --template {template or manifest.template.name}"
+
+
+def own_tokenizer(model: str) -> tuple[str, Path] | None:
+    """What `--tokenizer` takes for a base model, and the file that it means, there or not. Of hubs' models, Qwen3's."""
+    folder = absolute_model(model)
+    if isinstance(folder, Path):
+        return str(folder), folder / "tokenizer.json"
+    return ("qwen3", qwen3.folder() / "tokenizer.json") if ON_THE_HUB.match(model) else None
+
+
+def find_model(name: str) -> Path | None:
+    """The base model's folder; None where the name is a hub's.
+
+    Raises:
+        UserError: It is written as a folder that is not there, is no model's, or is the laptop's and half made.
+    """
+    found = absolute_model(name)
+    if isinstance(found, Path):
+        if not (found / "config.json").is_file():
+            raise UserError(f"{found} is no model folder: config.json is missing", "name another: --base-model")
+        if found == basemodel.folder() and not basemodel.is_ready():
+            raise UserError(f"{found} is incomplete", f"make it again: {basemodel.COMMAND}")
+        return found
+    if name.startswith(("models/", ".", "/")):
+        laptops = (home() / name).resolve() == basemodel.folder()
+        hint = f"make it: {basemodel.COMMAND}" if laptops else "name another folder, or a hub name: --base-model"
+        raise UserError(f"no such model folder: {name}", hint)
+    return None
+
+
+def about_model(name: str, manifest: Manifest, dataset: Path) -> list[str]:
+    """Remarks on the base model that `find_model` found, and the data that is to train it.
+
+    Raises:
+        UserError: The data was proven with a tokenizer that makes other tokens of it than the model's.
+    """
+    there = find_model(name) is not None or is_cached(name)
+    remarks = [] if there else [f"{name} is fetched from the model hub first (Qwen3-8B: {HUB_GIB} GiB)"]
+    option, tokenizer = own_tokenizer(name) or ("", Path())
+    if not tokenizer.is_file() and option != "qwen3":
+        return remarks
+    proven = manifest.tokenizer
+    if proven.sha256 == (file_hash(tokenizer) if tokenizer.is_file() else qwen3.FILES[tokenizer.name]):
+        return remarks
+    same = _same_tokens(Path(proven.name), tokenizer, dataset / "train.jsonl")
+    if same is False:
+        raise UserError(
+            f"{dataset} was proven with the tokenizer {proven.name}; {tokenizer} makes other tokens of it: "
+            "what is trained would not be what was proven",
+            f"build it for this model: {_build_command(dataset, manifest, model=name)}",
+        )
+    if same is None:
+        remarks.append(
+            f"the data was counted and proven with {proven.name}, which is not the base model's tokenizer.json; "
+            f"to be sure: keepstate dataset check {dataset} --tokenizer {option}"
+        )
+    return remarks
+
+
+def _same_tokens(proven: Path, trained: Path, rows: Path) -> bool | None:
+    """Whether two tokenizers make the same tokens of the first rows; None where one is gone."""
+    from keepstate.dataset.tokenizer import TextTokenizer  # noqa: PLC0415
+
+    if not (proven.exists() and trained.exists()):
+        return None
+    ours, theirs = TextTokenizer(proven).raw, TextTokenizer(trained).raw
+    with rows.open(encoding="utf-8") as file:
+        turns = [turn for line in islice(file, COMPARED_ROWS) for turn in json.loads(line)["conversations"]]
+    texts = [f"<|im_start|>{turn['value']}<|im_end|>\n" for turn in turns]
+    return all(ours.encode(text).ids == theirs.encode(text).ids for text in texts)
+
+
+def is_cached(name: str) -> bool:
+    """Whether a hub model was fetched before."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    return any((hub / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json"))

@@ -1,0 +1,135 @@
+"""What a training leaves in the adapter's folder: the mark that it is finished, and the model card.
+
+`keepstate-adapter.json` is written last; a folder without it holds no finished adapter. Starts nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from keepstate import __version__
+from keepstate.dataset.manifest import Manifest
+from keepstate.files import content_hash, file_hash, write_atomic, write_json
+from keepstate.vocabulary import RuntimeName
+
+DONE = "keepstate-adapter.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+class TrainedAdapter(BaseModel):
+    """A finished adapter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    """Hash of the resolved config and the data: the same key need not be trained again."""
+    runtime: RuntimeName
+    base_model: str
+    base_revision: str | None = None
+    """Commit on its hub, or SHA-256 of a folder's weights; None where neither could be had."""
+    data_sha256: str
+    template_sha256: str
+    steps: int
+    first_loss: float | None
+    final_loss: float | None
+    """Mean of the last ten logged steps."""
+    eval_loss: float | None = None
+    """Last, on the validation split; None where there is none."""
+    seconds: float
+    """Of all runs that it took, without their start-up."""
+    tokens: int
+    """Trained on, context and padding included."""
+    peak_gib: float
+    """GPU memory; 0 on the CPU."""
+    versions: dict[str, str] = {}
+    """Of the packages that trained it."""
+    keepstate: str = __version__
+
+
+def read_done(output: Path) -> TrainedAdapter | None:
+    """The finished adapter in `output`, or None."""
+    try:
+        done = TrainedAdapter.model_validate_json((output / DONE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return done if (output / WEIGHTS).is_file() else None
+
+
+def base_revision(base_model: str, commit: str | None) -> str | None:
+    """What pins the base: its commit on the hub, else the hash of its weight files, in the order of their names."""
+    if commit is not None:
+        return commit
+    weights = sorted(Path(base_model).glob("*.safetensors"))
+    if not weights:
+        return None
+    return content_hash([file_hash(path) for path in weights]) if len(weights) > 1 else file_hash(weights[0])
+
+
+def base_identity(base_model: str) -> dict[str, str | None]:
+    """What tells one base model from another wherever it lies: a folder's contents, or the name on the hub."""
+    folder = Path(base_model)
+    if not folder.is_dir():
+        return {"name": base_model}
+    parts = {"config": folder / "config.json", "tokenizer": folder / "tokenizer.json"}
+    hashes = {name: file_hash(path) if path.is_file() else None for name, path in parts.items()}
+    return hashes | {"weights": base_revision(base_model, None)}
+
+
+def write_result(output: Path, adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Manifest) -> None:
+    """Write the model card, then the mark. The weights, written for their owner alone, may be read by whom it may."""
+    card = output / "README.md"
+    write_atomic(card, model_card(adapter, config, manifest))
+    (output / WEIGHTS).chmod(stat.S_IMODE(card.stat().st_mode))
+    write_json(output / DONE, adapter.model_dump(mode="json"))
+
+
+def model_card(adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Manifest) -> str:
+    """The adapter's README: what it is, from what, and how it was proven."""
+    train = manifest.splits["train"]
+    proof = manifest.certificate
+    certified = (
+        f"yes, {proof.checked_at}: {proof.turns:,} turns against Axolotl {proof.axolotl or '(not compared)'}"
+        if proof
+        else "no"
+    )
+    rows = {
+        "base model": f"`{adapter.base_model}`, revision `{adapter.base_revision or 'unknown'}`",
+        "runtime of its traces": f"`{adapter.runtime}`",
+        "training data": f"{train.rows:,} traces of {train.tasks:,} tasks, {train.tokens:,} tokens "
+        f"({train.trained_tokens:,} trained), SHA-256 `{adapter.data_sha256}`",
+        "data certificate": certified,
+        "chat template": f"`chat_template.jinja`, SHA-256 `{adapter.template_sha256}`",
+        "method": f"`{config['adapter']}`, r={config.get('lora_r')}, alpha={config.get('lora_alpha')}, "
+        f"learning rate {config.get('learning_rate')}, {config.get('num_epochs')} epochs",
+        "steps": f"{adapter.steps:,} in {adapter.seconds / 60:.1f} min, {_speed(adapter)}",
+        "loss": f"first {_figure(adapter.first_loss)}, last ten steps {_figure(adapter.final_loss)}, "
+        f"validation {_figure(adapter.eval_loss)}",
+        "trained with": ", ".join(
+            f"{name} {v}" for name, v in ({"keepstate": adapter.keepstate} | adapter.versions).items()
+        ),
+        "key": f"`{adapter.key}`",
+    }
+    front = json.dumps(adapter.base_model)
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return (
+        f"---\nbase_model: {front}\nlibrary_name: peft\ntags: [keepstate, lora]\n---\n\n"
+        f"# {adapter.runtime} adapter\n\n| | |\n|---|---|\n{table}\n\n"
+        "Serve it with its own chat template: `keepstate serve`.\n\n"
+        f"## Configuration\n\nAs Axolotl got it:\n\n```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}```\n"
+    )
+
+
+def _figure(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}"
+
+
+def _speed(adapter: TrainedAdapter) -> str:
+    speed = f"{adapter.tokens / adapter.seconds:,.0f} tokens/s" if adapter.seconds else "-"
+    return f"{speed}, {adapter.peak_gib:.1f} GiB of GPU memory" if adapter.peak_gib else speed

@@ -1,0 +1,182 @@
+"""One real vLLM (its CPU build) with the laptop's base model and three adapters of random weights."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+from random_lora import write_random_lora
+
+from keepstate import basemodel, environments
+from keepstate.dataset.parity import local_prompts
+from keepstate.dataset.templates import load_template
+from keepstate.dataset.tokenizer import TextTokenizer
+from keepstate.models.base import Message
+from keepstate.serve.command import CPU_BLOCK, PLUGIN_FOLDER
+from keepstate.serve.prompts import CONVERSATION
+
+SECONDS = 500
+ADAPTERS = ("persistent", "forget", "react")
+QUESTION: list[Message] = [{"role": "user", "content": "What is the capital of France?"}]
+PROGRAM = """
+import sys
+from pathlib import Path
+from keepstate.serve import plan, serve
+log, base, *loras = sys.argv[1:]
+with serve(plan(base_model=base, adapters=loras, port=0, log=Path(log))) as server:
+    print(server.base_url, flush=True)
+    server.wait()
+"""
+
+pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(SECONDS + 60)]
+
+
+@dataclass
+class Running:
+    """A process that serves."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+
+    def post(self, path: str, **body: Any) -> httpx2.Response:
+        return httpx2.post(f"{self.url}{path}", json=body, timeout=SECONDS, trust_env=False)
+
+    def answer(self, model: str, messages: Sequence[Message] = QUESTION, max_tokens: int = 12) -> dict[str, Any]:
+        reply = self.post(
+            "/chat/completions", model=model, messages=list(messages), max_tokens=max_tokens, temperature=0
+        )
+        reply.raise_for_status()
+        return dict(reply.json())
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("adapters")
+    loras = [f"{name}={write_random_lora(folder / name, seed)}" for seed, name in enumerate(ADAPTERS)]
+    command = [sys.executable, "-c", PROGRAM, str(folder / "vllm.log"), str(basemodel.ensure_base_model()), *loras]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url, "it did not start: the error is above"
+        yield Running(process, url)
+        process.kill()
+
+
+def text_of(reply: dict[str, Any]) -> str:
+    return str(reply["choices"][0]["message"]["content"])
+
+
+def test_every_model_is_listed_and_answers_in_its_own_way(running: Running) -> None:
+    listed = httpx2.get(f"{running.url}/models", trust_env=False).json()["data"]
+    assert {card["id"] for card in listed} == {"base", *ADAPTERS}
+    texts = {name: text_of(running.answer(name)) for name in ("base", *ADAPTERS)}
+    assert "Paris" in texts["base"]
+    assert len(set(texts.values())) == len(texts), texts
+
+
+async def test_the_base_answers_as_alone_while_adapters_are_asked(running: Running) -> None:
+    """vLLM's own CPU code gives the base's rows of a mixed batch the last adapter."""
+    alone = text_of(running.answer("base"))
+    names = ["persistent", "base", "forget", "base", "react", "base"]
+    answers = await asyncio.gather(*(asyncio.to_thread(running.answer, name) for name in names))
+    mixed = {text_of(reply) for name, reply in zip(names, answers, strict=True) if name == "base"}
+    assert mixed == {alone}
+
+
+@pytest.mark.parametrize("name", ["base", "react"])
+def test_prompts_are_ours_token_for_token(running: Running, name: str) -> None:
+    ours = local_prompts(load_template("chatml"), TextTokenizer(basemodel.folder()))
+    asked = {"model": name, "messages": list(CONVERSATION)}
+    reply = httpx2.post(f"{running.url.removesuffix('/v1')}/tokenize", json=asked, trust_env=False)
+    assert reply.json()["tokens"] == ours(CONVERSATION)
+
+
+async def test_long_prompts_of_requests_with_a_seed_are_read_whole(running: Running) -> None:
+    """Read in parts they end the engine of vLLM 0.32 on the CPU, and with it the run."""
+    asked = {"messages": [{"role": "user", "content": "one two three four five six " * 300}], "max_tokens": 4}
+    sampled = asked | {"temperature": 0.2, "seed": 1}
+    replies = await asyncio.gather(
+        *(asyncio.to_thread(running.post, "/chat/completions", model=name, **sampled) for name in ("base", *ADAPTERS))
+    )
+    assert {reply.status_code for reply in replies} == {200}
+
+
+def test_the_next_turn_finds_the_last_one_in_the_cache(running: Running) -> None:
+    messages: list[Message] = [{"role": "user", "content": f"{time.time()} " + "one two three four five six " * 120}]
+    first = running.answer("persistent", messages)
+    messages += [{"role": "assistant", "content": text_of(first)}, {"role": "user", "content": "go on"}]
+    usage = running.answer("persistent", messages)["usage"]
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    assert cached > first["usage"]["prompt_tokens"] - CPU_BLOCK
+    assert cached % CPU_BLOCK == 0
+    of_another = running.answer("forget", messages)["usage"]["prompt_tokens_details"]
+    assert not of_another or not of_another["cached_tokens"], "another adapter's cache is not its own"
+
+
+def test_an_unknown_model_is_404(running: Running) -> None:
+    assert running.post("/chat/completions", model="nobody", messages=QUESTION).status_code == 404
+
+
+def command_of(process: psutil.Process) -> str:
+    """Its command line; empty where it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def test_nothing_outlives_a_killed_parent(running: Running) -> None:
+    below = psutil.Process(running.process.pid).children(recursive=True)
+    assert any("vllm" in command_of(process) for process in below)
+    running.process.kill()
+    _, alive = psutil.wait_procs(below, timeout=15)
+    assert not alive
+
+
+PLUGIN_CHECK = """
+import torch
+from keepstate_vllm import GroupedLora
+from vllm.lora.layers import LoRAMapping
+torch.manual_seed(0)
+widths = (576, 192, 192)
+a = tuple(torch.randn(3, 1, 16, 576).bfloat16() / 24 for _ in widths)
+b = tuple(torch.randn(3, 1, width, 16).bfloat16() / 4 for width in widths)
+wrapper = GroupedLora(8192, 512, "cpu")
+few = [[1] * 5, [0] * 4, [1, 1, 3, 0, 2, 1, 0, 0], [1, 1, 2, 2, 2, 3], [2], [0, 2]]
+many = [[1, 0, 2] * 100, [3] * 300]
+for number, asked in enumerate([*few, *many, *few]):
+    if number == len(few + many):  # another adapter comes into a slot, as vLLM writes it
+        with torch.inference_mode():
+            a[1][2, 0, :8].copy_(torch.randn(8, 576) / 24)
+            b[0][0] = 0
+    x, before = torch.randn(len(asked), 576).bfloat16(), torch.randn(len(asked), 960).bfloat16()
+    wrapper.update_metadata(LoRAMapping(tuple(asked), tuple(asked), is_prefill=True), [1, 2, 3], 3, 49152)
+    y = before.clone()
+    wrapper.add_lora_linear(y, x, a, b, 0.5, widths)
+    wanted = before.float()
+    for row, adapter in enumerate(asked):
+        if adapter:
+            parts = [x[row].float() @ p[adapter - 1, 0].float().T @ q[adapter - 1, 0].float().T for p, q in zip(a, b)]
+            wanted[row] += 0.5 * torch.cat(parts)
+    torch.testing.assert_close(y.float(), wanted, rtol=0.01, atol=0.03)
+"""
+
+
+def test_the_plugin_computes_what_lora_is_whatever_the_batch() -> None:
+    done = subprocess.run(
+        [environments.ensure("serve"), "-P", "-c", PLUGIN_CHECK],
+        env=os.environ | {"PYTHONPATH": str(PLUGIN_FOLDER)},
+        cwd=Path("/"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

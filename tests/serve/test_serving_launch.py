@@ -1,0 +1,208 @@
+"""Starting, waiting, failing and ending, with a stub in the place of vLLM."""
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from serving_helpers import MakeAdapter, is_running
+
+from keepstate.errors import EXIT_INTERRUPTED, UserError
+from keepstate.files import write_json
+from keepstate.serve import Plan, plan, serve
+from keepstate.serve import loaded as loaded_module
+from keepstate.serve.launch import Starting
+from keepstate.serve.loaded import _path, loaded_by
+from keepstate.serve.ports import HOST
+from keepstate.train.result import WEIGHTS
+
+
+def start(planned: Plan) -> UserError:
+    """The error of a start that must fail."""
+    with pytest.raises(UserError) as caught, serve(planned):
+        pass
+    return caught.value
+
+
+def gone(home: Path) -> bool:
+    """Whether the stub ends within ten seconds."""
+    deadline = time.monotonic() + 10
+    while is_running(home) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not is_running(home)
+
+
+@pytest.fixture
+def planned(make_adapter: MakeAdapter, stub_home: Path) -> Plan:
+    return plan(adapters=[make_adapter(), make_adapter("react")], port=0)
+
+
+def test_inside_the_block_it_serves_and_afterwards_it_is_gone(planned: Plan, stub_home: Path) -> None:
+    stages: list[str] = []
+    with serve(planned, on_progress=lambda state: stages.append(state.stage)) as server:
+        assert is_running(stub_home)
+        assert server.names == ("base", "persistent", "react")
+        assert server.base_url == f"http://127.0.0.1:{planned.port}/v1"
+        assert server.log.is_relative_to(stub_home)
+    assert not is_running(stub_home)
+    assert stages[-3:] == ["asking base", "asking persistent", "asking react"]
+
+
+def test_what_a_server_loaded_is_known_while_it_runs(
+    planned: Plan, stub_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = planned.adapters[0].folder / WEIGHTS
+    weights.write_bytes(b"one")
+    with serve(planned) as server:
+        weights.write_bytes(b"two")
+        monkeypatch.setattr(tempfile, "tempdir", str(stub_home))  # TMPDIR of another shell
+        loaded = loaded_by(server.base_url)
+        assert loaded is not None
+        assert loaded.adapters["persistent"].weights == hashlib.sha256(b"one").hexdigest()
+        assert loaded.adapters["react"].config == {"r": 16, "target_modules": ["q_proj", "v_proj"]}
+        assert loaded.base["config"] is not None
+        assert loaded.template == hashlib.sha256(planned.template.read_bytes()).hexdigest()
+        assert loaded_by(server.base_url.replace("127.0.0.1", "example.org")) is None
+        note = _path(planned.port)
+        assert note is not None
+        (note.parent / "served-1.json").write_text(note.read_text().replace(f'"pid": {loaded.pid}', '"pid": 1'))
+        assert loaded_by("http://127.0.0.1:1/v1") is None, "another process than that which was noted"
+    assert loaded_by(server.base_url) is None
+    with serve(planned):
+        assert not (note.parent / "served-1.json").exists(), "what a killed one left is cleared"
+
+
+def test_a_server_of_which_no_note_can_be_kept_is_served_all_the_same(
+    planned: Plan, stub_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded_module, "write_json", lambda path, _: write_json(Path("/proc/none/x"), {}))
+    with serve(planned) as server:
+        assert loaded_by(server.base_url) is None
+
+
+def test_an_adapter_written_to_while_it_is_loaded_is_refused(planned: Plan) -> None:
+    def write(state: Starting) -> None:
+        if state.stage == "asking react":
+            (planned.adapters[1].folder / WEIGHTS).write_bytes(b"later")
+
+    with (
+        pytest.raises(UserError, match="changed while the server loaded 'react' from it"),
+        serve(planned, on_progress=write),
+    ):
+        pass
+
+
+def test_an_error_in_the_block_ends_it_too(planned: Plan, stub_home: Path) -> None:
+    with pytest.raises(ZeroDivisionError), serve(planned):
+        _ = 1 / 0
+    assert not is_running(stub_home)
+
+
+def test_one_that_dies_shows_the_end_of_its_log_and_a_remedy(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUB", "dies")
+    error = start(planned)
+    assert "the memory did not suffice" in error.message
+    assert str(planned.log) in error.message
+    assert "Available memory on node 0" in error.message
+    assert error.hint == "end other programs that use it"
+
+
+def test_one_that_dies_later_is_noticed(planned: Plan, stub_home: Path) -> None:
+    with serve(planned) as server:
+        os.kill(int((stub_home / "stub.pid").read_text()), signal.SIGKILL)
+        with pytest.raises(UserError, match="vLLM ended with code 137"):
+            server.wait()
+
+
+def test_an_adapter_that_does_not_answer_is_named(
+    planned: Plan, stub_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB", "adapter")
+    error = start(planned)
+    assert "'react' does not answer: 500" in error.message
+    assert "shapes cannot be multiplied" in error.message
+    assert not is_running(stub_home)
+
+
+def test_a_server_without_our_lora_code_is_refused(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUB", "plugin")
+    assert "the base's answers would be wrong" in start(planned).message
+
+
+def test_prompts_that_training_did_not_see_are_refused(planned: Plan, model: Path) -> None:
+    from tokenizers import Tokenizer, models  # noqa: PLC0415
+
+    words = {"[UNK]": 0, "<|im_start|>": 1, "<|im_end|>": 2}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.save(str(model / "tokenizer.json"))
+    assert "not the one that training saw" in start(planned).message
+
+
+def test_a_port_in_use_is_said_before_anything_starts(make_adapter: MakeAdapter, stub_home: Path) -> None:
+    adapter = make_adapter()
+    with socket.create_server((HOST, 0)) as held:
+        port = held.getsockname()[1]
+        error = start(plan(adapters=[adapter], port=port))
+    assert f"port {port} of 127.0.0.1 is in use by another program" in error.message
+    assert f"--port {port + 1}" in error.hint
+    assert not (stub_home / "stub.pid").exists()
+
+
+def test_a_port_in_use_by_a_server_names_its_models(planned: Plan) -> None:
+    with serve(planned):
+        assert "by a server of base, persistent, react" in start(planned).message
+
+
+@contextmanager
+def serve_command(adapter: Path, *, defect: str = "") -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "keepstate", "serve", "--port", "0", "--lora", str(adapter)]
+    with subprocess.Popen(command, env=os.environ | {"STUB": defect}, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    """What it says, up to the line that holds `words`."""
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if words in line:
+            return said
+    raise AssertionError(f"it ended without {words!r}:\n{said}")
+
+
+@pytest.mark.parametrize(("defect", "words"), [("", "Ctrl-C ends it"), ("silent", "starting the engine")])
+def test_ctrl_c_ends_it_with_130(defect: str, words: str, make_adapter: MakeAdapter, stub_home: Path) -> None:
+    with serve_command(make_adapter(), defect=defect) as process:
+        said = read_until(process, words)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == EXIT_INTERRUPTED, said
+    assert not is_running(stub_home)
+
+
+def test_nothing_outlives_a_killed_command(make_adapter: MakeAdapter, stub_home: Path) -> None:
+    with serve_command(make_adapter()) as process:
+        read_until(process, "serves base, persistent")
+        process.kill()
+    assert gone(stub_home)
+
+
+def test_dry_run_prints_a_command_for_a_shell(make_adapter: MakeAdapter, stub_home: Path) -> None:
+    command = [sys.executable, "-m", "keepstate", "serve", "--dry-run", "--lora", str(make_adapter())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    shown = subprocess.run(["sh", "-c", f"printf '%s\\n' {done.stdout}"], capture_output=True, text=True, check=True)
+    words = shown.stdout.splitlines()
+    assert words[words.index("--default-chat-template-kwargs") + 1] == '{"enable_thinking": false}'
+    assert "VLLM_NO_USAGE_STATS=1" in words
+    assert not (stub_home / "stub.pid").exists()

@@ -1,0 +1,68 @@
+"""The plugin: what it leaves out or computes in blocks changes nothing, steps and checkpoints come as they should."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from keepstate.environments import spec
+from keepstate.train.config import PLUGIN_FOLDER
+
+HERE = Path(__file__).parent
+
+
+pytestmark = [pytest.mark.train_env, pytest.mark.timeout(600)]
+
+
+def result(script: str, *arguments: str | Path) -> str:
+    """What a script beside this file printed behind RESULT, run in the training environment."""
+    python = spec("train").python
+    if not python.is_file():
+        pytest.skip(".venv-train is missing: make setup-train")
+    env = os.environ | {"PYTHONPATH": str(PLUGIN_FOLDER)}
+    command = [python, HERE / script, *arguments]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.partition("RESULT")[2]
+
+
+def test_gradients_are_those_of_all_logits(tmp_path: Path) -> None:
+    result("tiny_model.py", tmp_path)
+    found = json.loads(result("logits_agree.py", tmp_path))
+    assert found["seen"] == [40, 20]  # half of the positions are trained in some row
+    assert found["apart"] < 1e-6
+    assert found["losses"][0] == pytest.approx(found["losses"][1], abs=1e-5)
+
+
+def test_attention_in_blocks_is_attention() -> None:
+    found = json.loads(result("cpu_attention_agrees.py"))
+    assert max(found["float32"]) < 1e-5, found["float32"]  # output and gradients of query, key, value
+    assert max(found["bfloat16"]) < 0.05, found["bfloat16"]
+    assert found["other"] == 0
+    assert set(found["left"].values()) == {1}, found["left"]
+
+
+def test_the_same_packed_rows_are_always_as_many_steps() -> None:
+    found = json.loads(result("packing_counts.py"))
+    assert len(set(found["usual"])) > 1  # else these rows would show nothing
+    assert len(set(found["ours"])) == 1
+
+
+def test_a_step_has_the_same_traces_however_it_is_divided() -> None:
+    """Else more memory could not be had from `--batch-size 1 --grad-accum N` without becoming another training."""
+    found = json.loads(result("packing_counts.py"))
+    first, *others = found["steps"]
+    assert sorted(trace for step in first for trace in step) != []
+    for other in others:
+        assert other == first
+    assert len(set(found["divided"])) == 1
+
+
+def test_a_crash_costs_ten_minutes_at_most(tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    assert result("saves_in_time.py", stop, "100", "13").split(" False")[0] == "[6, 12]"  # a 7th would end at 700 s
+    assert result("saves_in_time.py", stop, "10", "59").split(" False")[0] == "[]"
+    stop.touch()
+    assert result("saves_in_time.py", stop, "10", "59").split(" True")[0] == "[1]"

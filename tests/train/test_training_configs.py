@@ -1,0 +1,155 @@
+"""The six training configs: the specification's values, equal but for data and output, keys that Axolotl reads."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from keepstate.dataset import load_template
+from keepstate.environments import spec
+from keepstate.errors import UserError
+from keepstate.models.base import Message
+from keepstate.places import SHIPPED
+from keepstate.train.config import CONFIGS, PLUGIN_FOLDER, checked, config_path, known_keys, read_config
+from keepstate.vocabulary import RuntimeName
+
+PER_ARM = {"datasets", "test_datasets", "dataset_prepared_path", "output_dir"}
+SPECIFIED = {
+    "base_model": "Qwen/Qwen3-8B",
+    "adapter": "qlora",
+    "load_in_4bit": True,
+    "lora_r": 64,
+    "lora_alpha": 128,
+    "sequence_len": 16384,
+    "micro_batch_size": 1,
+    "gradient_accumulation_steps": 16,
+    "num_epochs": 3,
+    "optimizer": "adamw_torch",
+    "sample_packing": True,
+    "chat_template": "jinja",
+    "chat_template_jinja": "keepstate/dataset/chat_templates/qwen3_nothink.jinja",
+}
+RESOLVES = Path(__file__).with_name("axolotl_resolves.py")
+
+
+@pytest.mark.parametrize("laptop", [False, True])
+def test_three_configs_differ_only_in_data_and_output(laptop: bool) -> None:
+    configs = {name: read_config(config_path(name, laptop=laptop)) for name in RuntimeName}
+    for name, config in configs.items():
+        assert str(name) in config["output_dir"]
+        assert config["datasets"][0]["path"] == f"data/datasets/{name}/train.jsonl"
+        common = {key: value for key, value in config.items() if key not in PER_ARM}
+        assert common == {k: v for k, v in configs[RuntimeName.PERSISTENT].items() if k not in PER_ARM}
+        entries = [dict(entry, path="") for entry in config["datasets"]]
+        assert entries == [dict(entry, path="") for entry in configs[RuntimeName.PERSISTENT]["datasets"]]
+
+
+def test_every_value_of_the_specification() -> None:
+    for name in RuntimeName:
+        config = read_config(config_path(name, laptop=False))
+        assert {key: config[key] for key in SPECIFIED} == SPECIFIED
+        assert config["output_dir"] == f"out/qwen3-8b-{name}-a100"
+        assert config["dataset_prepared_path"].startswith(config["output_dir"] + "/")
+
+
+def test_all_configs_are_known_and_name_files_that_exist() -> None:
+    paths = sorted(CONFIGS.rglob("*.yaml"))
+    assert len(paths) == 6
+    for path in paths:
+        assert (SHIPPED / read_config(path)["chat_template_jinja"]).is_file()
+
+
+def test_unknown_key_is_named_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="lora_rr") as caught:
+        checked({"lora_rr": 1}, "x.yaml")
+    assert "lora_r" in caught.value.hint
+    with pytest.raises(UserError, match="bnb_4bit_quant_type"):
+        checked({"bnb_4bit_quant_type": "nf4"}, "x.yaml")
+
+
+@pytest.mark.parametrize("text", ["- a", "a: [", "adapter: lora"])
+def test_bad_yaml_is_explained(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"bad\.yaml"):
+        read_config(path)
+
+
+WRONG: dict[str, tuple[object, ...]] = {
+    "sequence_len": ("abc", 0, [1]),
+    "learning_rate": (float("nan"), float("inf"), -1, "fast"),
+    "micro_batch_size": ("auto",),
+    "base_model": (["x"],),
+    "output_dir": (5, ""),
+    "datasets": ("data.jsonl", ["x"], []),
+    "test_datasets": ("x",),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
+def test_a_value_of_another_kind_is_named(tmp_path: Path, key: str, value: object) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump(read_config(config_path(RuntimeName.REACT, laptop=True)) | {key: value}))
+    with pytest.raises(UserError, match=rf"wrong\.yaml: {key} is ") as caught:
+        read_config(path)
+    assert "needed" in caught.value.hint
+
+
+def test_numbers_that_yaml_takes_for_texts_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "texts.yaml"
+    raw = config_path(RuntimeName.REACT, laptop=True).read_text()
+    path.write_text(raw.replace("learning_rate: 1.0e-3", "learning_rate: 1e-3"))
+    assert path.read_text() != raw
+    assert read_config(path)["learning_rate"] == 0.001
+
+
+def in_train_env(*arguments: str) -> str:
+    python = spec("train").python
+    if not python.is_file():
+        pytest.skip(".venv-train is missing: make setup-train")
+    env = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PLUGIN_FOLDER), "HOME": "/tmp"}
+    done = subprocess.run([python, *arguments], capture_output=True, text=True, env=env, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.train_env
+def test_stored_keys_are_axolotls_own() -> None:
+    said = in_train_env("-m", "axolotl.cli.main", "config-schema")
+    schema = set(json.loads(said[said.index("\n{") :])["properties"])
+    ours = {key for key in known_keys() if not key.startswith("liger_")} - {"keepstate_profile"}
+    assert ours == schema
+
+
+@pytest.mark.train_env
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", list(RuntimeName))
+def test_axolotl_resolves_to_the_specification(name: RuntimeName, tmp_path: Path) -> None:
+    path = config_path(name, laptop=False)
+    said = in_train_env(str(RESOLVES), str(path), str(tmp_path))
+    found = json.loads(said[said.index("RESULT") + len("RESULT") :])
+
+    raw: dict[str, Any] = yaml.safe_load(path.read_text())
+    plain = {key for key, value in raw.items() if isinstance(value, int | float | str)} - {"base_model", "output_dir"}
+    assert {key: found["kept"][key] for key in plain} == {key: raw[key] for key in plain}
+    assert SPECIFIED.items() <= (found["kept"] | {"base_model": raw["base_model"]}).items()
+
+    quantization = found["quantization"]
+    assert quantization["load_in_4bit"]
+    assert quantization["bnb_4bit_quant_type"] == "nf4"
+    assert quantization["bnb_4bit_use_double_quant"]
+    assert quantization["bnb_4bit_compute_dtype"] == "bfloat16"
+    assert found["dtype"] == "torch.bfloat16"
+    assert (found["lora"]["r"], found["lora"]["alpha"], len(found["lora"]["targets"])) == (64, 128, 7)
+    assert found["rows_a_step"] == 16
+    assert found["attention"] == "sdpa"  # on a GPU its flash kernels: train/README.md says which
+
+
+def test_thinking_is_off_in_every_turn() -> None:
+    template = load_template(SHIPPED / read_config(config_path(RuntimeName.REACT, laptop=False))["chat_template_jinja"])
+    turns: list[Message] = [Message(role=role, content="x") for role in ("user", "assistant", "user", "assistant")]
+    text = template.render(turns)
+    assert text.count("<|im_start|>assistant\n<think>\n\n</think>\n\nx") == 2
