@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keepstate import environments
-from keepstate.agents.record import InterpreterResult, Trace
 from keepstate.dataset.axolotl_ids import DATASET
 from keepstate.dataset.manifest import INDEX, read_manifest
 from keepstate.dataset.parity import RowReport, TrainingRow, compare, total
@@ -26,6 +25,7 @@ from keepstate.dataset.templates import QWEN3_STOCK, ChatTemplate, load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
 from keepstate.traces import read_trace
+from keepstate.traces.record import InterpreterResult, Trace
 from keepstate.vocabulary import RuntimeName
 
 SCRIPT = Path(__file__).parents[1] / "keepstate" / "dataset" / "axolotl_ids.py"

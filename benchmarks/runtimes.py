@@ -35,7 +35,7 @@ from runtime_references import CALLS, TRIVIAL, NaiveThread, ipykernel_figures, p
 
 from keepstate import eventloop  # noqa: E402
 from keepstate.runtimes import Sandbox  # noqa: E402
-from keepstate.runtimes.base import RuntimeLimits  # noqa: E402
+from keepstate.traces.record import RuntimeLimits  # noqa: E402
 
 
 def attack(name: str) -> str:

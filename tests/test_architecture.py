@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "keepstate"
-ORDER = ("tasks", "runtimes", "models", "agents", "traces", "dataset", "train", "serve", "bench", "report")
+ORDER = ("tasks", "models", "traces", "runtimes", "agents", "play", "dataset", "train", "serve", "bench", "report")
 HEAVY = {"torch", "axolotl", "vllm", "transformers", "datasets", "ray"}
 OWN_ENVIRONMENT = {
     path.relative_to(PACKAGE).as_posix()

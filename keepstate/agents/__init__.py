@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from keepstate.agents.limits import EpisodeLimits
 from keepstate.agents.prompts import system_prompt
-from keepstate.agents.record import Trace
+from keepstate.traces.record import Trace
 
 if TYPE_CHECKING:
     from keepstate.agents.episode import run_episode, turn_seed

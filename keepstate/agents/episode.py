@@ -16,17 +16,17 @@ from dataclasses import replace
 
 from keepstate.agents.attribution import attributed
 from keepstate.agents.limits import EpisodeLimits
-from keepstate.agents.observations import render_observation
-from keepstate.agents.parsing import Answer, parse_answer
 from keepstate.agents.prompts import system_prompt
-from keepstate.agents.record import Trace
 from keepstate.agents.recorder import Recorder
 from keepstate.errors import EpisodeFailure
 from keepstate.models.base import PATIENCE, ContextOverflow, Model, Reply
 from keepstate.runtimes import Sandbox, open_runtime
-from keepstate.runtimes.base import ActionResult, Runtime, ToolGate
+from keepstate.runtimes.base import Runtime, ToolGate
 from keepstate.tasks import environment_for
 from keepstate.tasks.base import Task, Verdict
+from keepstate.traces.observations import render_observation
+from keepstate.traces.parsing import Answer, parse_answer
+from keepstate.traces.record import ActionResult, Trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 FORMAT_ERROR = "AnswerFormat"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from keepstate.runtimes.base import RuntimeLimits
+from keepstate.traces.record import RuntimeLimits
 from keepstate.vocabulary import RuntimeName
 
 CODEACT_SECONDS = 900.0

@@ -12,7 +12,12 @@ from typing import Any
 
 from keepstate import __version__
 from keepstate.agents.limits import EpisodeLimits
-from keepstate.agents.record import (
+from keepstate.errors import EpisodeFailure
+from keepstate.files import ListHash
+from keepstate.models.base import Message, Model, Reply
+from keepstate.tasks.base import Task, Verdict
+from keepstate.traces.record import (
+    ActionResult,
     ErrorEvent,
     Event,
     Failure,
@@ -30,11 +35,6 @@ from keepstate.agents.record import (
     ToolCallRecord,
     Trace,
 )
-from keepstate.errors import EpisodeFailure
-from keepstate.files import ListHash
-from keepstate.models.base import Message, Model, Reply
-from keepstate.runtimes.base import ActionResult
-from keepstate.tasks.base import Task, Verdict
 from keepstate.vocabulary import FinishReason, Rung, RuntimeName
 
 MAX_DEPTH = 20

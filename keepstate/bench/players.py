@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from keepstate.agents.record import known_sum
 from keepstate.bench.admission import Seat
 from keepstate.bench.cells import Cell
 from keepstate.models.base import Model, Relay, Reply, Sampling
 from keepstate.models.endpoint import Endpoint
 from keepstate.models.server import GRACE_SECONDS, ServerModel
 from keepstate.tasks.base import Task
+from keepstate.traces.record import known_sum
 
 Player = Callable[[Cell, Task], Model]
 """Who plays a task of a cell: one shared server model, or a script in tests and benchmarks."""

@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from keepstate.agents.record import Trace, known_sum
 from keepstate.bench.cells import CELL_FILE, dues, read_cell_file
 from keepstate.errors import UserError
 from keepstate.files import existing_folder
 from keepstate.traces import BadTrace
+from keepstate.traces.record import Trace, known_sum
 from keepstate.traces.recorded import read_record
 from keepstate.traces.statistics import mean, seconds
 from keepstate.traces.writer import TRACE_SUFFIX

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from keepstate.agents import run_episode
-from keepstate.agents.record import Trace
 from keepstate.bench.admission import Admission, Seat
 from keepstate.bench.cells import Cell
 from keepstate.bench.players import Metered, Player, ServerPlayers
@@ -23,6 +22,7 @@ from keepstate.errors import UserError
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
 from keepstate.traces import write_trace
+from keepstate.traces.record import Trace
 from keepstate.vocabulary import RuntimeName
 
 RETRIES = 2

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from keepstate.agents.record import Trace, known_sum
 from keepstate.bench.admission import Admission
 from keepstate.bench.cells import Cell
 from keepstate.tasks.base import Verdict
 from keepstate.traces import BadTrace
+from keepstate.traces.record import Trace, known_sum
 from keepstate.vocabulary import Origin
 
 

@@ -21,10 +21,10 @@ from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.models.base import Model, Sampling
 from keepstate.models.server import RETRIES, ServerModel
 from keepstate.models.teacher import ScriptedTeacher
-from keepstate.runtimes.base import RuntimeLimits
+from keepstate.play.collect import CollectPlan, Tally, collect
 from keepstate.tasks import read_tasks
 from keepstate.tasks.base import Task
-from keepstate.traces.collect import CollectPlan, Tally, collect
+from keepstate.traces.record import RuntimeLimits
 from keepstate.vocabulary import RuntimeName
 
 ALL = "all"

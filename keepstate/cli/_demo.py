@@ -34,6 +34,7 @@ from keepstate.dataset.check import CheckPlan, check_dataset
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import content_hash, file_hash, write_atomic
 from keepstate.models.teacher import ScriptedTeacher
+from keepstate.play.collect import CollectPlan, Tally, collect
 from keepstate.report import HTML_FILE, build_report
 from keepstate.report.tables import print_report
 from keepstate.serve import Plan, Starting, serve
@@ -42,7 +43,6 @@ from keepstate.serve.ports import check_port
 from keepstate.tasks import load_tasks, make_tasks, write_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.generate import require_disjoint
-from keepstate.traces.collect import CollectPlan, Tally, collect
 from keepstate.train import train
 from keepstate.train.config import config_path
 from keepstate.train.result import WEIGHTS, TrainedAdapter

@@ -11,10 +11,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from keepstate.agents.record import known_sum
 from keepstate.bench.tally import CellTally
 from keepstate.bench.tally import Progress as State
 from keepstate.traces import BadTrace
+from keepstate.traces.record import known_sum
 
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_BETWEEN_DRAWINGS = 0.1

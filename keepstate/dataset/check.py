@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from keepstate import environments, machine
-from keepstate.agents.record import ModelCallEvent
 from keepstate.dataset.convert import sharegpt_line
 from keepstate.dataset.manifest import INDEX, TEMPLATE, Certificate, Manifest, read_manifest
 from keepstate.dataset.parity import PromptIds, RowReport, TrainingRow, compare, local_prompts
@@ -28,6 +27,7 @@ from keepstate.files import ListHash, scratch_folder
 from keepstate.models.base import Message
 from keepstate.processes import GuardedProcess
 from keepstate.traces.reader import read_trace
+from keepstate.traces.record import ModelCallEvent
 
 SCRIPT = Path(__file__).with_name("axolotl_ids.py")
 AXOLOTLS_OWN = "axolotl:"

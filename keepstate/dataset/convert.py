@@ -13,7 +13,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from keepstate import guard
-from keepstate.agents.record import ModelResponseEvent, Trace
 from keepstate.dataset.options import BuildOptions, Length
 from keepstate.dataset.sample import REFUSALS, Refused, Sample, prove
 from keepstate.dataset.templates import ChatTemplate
@@ -21,6 +20,7 @@ from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
 from keepstate.traces.imported import ASSUMED, PLACE
 from keepstate.traces.reader import TraceError, load_trace
+from keepstate.traces.record import ModelResponseEvent, Trace
 from keepstate.vocabulary import FinishReason, RuntimeName
 
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}

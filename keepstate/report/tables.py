@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from keepstate.agents.record import MISSING_VARIABLE
 from keepstate.report.comparison import Comparison
 from keepstate.report.figures import CellFigures, cell_figures
 from keepstate.report.model import Group, Report
 from keepstate.report.notes import notes
 from keepstate.report.statistics import Finding, PairedDifference, tasks_needed
 from keepstate.report.words import NONE, brief, counted, number, p_value, percent, plain, points
+from keepstate.traces.record import MISSING_VARIABLE
 from keepstate.traces.view import printable
 
 if TYPE_CHECKING:

@@ -4,10 +4,11 @@
 code runs.
 """
 
-from keepstate.runtimes.base import Runtime, RuntimeLimits, ToolGate
+from keepstate.runtimes.base import Runtime, ToolGate
 from keepstate.runtimes.codeact import CodeActRuntime
 from keepstate.runtimes.react import ReactRuntime
 from keepstate.runtimes.sandbox import Sandbox
+from keepstate.traces.record import RuntimeLimits
 from keepstate.vocabulary import RuntimeName
 
 __all__ = ["Sandbox", "open_runtime"]

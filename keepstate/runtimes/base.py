@@ -11,7 +11,6 @@ import asyncio
 import json
 import queue
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 
 from keepstate.errors import EpisodeFailure
 from keepstate.tasks.base import Environment, ToolError
+from keepstate.traces.record import ActionResult, ToolCall
 from keepstate.vocabulary import Origin, Rung, RuntimeName
 
 TOOL_SECONDS = 30.0
@@ -30,51 +30,6 @@ SHORT = 1_000
 """Characters of a call that does not count: counting takes longer than most calls, and the cap bounds their number."""
 FREE_TOOLS = frozenset({"finish"})
 """Tools that do not count against the cap on calls per action, unless they are called more often than it allows."""
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeLimits:
-    """What one action may use."""
-
-    tool_calls: int = 25
-    """Calls per action; `finish` is free."""
-    seconds: float = 30.0
-    """Wall-clock and CPU seconds per action."""
-    memory_mib: int = 256
-    """Address space beyond an idle interpreter's."""
-    output_chars: int = 10_000
-    """Output shown to the agent; the rest is cut with a notice."""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """One tool call as the host saw it."""
-
-    tool: str
-    arguments: dict[str, Any]
-    output: Any = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ActionResult:
-    """What one action did, as the agent may see it."""
-
-    output: str
-    """stdout and stderr in order, and the value of a last expression; already cut to the limit."""
-    error: str | None = None
-    """The agent's own error (traceback of its frames, a cap, the time limit), or None."""
-    error_type: str | None = None
-    """Class of that error: an exception's name such as `NameError`, or `ToolCallLimit`, `TimeLimit`, `InterpreterExit`.
-    """
-    globals: tuple[str, ...] | None = None
-    """Sorted names the agent defined that exist now; None in a runtime without an interpreter."""
-    tool_calls: tuple[ToolCall, ...] = ()
-    finished: bool = False
-    """The environment says that the episode is over."""
-    state_lost: bool = False
-    """A persistent interpreter had to be replaced; its variables are gone (the agent is told in `error`)."""
-    seconds: float = 0.0
 
 
 class Runtime(Protocol):
@@ -272,20 +227,3 @@ def _settle(future: asyncio.Future[ToolCall], record: ToolCall | None, failure: 
             future.set_exception(failure or RuntimeError("no outcome"))
         else:
             future.set_result(record)
-
-
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """A point in monotonic time."""
-
-    at: float
-
-    @classmethod
-    def after(cls, seconds: float) -> Deadline:
-        """The point `seconds` from now."""
-        return cls(time.monotonic() + seconds)
-
-    @property
-    def left(self) -> float:
-        """Seconds until then, never below zero."""
-        return max(0.0, self.at - time.monotonic())

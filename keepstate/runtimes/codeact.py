@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 
-from keepstate.runtimes.base import ActionResult, RuntimeLimits, ToolCallLimit, ToolGate
+from keepstate.runtimes.base import ToolCallLimit, ToolGate
 from keepstate.runtimes.sandbox.block import BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.sandbox import Sandbox
 from keepstate.runtimes.sandbox.worker import Worker
+from keepstate.traces.record import ActionResult, RuntimeLimits
 from keepstate.vocabulary import RuntimeName
 
 GONE = "All variables are gone; the next block starts in a new interpreter."

@@ -14,7 +14,8 @@ from collections import Counter
 from typing import Any
 
 from keepstate.files import parse_json
-from keepstate.runtimes.base import ActionResult, ToolCallLimit, ToolGate
+from keepstate.runtimes.base import ToolCallLimit, ToolGate
+from keepstate.traces.record import ActionResult
 from keepstate.vocabulary import Rung, RuntimeName
 
 ACTION_FORMAT = "ActionFormat"

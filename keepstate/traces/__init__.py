@@ -1,10 +1,10 @@
 """Traces: write, read, check, count and show the records of episodes.
 
-Run `keepstate traces --help`. The schema is `keepstate.agents.record.Trace`; nothing here plays an episode.
+Run `keepstate traces --help`. The schema is `keepstate.traces.record.Trace`; nothing here plays an episode.
 """
 
-from keepstate.agents.record import Failure, StepEvent, TaskRef, Trace
 from keepstate.traces.reader import BadTrace, TraceError, iter_traces, parse_trace, read_trace
+from keepstate.traces.record import Failure, StepEvent, TaskRef, Trace
 from keepstate.traces.writer import trace_path, verdict_path, write_trace
 
 __all__ = [

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-from keepstate.agents.record import FinishEvent, ModelCallEvent, Trace
 from keepstate.files import content_hash
 from keepstate.models.base import Message
 from keepstate.traces.reader import BadTrace, iter_traces
+from keepstate.traces.record import FinishEvent, ModelCallEvent, Trace
 from keepstate.traces.recorded import GRADED_FAILURE, UNGRADED, Copy, verdict_copy
 from keepstate.traces.writer import trace_path, verdict_path
 

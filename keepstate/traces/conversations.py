@@ -14,16 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from keepstate.agents.observations import MAX_RESULT_CHARS, render_observation
-from keepstate.agents.parsing import parse_answer
-from keepstate.agents.record import InterpreterResult, StepEvent, TaskRef, TokenUsage, ToolCallRecord, Trace
 from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_json
 from keepstate.models.base import Message
-from keepstate.runtimes.base import ActionResult, ToolCall
 from keepstate.traces.foreign import foreign
 from keepstate.traces.imported import EMPTY_THINKING, UNKNOWN, Imported, canonical, without_empty_thinking
+from keepstate.traces.observations import MAX_RESULT_CHARS, render_observation
+from keepstate.traces.parsing import parse_answer
 from keepstate.traces.reader import BadTrace, TraceError, is_trace, trace_of
+from keepstate.traces.record import (
+    ActionResult,
+    InterpreterResult,
+    StepEvent,
+    TaskRef,
+    TokenUsage,
+    ToolCall,
+    ToolCallRecord,
+    Trace,
+)
 from keepstate.traces.sources import iter_values
 from keepstate.traces.writer import TRACE_SUFFIX
 from keepstate.vocabulary import RuntimeName

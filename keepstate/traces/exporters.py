@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keepstate.agents.record import StepEvent, TokenUsage, Trace
+from keepstate.traces.record import StepEvent, TokenUsage, Trace
 
 ATIF_VERSION = "ATIF-v1.8"
 """harborframework.com/docs/trajectory-format; what is written validates against the models of harbor 0.26.0."""

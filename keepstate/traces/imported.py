@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keepstate.agents.record import (
+from keepstate.files import content_hash
+from keepstate.models.base import Message
+from keepstate.tasks.base import Verdict
+from keepstate.traces.record import (
     ErrorEvent,
     Event,
     Failure,
@@ -24,9 +27,6 @@ from keepstate.agents.record import (
     TokenUsage,
     Trace,
 )
-from keepstate.files import content_hash
-from keepstate.models.base import Message
-from keepstate.tasks.base import Verdict
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 SOURCE = "imported from"

@@ -17,24 +17,25 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from keepstate.agents.observations import render_observation
-from keepstate.agents.record import (
+from keepstate.errors import UserError
+from keepstate.files import content_hash
+from keepstate.models.base import Message, token_count
+from keepstate.tasks import environment_for
+from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task, Verdict
+from keepstate.traces.imported import EMPTY_THINKING, UNKNOWN, Imported, canonical, file_word, without_empty_thinking
+from keepstate.traces.observations import render_observation
+from keepstate.traces.reader import TraceError, first_error
+from keepstate.traces.record import (
+    ActionResult,
     InterpreterResult,
     StepEvent,
     TaskRef,
     TokenUsage,
+    ToolCall,
     ToolCallRecord,
     Trace,
     known_sum,
 )
-from keepstate.errors import UserError
-from keepstate.files import content_hash
-from keepstate.models.base import Message, token_count
-from keepstate.runtimes.base import ActionResult, ToolCall
-from keepstate.tasks import environment_for
-from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task, Verdict
-from keepstate.traces.imported import EMPTY_THINKING, UNKNOWN, Imported, canonical, file_word, without_empty_thinking
-from keepstate.traces.reader import TraceError, first_error
 from keepstate.vocabulary import FinishReason, RuntimeName
 
 SOURCE = "research events"

@@ -14,11 +14,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from keepstate.agents.record import TRACE_SCHEMA, Trace
 from keepstate.errors import UserError
 from keepstate.files import existing_folder, parse_json
 from keepstate.traces.foreign import foreign
 from keepstate.traces.imported import SOURCE
+from keepstate.traces.record import TRACE_SCHEMA, Trace
 from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
-from keepstate.agents.record import Trace
 from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_json, write_atomic
 from keepstate.traces.reader import BadTrace, TraceError, load_trace, read_fault
+from keepstate.traces.record import Trace
 from keepstate.traces.schema import verdict_json
 from keepstate.traces.writer import trace_path, verdict_path
 from keepstate.vocabulary import RuntimeName

@@ -10,8 +10,8 @@ import inspect
 import sys
 from collections.abc import Iterator
 
-from keepstate.agents import record
 from keepstate.tasks import base
+from keepstate.traces import record
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
 HEADING = """\

@@ -1,6 +1,6 @@
 """The one text form of a trace, and of the verdict beside it.
 
-Writing, reading and writing again gives equal bytes. The schema itself is in `keepstate.agents.record`.
+Writing, reading and writing again gives equal bytes. The schema itself is in `keepstate.traces.record`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from keepstate.agents.record import Trace
+from keepstate.traces.record import Trace
 
 
 def trace_json(trace: Trace) -> bytes:

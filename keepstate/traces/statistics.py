@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from keepstate.agents.record import Trace
 from keepstate.files import write_json
 from keepstate.traces.reader import BadTrace, iter_traces
+from keepstate.traces.record import Trace
 
 NO_VERDICT = "no verdict"
 """Of episodes that no failure of ours ended and nobody graded: imported ones."""

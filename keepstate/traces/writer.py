@@ -10,8 +10,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from keepstate.agents.record import Trace
 from keepstate.files import write_atomic
+from keepstate.traces.record import Trace
 from keepstate.traces.schema import trace_json, verdict_json
 
 TRACE_SUFFIX = ".trace.json"

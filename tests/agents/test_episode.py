@@ -12,17 +12,16 @@ import pytest
 
 from keepstate.agents import EpisodeLimits, run_episode, turn_seed
 from keepstate.agents import episode as loop
-from keepstate.agents.parsing import parse_answer
-from keepstate.agents.record import ErrorEvent, ModelResponseEvent, Trace
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.base import ContextOverflow, Message, Reply
 from keepstate.models.scripted import ScriptedModel
 from keepstate.runtimes import Sandbox
-from keepstate.runtimes.base import RuntimeLimits
 from keepstate.tasks import environment_for, make_tasks
 from keepstate.tasks.base import Environment, Task, Verdict
 from keepstate.traces import read_trace, write_trace
 from keepstate.traces.check import trace_problems
+from keepstate.traces.parsing import parse_answer
+from keepstate.traces.record import ErrorEvent, ModelResponseEvent, RuntimeLimits, Trace
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
 PERSISTENT, FORGET, REACT = RuntimeName

@@ -42,13 +42,13 @@ from keepstate.errors import UserError
 from keepstate.files import alone_in, file_hash, write_json
 from keepstate.models import server as server_module
 from keepstate.models.server import ServerModel
+from keepstate.play.collect import CollectPlan, collect
 from keepstate.report import make_report
 from keepstate.serve import loaded
 from keepstate.serve.loaded import AdapterContent, noted
 from keepstate.tasks import write_tasks
 from keepstate.traces import read_trace
 from keepstate.traces.check import check_folders
-from keepstate.traces.collect import CollectPlan, collect
 from keepstate.train import result
 from keepstate.vocabulary import Difficulty, FinishReason, Origin, RuntimeName
 

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keepstate.agents.limits import EpisodeLimits
-from keepstate.agents.record import Trace
 from keepstate.agents.recorder import Recorder
 from keepstate.errors import EpisodeFailure
 from keepstate.models.base import Reply
 from keepstate.models.scripted import ScriptedModel
-from keepstate.runtimes.base import ActionResult
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces import write_trace
+from keepstate.traces.record import ActionResult, Trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 ANSWERS = ("Look first.\n```python\nitems = list_items()\n```", "Take it.\n```python\ntake_item('a')\nfinish()\n```")

@@ -9,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keepstate.agents import EpisodeLimits, run_episode
-from keepstate.agents.record import Trace
 from keepstate.errors import UserError
 from keepstate.models.scripted import ScriptedModel
 from keepstate.models.teacher import ScriptedTeacher, decide
 from keepstate.models.teacher_text import best_packing
 from keepstate.runtimes import Sandbox
-from keepstate.runtimes.base import RuntimeLimits
 from keepstate.tasks import make_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.families.knapsack.solver import solve
+from keepstate.traces.record import RuntimeLimits, Trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 

@@ -11,9 +11,9 @@ from keepstate.bench.config import BenchmarkConfig, TaskSource
 from keepstate.errors import EpisodeFailure
 from keepstate.models.base import Reply, Sampling
 from keepstate.models.scripted import ScriptedModel
-from keepstate.runtimes.base import ActionResult
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces import Trace, write_trace
+from keepstate.traces.record import ActionResult
 from keepstate.vocabulary import Adapter, Difficulty, FinishReason, Origin, Rung, RuntimeName
 
 

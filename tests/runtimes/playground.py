@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from keepstate.runtimes import Sandbox, open_runtime
-from keepstate.runtimes.base import ActionResult, Runtime, RuntimeLimits, ToolGate
+from keepstate.runtimes.base import Runtime, ToolGate
 from keepstate.tasks.base import Environment, Parameter, Tool, ToolError, Verdict
+from keepstate.traces.record import ActionResult, RuntimeLimits
 from keepstate.vocabulary import Rung, RuntimeName
 
 PERSISTENT, FORGET, REACT = RuntimeName

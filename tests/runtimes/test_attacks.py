@@ -10,9 +10,9 @@ from attacks.suite import ATTACKS, BY_RUNG, GROUPS
 from hosting import GROSS_LAG, Host, LagMeter, descendants, descriptors, until
 from playground import PERSISTENT, REAL_RUNGS, Session, opened, shown
 
-from keepstate.agents.observations import render_observation
 from keepstate.runtimes import Sandbox
-from keepstate.runtimes.base import ActionResult, RuntimeLimits
+from keepstate.traces.observations import render_observation
+from keepstate.traces.record import ActionResult, RuntimeLimits
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("short_grace")]
 

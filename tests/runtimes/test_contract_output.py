@@ -6,7 +6,7 @@ import pytest
 from playground import CODEACT, PERSISTENT, opened
 
 from keepstate.runtimes import Sandbox
-from keepstate.runtimes.base import RuntimeLimits
+from keepstate.traces.record import RuntimeLimits
 from keepstate.vocabulary import RuntimeName
 
 pytestmark = [

@@ -9,7 +9,7 @@ from playground import CODEACT, LIMITS, PERSISTENT, REACT, Toolbox, calls_action
 
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes import Sandbox, base
-from keepstate.runtimes.base import RuntimeLimits
+from keepstate.traces.record import RuntimeLimits
 from keepstate.vocabulary import Origin, Rung, RuntimeName
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -10,7 +10,7 @@ from playground import FORGET, PERSISTENT, opened
 
 from keepstate import eventloop
 from keepstate.runtimes import Sandbox
-from keepstate.runtimes.base import RuntimeLimits
+from keepstate.traces.record import RuntimeLimits
 
 
 async def _life() -> None:

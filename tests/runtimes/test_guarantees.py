@@ -28,9 +28,9 @@ from playground import CODEACT, FORGET, LIMITS, PERSISTENT, Session, opened
 
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes import Sandbox
-from keepstate.runtimes.base import RuntimeLimits
 from keepstate.runtimes.codeact import CodeActRuntime
 from keepstate.runtimes.sandbox.worker import Worker
+from keepstate.traces.record import RuntimeLimits
 from keepstate.vocabulary import Origin
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from playground import Toolbox
 
 from keepstate.errors import EpisodeFailure
-from keepstate.runtimes.base import RuntimeLimits, ToolGate
+from keepstate.runtimes.base import ToolGate
 from keepstate.runtimes.sandbox import frames
 from keepstate.runtimes.sandbox.block import BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.worker import Worker
+from keepstate.traces.record import RuntimeLimits
 
 LIMITS = RuntimeLimits(tool_calls=3, seconds=20, output_chars=100)
 ANYTHING: st.SearchStrategy[Any] = st.recursive(

@@ -15,8 +15,8 @@ from playground import FORGET, PERSISTENT, opened
 
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes import Sandbox
-from keepstate.runtimes.base import RuntimeLimits
 from keepstate.runtimes.sandbox import memory, zygote
+from keepstate.traces.record import RuntimeLimits
 from keepstate.vocabulary import Origin
 
 LIMITS = RuntimeLimits(memory_mib=256, seconds=20)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from keepstate.errors import EpisodeFailure
-from keepstate.runtimes.base import RuntimeLimits, ToolCall, ToolCallLimit, ToolGate
+from keepstate.runtimes.base import ToolCallLimit, ToolGate
 from keepstate.runtimes.sandbox import frames
 from keepstate.runtimes.sandbox.guest.output import CutText
 from keepstate.runtimes.sandbox.stopwatch import Stopwatch
+from keepstate.traces.record import RuntimeLimits, ToolCall
 from keepstate.vocabulary import Origin
 
 REFUSED_CALLS = 200

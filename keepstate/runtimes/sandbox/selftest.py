@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from keepstate.errors import EpisodeFailure
-from keepstate.runtimes.base import RuntimeLimits, ToolGate
+from keepstate.runtimes.base import ToolGate
 from keepstate.runtimes.sandbox.block import BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.zygote import RungUnavailable, Zygote
 from keepstate.tasks.base import Environment, ToolError, Verdict
+from keepstate.traces.record import RuntimeLimits
 from keepstate.vocabulary import Rung
 
 LIMITS = RuntimeLimits(tool_calls=1, seconds=10, memory_mib=64)

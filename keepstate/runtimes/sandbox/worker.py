@@ -16,11 +16,12 @@ from functools import partial
 from typing import Any, cast
 
 from keepstate.errors import EpisodeFailure
-from keepstate.runtimes.base import RuntimeLimits, ToolCall, ToolGate
+from keepstate.runtimes.base import ToolGate
 from keepstate.runtimes.sandbox import frames
 from keepstate.runtimes.sandbox.block import KEYS, Block, BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.guest.wire import MAX_FRAME
 from keepstate.runtimes.sandbox.stopwatch import Stopwatch
+from keepstate.traces.record import RuntimeLimits, ToolCall
 from keepstate.vocabulary import Origin
 
 SOFT_LIMIT_SIGNAL = signal.SIGUSR1

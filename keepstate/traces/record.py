@@ -7,6 +7,7 @@ what was executed, what was shown, what it cost, and how it was graded. A trace 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -100,6 +101,51 @@ def known_sum(counts: Iterable[int | None]) -> int | None:
             return None
         total += count
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeLimits:
+    """What one action may use."""
+
+    tool_calls: int = 25
+    """Calls per action; `finish` is free."""
+    seconds: float = 30.0
+    """Wall-clock and CPU seconds per action."""
+    memory_mib: int = 256
+    """Address space beyond an idle interpreter's."""
+    output_chars: int = 10_000
+    """Output shown to the agent; the rest is cut with a notice."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One tool call as the host saw it."""
+
+    tool: str
+    arguments: dict[str, Any]
+    output: Any = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ActionResult:
+    """What one action did, as the agent may see it."""
+
+    output: str
+    """stdout and stderr in order, and the value of a last expression; already cut to the limit."""
+    error: str | None = None
+    """The agent's own error (traceback of its frames, a cap, the time limit), or None."""
+    error_type: str | None = None
+    """Class of that error: an exception's name such as `NameError`, or `ToolCallLimit`, `TimeLimit`, `InterpreterExit`.
+    """
+    globals: tuple[str, ...] | None = None
+    """Sorted names the agent defined that exist now; None in a runtime without an interpreter."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finished: bool = False
+    """The environment says that the episode is over."""
+    state_lost: bool = False
+    """A persistent interpreter had to be replaced; its variables are gone (the agent is told in `error`)."""
+    seconds: float = 0.0
 
 
 class ToolCallRecord(Record):

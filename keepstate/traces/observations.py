@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from keepstate.runtimes.base import ActionResult, ToolCall
+from keepstate.traces.record import ActionResult, ToolCall
 from keepstate.vocabulary import RuntimeName
 
 MAX_ERROR_CHARS = 4_000

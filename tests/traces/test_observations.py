@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keepstate.agents.observations import MAX_ERROR_CHARS, MAX_GLOBALS, cut, render_observation
-from keepstate.runtimes.base import ActionResult, ToolCall
+from keepstate.traces.observations import MAX_ERROR_CHARS, MAX_GLOBALS, cut, render_observation
+from keepstate.traces.record import ActionResult, ToolCall
 from keepstate.vocabulary import RuntimeName
 
 SPECIAL = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<think>", "</think>", "<tool_call>", "</s>", "<s>", "<pad>"]

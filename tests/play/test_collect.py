@@ -18,11 +18,11 @@ from keepstate.errors import EpisodeFailure, UserError
 from keepstate.files import alone_in
 from keepstate.models.base import Message, Reply
 from keepstate.models.teacher import ScriptedTeacher
+from keepstate.play.collect import CollectPlan, Tally, Teacher, collect
 from keepstate.tasks import make_tasks, write_tasks
 from keepstate.tasks.base import Task
 from keepstate.traces import read_trace
 from keepstate.traces.check import check_folders
-from keepstate.traces.collect import CollectPlan, Tally, Teacher, collect
 from keepstate.vocabulary import Origin, RuntimeName
 
 REACT = (RuntimeName.REACT,)

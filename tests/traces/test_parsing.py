@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keepstate.agents.parsing import parse_answer
+from keepstate.traces.parsing import parse_answer
 from keepstate.vocabulary import RuntimeName
 
 CODEACT = RuntimeName.PERSISTENT

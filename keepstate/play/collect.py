@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from keepstate.agents import EpisodeLimits, run_episode
-from keepstate.agents.record import Trace
 from keepstate.agents.recorder import limits_record, sampling_record
 from keepstate.errors import UserError
 from keepstate.files import alone_in
@@ -24,6 +23,7 @@ from keepstate.models.base import Model, Relay, Reply
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
 from keepstate.traces.reader import BadTrace
+from keepstate.traces.record import Trace
 from keepstate.traces.recorded import Due, OtherEpisode, read_record
 from keepstate.traces.writer import write_trace
 from keepstate.vocabulary import Origin, RuntimeName
