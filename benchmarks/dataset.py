@@ -49,7 +49,7 @@ if __name__ == "__main__":
 def make_traces(folder: Path, count: int) -> int:
     """Write `count` traces of a knapsack-like conversation and return their bytes."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "dataset"))
-    from made_traces import make_trace, write_traces  # noqa: PLC0415
+    from made_traces import make_trace, write_traces
 
     system = "You act by writing Python. " + " ".join(f"Tool {n}: does thing {n} and returns text." for n in range(60))
     for number in range(count):

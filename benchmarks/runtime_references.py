@@ -93,7 +93,7 @@ def pss_mib(pid: int) -> float:
 
 def main() -> None:
     """Measure kernels and print."""
-    from jupyter_client.manager import start_new_kernel  # noqa: PLC0415
+    from jupyter_client.manager import start_new_kernel
 
     first, steps = int(sys.argv[1]), int(sys.argv[2])
     figures: dict[str, Any] = {"first": [], "trivial": [], "calls": []}

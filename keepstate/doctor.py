@@ -207,7 +207,7 @@ def _qwen3() -> Finding:
 
 def _sandbox() -> Finding:
     """The strongest rung that passes its self-test."""
-    from keepstate.runtimes.sandbox import probe  # noqa: PLC0415 - only when it is asked for
+    from keepstate.runtimes.sandbox import probe  # only when it is asked for
 
     reports = probe()
     details = tuple(asdict(report) for report in reports)

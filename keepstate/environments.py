@@ -184,7 +184,7 @@ def ensure(name: Name) -> Path:
 
 
 def _build(wanted: EnvironmentSpec) -> None:
-    from keepstate.installing import install  # noqa: PLC0415  (rich; only when there is something to make)
+    from keepstate.installing import install  # rich; only when there is something to make
 
     python = find_python(wanted.device)
     free = shutil.disk_usage(wanted.home).free / machine.GIB

@@ -35,7 +35,7 @@ def install(wanted: EnvironmentSpec, python: str) -> None:
     Raises:
         UserError: pip failed; the message says why, as far as its log tells.
     """
-    from keepstate.environments import TORCH_CPU_INDEX, core_has_pip  # noqa: PLC0415  (it imports us)
+    from keepstate.environments import TORCH_CPU_INDEX, core_has_pip  # it imports us
 
     wanted.log.parent.mkdir(parents=True, exist_ok=True)
     wanted.log.unlink(missing_ok=True)

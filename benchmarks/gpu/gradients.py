@@ -38,7 +38,7 @@ def gradients(kind: str, options: Options) -> Path:
 
 def relative_errors(path: Path, reference: Path) -> list[float]:
     """Of every tensor, the norm of the difference over the reference's norm."""
-    import torch  # noqa: PLC0415
+    import torch
 
     found, wanted = torch.load(path), torch.load(reference)
     assert found.keys() == wanted.keys()

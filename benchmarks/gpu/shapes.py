@@ -66,8 +66,8 @@ def document_lengths(rows: Rows, total: int, *, scale: int = 1, seed: int = 0) -
 
 def write_documents(path: Path, rows: Rows, *, count: int, tiny: bool) -> list[int]:
     """Write tokenised documents for `count` rows as Parquet; their lengths."""
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     scale = SEQUENCE // TINY_SEQUENCE if tiny else 1
     vocabulary = (TINY if tiny else QWEN3_8B)["vocab_size"]
@@ -87,8 +87,8 @@ def write_documents(path: Path, rows: Rows, *, count: int, tiny: bool) -> list[i
 
 def write_model(folder: Path, *, tiny: bool, layers: int | None = None) -> None:
     """Write config.json, of fewer `layers` if asked, and a tokenizer of a few words; no weights."""
-    from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: PLC0415
-    from transformers import PreTrainedTokenizerFast, Qwen3Config  # noqa: PLC0415
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config
 
     shape = (TINY if tiny else QWEN3_8B) | ({"num_hidden_layers": layers} if layers else {})
     config = Qwen3Config(

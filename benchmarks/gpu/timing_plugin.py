@@ -60,7 +60,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock."""
         if self._kernels and state.global_step == state.max_steps - 1:
-            from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415
+            from torch.profiler import ProfilerActivity, profile
 
             self._profiler = profile(activities=[ProfilerActivity.CUDA])
             self._profiler.__enter__()
@@ -120,7 +120,7 @@ class TimingPlugin(BasePlugin):  # type: ignore[misc]
 
     def pre_model_load(self, cfg: Any) -> None:
         """Replace the reading of weights."""
-        from axolotl.loaders.model import ModelLoader  # noqa: PLC0415
+        from axolotl.loaders.model import ModelLoader
 
         ModelLoader._load_model_from_pretrained = load_random
 

@@ -100,7 +100,7 @@ class Options:
 
 def config_of(name: str, options: Options) -> dict[str, Any]:
     """The Axolotl configuration of one variant: the project's own, with made data and what the kind changes."""
-    import yaml  # noqa: PLC0415
+    import yaml
 
     kind, rows = name.split("/")
     work = options.out / "work"
@@ -128,10 +128,10 @@ def config_of(name: str, options: Options) -> dict[str, Any]:
 
 def train_one(name: str, options: Options) -> None:
     """In the child: import everything, wait for the word, train. Does not return from a finished training."""
-    import yaml  # noqa: PLC0415
-    from axolotl.cli.args import TrainerCliArgs  # noqa: PLC0415
-    from axolotl.cli.config import load_cfg  # noqa: PLC0415
-    from axolotl.cli.train import do_train  # noqa: PLC0415
+    import yaml
+    from axolotl.cli.args import TrainerCliArgs
+    from axolotl.cli.config import load_cfg
+    from axolotl.cli.train import do_train
 
     if sys.stdin.readline().strip() != "go":
         return
@@ -252,7 +252,7 @@ def main() -> int:
         return 0
     if importlib.util.find_spec("axolotl") is None:
         parser.error("needs the training environment: make setup-train, then .venv-train/bin/python " + __file__)
-    import torch  # noqa: PLC0415
+    import torch
 
     if not (options.tiny or torch.cuda.is_available()):
         parser.error("needs a CUDA GPU; --tiny rehearses without one")

@@ -19,7 +19,7 @@ __all__ = ["EpisodeLimits", "Trace", "run_episode", "system_prompt", "turn_seed"
 
 def __getattr__(name: str) -> Any:
     if name in ("run_episode", "turn_seed"):
-        from keepstate.agents import episode  # noqa: PLC0415
+        from keepstate.agents import episode
 
         return getattr(episode, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

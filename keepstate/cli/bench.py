@@ -119,8 +119,8 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
 
 def _play(configs: Sequence[BenchmarkConfig], run: Path, options: dict[str, Any]) -> None:
     """Play with a progress display, then say what came of it."""
-    from keepstate.bench.launch import bench  # noqa: PLC0415 - client and sandbox: 0.6 s that --help need not wait for
-    from keepstate.cli._progress import display  # noqa: PLC0415
+    from keepstate.bench.launch import bench  # client and sandbox: 0.6 s that --help need not wait for
+    from keepstate.cli._progress import display
 
     for source in dict.fromkeys(config.tasks for config in configs):
         if note := source.capped():

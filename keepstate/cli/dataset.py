@@ -70,8 +70,8 @@ def build(
 
     Exit 1 if a file could not be read as a trace or its conversation could not be proven.
     """
-    from keepstate.dataset.build import build_datasets  # noqa: PLC0415
-    from keepstate.processes import sigterm_interrupts  # noqa: PLC0415
+    from keepstate.dataset.build import build_datasets
+    from keepstate.processes import sigterm_interrupts
 
     options = _options(chosen)
     arms = _arms(traces, runtimes)
@@ -111,7 +111,7 @@ def check(folders: tuple[Path, ...], tokenizer: str | None, **chosen: str | None
 
     Exit 1 if a turn differs; the first difference is shown decoded. If none does, the manifest gets a certificate.
     """
-    from keepstate.dataset.check import CheckPlan, check_dataset  # noqa: PLC0415
+    from keepstate.dataset.check import CheckPlan, check_dataset
 
     path = tokenizer_folder(tokenizer) if tokenizer else None
     proven = True
@@ -132,9 +132,9 @@ def check(folders: tuple[Path, ...], tokenizer: str | None, **chosen: str | None
 
 def _show_wrong(bad: Sequence[tuple[str, RowReport]], tokenizer_path: Path) -> None:
     """What a check found wrong, and its first difference."""
-    from keepstate.dataset.parity import show, total  # noqa: PLC0415
-    from keepstate.dataset.tokenizer import TextTokenizer  # noqa: PLC0415
-    from keepstate.traces.view import printable  # noqa: PLC0415
+    from keepstate.dataset.parity import show, total
+    from keepstate.dataset.tokenizer import TextTokenizer
+    from keepstate.traces.view import printable
 
     wrong = total(report for _, report in bad)
     click.echo(
@@ -157,10 +157,10 @@ def _show_wrong(bad: Sequence[tuple[str, RowReport]], tokenizer_path: Path) -> N
 @click.option("--html", "page", type=FOLDER, help="Write a page to this file instead.")
 def preview(folder: Path, split: str, row: int, tokenizer: str | None, page: Path | None) -> None:
     """Show a row of the data set in FOLDER: trained text coloured, masked text grey, tokens per turn."""
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from keepstate.dataset import preview as looking  # noqa: PLC0415
-    from keepstate.files import write_atomic  # noqa: PLC0415
+    from keepstate.dataset import preview as looking
+    from keepstate.files import write_atomic
 
     shown = looking.preview(folder, split, row, tokenizer_folder(tokenizer) if tokenizer else None)
     if page:
@@ -190,12 +190,12 @@ def tokenizer_folder(name: str | None) -> Path:
         UserError: It could not be made.
     """
     if name == "qwen3":
-        from keepstate.dataset.qwen3 import ensure_qwen3_tokenizer  # noqa: PLC0415
+        from keepstate.dataset.qwen3 import ensure_qwen3_tokenizer
 
         return ensure_qwen3_tokenizer()
     if name is not None:
         return Path(name)
-    from keepstate.basemodel import ensure_base_model  # noqa: PLC0415
+    from keepstate.basemodel import ensure_base_model
 
     return ensure_base_model()
 
@@ -230,7 +230,7 @@ def _unreadable(folder: Path) -> list[dict[str, str]]:
 
 def _name(bad: Sequence[dict[str, str]]) -> None:
     """Name bad files, a few of each reason."""
-    from keepstate.traces.view import printable  # noqa: PLC0415
+    from keepstate.traces.view import printable
 
     by_reason: dict[str, list[dict[str, str]]] = {}
     for item in bad:
@@ -248,8 +248,8 @@ def _name(bad: Sequence[dict[str, str]]) -> None:
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr, where that is a terminal."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         job = bar.add_task("reading traces")

@@ -24,7 +24,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
 @click.option("--verbose", "-v", is_flag=True, help="Show every check of the sandbox.")
 def command(as_json: bool, quick: bool, verbose: bool) -> None:
     """Show what this machine can do and what is missing. Exit 0 if the laptop loop can run, else 1."""
-    from keepstate.doctor import can_run_laptop, examine  # noqa: PLC0415 - not needed for --help
+    from keepstate.doctor import can_run_laptop, examine
 
     findings = examine(sandbox=not quick)
     ready = can_run_laptop(findings)

@@ -38,9 +38,9 @@ def command(
     dry_run: bool,
 ) -> None:
     """Serve on 127.0.0.1 until Ctrl-C. Adapters answer under their runtime's name, the base model as `base`."""
-    from keepstate import basemodel  # noqa: PLC0415 - heavy imports wait until something is served
-    from keepstate.serve import plan, serve  # noqa: PLC0415
-    from keepstate.serve.ports import check_port  # noqa: PLC0415
+    from keepstate import basemodel
+    from keepstate.serve import plan, serve
+    from keepstate.serve.ports import check_port
 
     if laptop and base_model:
         raise click.UsageError("give either --laptop or --base-model")
@@ -72,9 +72,9 @@ def command(
 
 def shell_line(planned: Plan) -> str:
     """What would be run, as one line for a shell."""
-    from keepstate import environments  # noqa: PLC0415
-    from keepstate.serve.command import command as server_command  # noqa: PLC0415
-    from keepstate.serve.command import own_environment  # noqa: PLC0415
+    from keepstate import environments
+    from keepstate.serve.command import command as server_command
+    from keepstate.serve.command import own_environment
 
     words = ["env", *(f"{name}={value}" for name, value in own_environment(planned).items())]
     return shlex.join([*words, *server_command(planned, environments.spec("serve").python)])
@@ -83,8 +83,8 @@ def shell_line(planned: Plan) -> str:
 @contextmanager
 def start_display() -> Iterator[Callable[[Starting], None]]:
     """Show a start: a line that changes on a terminal, a line a stage elsewhere."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Console
+    from rich.text import Text
 
     console = Console(stderr=True)
     if console.is_terminal:

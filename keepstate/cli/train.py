@@ -77,11 +77,11 @@ def command(
 
     What is given replaces the config's values. Another training in the same folder is refused, naming what differs.
     """
-    import yaml  # noqa: PLC0415
+    import yaml
 
-    from keepstate.train.config import config_path  # noqa: PLC0415
-    from keepstate.train.launch import train  # noqa: PLC0415
-    from keepstate.train.planning import plan  # noqa: PLC0415
+    from keepstate.train.config import config_path
+    from keepstate.train.launch import train
+    from keepstate.train.planning import plan
 
     name = RuntimeName(runtime)
     config = config or config_path(name, laptop=laptop)
@@ -116,9 +116,9 @@ def command(
 @contextmanager
 def progress_display(name: str) -> Iterator[Callable[[Progress], None]]:
     """A bar on a terminal, a line now and then elsewhere; call what it yields with every state."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, SpinnerColumn, TextColumn  # noqa: PLC0415
-    from rich.progress import Progress as Bars  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     if not console.is_terminal:

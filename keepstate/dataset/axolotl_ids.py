@@ -33,9 +33,9 @@ _strategy: Any
 def load_strategy(tokenizer: str, template: str, dataset: dict[str, Any]) -> None:
     """Set up Axolotl's tokenising strategy in this process."""
     global _strategy  # noqa: PLW0603  (a process pool's initializer has no other place for its state)
-    from axolotl.loaders import load_tokenizer  # noqa: PLC0415
-    from axolotl.prompt_strategies.chat_template import load  # noqa: PLC0415
-    from axolotl.utils.dict import DictDefault  # noqa: PLC0415
+    from axolotl.loaders import load_tokenizer
+    from axolotl.prompt_strategies.chat_template import load
+    from axolotl.utils.dict import DictDefault
 
     cfg = DictDefault(
         {
@@ -82,7 +82,7 @@ def main() -> None:
     os.environ |= QUIET  # before Axolotl is imported
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     load_strategy(args.tokenizer, args.template, json.loads(args.dataset))
-    from importlib.metadata import version  # noqa: PLC0415
+    from importlib.metadata import version
 
     with args.out.open("w", encoding="utf-8") as out:
         print(json.dumps({name: version(name) for name in ("axolotl", "transformers", "tokenizers")}), file=out)

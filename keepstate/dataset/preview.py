@@ -97,7 +97,7 @@ def _segments(messages: Sequence[Message], folder: Path, tokenizer: TextTokenize
 
 def as_text(shown: Preview) -> Text:
     """The row for a terminal: trained text in green, masked text dim, a line of counts before each run."""
-    from rich.text import Text  # noqa: PLC0415  (keeps imports of the package light)
+    from rich.text import Text
 
     text = Text()
     text.append(f"{shown.title}: {_counts(shown)}\n{shown.trace}\n", "bold")

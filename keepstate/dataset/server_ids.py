@@ -22,9 +22,9 @@ def server_prompts(url: str, model: str | None) -> PromptIds:
     Raises:
         UserError: It does not answer, or has no such model. The returned function raises the same.
     """
-    import httpx2  # noqa: PLC0415  (only with --server)
+    import httpx2  # only with --server
 
-    from keepstate.models.endpoint import connection  # noqa: PLC0415
+    from keepstate.models.endpoint import connection
 
     root = url.rstrip("/").removesuffix("/v1")
     client = httpx2.Client(base_url=root, timeout=SECONDS, **connection(url))

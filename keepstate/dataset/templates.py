@@ -44,8 +44,8 @@ class ChatTemplate:
 
     @cached_property
     def _compiled(self) -> jinja2.Template:
-        import jinja2  # noqa: PLC0415  (keeps `keepstate --help` fast)
-        from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
+        import jinja2
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         # The options of transformers' apply_chat_template, which both Axolotl and vLLM call.
         environment = ImmutableSandboxedEnvironment(
@@ -76,7 +76,7 @@ def load_template(name: str | Path) -> ChatTemplate:
         UserError: None of these exists.
     """
     if name == QWEN3_STOCK:
-        from keepstate.dataset.qwen3 import qwen3_template  # noqa: PLC0415
+        from keepstate.dataset.qwen3 import qwen3_template
 
         return ChatTemplate(QWEN3_STOCK, qwen3_template())
     path = FOLDER / f"{name}.jinja" if str(name) in BUILT_IN else Path(name)

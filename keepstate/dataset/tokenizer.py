@@ -34,7 +34,7 @@ class TextTokenizer:
 
     def __init__(self, path: Path) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one process a core already
-        from tokenizers import Tokenizer  # noqa: PLC0415  (keeps `keepstate --help` fast)
+        from tokenizers import Tokenizer
 
         self.path = path / "tokenizer.json" if path.is_dir() else path
         try:

@@ -36,9 +36,9 @@ def build_report(run: Path, out: Path | None = None, *, margin: float = MARGIN) 
 
 def write_report(report: Report, folder: Path) -> Path:
     """Write every form of a report; returns the path of the HTML file."""
-    from keepstate.report import plots  # noqa: PLC0415 - altair takes 0.5 s
-    from keepstate.report.html import html  # noqa: PLC0415
-    from keepstate.report.tables import markdown  # noqa: PLC0415
+    from keepstate.report import plots  # altair takes 0.5 s
+    from keepstate.report.html import html
+    from keepstate.report.tables import markdown
 
     drawings: dict[tuple[str, str], str] = {}
     for name, plot in (("optimality", plots.optimality_plot), ("tokens", plots.tokens_plot)):

@@ -75,7 +75,7 @@ def share(count: int, n: int, *, level: float = LEVEL) -> Estimate | None:
         return None
     if n == 1:
         return Estimate(float(count), None, None, 1, level)
-    from scipy.stats import binomtest  # noqa: PLC0415 - 0.5 s, and only where statistics are asked for
+    from scipy.stats import binomtest  # 0.5 s, and only where statistics are asked for
 
     interval = binomtest(count, n).proportion_ci(level, method="wilson")
     return Estimate(count / n, float(interval.low), float(interval.high), n, level)

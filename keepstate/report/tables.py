@@ -171,8 +171,8 @@ def _print(console: Console, words: str, style: str | None = None) -> None:
 
 def print_table(group: Group, console: Console) -> None:
     """Print the table of one group, and what the reference policies reach on its graded tasks."""
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("cell", overflow="fold", no_wrap=all(len(f.cell.label) <= LABEL for f in group.figures))

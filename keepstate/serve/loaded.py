@@ -97,7 +97,7 @@ def noted(
 
 def loaded_by(base_url: str) -> Loaded | None:
     """What the server at `base_url` loaded, if `keepstate serve` started it here and it still runs; else None."""
-    from keepstate.models.endpoint import LOOPBACK  # noqa: PLC0415 - the client, which `keepstate doctor` need not load
+    from keepstate.models.endpoint import LOOPBACK  # the client, which `keepstate doctor` need not load
 
     url = urlsplit(base_url)
     path = _path(url.port) if url.hostname in LOOPBACK and url.port else None

@@ -158,8 +158,8 @@ def _template(given: str | Path | None, base: str, adapters: Sequence[ServedAdap
 def _fitting_template(base: str) -> str:
     """The built-in template for a base model, by its tokenizer or, where that is not here, by its name."""
     if (Path(base) / "tokenizer.json").is_file():
-        from keepstate.dataset.build import fitting_template  # noqa: PLC0415 - 0.2 s that most plans need not wait for
-        from keepstate.dataset.tokenizer import TextTokenizer  # noqa: PLC0415
+        from keepstate.dataset.build import fitting_template  # 0.2 s that most plans need not wait for
+        from keepstate.dataset.tokenizer import TextTokenizer
 
         return fitting_template(TextTokenizer(Path(base)))
     if "qwen3" in base.lower():

@@ -45,9 +45,9 @@ def check_port(port: int) -> None:
 
 def served_names(port: int) -> list[str]:
     """The models of an OpenAI-compatible server on `port`; empty where there is none."""
-    import httpx2  # noqa: PLC0415 - only where a port is taken
+    import httpx2  # only where a port is taken
 
-    from keepstate.models.endpoint import connection  # noqa: PLC0415
+    from keepstate.models.endpoint import connection
 
     url = f"http://{HOST}:{port}/v1/models"
     try:

@@ -94,7 +94,7 @@ def load_trace(path: Path) -> Trace:
     trace = parse_trace(path.read_bytes(), path)
     if trace.verdict is not None or trace.failure is not None or SOURCE not in trace.versions:
         return trace
-    from keepstate.traces.importers import verdict_of  # noqa: PLC0415
+    from keepstate.traces.importers import verdict_of
 
     beside = _beside(path)  # of an imported trace, which may have been graded since
     return trace.model_copy(update={"verdict": verdict_of(beside)[0]}) if beside else trace
@@ -163,7 +163,7 @@ def _json_object(raw: bytes) -> dict[str, Any]:
 
 
 def _imported(value: dict[str, Any], path: Path | None) -> Trace:
-    from keepstate.traces.importers import research_trace  # noqa: PLC0415
+    from keepstate.traces.importers import research_trace
 
     try:
         if path is None:

@@ -181,7 +181,7 @@ def check_data(
             f"{changed[0]} is not the file that the manifest names",
             f"build it again: {_build_command(dataset, manifest)}",
         )
-    from keepstate.dataset.templates import FOLDER, load_template  # noqa: PLC0415
+    from keepstate.dataset.templates import FOLDER, load_template
 
     wanted = load_template(find(str(config["chat_template_jinja"])))
     held = load_template(dataset / TEMPLATE)
@@ -277,7 +277,7 @@ def about_model(name: str, manifest: Manifest, dataset: Path) -> list[str]:
 
 def _same_tokens(proven: Path, trained: Path, rows: Path) -> bool | None:
     """Whether two tokenizers make the same tokens of the first rows; None where one is gone."""
-    from keepstate.dataset.tokenizer import TextTokenizer  # noqa: PLC0415
+    from keepstate.dataset.tokenizer import TextTokenizer
 
     if not (proven.exists() and trained.exists()):
         return None

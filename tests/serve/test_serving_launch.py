@@ -138,7 +138,7 @@ def test_a_server_without_our_lora_code_is_refused(planned: Plan, monkeypatch: p
 
 
 def test_prompts_that_training_did_not_see_are_refused(planned: Plan, model: Path) -> None:
-    from tokenizers import Tokenizer, models  # noqa: PLC0415
+    from tokenizers import Tokenizer, models
 
     words = {"[UNK]": 0, "<|im_start|>": 1, "<|im_end|>": 2}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))

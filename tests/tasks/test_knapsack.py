@@ -64,7 +64,7 @@ def test_solver_agrees_with_trying_everything(items: list[tuple[int, int]], capa
 
 @pytest.mark.parametrize("difficulty", Difficulty)
 def test_optimum_agrees_with_ortools(difficulty: Difficulty) -> None:
-    from ortools.algorithms.python import knapsack_solver  # noqa: PLC0415 - slow to import
+    from ortools.algorithms.python import knapsack_solver
 
     solver = knapsack_solver.KnapsackSolver(
         knapsack_solver.SolverType.KNAPSACK_MULTIDIMENSION_BRANCH_AND_BOUND_SOLVER, "check"

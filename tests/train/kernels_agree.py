@@ -186,7 +186,7 @@ def kept_layers(count: int) -> list[int]:
 
 def check_norm_rope() -> None:
     """Norm and rotation against the formula; GPU only."""
-    import keepstate_rope  # noqa: PLC0415
+    import keepstate_rope
 
     for heads in (8, 3):
         x = torch.randn(2, 7, heads, 16, device="cuda", requires_grad=True)

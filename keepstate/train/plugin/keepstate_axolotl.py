@@ -67,7 +67,7 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         if cfg.liger_fused_linear_cross_entropy:
             keepstate_loss.install()
         if cfg.fused_attn_kernel and cfg.model_config_type == "qwen3":
-            import keepstate_rope  # noqa: PLC0415
+            import keepstate_rope
 
             keepstate_rope.install()
 
@@ -86,7 +86,7 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         if cfg.keepstate_profile is None or not torch.cuda.is_available():
             return
         if cfg.lora_qkv_kernel and cfg.lora_o_kernel and cfg.lora_mlp_kernel:
-            import keepstate_lora  # noqa: PLC0415
+            import keepstate_lora
 
             print(f"keepstate: LoRA of {keepstate_lora.install(model)} layers with shared products", flush=True)
         if cfg.liger_fused_linear_cross_entropy:

@@ -179,9 +179,9 @@ class LocalTracking(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the run."""
-        import trackio  # noqa: PLC0415  (3 s: it brings a web framework)
-        from trackio.run import Run  # noqa: PLC0415
-        from trackio.sqlite_storage import SQLiteStorage  # noqa: PLC0415
+        import trackio  # 3 s: it brings a web framework
+        from trackio.run import Run
+        from trackio.sqlite_storage import SQLiteStorage
 
         Run._get_username = lambda _: None  # it would ask the model hub who is logged in
         if state.global_step == 0:

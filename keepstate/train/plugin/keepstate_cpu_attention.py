@@ -114,6 +114,6 @@ class CpuAttention(AttentionByDocuments):  # type: ignore[misc]
 
 def install() -> None:
     """Take over transformers' `sdpa`."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: PLC0415
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register("sdpa", CpuAttention(ALL_ATTENTION_FUNCTIONS["sdpa"]))

@@ -34,7 +34,7 @@ def available() -> bool:
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != HOPPER:
         return False
     try:
-        import cudnn  # noqa: F401, PLC0415
+        import cudnn  # noqa: F401
     except ImportError:
         return False
     return True
@@ -72,7 +72,7 @@ class Drawing:
     """A graph of cuDNN while it is drawn: every tensor by the number that it has in all graphs."""
 
     def __init__(self, shape: Shape) -> None:
-        import cudnn  # noqa: PLC0415
+        import cudnn
 
         self._types, self._shape = cudnn.data_type, shape
         self._io = self._types.BFLOAT16 if shape.dtype == torch.bfloat16 else self._types.HALF
@@ -114,7 +114,7 @@ class Drawing:
 
     def planned(self) -> Any:
         """The graph, ready to run."""
-        import cudnn  # noqa: PLC0415
+        import cudnn
 
         self.graph.validate()
         self.graph.build_operation_graph()
@@ -204,7 +204,7 @@ class Plan:
         return list(made.values())
 
     def _run(self, graph: Any, tensors: dict[int, torch.Tensor]) -> None:
-        import cudnn  # noqa: PLC0415
+        import cudnn
 
         handle = _handle(self._shape.device)
         cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream().cuda_stream)
@@ -214,7 +214,7 @@ class Plan:
 
 @functools.cache
 def _handle(device: int) -> Any:
-    import cudnn  # noqa: PLC0415
+    import cudnn
 
     with torch.cuda.device(device):
         return cudnn.create_handle()

@@ -37,7 +37,7 @@ def on_trained_tokens(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 def install() -> None:
     """Wrap the function that every Liger model's loss goes through."""
-    from liger_kernel.transformers.model import loss_utils  # noqa: PLC0415
+    from liger_kernel.transformers.model import loss_utils
 
     loss_utils.fixed_fused_linear_cross_entropy = on_trained_tokens(loss_utils.fixed_fused_linear_cross_entropy)
 

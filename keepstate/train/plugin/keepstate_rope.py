@@ -127,9 +127,9 @@ def over(stock: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 def install() -> None:
     """Let Axolotl's fused attention of Qwen3 use this norm and rotation."""
-    from axolotl.kernels import gemma4_fused_rope  # noqa: PLC0415
-    from axolotl.monkeypatch.models.qwen3.fused_attn import patch_qwen3_fused_attn  # noqa: PLC0415
-    from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention  # noqa: PLC0415
+    from axolotl.kernels import gemma4_fused_rope
+    from axolotl.monkeypatch.models.qwen3.fused_attn import patch_qwen3_fused_attn
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
     gemma4_fused_rope.fused_rms_norm_rope = over(gemma4_fused_rope.fused_rms_norm_rope)
     Qwen3Attention._axolotl_fused_attn_patched = False  # it looks the function up when it patches
