@@ -17,18 +17,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from keepstate import environments
-from keepstate.dataset.axolotl_ids import DATASET
+from keepstate.dataset.inside.axolotl_ids import DATASET
 from keepstate.dataset.manifest import INDEX, read_manifest
 from keepstate.dataset.parity import RowReport, TrainingRow, compare, total
 from keepstate.dataset.templates import QWEN3_STOCK, ChatTemplate, load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
+from keepstate.setup import installing
 from keepstate.traces import read_trace
 from keepstate.traces.record import InterpreterResult, Trace
 from keepstate.vocabulary import RuntimeName
 
-SCRIPT = Path(__file__).parents[1] / "keepstate" / "dataset" / "axolotl_ids.py"
+SCRIPT = Path(__file__).parents[1] / "keepstate" / "dataset" / "inside" / "axolotl_ids.py"
 SYSTEM_MESSAGES = 3
 THINK = "the think block"
 SYSTEM = "system messages joined"
@@ -81,7 +81,7 @@ def axolotl(rows: Sequence[Sequence[Message]], tokenizer: Path, template: ChatTe
         jsonl.write_text("".join(json.dumps({"messages": list(messages)}) + "\n" for messages in rows))
         jinja.write_text(template.text)
         names = {"field_messages": "messages", "message_property_mappings": {"role": "role", "content": "content"}}
-        command = [environments.ensure("train"), "-I", SCRIPT, "--tokenizer", tokenizer.resolve(), "--template", jinja]
+        command = [installing.ensure("train"), "-I", SCRIPT, "--tokenizer", tokenizer.resolve(), "--template", jinja]
         command += ["--out", ids, "--dataset", json.dumps(DATASET | names), jsonl]
         subprocess.run(list(map(str, command)), check=True, capture_output=True)
         lines = ids.read_text().splitlines()[1:]

@@ -27,10 +27,10 @@ from statistics import fmean
 
 import httpx2
 
-from keepstate import basemodel, environments
 from keepstate.processes import GuardedProcess
 from keepstate.serve import Plan, plan
 from keepstate.serve.command import command, environment
+from keepstate.setup import basemodel, installing
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "serve"))
 from random_lora import write_random_lora
@@ -63,7 +63,7 @@ def variant_environment(variant: str, python: Path) -> dict[str, str]:
 @contextmanager
 def started(planned: Plan, variant: str) -> Iterator[None]:
     """A server of one variant; prints how long it took."""
-    python = environments.ensure("serve")
+    python = installing.ensure("serve")
     words = command(planned, python)
     if variant in ("vllm", "block-128"):
         words += ["--block-size", "128"]

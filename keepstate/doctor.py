@@ -20,13 +20,13 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from keepstate import __version__, basemodel, environments, machine
-from keepstate.dataset import qwen3
-from keepstate.environments import Name, State
+from keepstate import __version__, machine
 from keepstate.errors import UserError
 from keepstate.places import IN_CHECKOUT, SHIPPED, home, is_writable, shipped
 from keepstate.serve.plan import PORT
 from keepstate.serve.ports import is_free, served_names
+from keepstate.setup import basemodel, environments, qwen3
+from keepstate.setup.environments import Name, State
 from keepstate.vocabulary import Rung
 
 MEMORY_GIB = 8

@@ -1,7 +1,6 @@
 """The layout's promises: one direction of imports, a light core, files and functions that a reader can hold."""
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,17 +8,29 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "keepstate"
-ORDER = ("tasks", "models", "traces", "runtimes", "agents", "play", "dataset", "train", "serve", "bench", "report")
+ORDER = [
+    "setup",
+    "tasks",
+    "models",
+    "traces",
+    "runtimes",
+    "agents",
+    "play",
+    "dataset",
+    "train",
+    "serve",
+    "bench",
+    "report",
+]
 HEAVY = {"torch", "axolotl", "vllm", "transformers", "datasets", "ray"}
-OWN_ENVIRONMENT = {
-    path.relative_to(PACKAGE).as_posix()
-    for path in PACKAGE.rglob("*.py")
-    if path.parent.name == "plugin"
-    or re.search(r"Runs in(side)? `?\.venv-", ast.get_docstring(ast.parse(path.read_text())) or "")
-}
-"""Plugins of Axolotl and vLLM, and files that say they run inside another environment: never imported by the core."""
+PLACES = {"inside", "plugin", "guest"}
+"""Folders of code that runs in another interpreter: scripts started by ours, plugins of Axolotl and vLLM, the sandbox's
+guest."""
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+ELSEWHERE = [path for path in FILES if PLACES & set(path.split("/"))]
+OWN_ENVIRONMENT = {path for path in ELSEWHERE if "guest" not in path.split("/")}
+"""What needs the packages of `.venv-train` or `.venv-serve`: never imported by the core."""
 
 
 def imports_of(path: str) -> set[str]:
@@ -55,6 +66,11 @@ def test_the_core_imports_nothing_of_other_environments() -> None:
     for path in FILES:
         if path not in OWN_ENVIRONMENT:
             assert not imports_of(path) & theirs, path
+
+
+@pytest.mark.parametrize("path", ELSEWHERE)
+def test_what_runs_in_another_interpreter_needs_nothing_of_keepstate(path: str) -> None:
+    assert "keepstate" not in {name.split(".")[0] for name in imports_of(path)}
 
 
 @pytest.mark.parametrize("path", FILES)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from keepstate import environments, installing
-from keepstate.environments import EnvironmentSpec, State
 from keepstate.places import SHIPPED
+from keepstate.setup import environments, installing
+from keepstate.setup.environments import EnvironmentSpec, State
 
 
 def test_a_stale_environment_that_is_a_link_is_made_beside_what_it_leads_to(
@@ -31,7 +31,7 @@ def test_a_stale_environment_that_is_a_link_is_made_beside_what_it_leads_to(
     mine.home.mkdir()
     mine.folder.symlink_to(theirs)
     assert mine.state() is State.STALE
-    assert environments.ensure("train") == mine.python
+    assert installing.ensure("train") == mine.python
     assert (mine.state(), mine.folder.is_symlink()) == (State.READY, False)
     assert (theirs / "keepstate-stamp.json").read_text() == "{}"
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from keepstate import basemodel, environments, places
-from keepstate.dataset import qwen3
+from keepstate import places
 from keepstate.errors import UserError
 from keepstate.serve import plan
+from keepstate.setup import basemodel, installing, qwen3
 from keepstate.train.preflight import find_model
 
 UNWRITABLE = "/proc/keepstate"
@@ -64,7 +64,7 @@ def test_a_home_that_cannot_be_written_is_told_by_all_that_would_write_it(
     folders = {"file": str(tmp_path / "file"), "below a file": str(tmp_path / "file" / "x"), "unwritable": UNWRITABLE}
     monkeypatch.setenv("KEEPSTATE_HOME", folders[kind])
     makers = {
-        "keepstate setup train": lambda: environments.ensure("train"),
+        "keepstate setup train": lambda: installing.ensure("train"),
         "keepstate setup model": basemodel.ensure_base_model,
         "keepstate setup tokenizer": qwen3.ensure_qwen3_tokenizer,
     }

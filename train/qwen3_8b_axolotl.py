@@ -202,12 +202,12 @@ def tokenizer(model: str, *, dry_run: bool) -> tuple[Path, bool]:
     """
     if (found := find_model(model)) is not None:
         return found, False
-    from keepstate.dataset.qwen3 import ensure_qwen3_tokenizer
+    from keepstate.setup.qwen3 import ensure_qwen3_tokenizer
 
     try:
         return ensure_qwen3_tokenizer(), False
     except UserError as error:
-        from keepstate import basemodel
+        from keepstate.setup import basemodel
 
         if not dry_run or not basemodel.is_ready():
             raise UserError(error.message, "name a model folder with its tokenizer.json: --model FOLDER") from error

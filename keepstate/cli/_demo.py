@@ -17,7 +17,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from keepstate import basemodel, environments, eventloop
+from keepstate import eventloop
 from keepstate.agents import EpisodeLimits
 from keepstate.bench.cells import make_cell
 from keepstate.bench.config import BenchmarkConfig, LimitsConfig, SamplingConfig, TaskSource
@@ -40,6 +40,7 @@ from keepstate.report.tables import print_report
 from keepstate.serve import Plan, Starting, serve
 from keepstate.serve import plan as plan_server
 from keepstate.serve.ports import check_port
+from keepstate.setup import basemodel, environments, installing
 from keepstate.tasks import load_tasks, make_tasks, write_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.generate import require_disjoint
@@ -104,7 +105,7 @@ class Demo:
     def make_environments(self) -> None:
         """`.venv-train` and `.venv-serve`."""
         for name in environments.NAMES:
-            environments.ensure(name)
+            installing.ensure(name)
 
     def make_tasks(self) -> None:
         """Training and held-out tasks, disjoint by content."""

@@ -190,12 +190,12 @@ def tokenizer_folder(name: str | None) -> Path:
         UserError: It could not be made.
     """
     if name == "qwen3":
-        from keepstate.dataset.qwen3 import ensure_qwen3_tokenizer
+        from keepstate.setup.qwen3 import ensure_qwen3_tokenizer
 
         return ensure_qwen3_tokenizer()
     if name is not None:
         return Path(name)
-    from keepstate.basemodel import ensure_base_model
+    from keepstate.setup.basemodel import ensure_base_model
 
     return ensure_base_model()
 

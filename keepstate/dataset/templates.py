@@ -76,7 +76,7 @@ def load_template(name: str | Path) -> ChatTemplate:
         UserError: None of these exists.
     """
     if name == QWEN3_STOCK:
-        from keepstate.dataset.qwen3 import qwen3_template
+        from keepstate.setup.qwen3 import qwen3_template
 
         return ChatTemplate(QWEN3_STOCK, qwen3_template())
     path = FOLDER / f"{name}.jinja" if str(name) in BUILT_IN else Path(name)

@@ -6,11 +6,12 @@ import json
 import os
 from pathlib import Path
 
-from keepstate import environments, machine
+from keepstate import machine
 from keepstate.places import caches
 from keepstate.serve.adapters import BASE, max_rank, target_modules
 from keepstate.serve.plan import GPU_MEMORY, Plan
 from keepstate.serve.ports import HOST
+from keepstate.setup import environments
 
 CPU_CACHE_GIB = 2
 """Key-value cache on the CPU: 93,184 tokens of SmolLM2-135M, eleven conversations of full length."""

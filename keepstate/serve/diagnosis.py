@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from keepstate import environments
 from keepstate.errors import UserError
 from keepstate.serve.plan import Plan
+from keepstate.setup import environments
 
 TAIL_LINES = 8
 STAGES: tuple[tuple[re.Pattern[str], str], ...] = (

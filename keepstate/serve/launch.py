@@ -21,7 +21,6 @@ from pathlib import Path
 
 import httpx2
 
-from keepstate import environments
 from keepstate.dataset.templates import load_template
 from keepstate.errors import UserError
 from keepstate.models.endpoint import connection
@@ -32,6 +31,7 @@ from keepstate.serve.loaded import AdapterContent, noted, read_adapter_contents
 from keepstate.serve.plan import Plan
 from keepstate.serve.ports import check_port
 from keepstate.serve.prompts import check_prompts
+from keepstate.setup import installing
 from keepstate.train.result import base_identity
 
 POLL_SECONDS = 0.25
@@ -86,7 +86,7 @@ def serve(planned: Plan, *, on_progress: Callable[[Starting], None] | None = Non
             names it and shows the end of the log.
     """
     check_port(planned.port)
-    python = environments.ensure("serve")
+    python = installing.ensure("serve")
     started = time.monotonic()
     planned.log.parent.mkdir(parents=True, exist_ok=True)
     adapters, template = read_adapter_contents(planned), load_template(planned.template).sha256

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keepstate import environments
 from keepstate.dataset.templates import BUILT_IN, FOLDER, load_template
-from keepstate.environments import Device
 from keepstate.errors import UserError
 from keepstate.places import log_file
 from keepstate.serve.adapters import BASE, ServedAdapter, read_adapters
 from keepstate.serve.ports import HOST, free_port
 from keepstate.serve.weights import check_fits
+from keepstate.setup import environments
+from keepstate.setup.environments import Device
 from keepstate.train.config import absolute_model
 from keepstate.train.preflight import find_model
 

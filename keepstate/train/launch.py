@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from keepstate import environments
 from keepstate.errors import UserError
 from keepstate.places import caches
 from keepstate.processes import GuardedProcess
+from keepstate.setup import environments, installing
 from keepstate.train import preflight, tracking
 from keepstate.train.config import PLUGIN_FOLDER, needs_gpu, read_config
 from keepstate.train.estimate import Estimate
@@ -108,7 +108,7 @@ def _train(
     for remark in planned.remarks:
         say(remark)
     tracking.check_tracker(tracker)
-    python = environments.ensure("train")
+    python = installing.ensure("train")
     run = f"{planned.output.name}-{planned.key[:8]}"
     last = prepare(planned, tracking.config_keys(tracker, run), fresh=fresh)
     if last:

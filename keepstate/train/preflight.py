@@ -14,12 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from keepstate import basemodel, machine
-from keepstate.dataset import qwen3
+from keepstate import machine
 from keepstate.dataset.manifest import TEMPLATE, Manifest, read_manifest
 from keepstate.errors import UserError
 from keepstate.files import file_hash
 from keepstate.places import find, home
+from keepstate.setup import basemodel, qwen3
 from keepstate.train.config import absolute_model, needs_gpu, rows_a_step
 from keepstate.train.estimate import CPU_SPEED, cpu_memory_gib, memory_gib
 from keepstate.vocabulary import RuntimeName

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from keepstate import basemodel, doctor, environments, machine
+from keepstate import doctor, machine
 from keepstate.cli import cli
 from keepstate.doctor import Finding, Mark
-from keepstate.environments import spec
 from keepstate.errors import EXIT_PARTIAL
 from keepstate.machine import Gpu
 from keepstate.runtimes.sandbox import Check, RungReport
+from keepstate.setup import basemodel, environments
+from keepstate.setup.environments import spec
 from keepstate.vocabulary import Rung
 
 

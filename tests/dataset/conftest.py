@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from keepstate.dataset.qwen3 import ensure_qwen3_tokenizer
 from keepstate.dataset.tokenizer import TextTokenizer
+from keepstate.setup.qwen3 import ensure_qwen3_tokenizer
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from made_traces import ANSWERS, make_trace, write_traces
 from odd_texts import PLAIN, TEXT
 
-from keepstate import environments
 from keepstate.cli import cli
 from keepstate.dataset import build_dataset, read_manifest
-from keepstate.dataset.axolotl_ids import DATASET
 from keepstate.dataset.check import CheckPlan, check_dataset
+from keepstate.dataset.inside.axolotl_ids import DATASET
 from keepstate.dataset.sample import PLACEHOLDERS, REFUSALS
 from keepstate.dataset.templates import FOLDER
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
+from keepstate.setup import installing
 from keepstate.vocabulary import RuntimeName
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def test_any_text_is_proven_by_axolotl_or_refused_with_its_file_named(tmp_path: 
 @pytest.mark.train_env
 def test_the_placeholders_are_axolotls_own() -> None:
     script = "from axolotl.prompt_strategies.chat_template import ChatTemplateStrategy as S; print(*S._SENTINELS)"
-    done = subprocess.run([environments.ensure("train"), "-Ic", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([installing.ensure("train"), "-Ic", script], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()[-2:]) == PLACEHOLDERS
 
 

@@ -11,12 +11,12 @@ from made_traces import ANSWERS, OBSERVATION
 from odd_texts import TEXT
 
 from keepstate.dataset.parity import MASKED, TrainingRow, compare, local_prompts, show
-from keepstate.dataset.qwen3 import qwen3_template
 from keepstate.dataset.sample import REFUSALS, Refused, Sample, prompts, prove
 from keepstate.dataset.templates import BUILT_IN, ChatTemplate, load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
 from keepstate.models.base import Message
+from keepstate.setup.qwen3 import qwen3_template
 
 TALK = [
     Message(role="system", content="You act by writing Python."),

@@ -8,8 +8,6 @@ import httpx2
 import pytest
 from made_traces import ANSWERS, make_trace, write_traces
 
-from keepstate import environments
-from keepstate.basemodel import ensure_base_model
 from keepstate.dataset import build_dataset, read_manifest
 from keepstate.dataset.check import CheckPlan, check_dataset
 from keepstate.dataset.parity import local_prompts
@@ -18,6 +16,8 @@ from keepstate.dataset.templates import FOLDER, load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.processes import GuardedProcess
 from keepstate.serve.ports import HOST, free_port
+from keepstate.setup import installing
+from keepstate.setup.basemodel import ensure_base_model
 from keepstate.vocabulary import RuntimeName
 
 SECONDS = 500
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(SECONDS + 60)]
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A vLLM that serves the base model by the template that training gets."""
     url = f"http://{HOST}:{free_port()}"
-    command = [environments.ensure("serve"), "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    command = [installing.ensure("serve"), "-P", "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", ensure_base_model(), "--chat-template", FOLDER / "chatml.jinja", "--enforce-eager"]
     command += ["--served-model-name", "base", "--host", HOST, "--port", url.rsplit(":", 1)[1]]
     own = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PATH": "/usr/bin:/bin"}

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from keepstate import basemodel, environments
-from keepstate.environments import EnvironmentSpec
+import keepstate
 from keepstate.files import file_hash, write_json
 from keepstate.places import SHIPPED, shipped
+from keepstate.setup import basemodel, environments
+from keepstate.setup.environments import EnvironmentSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 VERSIONS = ("3.11", "3.12", "3.13")
@@ -143,7 +144,7 @@ def user(request: pytest.FixtureRequest, installed: dict[str, Path], root: Path)
 
 def test_the_wheel_holds_all_that_lies_beside_the_code(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
-    package = Path(environments.__file__).parent
+    package = Path(keepstate.__file__).parent
     others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert {path.relative_to(package.parent).as_posix() for path in others} <= inside
     assert "keepstate/py.typed" in inside
@@ -247,6 +248,6 @@ def test_a_full_disk_is_told_and_what_is_finished_stays(user: User, shared: Path
 
 
 def test_the_environments_get_the_python_that_their_locks_are_for(user: User) -> None:
-    code = "from keepstate.environments import find_python, python_version; print(python_version(find_python('cpu')))"
+    code = "from keepstate.setup.environments import *; print(python_version(find_python('cpu')))"
     done = subprocess.run([user.venv / "bin" / "python", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == environments.CPU_PYTHON

@@ -8,8 +8,8 @@ import pytest
 from serving_helpers import MakeAdapter
 
 from keepstate.dataset import load_template
-from keepstate.environments import spec
 from keepstate.files import write_json
+from keepstate.setup.environments import spec
 from keepstate.train.result import DONE, WEIGHTS, TrainedAdapter
 from keepstate.vocabulary import RuntimeName
 

@@ -15,13 +15,13 @@ import psutil
 import pytest
 from random_lora import write_random_lora
 
-from keepstate import basemodel, environments
 from keepstate.dataset.parity import local_prompts
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
 from keepstate.serve.command import CPU_BLOCK, PLUGIN_FOLDER
 from keepstate.serve.prompts import CONVERSATION
+from keepstate.setup import basemodel, installing
 
 SECONDS = 500
 ADAPTERS = ("persistent", "forget", "react")
@@ -172,7 +172,7 @@ for number, asked in enumerate([*few, *many, *few]):
 
 def test_the_plugin_computes_what_lora_is_whatever_the_batch() -> None:
     done = subprocess.run(
-        [environments.ensure("serve"), "-P", "-c", PLUGIN_CHECK],
+        [installing.ensure("serve"), "-P", "-c", PLUGIN_CHECK],
         env=os.environ | {"PYTHONPATH": str(PLUGIN_FOLDER)},
         cwd=Path("/"),
         capture_output=True,

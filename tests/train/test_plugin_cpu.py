@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keepstate.environments import spec
+from keepstate.setup.environments import spec
 from keepstate.train.config import PLUGIN_FOLDER
 
 HERE = Path(__file__).parent

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from keepstate.environments import spec
+from keepstate.setup.environments import spec
 
 SCRIPT = Path(__file__).with_name("kernels_agree.py")
 

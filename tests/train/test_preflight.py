@@ -9,11 +9,11 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from keepstate import machine
-from keepstate.dataset import qwen3
 from keepstate.dataset.manifest import Certificate, Source, read_manifest
 from keepstate.errors import UserError
 from keepstate.files import file_hash
 from keepstate.machine import Gpu
+from keepstate.setup import qwen3
 from keepstate.train import plan, preflight
 from keepstate.train.config import config_path, read_config
 from keepstate.train.estimate import estimate, memory_gib

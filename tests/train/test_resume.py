@@ -21,9 +21,9 @@ import pytest
 import yaml
 from made_data import write_dataset
 
-from keepstate.environments import spec
 from keepstate.files import file_hash
 from keepstate.places import SHIPPED
+from keepstate.setup.environments import spec
 from keepstate.train import read_done
 from keepstate.train.config import config_path
 from keepstate.train.result import DONE, WEIGHTS

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from keepstate import basemodel
 from keepstate.dataset.manifest import read_manifest
-from keepstate.environments import spec
 from keepstate.places import SHIPPED
+from keepstate.setup import basemodel
+from keepstate.setup.environments import spec
 from keepstate.train import read_done
 from keepstate.train.config import config_path, read_config
 from keepstate.vocabulary import RuntimeName

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from keepstate.dataset import load_template
-from keepstate.environments import spec
 from keepstate.errors import UserError
 from keepstate.models.base import Message
 from keepstate.places import SHIPPED
+from keepstate.setup.environments import spec
 from keepstate.train.config import CONFIGS, PLUGIN_FOLDER, checked, config_path, known_keys, read_config
 from keepstate.vocabulary import RuntimeName
 

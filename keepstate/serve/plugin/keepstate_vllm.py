@@ -1,4 +1,4 @@
-"""vLLM plugin for the CPU: LoRA as matrix products, and processes that sleep while they wait. Runs in .venv-serve.
+"""vLLM plugin for the CPU: LoRA as matrix products, and processes that sleep while they wait.
 
 vLLM 0.32's own CPU code copies an adapter's matrices once for every token of the batch, and gives the base model's rows
 of a mixed batch the last adapter; here each adapter is applied once, to the rows that ask for it, and those of a small

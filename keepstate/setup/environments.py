@@ -1,10 +1,8 @@
-"""The Python environments beside the core: `.venv-train` (Axolotl) and `.venv-serve` (vLLM), made on demand.
-
-    keepstate setup train serve     # make what is missing or broken, say where it is
+"""The Python environments beside the core: `.venv-train` (Axolotl), `.venv-serve` (vLLM), and how they stand.
 
 Each is made once from its lock files (`locks/`, every wheel pinned by hash). A stamp, written last, names the locks it
 was made from and what is installed; an environment without a fitting stamp is made anew. `docs/environments.md` tells
-why there are three. Does not touch the core environment, and never imports what it installs.
+why there are three. Looks at files only: `keepstate.setup.installing` makes them.
 """
 
 from __future__ import annotations
@@ -24,8 +22,7 @@ from typing import Literal
 from keepstate import machine
 from keepstate.errors import UserError
 from keepstate.files import write_json
-from keepstate.places import home, shipped, writable_home
-from keepstate.processes import only_one
+from keepstate.places import home, shipped
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's own index of CPU builds, asked where the index in use has none. `KEEPSTATE_TORCH_INDEX` names another."""
@@ -100,7 +97,7 @@ class EnvironmentSpec:
         if not os.path.lexists(self.folder):
             return State.MISSING
         try:
-            stamp = json.loads(self._stamp.read_bytes())
+            stamp = json.loads(self.stamp.read_bytes())
         except (OSError, ValueError):
             return State.BROKEN
         if not isinstance(stamp, dict):
@@ -128,10 +125,11 @@ class EnvironmentSpec:
     def write_stamp(self) -> None:
         """Declare the environment complete."""
         stamp = {"locks": self.lock_hash, "device": self.device, "installed": self._inventory()}
-        write_json(self._stamp, stamp)
+        write_json(self.stamp, stamp)
 
     @property
-    def _stamp(self) -> Path:
+    def stamp(self) -> Path:
+        """What says that it is complete; written last."""
         return self.folder / "keepstate-stamp.json"
 
     def _inventory(self) -> list[str]:
@@ -161,46 +159,6 @@ def device() -> Device:
 def spec(name: Name) -> EnvironmentSpec:
     """The environment `name` as this machine needs it."""
     return EnvironmentSpec(name, device(), home())
-
-
-def ensure(name: Name) -> Path:
-    """Make the environment `name` unless it is ready, and return its interpreter.
-
-    Progress goes to stderr, pip's own words to `.stamps/<name>.log`. Of two callers at once, one makes it, the other
-    waits.
-
-    Raises:
-        UserError: No fitting Python, no space, or pip failed.
-    """
-    wanted = spec(name)
-    if wanted.state() is State.READY:
-        return wanted.python
-    writable_home(f"{wanted.folder.name} ({wanted.words()})", wanted.command)
-    with only_one(wanted.log.with_suffix(".lock"), wanted.folder.name):
-        if wanted.state() is not State.READY:
-            _say(f"{wanted.folder.name} is made: {wanted.words()} (log: {wanted.log})")
-            _build(wanted)
-    return wanted.python
-
-
-def _build(wanted: EnvironmentSpec) -> None:
-    from keepstate.installing import install  # rich; only when there is something to make
-
-    python = find_python(wanted.device)
-    free = shutil.disk_usage(wanted.home).free / machine.GIB
-    needed = NEEDED_GIB[wanted.device]
-    if free < needed:
-        raise UserError(
-            f"{wanted.folder.name} needs {needed} GiB of disk, {free:.1f} GiB are free in {wanted.home}",
-            "free some space, or put environments and models elsewhere: export KEEPSTATE_HOME=/folder/with/space",
-        )
-    if wanted.folder.is_symlink() or wanted.folder.is_file():
-        wanted.folder.unlink()  # the link: what it leads to is another's
-    elif wanted.folder.exists():
-        wanted._stamp.unlink(missing_ok=True)  # first of all, so that a half-removed one is known as broken
-        shutil.rmtree(wanted.folder)
-    install(wanted, python)
-    wanted.write_stamp()
 
 
 def find_python(for_device: Device) -> str:
@@ -240,7 +198,3 @@ def python_version(python: str) -> str | None:
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""What Axolotl itself makes of a data set: its token ids and labels, one JSON line a row. Runs in .venv-train.
+"""What Axolotl itself makes of a data set: its token ids and labels, one JSON line a row.
 
-    .venv-train/bin/python -I keepstate/dataset/axolotl_ids.py --tokenizer DIR --template FILE --out IDS train.jsonl
+    .venv-train/bin/python -I axolotl_ids.py --tokenizer DIR --template FILE --out IDS train.jsonl
 
 Uses Axolotl's own tokenizer loader and `chat_template` strategy, set up as `keepstate train` sets them up. The first
 line names the versions. Rows come in order. Trains nothing, loads no weights, and knows nothing of keepstate.
