@@ -12,7 +12,7 @@ from keepstate.bench.results import CellResult, read_results
 from keepstate.cli import FiniteRange
 from keepstate.errors import UserError
 from keepstate.report.build import comparison_json
-from keepstate.report.comparison import MARGIN, compare_cells, shared_tasks
+from keepstate.report.figures import MARGIN, compare_cells, shared_tasks
 from keepstate.report.tables import comparison_notes, print_comparison
 
 

@@ -4,7 +4,7 @@ Run `keepstate report RUN` or `keepstate compare A B`. Plays nothing and changes
 """
 
 from keepstate.report.build import HTML_FILE, build_report, write_report
-from keepstate.report.comparison import MARGIN, Comparison, compare_cells
+from keepstate.report.figures import MARGIN, Comparison, compare_cells
 from keepstate.report.model import Group, Report, make_report
 
 __all__ = [

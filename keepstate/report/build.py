@@ -5,17 +5,37 @@ report = build_report(Path("runs/demo"))     # writes runs/demo/report/{index.ht
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from keepstate import __version__
 from keepstate.bench.results import read_results
 from keepstate.files import write_atomic, write_json
-from keepstate.report.comparison import MARGIN, Comparison
-from keepstate.report.figures import CellFigures
+from keepstate.report.figures import MARGIN, CellFigures, Comparison
 from keepstate.report.model import Report, make_report
+from keepstate.report.tables import COLUMNS, COMPARISON_HEAD, comparison_row, how, markdown
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 HTML_FILE = "index.html"
+PLOTS = (
+    (
+        "optimality",
+        "Optimality by cell",
+        "Points with 95 % intervals; dashed lines mark the blind floor and the oracle.",
+    ),
+    (
+        "tokens",
+        "Tokens per episode by cell",
+        "Bars: mean of prompt and completion tokens over all calls, the strongly coloured part is the completion."
+        " Lines: 95 % interval of the median, from 6 tasks on.",
+    ),
+)
 
 
 def build_report(run: Path, out: Path | None = None, *, margin: float = MARGIN) -> Report:
@@ -37,8 +57,6 @@ def build_report(run: Path, out: Path | None = None, *, margin: float = MARGIN) 
 def write_report(report: Report, folder: Path) -> Path:
     """Write every form of a report; returns the path of the HTML file."""
     from keepstate.report import plots  # altair takes 0.5 s
-    from keepstate.report.html import html
-    from keepstate.report.tables import markdown
 
     drawings: dict[tuple[str, str], str] = {}
     for name, plot in (("optimality", plots.optimality_plot), ("tokens", plots.tokens_plot)):
@@ -99,3 +117,47 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_jsonable(item) for item in value]
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def html(report: Report, drawings: Mapping[tuple[str, str], str]) -> str:
+    """The report as one HTML file: no script, no external resource, light and dark, readable without the plots.
+
+    Args:
+        report: What it says.
+        drawings: SVG by name of plot (`optimality`, `tokens`) and theme (`light`, `dark`).
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    source = (files("keepstate.report") / "templates" / "report.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["split_interval"] = _split_interval
+    plots = [
+        {"title": title, "words": words}
+        | {theme: Markup(_inline(drawings[key, theme], f"{key}-{theme}")) for theme in ("light", "dark")}
+        for key, title, words in PLOTS
+    ]
+    return environment.from_string(source).render(
+        report=report,
+        cells=sum(len(group.figures) for group in report.groups),
+        version=__version__,
+        columns=COLUMNS,
+        comparison_head=COMPARISON_HEAD,
+        row=comparison_row,
+        plots=plots,
+        how=how(report),
+    )
+
+
+def _split_interval(text: str) -> Markup:
+    """`75.4 (70.1 to 80.2)` with the bracket on a line of its own."""
+    from markupsafe import Markup, escape
+
+    value, bracket, rest = text.partition(" (")
+    return Markup("{}<small>({}</small>").format(value, rest) if bracket else escape(text)
+
+
+def _inline(svg: str, name: str) -> str:
+    """An SVG document as an element: ids made unique, so that two drawings on a page do not mix."""
+    element = svg[svg.index("<svg") :]
+    return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", element)

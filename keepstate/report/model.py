@@ -6,10 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from keepstate.bench.results import CellResult
-from keepstate.report.comparison import MARGIN, Comparison, compare_cells, shared_tasks
-from keepstate.report.figures import CellFigures, cell_figures, references
-from keepstate.report.headline import headline, what_can_be_shown
-from keepstate.report.notes import different_tasks, notes
+from keepstate.report.figures import (
+    MARGIN,
+    CellFigures,
+    Comparison,
+    cell_figures,
+    compare_cells,
+    references,
+    shared_tasks,
+)
+from keepstate.report.sentences import different_tasks, headline, notes, what_can_be_shown
 from keepstate.vocabulary import Adapter, RuntimeName
 
 Kind = tuple[Adapter, RuntimeName]

@@ -66,9 +66,7 @@ def _optimality_panel(group: Group, theme: Theme) -> Any:
     layers: list[Any] = [*_references(group, theme)]
     layers += [
         base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", y=_y(group), color=_color(theme)),
-        base.mark_point(size=80, filled=True, opacity=1).encode(
-            x=x, y=_y(group), color=_color(theme), shape=_shape(theme)
-        ),
+        base.mark_point(size=80, filled=True, opacity=1).encode(x=x, y=_y(group), color=_color(theme), shape=_shape()),
         _labels(base, group, theme, "value:Q", dx=-4, dy=-9, align="left"),  # at 0 beside the cells' names
     ]
     return alt.layer(*layers).properties(width=WIDTH, height=alt.Step(ROW + 6), title=group.title)
@@ -133,7 +131,7 @@ def _color(theme: Theme) -> alt.Color:
     return alt.Color("kind:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
 
 
-def _shape(theme: Theme) -> alt.Shape:
+def _shape() -> alt.Shape:
     scale = alt.Scale(domain=list(KINDS), range=list(SHAPES))
     return alt.Shape("kind:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
 

@@ -49,9 +49,7 @@ class Estimate:
         return None if self.low is None or self.high is None else max(self.value - self.low, self.high - self.value)
 
 
-def bounded_mean(
-    values: Sequence[float], lower: float = 0.0, upper: float = 1.0, *, level: float = LEVEL, seed: int = SEED
-) -> Estimate | None:
+def bounded_mean(values: Sequence[float], lower: float = 0.0, upper: float = 1.0) -> Estimate | None:
     """The mean of values known to lie in [lower, upper], with Gaffke's interval; None of nothing.
 
     A Bayesian bootstrap (weights uniform on the simplex) in which the sample is completed by the worst value that could
@@ -65,20 +63,20 @@ def bounded_mean(
     if sample.size == 0:
         return None
     if sample.size == 1:
-        return Estimate(float(sample[0]), None, None, 1, level)
-    return _between(sample, *_completed_means(sample, lower, upper, seed), lower, upper, level)
+        return Estimate(float(sample[0]), None, None, 1)
+    return _between(sample, *_completed_means(sample, lower, upper), lower, upper)
 
 
-def share(count: int, n: int, *, level: float = LEVEL) -> Estimate | None:
+def share(count: int, n: int) -> Estimate | None:
     """A share of episodes with Wilson's interval; None of nothing."""
     if n == 0:
         return None
     if n == 1:
-        return Estimate(float(count), None, None, 1, level)
+        return Estimate(float(count), None, None, 1)
     from scipy.stats import binomtest  # 0.5 s, and only where statistics are asked for
 
-    interval = binomtest(count, n).proportion_ci(level, method="wilson")
-    return Estimate(count / n, float(interval.low), float(interval.high), n, level)
+    interval = binomtest(count, n).proportion_ci(LEVEL, method="wilson")
+    return Estimate(count / n, float(interval.low), float(interval.high), n)
 
 
 def mean_of(values: Sequence[float]) -> Estimate | None:
@@ -91,7 +89,7 @@ def mean_of(values: Sequence[float]) -> Estimate | None:
     return Estimate(float(sample.mean()), None, None, int(sample.size)) if sample.size else None
 
 
-def median_of(values: Sequence[float], *, level: float = LEVEL) -> Estimate | None:
+def median_of(values: Sequence[float]) -> Estimate | None:
     """The median with the interval between two order statistics; None of nothing.
 
     It holds at every n and for every distribution, runaways and ties included: each end is exceeded as often as a coin
@@ -101,16 +99,14 @@ def median_of(values: Sequence[float], *, level: float = LEVEL) -> Estimate | No
     if not sample.size:
         return None
     n, inner = int(sample.size), (int(sample.size) - 1) // 2
-    left_out = _beyond(n, level)
+    left_out = _beyond(n)
     middle = (float(sample[inner]) + float(sample[n - 1 - inner])) / 2
     if left_out is None:
-        return Estimate(middle, None, None, n, level)
-    return Estimate(middle, float(sample[left_out]), float(sample[n - 1 - left_out]), n, level)
+        return Estimate(middle, None, None, n)
+    return Estimate(middle, float(sample[left_out]), float(sample[n - 1 - left_out]), n)
 
 
-def median_ratio(
-    above: Sequence[float | None], below: Sequence[float | None], *, level: float = LEVEL
-) -> Estimate | None:
+def median_ratio(above: Sequence[float | None], below: Sequence[float | None]) -> Estimate | None:
     """The median of above / below, pair by pair, with the interval of `median_of`; None where one is not known or 0.
 
     Half of the pairs lie above it. It is not the ratio of the totals, which a few pairs can decide: `ratio_of_means`.
@@ -119,11 +115,11 @@ def median_ratio(
     first, second = (_checked(all_known(values), 0.0, math.inf) for values in (above, below))
     if first.size != len(above) or second.size != len(below) or not first.size or not second.all():
         return None
-    made = median_of([*(first / second)], level=level)
+    made = median_of([*(first / second)])
     assert made is not None
     ratios = np.sort(first / second)
     inner = (made.n - 1) // 2
-    return Estimate(math.sqrt(ratios[inner] * ratios[made.n - 1 - inner]), made.low, made.high, made.n, level)
+    return Estimate(math.sqrt(ratios[inner] * ratios[made.n - 1 - inner]), made.low, made.high, made.n)
 
 
 def ratio_of_means(above: Sequence[float | None], below: Sequence[float | None]) -> float | None:
@@ -153,7 +149,7 @@ def chance_corrected(optimality: Estimate, floor: float, oracle: float) -> Estim
         None if end is None else (end - floor) / width for end in (optimality.value, optimality.low, optimality.high)
     )
     assert value is not None
-    return Estimate(value, low, high, optimality.n, optimality.level)
+    return Estimate(value, low, high, optimality.n)
 
 
 class Finding(StrEnum):
@@ -201,9 +197,7 @@ class PairedDifference:
         return tasks_needed(self.spread or 0.0, self.margin)
 
 
-def paired_difference(
-    first: Sequence[float], second: Sequence[float], *, margin: float, level: float = LEVEL, seed: int = SEED
-) -> PairedDifference | None:
+def paired_difference(first: Sequence[float], second: Sequence[float], *, margin: float) -> PairedDifference | None:
     """mean(first - second) of scores in [0, 1] on the same tasks; None of no pair.
 
     Both tests (TOST and the two-sided one) invert the interval of `bounded_mean` on [-1, 1], so that they never
@@ -215,9 +209,9 @@ def paired_difference(
     if sample.size == 0:
         return None
     if sample.size == 1:
-        return PairedDifference(Estimate(float(sample[0]), None, None, 1, level), margin, None, None, None)
-    below, above = _completed_means(sample, -1.0, 1.0, seed)
-    estimate = _between(sample, below, above, -1.0, 1.0, level)
+        return PairedDifference(Estimate(float(sample[0]), None, None, 1), margin, None, None, None)
+    below, above = _completed_means(sample, -1.0, 1.0)
+    estimate = _between(sample, below, above, -1.0, 1.0)
     equivalent = max(float(np.mean(above >= margin)), float(np.mean(below <= -margin)))
     different = min(1.0, 2 * min(float(np.mean(below <= 0)), float(np.mean(above >= 0))))
     floor = 1 / DRAWS  # a simulated p-value is never 0
@@ -266,12 +260,12 @@ def _checked(values: Sequence[float] | Array, lower: float, upper: float) -> Arr
     return sample
 
 
-def _beyond(n: int, level: float) -> int | None:
+def _beyond(n: int) -> int | None:
     """How many of n sorted values lie outside the median's interval at either end; None where even all do not hold it.
 
     The median lies below the k-th value as often as fewer than k of n coins fall on heads.
     """
-    allowed = Fraction(str(1 - level)).limit_denominator(10**6) * 2**n / 2
+    allowed = Fraction(str(1 - LEVEL)).limit_denominator(10**6) * 2**n / 2
     tail, coins = Fraction(0), 1
     for count in range(n + 1):
         tail += coins
@@ -281,16 +275,16 @@ def _beyond(n: int, level: float) -> int | None:
     return None
 
 
-def _between(sample: Array, below: Array, above: Array, lower: float, upper: float, level: float) -> Estimate:
+def _between(sample: Array, below: Array, above: Array, lower: float, upper: float) -> Estimate:
     """The mean with the quantiles of its completed draws."""
-    tail, value = (1 - level) / 2, float(sample.mean())
+    tail, value = (1 - LEVEL) / 2, float(sample.mean())
     low, high = float(np.quantile(below, tail)), float(np.quantile(above, 1 - tail))
-    return Estimate(value, max(lower, min(low, value)), min(upper, max(high, value)), int(sample.size), level)
+    return Estimate(value, max(lower, min(low, value)), min(upper, max(high, value)), int(sample.size))
 
 
-def _completed_means(sample: Array, lower: float, upper: float, seed: int) -> tuple[Array, Array]:
+def _completed_means(sample: Array, lower: float, upper: float) -> tuple[Array, Array]:
     """Draws of the weighted mean with `lower`, and with `upper`, added to the sample. Shapes: (DRAWS,)."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(SEED)
     below, above = np.empty(DRAWS), np.empty(DRAWS)
     rows = max(1, min(DRAWS, 2_000_000 // (sample.size + 1)))  # at most 16 MB of weights at once
     for start in range(0, DRAWS, rows):

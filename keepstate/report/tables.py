@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from keepstate.report.comparison import Comparison
-from keepstate.report.figures import CellFigures, cell_figures
+from keepstate.report.figures import CellFigures, Comparison, cell_figures
 from keepstate.report.model import Group, Report
-from keepstate.report.notes import notes
+from keepstate.report.sentences import notes
 from keepstate.report.statistics import Finding, PairedDifference, tasks_needed
-from keepstate.report.words import NONE, brief, counted, number, p_value, percent, plain, points
+from keepstate.report.words import NONE, brief, counted, interval_of_share, number, p_value, percent, plain, points
 from keepstate.traces.record import MISSING_VARIABLE
 from keepstate.traces.view import printable
 
@@ -29,9 +28,8 @@ class Column:
 
 
 def _solved(figures: CellFigures) -> str:
-    counted = f"{sum(episode.solved for episode in figures.cell.episodes)}/{len(figures.cell.episodes)}"
-    _, bracket, interval = percent(figures.solved).partition(" ")
-    return f"{counted} {interval}" if bracket else counted
+    episodes = figures.cell.episodes
+    return f"{sum(episode.solved for episode in episodes)}/{len(episodes)}{interval_of_share(figures.solved)}"
 
 
 def _corrected(figures: CellFigures) -> str:

@@ -46,11 +46,20 @@ def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
+def interval_of_share(estimate: Estimate | None) -> str:
+    """` (70.1 to 80.2)`, in percent; nothing where there is none."""
+    return _bracket(estimate, 100.0, 1) if estimate else ""
+
+
 def _with_interval(estimate: Estimate | None, scale: float, digits: int, interval: bool, sign: str = "") -> str:
     if estimate is None:
         return NONE
-    text = f"{estimate.value * scale:{sign},.{digits}f}"
-    if not interval or estimate.low is None or estimate.high is None:
-        return text
+    bracket = _bracket(estimate, scale, digits, sign) if interval else ""
+    return f"{estimate.value * scale:{sign},.{digits}f}{bracket}"
+
+
+def _bracket(estimate: Estimate, scale: float, digits: int, sign: str = "") -> str:
+    if estimate.low is None or estimate.high is None:
+        return ""
     low, high = (f"{end * scale:{sign},.{digits}f}" for end in (estimate.low, estimate.high))
-    return f"{text} ({low} to {high})"
+    return f" ({low} to {high})"
