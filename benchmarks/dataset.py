@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from keepstate.dataset.convert import Converter, Row
-from keepstate.dataset.options import BuildOptions
+from keepstate.dataset.manifest import BuildOptions
 from keepstate.dataset.parity import TrainingRow, compare, local_prompts
 from keepstate.dataset.sample import prove
 from keepstate.dataset.templates import ChatTemplate, load_template
@@ -34,12 +34,13 @@ ITEMS = 12
 BUILD = """
 import resource, sys, time
 from pathlib import Path
-from keepstate.dataset import build_dataset
+from keepstate.dataset import BuildOptions, build_datasets
 from keepstate.vocabulary import RuntimeName
 if __name__ == "__main__":
     root, out, template, tokenizer = sys.argv[1:]
     start = time.perf_counter()
-    build_dataset(Path(root), RuntimeName.PERSISTENT, Path(out), template=template, tokenizer_path=Path(tokenizer))
+    arms, folders = {RuntimeName.PERSISTENT: Path(root)}, {RuntimeName.PERSISTENT: Path(out)}
+    build_datasets(arms, folders, template=template, tokenizer_path=Path(tokenizer), options=BuildOptions())
     seconds = time.perf_counter() - start
     own = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
     print(seconds, own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)

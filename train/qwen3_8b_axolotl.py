@@ -181,9 +181,9 @@ def prove(dataset: Path) -> None:
     manifest = read_manifest(dataset)
     if manifest.certificate is not None:
         return
-    from keepstate.dataset.check import CheckPlan, check_dataset
+    from keepstate.dataset.check import CheckOptions, check_dataset
 
-    report = check_dataset(CheckPlan(dataset))
+    report = check_dataset(CheckOptions(dataset))
     if report.bad:
         raise UserError(
             f"{len(report.bad)} of {report.rows} rows are not proven: they would train other tokens than are served",

@@ -30,7 +30,7 @@ from keepstate.cli._progress import display
 from keepstate.cli.dataset import describe
 from keepstate.cli.train import progress_display
 from keepstate.dataset import BuildOptions, build_datasets, read_manifest
-from keepstate.dataset.check import CheckPlan, check_dataset
+from keepstate.dataset.check import CheckOptions, check_dataset
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import content_hash, file_hash, write_atomic
 from keepstate.models.teacher import ScriptedTeacher
@@ -163,7 +163,7 @@ class Demo:
         write_atomic(note, key + "\n")
 
     def _prove(self, folder: Path) -> None:
-        report = check_dataset(CheckPlan(folder))
+        report = check_dataset(CheckOptions(folder))
         if report.bad:
             trace, row = report.bad[0]
             raise UserError(

@@ -13,8 +13,7 @@ import click
 
 from keepstate.cli import FiniteRange, Group
 from keepstate.dataset.convert import UNREADABLE
-from keepstate.dataset.manifest import LEFT_OUT, Manifest, read_manifest
-from keepstate.dataset.options import Balance, BuildOptions, Length
+from keepstate.dataset.manifest import LEFT_OUT, Balance, BuildOptions, Length, Manifest, read_manifest
 from keepstate.dataset.sample import REMEDIES
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.vocabulary import RuntimeName
@@ -111,12 +110,12 @@ def check(folders: tuple[Path, ...], tokenizer: str | None, **chosen: str | None
 
     Exit 1 if a turn differs; the first difference is shown decoded. If none does, the manifest gets a certificate.
     """
-    from keepstate.dataset.check import CheckPlan, check_dataset
+    from keepstate.dataset.check import CheckOptions, check_dataset
 
     path = tokenizer_folder(tokenizer) if tokenizer else None
     proven = True
     for folder in folders:
-        report = check_dataset(CheckPlan(folder, tokenizer_path=path, **chosen))
+        report = check_dataset(CheckOptions(folder, tokenizer_path=path, **chosen))
         found = f"{report.rows} rows, {report.turns:,} turns, {report.tokens:,} tokens, {report.trained:,} trained"
         server = chosen["server"]
         against = f"; prompts as {server} makes them" if server else ""

@@ -3,9 +3,8 @@
 Run `keepstate dataset build`, then `keepstate dataset check`. `docs/data.md` tells how the proof works.
 """
 
-from keepstate.dataset.build import build_dataset, build_datasets
-from keepstate.dataset.manifest import Manifest, read_manifest
-from keepstate.dataset.options import Balance, BuildOptions, Length
+from keepstate.dataset.build import build_datasets
+from keepstate.dataset.manifest import Balance, BuildOptions, Length, Manifest, read_manifest
 from keepstate.dataset.templates import ChatTemplate, load_template
 
 __all__ = [
@@ -14,7 +13,6 @@ __all__ = [
     "ChatTemplate",
     "Length",
     "Manifest",
-    "build_dataset",
     "build_datasets",
     "load_template",
     "read_manifest",

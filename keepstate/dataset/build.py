@@ -10,63 +10,45 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from itertools import chain
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate, chain, takewhile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from keepstate import __version__
 from keepstate.dataset.convert import TOO_LONG, LeftOut
-from keepstate.dataset.manifest import INDEX, LEFT_OUT, MANIFEST, TEMPLATE, Manifest, Source, SplitCount
-from keepstate.dataset.options import Balance, BuildOptions, Length
+from keepstate.dataset.manifest import (
+    INDEX,
+    LEFT_OUT,
+    MANIFEST,
+    TEMPLATE,
+    Balance,
+    BuildOptions,
+    Length,
+    Manifest,
+    Source,
+    SplitCount,
+)
 from keepstate.dataset.sample import REMEDIES
 from keepstate.dataset.scan import Arm, Entry, Progress, scan
-from keepstate.dataset.select import Choice, choose
 from keepstate.dataset.templates import ChatTemplate, load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
 from keepstate.files import atomic_file, scratch_folder, write_atomic
 from keepstate.vocabulary import RuntimeName
 
+DUPLICATE = "duplicate"
+UNPAIRED = "task missing in another arm"
+BALANCED = "over the balance of tokens"
 
-def build_dataset(
-    trace_root: Path,
-    runtime: RuntimeName,
-    out: Path,
-    *,
-    template: str | Path | None = None,
-    tokenizer_path: Path,
-    pair_with: Mapping[RuntimeName, Path] | None = None,
-    jobs: int | None = None,
-    **chosen: Any,
-) -> Manifest:
-    """Build the data set of one runtime.
 
-    Args:
-        trace_root: Folder of its traces.
-        runtime: The runtime they were recorded in.
-        out: Folder to write `train.jsonl`, `val.jsonl`, `manifest.json` and `chat_template.jinja` into.
-        template: A built-in chat template's name or a Jinja file; None chooses the built-in one for the tokenizer.
-        tokenizer_path: A model folder or `tokenizer.json`.
-        pair_with: Other arms and their trace folders, read for pairing and balance, not written.
-        jobs: Processes; by default one a core.
-        chosen: Which traces become rows: the fields of `BuildOptions`, such as `max_tokens=16384, length="cut"`.
+@dataclass(slots=True)
+class ChosenRows:
+    """The rows of one arm."""
 
-    Returns:
-        What was written.
-
-    Raises:
-        UserError: Nothing to read, nothing left to train on, a conversation too long under `length="raise"`.
-    """
-    arms = {runtime: trace_root} | dict(pair_with or {})
-    return build_datasets(
-        arms,
-        {runtime: out},
-        template=template,
-        tokenizer_path=tokenizer_path,
-        options=BuildOptions.model_validate(chosen),
-        jobs=jobs,
-    )[runtime]
+    train: list[Entry] = field(default_factory=list)
+    val: list[Entry] = field(default_factory=list)
+    left_out: list[tuple[Entry, str]] = field(default_factory=list)
 
 
 def build_datasets(
@@ -79,7 +61,23 @@ def build_datasets(
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> dict[RuntimeName, Manifest]:
-    """Build several arms that are chosen together; those in `out` are written. See `build_dataset`."""
+    """Build the data sets of several arms whose rows are chosen together.
+
+    Args:
+        arms: Folders of traces by the runtime that they were recorded in. All are read, for pairing and balance.
+        out: Folders to write `train.jsonl`, `val.jsonl`, `manifest.json` and `chat_template.jinja` into, by runtime.
+        template: A built-in chat template's name or a Jinja file; None chooses the built-in one for the tokenizer.
+        tokenizer_path: A model folder or `tokenizer.json`.
+        options: Which traces become rows.
+        jobs: Processes; by default one a core.
+        progress: Told the files done and the files in all, arm by arm.
+
+    Returns:
+        What was written, by runtime.
+
+    Raises:
+        UserError: Nothing to read, nothing left to train on, a conversation too long under `length="raise"`.
+    """
     if len(arms) < 2 and (options.paired or options.balance is not Balance.NONE):
         raise UserError(
             f"pairing and balance compare two arms or more; here is only {', '.join(arms)}",
@@ -105,7 +103,7 @@ def build_datasets(
                 progress=progress,
             )
             if options.length is Length.RAISE:
-                _refuse_long(read[runtime], options)
+                _refuse_long(read[runtime])
         choices = choose({runtime: arm.entries for runtime, arm in read.items()}, options)
         for runtime, folder in out.items():
             _require_rows(folder, runtime, read[runtime], choices[runtime])
@@ -120,7 +118,68 @@ def fitting_template(tokenizer: TextTokenizer) -> str:
     return "qwen3_nothink" if "<think>" in tokenizer.specials else "chatml"
 
 
-def _refuse_long(arm: Arm, options: BuildOptions) -> None:
+def choose(arms: Mapping[RuntimeName, Sequence[Entry]], options: BuildOptions) -> dict[RuntimeName, ChosenRows]:
+    """Choose and order the rows of every arm.
+
+    In this order: equal conversations once, pairing, the split by task, the balance of tokens in the train splits.
+    Rows are ordered by a hash of seed, task and content: the same tasks come in the same order in every arm.
+    """
+    choices = {name: ChosenRows() for name in arms}
+    kept = {name: _without_duplicates(arms[name], choices[name]) for name in arms}
+    if options.paired:
+        common = set.intersection(*({entry.task for entry in entries} for entries in kept.values()))
+        for name, entries in kept.items():
+            choices[name].left_out += [(entry, UNPAIRED) for entry in entries if entry.task not in common]
+            kept[name] = [entry for entry in entries if entry.task in common]
+    held_out = _held_out({entry.task for entries in kept.values() for entry in entries}, options)
+    for name, entries in kept.items():
+        ordered = sorted(entries, key=lambda entry: (_rank(entry.task, options.seed), entry.content))
+        choices[name].val = [entry for entry in ordered if entry.task in held_out]
+        choices[name].train = [entry for entry in ordered if entry.task not in held_out]
+    if options.balance is not Balance.NONE:
+        _balance(choices, options.balance)
+    return choices
+
+
+def _rank(task: bytes, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:".encode() + task).digest()
+
+
+def _without_duplicates(entries: Sequence[Entry], choice: ChosenRows) -> list[Entry]:
+    seen: set[bytes] = set()
+    kept = []
+    for entry in entries:
+        if entry.content in seen:
+            choice.left_out.append((entry, DUPLICATE))
+        else:
+            seen.add(entry.content)
+            kept.append(entry)
+    return kept
+
+
+def _held_out(tasks: set[bytes], options: BuildOptions) -> set[bytes]:
+    """The tasks of the validation split: at least one where a share is asked for and two tasks exist."""
+    if not options.val_fraction or len(tasks) < 2:
+        return set()
+    count = min(max(1, round(options.val_fraction * len(tasks))), len(tasks) - 1)
+    return set(sorted(tasks, key=lambda task: _rank(task, options.seed))[:count])
+
+
+def _balance(choices: Mapping[RuntimeName, ChosenRows], balance: Balance) -> None:
+    """Drop rows from the end of the larger arms until none has more tokens than the smallest."""
+
+    def size(entry: Entry) -> int:
+        return entry.trained if balance is Balance.TRAINED else entry.tokens
+
+    budget = min(sum(map(size, choice.train)) for choice in choices.values())
+    for choice in choices.values():
+        totals = accumulate(map(size, choice.train))
+        kept = sum(1 for _ in takewhile(lambda total: total <= budget, totals))  # shorter ones behind would be a bias
+        choice.left_out += [(entry, BALANCED) for entry in choice.train[kept:]]
+        choice.train = choice.train[:kept]
+
+
+def _refuse_long(arm: Arm) -> None:
     for left_out in arm.left_out:
         if left_out.reason == TOO_LONG:
             raise UserError(
@@ -128,7 +187,7 @@ def _refuse_long(arm: Arm, options: BuildOptions) -> None:
             )
 
 
-def _require_rows(folder: Path, runtime: RuntimeName, arm: Arm, choice: Choice) -> None:
+def _require_rows(folder: Path, runtime: RuntimeName, arm: Arm, choice: ChosenRows) -> None:
     """Refuse to write an arm without rows, before a data set that lies there is touched."""
     if choice.train:
         return
@@ -144,7 +203,7 @@ def _write(
     folder: Path,
     runtime: RuntimeName,
     arm: Arm,
-    choice: Choice,
+    choice: ChosenRows,
     template: ChatTemplate,
     sources: Mapping[str, Source],
     options: BuildOptions,
@@ -174,7 +233,7 @@ def _write(
     return manifest
 
 
-def _write_left_out(folder: Path, arm: Arm, choice: Choice, spool: IO[bytes]) -> Counter[str]:
+def _write_left_out(folder: Path, arm: Arm, choice: ChosenRows, spool: IO[bytes]) -> Counter[str]:
     """Name every trace that is in no split."""
     counts: Counter[str] = Counter()
     with atomic_file(folder / LEFT_OUT) as file:

@@ -38,7 +38,7 @@ CHARS_PER_JOB = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class CheckPlan:
+class CheckOptions:
     """What to compare.
 
     By default the data set's own template stands on both sides.
@@ -87,41 +87,41 @@ class CheckReport:
             self.bad.append((trace, report))
 
 
-def check_dataset(plan: CheckPlan) -> CheckReport:
+def check_dataset(options: CheckOptions) -> CheckReport:
     """Prove every turn of a data set as built: it gets its certificate if all are proven, and loses it if not.
 
     Raises:
         UserError: No data set, changed since it was built, or Axolotl or the server could not be asked.
     """
-    manifest = read_manifest(plan.folder)
-    _require_unchanged(plan.folder, manifest)
-    _require_traces(plan.folder)
-    tokenizer_path = plan.tokenizer_path or Path(manifest.tokenizer.name)
+    manifest = read_manifest(options.folder)
+    _require_unchanged(options.folder, manifest)
+    _require_traces(options.folder)
+    tokenizer_path = options.tokenizer_path or Path(manifest.tokenizer.name)
     tokenizer = TextTokenizer(tokenizer_path)
-    if plan.tokenizer_path is None and tokenizer.sha256 != manifest.tokenizer.sha256:
+    if options.tokenizer_path is None and tokenizer.sha256 != manifest.tokenizer.sha256:
         raise UserError(f"{tokenizer.path} is not the tokenizer the data was built with", "build again, or --tokenizer")
     prompts: PromptIds
-    if plan.server:
-        prompts = server_prompts(plan.server, plan.model)
+    if options.server:
+        prompts = server_prompts(options.server, options.model)
     else:
-        prompts = local_prompts(load_template(plan.serving_template or plan.folder / TEMPLATE), tokenizer)
+        prompts = local_prompts(load_template(options.serving_template or options.folder / TEMPLATE), tokenizer)
     report = CheckReport()
     with scratch_folder(Path(tempfile.gettempdir()), "keepstate-check.") as work:
         ids = Path(work) / "ids.jsonl"
-        _run_axolotl(plan, manifest, tokenizer.path.parent, ids)
+        _run_axolotl(options, manifest, tokenizer.path.parent, ids)
         with ids.open() as lines:
             versions = json.loads(next(lines))
-            for (trace, held), line in zip(_conversations(plan.folder, manifest), lines, strict=True):
+            for (trace, held), line in zip(_conversations(options.folder, manifest), lines, strict=True):
                 report.add(trace, _compare(held.messages, line, prompts, tokenizer), recorded=held.recorded)
-    if plan.as_built:
+    if options.as_built:
         if not report.bad:
-            report.certificate = _certificate(plan, manifest, report, versions["axolotl"])
-        manifest.model_copy(update={"certificate": report.certificate}).write(plan.folder)
+            report.certificate = _certificate(options, manifest, report, versions["axolotl"])
+        manifest.model_copy(update={"certificate": report.certificate}).write(options.folder)
     return report
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldConversation:
     """What a trace holds of a row."""
 
     messages: Sequence[Message] | str
@@ -138,7 +138,7 @@ def _compare(messages: Sequence[Message] | str, line: str, prompts: PromptIds, t
     return compare(messages, TrainingRow(row["input_ids"], row["labels"]), prompts, tokenizer, end_of_turn)
 
 
-def _conversations(folder: Path, manifest: Manifest) -> Iterator[tuple[str, Held]]:
+def _conversations(folder: Path, manifest: Manifest) -> Iterator[tuple[str, HeldConversation]]:
     """Trace and conversation of every row, in order."""
     with (folder / INDEX).open() as index:
         for name in manifest.splits:
@@ -148,22 +148,22 @@ def _conversations(folder: Path, manifest: Manifest) -> Iterator[tuple[str, Held
                     yield about["path"], _held(about, row)
 
 
-def _held(about: dict[str, Any], row: str) -> Held:
+def _held(about: dict[str, Any], row: str) -> HeldConversation:
     """The conversation as the trace holds it, as far as the row goes."""
     try:
         trace = read_trace(Path(about["path"]))
     except UserError as error:
-        return Held(error.message)
+        return HeldConversation(error.message)
     count = len(json.loads(row)["conversations"])
     messages = trace.messages[:count]
     if sharegpt_line(messages) + "\n" != row:
-        return Held("the row is not what the trace says")
+        return HeldConversation("the row is not what the trace says")
     calls = [event for event in trace.events if isinstance(event, ModelCallEvent)]
     conversation = ListHash()
     for event in sorted(calls, key=lambda event: event.num_messages):
         if conversation.of(trace.messages[: event.num_messages]) != event.prompt_hash:
-            return Held(f"turn {event.turn}: what was sent is no prefix of the conversation")
-    return Held(messages, recorded=bool(calls))
+            return HeldConversation(f"turn {event.turn}: what was sent is no prefix of the conversation")
+    return HeldConversation(messages, recorded=bool(calls))
 
 
 def _require_unchanged(folder: Path, manifest: Manifest) -> None:
@@ -187,13 +187,13 @@ def _require_traces(folder: Path) -> None:
             )
 
 
-def _run_axolotl(plan: CheckPlan, manifest: Manifest, tokenizer: Path, out: Path) -> None:
+def _run_axolotl(options: CheckOptions, manifest: Manifest, tokenizer: Path, out: Path) -> None:
     """Let Axolotl tokenise every split into `out`."""
-    files = [plan.folder / f"{name}.jsonl" for name in manifest.splits]
+    files = [options.folder / f"{name}.jsonl" for name in manifest.splits]
     size = sum(path.stat().st_size for path in files)
     jobs = max(1, min(machine.cores(), size // CHARS_PER_JOB))
     python = installing.ensure("train")
-    template = _axolotl_template(plan, out.with_name(TEMPLATE))
+    template = _axolotl_template(options, out.with_name(TEMPLATE))
     command: list[str | Path] = [python, "-I", SCRIPT, "--tokenizer", tokenizer.resolve(), "--template", template]
     command += ["--out", out, "--jobs", str(jobs), *files]
     log = out.with_suffix(".log")
@@ -201,21 +201,21 @@ def _run_axolotl(plan: CheckPlan, manifest: Manifest, tokenizer: Path, out: Path
         code = process.wait()
     if code:
         tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-TAIL_LINES:])
-        raise UserError(f"Axolotl could not tokenise {plan.folder}:\n{tail}", "see keepstate doctor")
+        raise UserError(f"Axolotl could not tokenise {options.folder}:\n{tail}", "see keepstate doctor")
 
 
-def _axolotl_template(plan: CheckPlan, scratch: Path) -> str:
+def _axolotl_template(options: CheckOptions, scratch: Path) -> str:
     """What Axolotl is given: a file, or the name of a template of its own."""
-    chosen = plan.training_template
+    chosen = options.training_template
     if chosen and chosen.startswith(AXOLOTLS_OWN):
         return chosen.removeprefix(AXOLOTLS_OWN)
     if chosen is None:
-        return str(plan.folder / TEMPLATE)
+        return str(options.folder / TEMPLATE)
     scratch.write_text(load_template(chosen).text, encoding="utf-8")
     return str(scratch)
 
 
-def _certificate(plan: CheckPlan, manifest: Manifest, report: CheckReport, axolotl: str) -> Certificate:
+def _certificate(options: CheckOptions, manifest: Manifest, report: CheckReport, axolotl: str) -> Certificate:
     return Certificate(
         data_sha256={name: split.sha256 for name, split in manifest.splits.items()},
         rows=report.rows,
@@ -224,6 +224,6 @@ def _certificate(plan: CheckPlan, manifest: Manifest, report: CheckReport, axolo
         trained_tokens=report.trained,
         unrecorded=report.unrecorded,
         axolotl=axolotl,
-        server=plan.server,
+        server=options.server,
         checked_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from keepstate import guard
-from keepstate.dataset.options import BuildOptions, Length
+from keepstate.dataset.manifest import BuildOptions, Length
 from keepstate.dataset.sample import REFUSALS, Refused, Sample, prove
 from keepstate.dataset.templates import ChatTemplate
 from keepstate.dataset.tokenizer import TextTokenizer

@@ -1,4 +1,4 @@
-"""What a data set says about itself: `manifest.json`, schema `keepstate.dataset.v1`.
+"""What may be chosen when a data set is built, and what it says about itself: `manifest.json`, `keepstate.dataset.v1`.
 
 Everything that was read is in exactly one count: a row of a split, or left out for a reason. Reads and writes this
 file, and compares the data files with it.
@@ -6,6 +6,7 @@ file, and compares the data files with it.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,48 @@ class Closed(BaseModel):
     """An unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Length(StrEnum):
+    """What happens to a conversation longer than `max_tokens`."""
+
+    DROP = "drop"
+    CUT = "cut"
+    """After the last answer that fits, so that system, goal and whole turns stay; marked in the index."""
+    RAISE = "raise"
+    """The build stops and names it."""
+
+
+class Balance(StrEnum):
+    """What is made equal over the arms that are built together."""
+
+    NONE = "none"
+    TRAINED = "trained"
+    """Trained tokens of the train split: no arm has more than the smallest."""
+    TOTAL = "total"
+    """All tokens of the train split."""
+
+
+class BuildOptions(Closed):
+    """Which traces become rows; recorded in the manifest as given."""
+
+    max_tokens: int = Field(default=16_384, gt=0)
+    """The training context."""
+    length: Length = Length.DROP
+    solved: bool = False
+    """Only traces whose task was solved."""
+    min_score: float = Field(default=0.0, ge=0, le=1)
+    finished: bool = True
+    """Only episodes that the agent itself ended."""
+    failed: bool = False
+    """Also episodes that a failure of ours ended (they are not graded)."""
+    paired: bool = False
+    """Only tasks that every arm has."""
+    balance: Balance = Balance.NONE
+    val_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """Of the tasks."""
+    seed: int = 0
+    """Decides which tasks are held out, and the order of rows."""
 
 
 class SplitCount(Closed):

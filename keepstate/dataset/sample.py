@@ -59,14 +59,12 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens of one message or of the template around it."""
+    """The tokens of one answer and its end-of-turn token: those that are trained."""
 
     message: int
     """Place in the conversation."""
     start: int
     end: int
-    trained: bool
-    """An answer and its end-of-turn token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ class Sample:
 
     ids: list[int]
     answers: tuple[Span, ...]
-    """One a turn, in order: the answer and its end-of-turn token."""
+    """One a turn, in order."""
 
     @property
     def trained(self) -> int:
@@ -146,7 +144,7 @@ def prove(messages: Sequence[Message], template: ChatTemplate, tokenizer: TextTo
             raise Refused(NO_END, f"message {number}: no special token follows the answer in the template")
         ids.append(tokenizer.specials[end_of_turn])
         done += len(end_of_turn)
-        answers.append(Span(number, start, len(ids), trained=True))
+        answers.append(Span(number, start, len(ids)))
     ids.extend(tokenizer.ids(whole[done:]))
     return Sample(ids, tuple(answers))
 

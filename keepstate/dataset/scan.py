@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 
 from keepstate import machine
 from keepstate.dataset.convert import NOT_A_TRACE, Converter, LeftOut, Row, convert_share, open_converter
-from keepstate.dataset.options import BuildOptions
+from keepstate.dataset.manifest import BuildOptions
 from keepstate.dataset.templates import ChatTemplate
 from keepstate.errors import UserError
 from keepstate.files import write_error

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from keepstate.agents.limits import EpisodeLimits
 from keepstate.agents.recorder import Recorder
+from keepstate.dataset import BuildOptions, Manifest, build_datasets
 from keepstate.errors import EpisodeFailure
 from keepstate.models.base import Reply
 from keepstate.models.scripted import ScriptedModel
@@ -57,3 +59,18 @@ def write_traces(folder: Path, traces: Sequence[Trace]) -> Path:
     for trace in traces:
         write_trace(folder, trace)
     return folder
+
+
+def build_one(
+    root: Path,
+    runtime: RuntimeName,
+    out: Path,
+    *,
+    tokenizer: Path,
+    template: str | Path | None = None,
+    jobs: int | None = None,
+    **chosen: Any,
+) -> Manifest:
+    """Build the data set of one arm; `chosen` are fields of `BuildOptions`."""
+    choices: dict[str, Any] = {"template": template, "tokenizer_path": tokenizer, "options": BuildOptions(**chosen)}
+    return build_datasets({runtime: root}, {runtime: out}, jobs=jobs, **choices)[runtime]

@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_traces import ANSWERS, make_trace, write_traces
+from made_traces import ANSWERS, build_one, make_trace, write_traces
 from odd_texts import TEXT
 
 from keepstate.cli import cli
-from keepstate.dataset import Manifest, build_dataset, build_datasets, read_manifest, scan
+from keepstate.dataset import Manifest, build_datasets, read_manifest, scan
 from keepstate.dataset.convert import Converter, LeftOut
-from keepstate.dataset.options import BuildOptions
+from keepstate.dataset.manifest import BuildOptions
 from keepstate.dataset.sample import REFUSALS, prove
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
@@ -29,7 +29,7 @@ PERSISTENT, FORGET = RuntimeName.PERSISTENT, RuntimeName.FORGET
 
 
 def build(root: Path, out: Path, tokenizer: TextTokenizer, **chosen: Any) -> Manifest:
-    return build_dataset(root, PERSISTENT, out, template="chatml", tokenizer_path=tokenizer.path, **chosen)
+    return build_one(root, PERSISTENT, out, template="chatml", tokenizer=tokenizer.path, **chosen)
 
 
 def lines(path: Path) -> list[Any]:
@@ -211,9 +211,9 @@ def without_think_tokens(tokenizer: TextTokenizer, path: Path) -> Path:
 def test_the_template_follows_the_tokenizer(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
     root = write_traces(tmp_path / "t", [make_trace(0), make_trace(1)])
     plain = without_think_tokens(small_tokenizer, tmp_path / "tokenizer.json")
-    assert build_dataset(root, PERSISTENT, tmp_path / "d", tokenizer_path=plain).template.name == "chatml"
+    assert build_one(root, PERSISTENT, tmp_path / "d", tokenizer=plain).template.name == "chatml"
     with pytest.raises(UserError, match="melts into the prompt 2") as caught:
-        build_dataset(root, PERSISTENT, tmp_path / "d", tokenizer_path=small_tokenizer.path)
+        build_one(root, PERSISTENT, tmp_path / "d", tokenizer=small_tokenizer.path)
     assert "--template chatml" in caught.value.hint
     assert "knapsack-t0.trace.json: message 2 begins with" in caught.value.hint
 
@@ -338,7 +338,7 @@ def test_user_errors_leave_a_data_set_as_it_was(tmp_path: Path, small_tokenizer:
     with pytest.raises(UserError, match="no such folder"):
         build(tmp_path / "none", tmp_path / "d", small_tokenizer)
     with pytest.raises(UserError, match="no tokenizer"):
-        build_dataset(root, PERSISTENT, tmp_path / "d", template="chatml", tokenizer_path=tmp_path)
+        build_one(root, PERSISTENT, tmp_path / "d", template="chatml", tokenizer=tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         build(root, tmp_path / "file" / "d", small_tokenizer)

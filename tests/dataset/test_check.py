@@ -10,12 +10,12 @@ import yaml
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_traces import ANSWERS, make_trace, write_traces
+from made_traces import ANSWERS, build_one, make_trace, write_traces
 from odd_texts import PLAIN, TEXT
 
 from keepstate.cli import cli
-from keepstate.dataset import build_dataset, read_manifest
-from keepstate.dataset.check import CheckPlan, check_dataset
+from keepstate.dataset import read_manifest
+from keepstate.dataset.check import CheckOptions, check_dataset
 from keepstate.dataset.inside.axolotl_ids import DATASET
 from keepstate.dataset.sample import PLACEHOLDERS, REFUSALS
 from keepstate.dataset.templates import FOLDER
@@ -40,12 +40,12 @@ def command(*arguments: object) -> Result:
 def build(tmp_path: Path, tokenizer: TextTokenizer, template: str = "qwen3_nothink") -> Path:
     traces = [make_trace(n, answers=[*ANSWERS, odd_answer(n)], observation=odd_answer(-n)) for n in range(12)]
     traces += [make_trace(20, answers=["[[dummy_message]]]]", "zz"]), make_trace(21, answers=["x" * 100_000])]
-    build_dataset(
+    build_one(
         write_traces(tmp_path / "t", traces),
         RuntimeName.PERSISTENT,
         tmp_path / "d",
         template=template,
-        tokenizer_path=tokenizer.path.parent,
+        tokenizer=tokenizer.path.parent,
         max_tokens=10**6,
     )
     return tmp_path / "d"
@@ -91,11 +91,11 @@ def test_any_text_is_proven_by_axolotl_or_refused_with_its_file_named(tmp_path: 
         for n, (answers, goal, observation) in enumerate(drawn)
     ]
     root = write_traces(tmp_path / "t", traces)
-    manifest = build_dataset(root, RuntimeName.PERSISTENT, tmp_path / "d", tokenizer_path=qwen3.path.parent)
+    manifest = build_one(root, RuntimeName.PERSISTENT, tmp_path / "d", tokenizer=qwen3.path.parent)
     left_out = [json.loads(line) for line in (tmp_path / "d/left_out.jsonl").read_text().splitlines()]
     assert {item["reason"] for item in left_out} <= REFUSALS | {"duplicate"}
     assert manifest.rows + len({item["path"] for item in left_out}) == len(drawn)
-    report = check_dataset(CheckPlan(tmp_path / "d"))
+    report = check_dataset(CheckOptions(tmp_path / "d"))
     assert [(path, row.first) for path, row in report.bad] == []
     assert report.rows == manifest.rows > len(drawn) // 4
 
@@ -123,7 +123,7 @@ def test_a_trace_that_changed_is_found(tmp_path: Path, qwen3: TextTokenizer) -> 
     folder = build(tmp_path, qwen3)
     path = tmp_path / "t/knapsack-t3.trace.json"
     path.write_text(path.read_text().replace("Look first", "Look last"))
-    report = check_dataset(CheckPlan(folder))
+    report = check_dataset(CheckOptions(folder))
     ((name, row),) = report.bad
     assert (name, row.problem) == (str(path), "the row is not what the trace says")
 
@@ -133,9 +133,9 @@ def test_files_that_changed_since_they_were_built_are_refused(tmp_path: Path, sm
     rows = (folder / "train.jsonl").read_text()
     (folder / "train.jsonl").write_text(rows.replace("Look first", "Look last"))
     with pytest.raises(UserError, match=r"train\.jsonl changed"):
-        check_dataset(CheckPlan(folder))
+        check_dataset(CheckOptions(folder))
     (folder / "train.jsonl").write_text(rows)
     (folder / "chat_template.jinja").write_text("other")
     with pytest.raises(UserError, match="jinja changed"):
-        check_dataset(CheckPlan(folder))
+        check_dataset(CheckOptions(folder))
     assert json.loads((folder / "manifest.json").read_text())["certificate"] is None

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from made_traces import make_trace, write_traces
+from made_traces import build_one, make_trace, write_traces
 
-from keepstate.dataset import Manifest, build_dataset, read_manifest
+from keepstate.dataset import Manifest, read_manifest
 from keepstate.dataset import check as checking
-from keepstate.dataset.check import CheckPlan, check_dataset
+from keepstate.dataset.check import CheckOptions, check_dataset
 from keepstate.dataset.convert import SHAREGPT_ROLES
 from keepstate.dataset.sample import prove
 from keepstate.dataset.templates import load_template
@@ -24,7 +24,7 @@ ROLES = {told: role for role, told in SHAREGPT_ROLES.items()}
 def folder(tmp_path: Path, small_tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data set of eight traces of keepstate's and one of the research code, in `t`."""
 
-    def ids(plan: CheckPlan, manifest: Manifest, _tokenizer: Path, out: Path) -> None:
+    def ids(plan: CheckOptions, manifest: Manifest, _tokenizer: Path, out: Path) -> None:
         lines = [json.dumps({"axolotl": "0"})]
         for split in manifest.splits:
             for row in (plan.folder / f"{split}.jsonl").read_text().splitlines():
@@ -40,12 +40,12 @@ def folder(tmp_path: Path, small_tokenizer: TextTokenizer, monkeypatch: pytest.M
     start = {"type": "StartEvent", "data": {"task": "A goal."}}
     finish = {"type": "FinishEvent", "data": {"reason": "finish_tool"}}
     (root / "knapsack-r.trace.json").write_text(json.dumps({"events": [start, step, finish]}))
-    build_dataset(root, RuntimeName.PERSISTENT, tmp_path / "d", template="chatml", tokenizer_path=small_tokenizer.path)
+    build_one(root, RuntimeName.PERSISTENT, tmp_path / "d", template="chatml", tokenizer=small_tokenizer.path)
     return tmp_path / "d"
 
 
 def test_a_certificate_counts_rows_without_a_record_of_what_was_sent(folder: Path) -> None:
-    report = check_dataset(CheckPlan(folder))
+    report = check_dataset(CheckOptions(folder))
     assert (report.rows, report.bad, report.unrecorded) == (9, [], 1)
     certificate = read_manifest(folder).certificate
     assert certificate is not None
@@ -62,10 +62,10 @@ def test_a_certificate_counts_rows_without_a_record_of_what_was_sent(folder: Pat
 def test_a_trace_that_says_something_else_takes_the_certificate_away(
     old: str, new: str, problem: str, folder: Path
 ) -> None:
-    check_dataset(CheckPlan(folder))
+    check_dataset(CheckOptions(folder))
     path = folder.parent / "t/knapsack-t3.trace.json"
     path.write_text(path.read_text().replace(old, new))
-    ((name, row),) = check_dataset(CheckPlan(folder)).bad
+    ((name, row),) = check_dataset(CheckOptions(folder)).bad
     assert (name, row.problem) == (str(path), problem)
     assert read_manifest(folder).certificate is None
 
@@ -73,15 +73,15 @@ def test_a_trace_that_says_something_else_takes_the_certificate_away(
 def test_a_trace_that_is_gone_is_named(folder: Path) -> None:
     path = folder.parent / "t/knapsack-t3.trace.json"
     path.unlink()
-    ((name, row),) = check_dataset(CheckPlan(folder)).bad
+    ((name, row),) = check_dataset(CheckOptions(folder)).bad
     assert name == str(path)
     assert "cannot read trace" in row.problem
 
 
 def test_a_check_from_another_folder_is_refused_and_takes_no_certificate(folder: Path) -> None:
-    check_dataset(CheckPlan(folder))
+    check_dataset(CheckOptions(folder))
     for path in (folder.parent / "t").glob("*.trace.json"):
         path.unlink()
     with pytest.raises(UserError, match=r"none of the traces that .* was built from is there"):
-        check_dataset(CheckPlan(folder))
+        check_dataset(CheckOptions(folder))
     assert read_manifest(folder).certificate is not None

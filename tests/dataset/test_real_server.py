@@ -6,10 +6,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from made_traces import ANSWERS, make_trace, write_traces
+from made_traces import ANSWERS, build_one, make_trace, write_traces
 
-from keepstate.dataset import build_dataset, read_manifest
-from keepstate.dataset.check import CheckPlan, check_dataset
+from keepstate.dataset import read_manifest
+from keepstate.dataset.check import CheckOptions, check_dataset
 from keepstate.dataset.parity import local_prompts
 from keepstate.dataset.server_ids import server_prompts
 from keepstate.dataset.templates import FOLDER, load_template
@@ -58,8 +58,8 @@ def test_every_prompt_of_the_server_is_ours_token_for_token(served: str) -> None
 @pytest.mark.train_env
 def test_the_certificate_names_the_server(served: str, tmp_path: Path) -> None:
     root = write_traces(tmp_path / "t", [make_trace(n, observation=ODD[n % len(ODD)]) for n in range(10)])
-    build_dataset(root, RuntimeName.PERSISTENT, tmp_path / "d", tokenizer_path=ensure_base_model())
-    report = check_dataset(CheckPlan(tmp_path / "d", server=served))
+    build_one(root, RuntimeName.PERSISTENT, tmp_path / "d", tokenizer=ensure_base_model())
+    report = check_dataset(CheckOptions(tmp_path / "d", server=served))
     assert (report.rows, report.bad) == (10, [])
     certificate = read_manifest(tmp_path / "d").certificate
     assert certificate is not None
