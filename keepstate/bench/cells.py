@@ -26,7 +26,7 @@ from keepstate.tasks import environment_for
 from keepstate.tasks.base import Task, Verdict
 from keepstate.tasks.policies import reference_scores
 from keepstate.traces import BadTrace, verdict_path
-from keepstate.traces.reader import first_error
+from keepstate.traces.record import first_error
 from keepstate.traces.recorded import Due, read_record
 from keepstate.traces.statistics import write_summaries
 from keepstate.traces.writer import TRACE_SUFFIX

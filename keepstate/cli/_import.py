@@ -17,13 +17,12 @@ import click
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import atomic_file
 from keepstate.processes import only_one
-from keepstate.traces.conversations import iter_conversations
 from keepstate.traces.exporters import EXPORTERS, NOT_CARRIED
-from keepstate.traces.imported import NOT_CARRIED as LOST
-from keepstate.traces.imported import PLACE, SOURCE, file_word
-from keepstate.traces.reader import BadTrace, TraceError, iter_traces, load_trace
-from keepstate.traces.record import Trace
-from keepstate.traces.sources import other_format
+from keepstate.traces.importing import NOT_CARRIED as LOST
+from keepstate.traces.importing import PLACE, SOURCE, file_word
+from keepstate.traces.importing.sources import other_format
+from keepstate.traces.reader import BadTrace, iter_conversations, iter_traces, load_trace
+from keepstate.traces.record import Trace, TraceError
 from keepstate.traces.view import printable
 from keepstate.traces.writer import TRACE_SUFFIX, trace_path, verdict_path, write_trace
 from keepstate.vocabulary import RuntimeName

@@ -18,9 +18,9 @@ from keepstate.dataset.sample import REFUSALS, Refused, Sample, prove
 from keepstate.dataset.templates import ChatTemplate
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
-from keepstate.traces.imported import ASSUMED, PLACE
-from keepstate.traces.reader import TraceError, load_trace
-from keepstate.traces.record import ModelResponseEvent, Trace
+from keepstate.traces.importing import ASSUMED, PLACE
+from keepstate.traces.reader import load_trace
+from keepstate.traces.record import ModelResponseEvent, Trace, TraceError
 from keepstate.vocabulary import FinishReason, RuntimeName
 
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}

@@ -3,8 +3,8 @@
 Run `keepstate traces --help`. The schema is `keepstate.traces.record.Trace`; nothing here plays an episode.
 """
 
-from keepstate.traces.reader import BadTrace, TraceError, iter_traces, parse_trace, read_trace
-from keepstate.traces.record import Failure, StepEvent, TaskRef, Trace
+from keepstate.traces.reader import BadTrace, iter_traces, parse_trace, read_trace
+from keepstate.traces.record import Failure, StepEvent, TaskRef, Trace, TraceError
 from keepstate.traces.writer import trace_path, verdict_path, write_trace
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Reading traces: ours, and by `keepstate.traces.importers` those of the research code.
+"""Reading traces: ours, and by `keepstate.traces.importing` those of the research code and rows of messages.
 
 One bad file never stops a reader of many: it is named with its reason.
 """
@@ -16,10 +16,13 @@ from pydantic import ValidationError
 
 from keepstate.errors import UserError
 from keepstate.files import existing_folder, parse_json
-from keepstate.traces.foreign import foreign
-from keepstate.traces.imported import SOURCE
-from keepstate.traces.record import TRACE_SCHEMA, Trace
+from keepstate.traces.importing import SOURCE
+from keepstate.traces.importing.conversations import conversation_trace
+from keepstate.traces.importing.research import research_trace, verdict_of
+from keepstate.traces.importing.sources import foreign, iter_values
+from keepstate.traces.record import TRACE_SCHEMA, Trace, TraceError, first_error
 from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
+from keepstate.vocabulary import RuntimeName
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +31,6 @@ class BadTrace:
 
     path: Path
     reason: str
-
-
-class TraceError(ValueError):
-    """The content is no trace; the message says why."""
 
 
 def read_trace(path: Path) -> Trace:
@@ -61,6 +60,26 @@ def iter_traces(folder: Path) -> Iterator[tuple[Path, Trace | BadTrace]]:
             yield path, load_trace(path)
         except (TraceError, OSError) as error:
             yield path, BadTrace(path, read_fault(error))
+
+
+def iter_conversations(path: Path, runtime: RuntimeName | None) -> Iterator[tuple[str, Trace | BadTrace]]:
+    """Every row of a file as a trace of `runtime`, with its place `<path>:<line>`; bad rows are named.
+
+    Traces that lie in it are read as they are.
+
+    Raises:
+        OSError: The file cannot be read.
+        UserError: It holds a row, which does not tell its runtime, and `runtime` does not either.
+    """
+    own = path if TRACE_SUFFIX in path.name.lower() else None  # else its name tells nothing of a trace in it
+    for place, value in iter_values(path):
+        if isinstance(value, TraceError):
+            yield place, BadTrace(Path(place), str(value))
+            continue
+        try:
+            yield place, trace_of(value, own) if is_trace(value) else conversation_trace(value, runtime, place)
+        except (TraceError, ValueError, RecursionError) as error:
+            yield place, BadTrace(Path(place), str(error))
 
 
 def trace_files(root: Path) -> tuple[list[str], list[BadTrace]]:
@@ -94,8 +113,6 @@ def load_trace(path: Path) -> Trace:
     trace = parse_trace(path.read_bytes(), path)
     if trace.verdict is not None or trace.failure is not None or SOURCE not in trace.versions:
         return trace
-    from keepstate.traces.importers import verdict_of
-
     beside = _beside(path)  # of an imported trace, which may have been graded since
     return trace.model_copy(update={"verdict": verdict_of(beside)[0]}) if beside else trace
 
@@ -140,14 +157,6 @@ def trace_of(value: dict[str, Any], path: Path | None = None) -> Trace:
     raise TraceError(foreign(value) or f"schema is {value.get('schema')!r}, expected {TRACE_SCHEMA!r}")
 
 
-def first_error(error: ValidationError) -> str:
-    """The first of pydantic's complaints, on one line, and how many there are."""
-    errors = error.errors(include_url=False, include_context=False)
-    place = ".".join(str(part) for part in errors[0]["loc"]) or "trace"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{place}: {errors[0]['msg'].removeprefix('Value error, ')}{more}"
-
-
 def _json_object(raw: bytes) -> dict[str, Any]:
     if not raw.strip():
         raise TraceError("the file is empty")
@@ -163,8 +172,6 @@ def _json_object(raw: bytes) -> dict[str, Any]:
 
 
 def _imported(value: dict[str, Any], path: Path | None) -> Trace:
-    from keepstate.traces.importers import research_trace
-
     try:
         if path is None:
             return research_trace(value)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keepstate.models.base import Message, Reply
 from keepstate.tasks.base import Task, Verdict
@@ -325,3 +325,15 @@ class Trace(Record):
     def missed_variable(self) -> bool:
         """Whether any step ended in one of `MISSING_VARIABLE`: the agent relied on a name that had no value."""
         return any(self.summary.errors.get(name) for name in MISSING_VARIABLE)
+
+
+class TraceError(ValueError):
+    """The content is no trace; the message says why."""
+
+
+def first_error(error: ValidationError) -> str:
+    """The first of pydantic's complaints, on one line, and how many there are."""
+    errors = error.errors(include_url=False, include_context=False)
+    place = ".".join(str(part) for part in errors[0]["loc"]) or "trace"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{place}: {errors[0]['msg'].removeprefix('Value error, ')}{more}"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_json, write_atomic
-from keepstate.traces.reader import BadTrace, TraceError, load_trace, read_fault
-from keepstate.traces.record import Trace
+from keepstate.traces.reader import BadTrace, load_trace, read_fault
+from keepstate.traces.record import Trace, TraceError
 from keepstate.traces.schema import verdict_json
 from keepstate.traces.writer import trace_path, verdict_path
 from keepstate.vocabulary import RuntimeName

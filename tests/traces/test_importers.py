@@ -14,9 +14,9 @@ from keepstate.cli import cli
 from keepstate.tasks import make_tasks
 from keepstate.traces import Trace, TraceError, parse_trace, read_trace
 from keepstate.traces.check import trace_problems
-from keepstate.traces.conversations import conversation_trace
 from keepstate.traces.exporters import to_atif, to_messages, to_sharegpt
-from keepstate.traces.imported import NOT_CARRIED, PLACE
+from keepstate.traces.importing import NOT_CARRIED, PLACE
+from keepstate.traces.importing.conversations import conversation_trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 TASK = {"task_id": "a1", "family": "knapsack", "seed": 3, "difficulty": {"name": "easy"}, "nl": "Fill the sack."}

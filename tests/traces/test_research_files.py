@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from keepstate.cli import cli
 from keepstate.traces import Trace, read_trace
 from keepstate.traces.check import trace_problems
-from keepstate.traces.conversations import iter_conversations
-from keepstate.traces.imported import NOT_CARRIED
+from keepstate.traces.importing import NOT_CARRIED
+from keepstate.traces.reader import iter_conversations
 from keepstate.vocabulary import FinishReason, RuntimeName
 
 GOAL = "Choose items. Capacity: 117."

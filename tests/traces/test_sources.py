@@ -11,15 +11,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from keepstate.cli import cli
-from keepstate.traces import BadTrace, read_trace
-from keepstate.traces.sources import iter_values
+from keepstate.traces import TraceError, read_trace
+from keepstate.traces.importing.sources import iter_values
 
 ROWS: list[dict[str, Any]] = [{"n": n, "text": f"Straße {n} kostet 5 € \u2028 \U0001f378"} for n in range(3)]
 LINES = [json.dumps(row, ensure_ascii=False) for row in ROWS]
 
 
 def values(path: Path) -> list[Any]:
-    return [value.reason if isinstance(value, BadTrace) else value for _, value in iter_values(path)]
+    return [str(value) if isinstance(value, TraceError) else value for _, value in iter_values(path)]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n \n"])
@@ -99,9 +99,9 @@ def test_places_are_the_lines_where_values_begin(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named_once(raw: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(raw)
     ((place, value),) = iter_values(tmp_path / "x.jsonl")
-    assert isinstance(value, BadTrace)
+    assert isinstance(value, TraceError)
     assert place == str(tmp_path / "x.jsonl")
-    assert words in value.reason
+    assert words in str(value)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])

@@ -20,7 +20,7 @@ from keepstate.models.base import Message
 from keepstate.traces import parse_trace, read_trace, write_trace
 from keepstate.traces.check import check_folders, trace_problems, turns_problem
 from keepstate.traces.exporters import to_atif
-from keepstate.traces.reader import TraceError
+from keepstate.traces.record import TraceError
 from keepstate.traces.schema import trace_json
 from keepstate.traces.statistics import summarise, write_summaries
 from keepstate.traces.view import show

@@ -4,8 +4,7 @@
 writes them in keepstate's schema. The published code (github.com/mrcabbage972/agents-learn-runtime, and its successor
 with ReAct and recorded observations) puts what an event tells into its `data` and the goal's text into `task`; flat
 events and whole tasks are read too. Several system prompts, legacy `tool_calls`, events out of order and files that
-break off are all met. What cannot be carried over is named in the trace (`keepstate.traces.imported`). JSONL of
-messages or ShareGPT is read by `keepstate.traces.conversations`.
+break off are all met. What cannot be carried over is named in the trace.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ from keepstate.files import content_hash
 from keepstate.models.base import Message, token_count
 from keepstate.tasks import environment_for
 from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task, Verdict
-from keepstate.traces.imported import EMPTY_THINKING, UNKNOWN, Imported, canonical, file_word, without_empty_thinking
+from keepstate.traces.importing import EMPTY_THINKING, UNKNOWN, Imported, canonical, file_word, without_empty_thinking
 from keepstate.traces.observations import render_observation
-from keepstate.traces.reader import TraceError, first_error
 from keepstate.traces.record import (
     ActionResult,
     InterpreterResult,
@@ -34,6 +32,8 @@ from keepstate.traces.record import (
     ToolCall,
     ToolCallRecord,
     Trace,
+    TraceError,
+    first_error,
     known_sum,
 )
 from keepstate.vocabulary import FinishReason, RuntimeName

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_json
 from keepstate.models.base import Message
-from keepstate.traces.foreign import foreign
-from keepstate.traces.imported import EMPTY_THINKING, UNKNOWN, Imported, canonical, without_empty_thinking
+from keepstate.traces.importing import EMPTY_THINKING, UNKNOWN, Imported, canonical, without_empty_thinking
+from keepstate.traces.importing.sources import foreign
 from keepstate.traces.observations import MAX_RESULT_CHARS, render_observation
 from keepstate.traces.parsing import parse_answer
-from keepstate.traces.reader import BadTrace, TraceError, is_trace, trace_of
 from keepstate.traces.record import (
     ActionResult,
     InterpreterResult,
@@ -31,9 +29,8 @@ from keepstate.traces.record import (
     ToolCall,
     ToolCallRecord,
     Trace,
+    TraceError,
 )
-from keepstate.traces.sources import iter_values
-from keepstate.traces.writer import TRACE_SUFFIX
 from keepstate.vocabulary import RuntimeName
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
@@ -65,26 +62,6 @@ MEDIA = re.compile(
     r"(input_)?(image|video|audio|picture|photo)s?(_(url|path|file|data|id)s?)?|.*attachments?", re.IGNORECASE
 )
 FAMILY = "imported"
-
-
-def iter_conversations(path: Path, runtime: RuntimeName | None) -> Iterator[tuple[str, Trace | BadTrace]]:
-    """Every row of a file as a trace of `runtime`, with its place `<path>:<line>`; bad rows are named.
-
-    Traces that lie in it are read as they are.
-
-    Raises:
-        OSError: The file cannot be read.
-        UserError: It holds a row, which does not tell its runtime, and `runtime` does not either.
-    """
-    own = path if TRACE_SUFFIX in path.name.lower() else None  # else its name tells nothing of a trace in it
-    for place, value in iter_values(path):
-        if isinstance(value, BadTrace):
-            yield place, value
-            continue
-        try:
-            yield place, trace_of(value, own) if is_trace(value) else conversation_trace(value, runtime, place)
-        except (TraceError, ValueError, RecursionError) as error:
-            yield place, BadTrace(Path(place), str(error))
 
 
 def conversation_trace(row: Any, runtime: RuntimeName | None, place: str = "") -> Trace:

@@ -1,7 +1,9 @@
-"""The one way an imported conversation becomes a trace, whatever it was imported from.
+"""Episodes that others recorded, as traces: `keepstate traces import`, and every reader where it meets their files.
 
-A trace so made names its source and what could not be carried over in `versions`. Nothing is invented: limits,
-sampling, seeds and times that the source does not tell stay empty.
+`research` reads the traces of the research code, `conversations` rows of messages; `sources` takes the JSON values out
+of a file and knows what is not read. `keepstate.traces.reader` chooses among them. `Imported` is the one way in which
+what they found becomes a trace: it names its source and what could not be carried over in `versions`. Nothing is
+invented: limits, sampling, seeds and times that the source does not tell stay empty.
 """
 
 from __future__ import annotations

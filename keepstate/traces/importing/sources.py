@@ -2,7 +2,8 @@
 
 Read: UTF-8, UTF-16 and UTF-32 with or without a byte order mark, gzip (by content); one value a line, one or several
 documents over many lines, an array of rows. A file in any other encoding or format is named once and nothing of it is
-read. Knows nothing of what the values mean.
+read; a value in another program's format is recognised by its keys (`foreign`), so that who has such a file learns what
+it is and what to do. Makes no trace of the values.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from shlex import quote
 from typing import IO, Any, cast
 
 from keepstate.files import parse_json
-from keepstate.traces.reader import BadTrace, TraceError
+from keepstate.traces.record import TraceError
 
 GZIP = b"\x1f\x8b"
 FORMATS = (
@@ -36,6 +37,7 @@ FORMATS = (
     (b"%PDF", "a PDF", "only JSON is read"),
 )
 """How files of other formats begin, what they are, and the way out."""
+AS_ROWS = "write each as a row of `messages` or ShareGPT `conversations`"
 TAR, HEAD_BYTES = slice(257, 262), 262
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -60,7 +62,7 @@ _DECODER = json.JSONDecoder()
 
 
 def iter_values(path: Path) -> Iterator[tuple[str, Any]]:
-    """Every value in a file, with its place `<path>:<line>`; a `BadTrace` in place of what cannot be read.
+    """Every value in a file, with its place `<path>:<line>`; a `TraceError` in place of what cannot be read.
 
     Raises:
         OSError: The file cannot be read.
@@ -70,7 +72,7 @@ def iter_values(path: Path) -> Iterator[tuple[str, Any]]:
         first = next((line for line in _lines(path, encoding) if line is None or line.strip().strip(MARK)), "")
         documents = None if _parses(first) else _documents_of(path, encoding)
     except TraceError as error:
-        yield str(path), BadTrace(path, str(error))
+        yield str(path), error
         return
     if documents is not None:
         for line, value in documents:
@@ -79,7 +81,7 @@ def iter_values(path: Path) -> Iterator[tuple[str, Any]]:
     for number, text in enumerate(_lines(path, encoding), start=1):
         place = f"{path}:{number}"
         if text is None:
-            yield place, BadTrace(Path(place), "the line is not UTF-8, as others are")
+            yield place, TraceError("the line is not UTF-8, as others are")
         elif text.strip().strip(MARK):
             yield from _values_of_line(place, text)
 
@@ -114,7 +116,7 @@ def _values_of_line(place: str, text: str) -> Iterator[tuple[str, Any]]:
     try:
         value = parse_json(text.strip().lstrip(MARK))
     except (ValueError, RecursionError) as error:
-        yield place, BadTrace(Path(place), f"no valid JSON: {error}")
+        yield place, TraceError(f"no valid JSON: {error}")
         return
     if is_rows(value):
         yield from ((f"{place} item {number}", item) for number, item in enumerate(value, start=1))
@@ -250,3 +252,54 @@ def _starts(text: str, place: int, count: int) -> Iterator[int]:
         place = re.compile(r"[\s,]*").match(text, place).end()  # type: ignore[union-attr]
         yield place
         _, place = _DECODER.raw_decode(text, place)
+
+
+def foreign(value: Any) -> str | None:
+    """What a value that is neither a trace nor a row of messages is, and the way out; None where it is not known."""
+    if not isinstance(value, Mapping):
+        return None
+    keys = set(map(str, value))
+    version = value.get("schema_version")
+    if isinstance(version, str) and version.startswith("ATIF"):
+        return f"it is an ATIF trajectory ({version}), which is written (--to atif) but not read; {AS_ROWS}"
+    if isinstance(value.get("schema"), str):
+        return f"its schema is {value['schema']!r}: no trace and no row of messages"
+    for key in ("messages", "conversations"):
+        if isinstance(value.get(key), str):
+            return f"`{key}` is text: if it is JSON, decode it once more, so that it is a list"
+    for needed, name in RECOGNISED:
+        if needed <= keys:
+            return f"it is {name}; {AS_ROWS}"
+    return None
+
+
+RECOGNISED: tuple[tuple[frozenset[str], str], ...] = tuple(
+    (frozenset(needed.split()), name)
+    for needed, name in (
+        ("type message uuid", "one event of a Claude Code session, a line an event"),
+        ("type message sessionId", "one event of a Claude Code session, a line an event"),
+        ("type payload timestamp", "one event of a Codex session, a line an event"),
+        ("custom_id body", "a request of OpenAI's batch API"),
+        ("custom_id response", "an answer of OpenAI's batch API"),
+        ("chosen rejected", "a pair of preferences (chosen, rejected)"),
+        ("prompt completion", "a row of prompt and completion"),
+        ("prompt response", "a row of prompt and response"),
+        ("instruction output", "a row of Alpaca's format (instruction, input, output)"),
+        ("instruction response", "a row of instruction and response"),
+        ("question answer", "a row of question and answer"),
+        ("trajectory", "a row with a `trajectory`, as SWE-agent and others write it"),
+        ("history", "a row with a `history`, as OpenHands and others write it"),
+        ("conversation", "a row with a `conversation`"),
+        ("dialog", "a row with a `dialog`"),
+        ("dialogue", "a row with a `dialogue`"),
+        ("turns", "a row with `turns`"),
+        ("input output", "a row of input and output"),
+        ("role content", "one message alone, not a row of them"),
+        ("from value", "one message alone, not a row of them"),
+        ("status result", "a verdict, not a trace"),
+        ("split row path", "an index of a data set of keepstate's"),
+        ("path reason detail", "a list of traces that a data set leaves out"),
+        ("text", "a row of plain text"),
+    )
+)
+"""Keys that tell a format, the telling ones first."""
