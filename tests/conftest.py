@@ -1,6 +1,26 @@
-"""For all tests: Ctrl-C means something, also where they run in the background of a shell, which ignores it there."""
+"""For all tests: a whole run is spread over the processors, and Ctrl-C means something everywhere.
 
+A run of named files stays in one process, where `-s` shows what they print. `-n 2` spreads it too, `-n 0` spreads none.
+"""
+
+import os
 import signal
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a program that they start would inherit
+import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; what they start inherits it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+MOST_WORKERS = 4
+"""More would start more sandboxes and servers at once than tests that watch a clock stand."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Two processes need half the time of one: half of it is waiting, for limits, servers and children."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # one of these processes: it starts no others
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if whole and config.getoption("numprocesses", 0) is None and not config.getoption("usepdb"):
+        config.option.numprocesses = min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+        config.option.dist = "worksteal"

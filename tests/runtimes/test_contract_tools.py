@@ -134,6 +134,7 @@ async def test_what_is_no_json_value_is_no_answer(sandbox: Sandbox, runtime: Run
 
 
 @CODE
+@pytest.mark.any_rung
 async def test_a_call_that_outlives_its_interpreter_is_on_record(sandbox: Sandbox, runtime: RuntimeName) -> None:
     """Asked by hand, so that the interpreter can end before the answer comes."""
     faulty = Faulty()
@@ -153,6 +154,7 @@ os._exit(0)
 
 
 @EVERY
+@pytest.mark.any_rung
 async def test_a_tool_that_hangs_holds_up_nobody_and_is_ours(
     sandbox: Sandbox, runtime: RuntimeName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +174,7 @@ async def test_a_tool_that_hangs_holds_up_nobody_and_is_ours(
 
 
 @CODE
+@pytest.mark.any_rung
 async def test_the_time_of_a_slow_tool_is_not_the_agents(sandbox: Sandbox, runtime: RuntimeName) -> None:
     faulty = Faulty()
     async with opened(runtime, sandbox, RuntimeLimits(seconds=0.4), environment=faulty) as session:
