@@ -1,8 +1,11 @@
 """The layout's promises: one direction of imports, a light core, files and functions that a reader can hold."""
 
 import ast
+import collections
+import functools
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,26 +36,116 @@ OWN_ENVIRONMENT = {path for path in ELSEWHERE if "guest" not in path.split("/")}
 """What needs the packages of `.venv-train` or `.venv-serve`: never imported by the core."""
 
 
+TOP_LEVEL = {
+    "__main__.py": {"cli"},
+    "doctor.py": {"setup", "runtimes", "serve"},
+}
+"""Modules at the top of the package import no room, but for `python -m keepstate` and what looks at all of them."""
+SHORT_WITH_ONE_IMPORTER = {
+    "agents/attribution.py": "which variable a NameError lost: a definition that the report cites",
+    "runtimes/sandbox/guest/preload.py": "what every interpreter has loaded: a list to be read on its own",
+    "serve/prompts.py": "whether an adapter is served as it was trained: the promise of the project",
+    "stages.py": "names of the pipeline, which the Makefile's help runs without an environment",
+}
+"""Modules under 60 lines that a single module imports, each with its reason to stand alone. Those of a plugin have one:
+each changes one thing in another's library."""
+
+
+def module_of(path: str) -> str:
+    """Dotted name of a file of the package."""
+    return ".".join(["keepstate", *Path(path).with_suffix("").parts]).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def what_runs(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below `node`, those in functions too, but for what only a type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            for other in child.orelse:
+                yield other
+                yield from what_runs(other)
+        else:
+            yield child
+            yield from what_runs(child)
+
+
 def imports_of(path: str) -> set[str]:
-    """Dotted names that a file imports, anywhere in it."""
+    """Dotted names that a file imports when it runs, anywhere in it, relative ones resolved."""
+    package = [*("keepstate", *Path(path).parts)][:-1]
     found: set[str] = set()
-    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+    for node in what_runs(ast.parse((PACKAGE / path).read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            found.add(origin)
+            found |= {f"{origin}.{alias.name}" for alias in node.names}
     return found
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if f.split("/")[0] in ORDER])
+def files_imported(path: str) -> set[str]:
+    """Files of the package that a file imports by name: the package of a module that it names is not one of them."""
+    names = imports_of(path)
+    names |= {
+        ".".join([module_of(path).rpartition(".")[0], name]) for name in names
+    }  # a plugin's folder is on the path
+    found = {name for name in names if name in MODULES}
+    packages = {name for name in found if any(other.startswith(f"{name}.") for other in found)}
+    return {MODULES[name] for name in found - packages} - {path}
+
+
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    """By file: the files that it imports."""
+    return {path: files_imported(path) for path in FILES}
+
+
+def reached(start: str) -> set[str]:
+    """Every file that importing `start` may come to, `start` itself only round a circle."""
+    found: set[str] = set()
+    ahead = [start]
+    while ahead:
+        new = graph()[ahead.pop()] - found
+        found |= new
+        ahead += new
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    beyond = {path: reached(path) for path in FILES}
+    circles = {path: {path, *(other for other in beyond[path] if path in beyond[other])} for path in FILES}
+    assert not {path: sorted(circle) for path, circle in circles.items() if path in beyond[path]}
+
+
+def test_short_modules_have_several_importers_or_a_reason() -> None:
+    importers = collections.Counter(imported for path in FILES for imported in graph()[path])
+    short = {path for path in FILES if len((PACKAGE / path).read_text().splitlines()) < 60}
+    alone = {path for path in short if importers[path] == 1 and not {"__init__.py", "plugin"} & set(Path(path).parts)}
+    assert alone == set(SHORT_WITH_ONE_IMPORTER), "put it into its importer, or give a reason why not"
+
+
+def test_the_graph_sees_every_kind_of_import() -> None:
+    """What the tests above rest on: imports in functions, relative ones, and of a package's module by its name."""
+    assert "cli/__init__.py" in graph()["__main__.py"]
+    assert "vocabulary.py" in graph()["errors.py"]
+    assert "stages.py" in graph()["cli/__init__.py"]
+    assert "errors.py" in reached("cli/bench.py")
+
+
+@pytest.mark.parametrize("path", FILES)
 def test_imports_flow_one_way(path: str) -> None:
-    own = ORDER.index(path.split("/", maxsplit=1)[0])
-    for name in imports_of(path):
-        parts = name.split(".")
-        if parts[0] == "keepstate" and len(parts) > 1 and parts[1] in ORDER:
-            assert ORDER.index(parts[1]) <= own, f"{path} imports {name}, which comes later in the pipeline"
-        assert parts[:2] != ["keepstate", "cli"], f"{path} imports the command line"
+    room = path.split("/", maxsplit=1)[0]
+    rooms = {name.split(".")[1] for name in imports_of(path) if name.startswith("keepstate.")} & {*ORDER, "cli"}
+    if room in ORDER:
+        later = {*ORDER[ORDER.index(room) + 1 :], "cli"}
+        assert not rooms & later, "comes later in the pipeline"
+    elif room != "cli":
+        assert rooms <= TOP_LEVEL.get(path, set()), "what all share imports no room"
+    if path != "__main__.py" and room != "cli":
+        assert "cli" not in rooms, "nothing imports the command line"
 
 
 @pytest.mark.parametrize("path", [f for f in FILES if f not in OWN_ENVIRONMENT])
@@ -70,7 +163,9 @@ def test_the_core_imports_nothing_of_other_environments() -> None:
 
 @pytest.mark.parametrize("path", ELSEWHERE)
 def test_what_runs_in_another_interpreter_needs_nothing_of_keepstate(path: str) -> None:
-    assert "keepstate" not in {name.split(".")[0] for name in imports_of(path)}
+    folder = module_of(path).rpartition(".")[0] if not path.endswith("__init__.py") else module_of(path)
+    ours = {name for name in imports_of(path) if name.split(".")[0] == "keepstate"}
+    assert all(name == folder or name.startswith(f"{folder}.") for name in ours), "of its own folder alone"
 
 
 @pytest.mark.parametrize("path", FILES)
