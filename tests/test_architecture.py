@@ -42,9 +42,9 @@ TOP_LEVEL = {
 }
 """Modules at the top of the package import no room, but for `python -m keepstate` and what looks at all of them."""
 SHORT_WITH_ONE_IMPORTER = {
-    "agents/attribution.py": "which variable a NameError lost: a definition that the report cites",
-    "runtimes/sandbox/guest/preload.py": "what every interpreter has loaded: a list to be read on its own",
-    "serve/prompts.py": "whether an adapter is served as it was trained: the promise of the project",
+    "agents/attribution.py": "whose fault a failure is: one rule for every boundary of the loop",
+    "runtimes/sandbox/guest/preload.py": "what every interpreter has loaded: a list that grows by itself",
+    "serve/prompts.py": "the proof that a server sees the tokens that training saw",
     "stages.py": "names of the pipeline, which the Makefile's help runs without an environment",
 }
 """Modules under 60 lines that a single module imports, each with its reason to stand alone. Those of a plugin have one:

@@ -1,13 +1,12 @@
 """A real HTTP server that speaks as much of vLLM as a benchmark needs, answering at once from a rule."""
 
-import json
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from stub_http import JsonHandler, answering_with
 
 Rule = Callable[[dict[str, Any]], str | tuple[int, str]]
 
@@ -73,10 +72,7 @@ class StubServer:
 def serving(stub: StubServer) -> Iterator[StubServer]:
     """Serve `stub` on a free port of this machine."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
+    class Handler(JsonHandler):
         def do_GET(self) -> None:
             if stub.gone:
                 self.close_connection = True
@@ -90,7 +86,7 @@ def serving(stub: StubServer) -> Iterator[StubServer]:
                 self.send(404, {})
 
         def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            request = self.asked()
             if stub.gone:
                 self.close_connection = True
                 return
@@ -101,30 +97,6 @@ def serving(stub: StubServer) -> Iterator[StubServer]:
                 stub.keys.add(self.path)
             return stub.key is None or self.path in stub.keys
 
-        def send(self, status: int, value: dict[str, Any] | str) -> None:
-            body = (value if isinstance(value, str) else json.dumps(value)).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "text/plain" if isinstance(value, str) else "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Http(ThreadingHTTPServer):
-        request_queue_size = 256
-
-        def handle_error(self, *_: Any) -> None:
-            """A client that hung up is no news."""
-
-    http = Http(("127.0.0.1", 0), Handler)
-    stub.url = f"http://127.0.0.1:{http.server_port}/v1"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with answering_with(Handler) as address:
+        stub.url = f"{address}/v1"
         yield stub
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()

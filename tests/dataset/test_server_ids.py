@@ -1,12 +1,10 @@
 """Prompt ids from a server that answers as vLLM's `/tokenize` does."""
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from made_traces import make_trace
+from stub_http import JsonHandler, answering_with
 
 from keepstate.dataset.parity import local_prompts
 from keepstate.dataset.server_ids import server_prompts
@@ -19,31 +17,18 @@ TEMPLATE = load_template("chatml")
 
 @pytest.fixture
 def server(small_tokenizer: TextTokenizer) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self, code: int, value: object) -> None:
-            self.send_response(code)
-            self.end_headers()
-            self.wfile.write(json.dumps(value).encode())
-
+    class Handler(JsonHandler):
         def do_GET(self) -> None:
-            self.answer(200, {"data": [{"id": "base"}, {"id": "persistent"}]})
+            self.send(200, {"data": [{"id": "base"}, {"id": "persistent"}]})
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = self.asked()
             assert body["chat_template_kwargs"] == {"enable_thinking": False}
             text = TEMPLATE.render(body["messages"], generation_prompt=body["add_generation_prompt"])
-            self.answer(200, {"tokens": small_tokenizer.ids(text), "count": 0})
+            self.send(200, {"tokens": small_tokenizer.ids(text), "count": 0})
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=served.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{served.server_port}"
-    served.shutdown()
-    thread.join()
-    served.server_close()
+    with answering_with(Handler) as address:
+        yield address
 
 
 @pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/"])

@@ -1,15 +1,13 @@
 """A full context, in the words of many servers and in words that nobody has seen: answers get the room that is left."""
 
-import json
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from stub_http import JsonHandler, answering_with
 
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.base import ContextOverflow, Message, Sampling
@@ -116,37 +114,16 @@ class Engine:
 
 @contextmanager
 def running(engine: Engine) -> Iterator[Engine]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
+    class Handler(JsonHandler):
         def do_GET(self) -> None:
             self.send(200, {"data": [{"id": "m", "max_model_len": CONTEXT if engine.tells else None}]})
 
         def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send(*engine.answer(self.path, request))
+            self.send(*engine.answer(self.path, self.asked()))
 
-        def send(self, status: int, value: Any) -> None:
-            body = (value if isinstance(value, str) else json.dumps(value)).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    engine.url = f"http://127.0.0.1:{http.server_port}/v1"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with answering_with(Handler) as address:
+        engine.url = f"{address}/v1"
         yield engine
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()
 
 
 def prompt_of(tokens: int) -> list[Message]:

@@ -1,16 +1,15 @@
 """The client against a real HTTP server: what is sent, what an answer is, what is none, and who is told."""
 
 import itertools
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from stub_http import JsonHandler, answering_with
 
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models import endpoint as endpoint_module
@@ -64,59 +63,42 @@ class Server:
 def serving(*answers: Answer) -> Iterator[Server]:
     server = Server(list(answers))
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # else each answer waits 40 ms for the client to acknowledge its head
-
+    class Handler(JsonHandler):
         def do_GET(self) -> None:
             server.keys.append(self.headers["Authorization"])
             if self.path == "/metrics":
-                self.send((200, server.metrics()) if server.metrics else (404, ""))
+                self.reply((200, server.metrics()) if server.metrics else (404, ""))
                 return
             names = {name: f"/models/{name}" for name in ("base", "persistent", "persistent-s2")}
             cards = [{"id": name, "object": "model", "created": 0, "root": root} for name, root in names.items()]
-            self.send((200, {"object": "list", "data": cards}))
+            self.reply((200, {"object": "list", "data": cards}))
 
         def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            request = self.asked()
             server.keys.append(self.headers["Authorization"])
             server.requests.append(request)
             if server.short is not None and len(request["messages"]) == 1:
-                self.send(server.short)
+                self.reply(server.short)
             else:
-                self.send(server.answers.pop(0) if len(server.answers) > 1 else server.answers[0])
+                self.reply(server.answers.pop(0) if len(server.answers) > 1 else server.answers[0])
 
-        def send(self, answer: Answer) -> None:
+        def reply(self, answer: Answer) -> None:
             if answer is None:
                 server.over.wait(10)
                 self.close_connection = True
                 return
             status, value = answer
-            body = (value if isinstance(value, str) else json.dumps(value)).encode()
-            self.send_response(status or 200)
-            kind = "application/json" if isinstance(value, dict) else "text/html" if "<" in value else "text/plain"
-            for name, text in {"Content-Type": kind, **server.headers}.items():
-                self.send_header(name, text)
-            self.send_header("Content-Length", str(len(body) if status else 10_000))
-            self.end_headers()
-            self.wfile.write(body)
+            page = {"Content-Type": "text/html"} if isinstance(value, str) and "<" in value else {}
+            self.send(status or 200, value, page | server.headers, None if status else 10_000)
             while not status and not server.over.wait(0.02):
                 self.wfile.write(b" ")
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.url = f"http://127.0.0.1:{http.server_port}/v1"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.over.set()
-        http.shutdown()
-        thread.join()
-        http.server_close()
+    with answering_with(Handler) as address:
+        server.url = f"{address}/v1"
+        try:
+            yield server
+        finally:
+            server.over.set()
 
 
 @pytest.fixture(autouse=True)

@@ -3,13 +3,13 @@
 `STUB` in the environment chooses a defect: dies, silent, adapter, plugin, prompts. Its pid goes to the file `STUB_PID`.
 """
 
-import json
 import os
 import sys
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from stub_http import HttpServer, JsonHandler
 
 DEFECT = os.environ.get("STUB", "")
 
@@ -25,28 +25,18 @@ def option(name: str) -> list[str]:
 NAMES = [*option("--served-model-name"), *(lora.partition("=")[0] for lora in option("--lora-modules"))]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     def do_GET(self) -> None:
-        self.answer(200, {"data": [{"id": name} for name in NAMES]})
+        self.send(200, {"data": [{"id": name} for name in NAMES]})
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked = self.asked()
         if self.path == "/tokenize":
-            self.answer(200, {"tokens": [1, 2, 3]})
+            self.send(200, {"tokens": [1, 2, 3]})
         elif DEFECT == "adapter" and asked["model"] == NAMES[-1]:
-            self.answer(500, {"error": {"message": "mat1 and mat2 shapes cannot be multiplied"}})
+            self.send(500, {"error": {"message": "mat1 and mat2 shapes cannot be multiplied"}})
         else:
-            self.answer(200, {"choices": [{"message": {"content": "2"}}]})
-
-    def answer(self, code: int, value: dict[str, Any]) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+            self.send(200, {"choices": [{"message": {"content": "2"}}]})
 
 
 def main() -> None:
@@ -60,7 +50,7 @@ def main() -> None:
         sys.exit(1)
     if DEFECT != "plugin":
         print("INFO Using GroupedLora.", flush=True)
-    with ThreadingHTTPServer(("127.0.0.1", int(option("--port")[0])), Handler) as server:
+    with HttpServer(("127.0.0.1", int(option("--port")[0])), Handler) as server:
         print("INFO Application startup complete.", flush=True)
         server.serve_forever()
 
