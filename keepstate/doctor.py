@@ -27,10 +27,13 @@ from keepstate.serve.plan import PORT
 from keepstate.serve.ports import is_free, served_names
 from keepstate.setup import basemodel, environments, qwen3
 from keepstate.setup.environments import Name, State
+from keepstate.train.estimate import cpu_memory_gib
 from keepstate.vocabulary import Rung
 
 MEMORY_GIB = 8
-"""A training takes 3.3 GiB, the server 5 (SmolLM2-135M on the CPU); they never run at once."""
+"""For the demo on the CPU: its server takes 5 GiB, its training what `cpu_memory_gib` tells; they never run at once."""
+ROWS = (650, 4096)
+"""Tokens of a row: as the demo's are, and as long as the laptop configs allow."""
 RESULTS_GIB = 1
 """Disk for a demo's data, adapters and results."""
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
@@ -94,7 +97,11 @@ def _machine() -> Iterator[Finding]:
     )
     yield Finding("processors", Mark.OK if bf16 and cores > 1 else Mark.WARN, f"{cores} usable, {speed}")
     memory = machine.memory_gib()
-    yield Finding("memory", Mark.OK if memory >= MEMORY_GIB else Mark.WARN, f"{memory:.0f} GiB, {MEMORY_GIB} advised")
+    takes = " or ".join(f"{cpu_memory_gib(tokens):.0f} GiB (rows of {tokens:,} tokens)" for tokens in ROWS)
+    training = f"a training on the CPU takes {takes}"
+    yield Finding(
+        "memory", Mark.OK if memory >= MEMORY_GIB else Mark.WARN, f"{memory:.0f} GiB, {MEMORY_GIB} advised; {training}"
+    )
     yield _disk()
     yield _gpu()
 

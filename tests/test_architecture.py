@@ -38,7 +38,7 @@ OWN_ENVIRONMENT = {path for path in ELSEWHERE if "guest" not in path.split("/")}
 
 TOP_LEVEL = {
     "__main__.py": {"cli"},
-    "doctor.py": {"setup", "runtimes", "serve"},
+    "doctor.py": {"setup", "runtimes", "train", "serve"},
 }
 """Modules at the top of the package import no room, but for `python -m keepstate` and what looks at all of them."""
 SHORT_WITH_ONE_IMPORTER = {

@@ -22,8 +22,8 @@ def test_a_stale_environment_that_is_a_link_is_made_beside_what_it_leads_to(
     monkeypatch.setenv("KEEPSTATE_HOME", str(tmp_path / "mine"))
     monkeypatch.setenv("KEEPSTATE_DEVICE", "cpu")
     monkeypatch.setattr(installing, "install", install)
-    monkeypatch.setattr(environments, "find_python", lambda _: "python")
-    monkeypatch.setattr(environments, "NEEDED_GIB", {"cpu": 0})
+    monkeypatch.setattr(installing, "find_python", lambda _: "python")
+    monkeypatch.setattr(installing, "NEEDED_GIB", {"cpu": 0})
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "keepstate-stamp.json").write_text("{}")

@@ -17,6 +17,7 @@ from keepstate.machine import Gpu
 from keepstate.runtimes.sandbox import Check, RungReport
 from keepstate.setup import basemodel, environments
 from keepstate.setup.environments import spec
+from keepstate.train.estimate import cpu_memory_gib
 from keepstate.vocabulary import Rung
 
 
@@ -148,3 +149,9 @@ def test_it_needs_no_stage_s_heavy_modules_without_the_sandbox(home: Path) -> No
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_memory_is_told_by_the_length_of_rows_as_a_training_reckons_it(complete: Path) -> None:
+    told = finding("memory").text
+    for tokens in doctor.ROWS:
+        assert f"{cpu_memory_gib(tokens):.0f} GiB (rows of {tokens:,} tokens)" in told
