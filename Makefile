@@ -47,8 +47,9 @@ test: test-core test-loop ## every test, with the set-up it needs
 test-core: setup-dev ## tests of the core environment (nine minutes)
 	$(CORE) -m pytest
 	$(CORE) -m pytest -m slow
+# One after another (-n 0): each takes every processor and GiB of memory.
 test-loop: setup-dev setup-train setup-serve ## tests that train and serve for real
-	$(CORE) -m pytest -m "e2e or train_env or serve_env"
+	$(CORE) -m pytest -n 0 -m "e2e or train_env or serve_env"
 lint: setup-dev ## ruff and mypy
 	$(CORE) -m ruff check .
 	$(CORE) -m ruff format --check .

@@ -18,7 +18,11 @@ class JsonHandler(BaseHTTPRequestHandler):
 
     def asked(self) -> Any:
         """The JSON that was posted."""
-        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:
+            raise ConnectionAbortedError("the client hung up in the middle of its question")
+        return json.loads(body)
 
     def send(
         self, status: int, value: Any, headers: Mapping[str, str] | None = None, length: int | None = None
