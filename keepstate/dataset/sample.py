@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from keepstate.dataset.templates import ChatTemplate
+from keepstate.dataset.templates import ChatTemplate, TemplateRefusal
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
 from keepstate.traces.check import turns_problem
@@ -25,6 +25,7 @@ MELTS = "answer melts into the prompt"
 NO_END = "no end of turn"
 PLACEHOLDER = "answer is a placeholder"
 THINKING = "thinking in an answer"
+TEMPLATE = "refused by the template"
 REMEDIES = {
     ROLES: "join or leave out messages in the source, so that user and assistant take turns up to an answer",
     EMPTY: "leave such rows out of the source",
@@ -35,6 +36,7 @@ REMEDIES = {
     MELTS: "take white space off the beginning of answers in the source; if all rows are refused: --template chatml",
     NO_END: "choose a template that ends each turn by a special token: --template chatml or qwen3_nothink",
     PLACEHOLDER: "leave such rows out of the source",
+    TEMPLATE: "no server with this template could have held it: choose another one: --template chatml or qwen3_nothink",
 }
 """What to do about each reason."""
 REFUSALS = frozenset(REMEDIES)
@@ -121,9 +123,18 @@ def prove(messages: Sequence[Message], template: ChatTemplate, tokenizer: TextTo
     Each text is tokenised once, each answer a second time alone, as the server's continuation of the prompt.
 
     Raises:
-        Refused: A prompt is no prefix of the sample, or an answer's first token melts into the prompt's last.
+        Refused: A prompt is no prefix of the sample, an answer's first token melts into the prompt's last, or the
+            template refuses the conversation.
+        UserError: The template is none that can be used.
     """
     check_messages(messages, tokenizer)
+    try:
+        return _proven(messages, template, tokenizer)
+    except TemplateRefusal as error:
+        raise Refused(TEMPLATE, error.message) from error
+
+
+def _proven(messages: Sequence[Message], template: ChatTemplate, tokenizer: TextTokenizer) -> Sample:
     whole = template.render(messages)
     ids: list[int] = []
     answers: list[Span] = []
