@@ -13,7 +13,6 @@ from rich.console import Console
 from keepstate.agents.recorder import MAX_ARGUMENT_CHARS, Room, jsonable
 from keepstate.errors import UserError
 from keepstate.traces import BadTrace, TraceError, iter_traces, parse_trace, read_trace, write_trace
-from keepstate.traces.reference import page
 from keepstate.traces.schema import trace_json, verdict_json
 from keepstate.traces.view import show
 
@@ -174,10 +173,6 @@ def test_what_is_recorded_of_a_step_is_bounded_in_all(value: Any) -> None:
     for _ in range(25):
         safe = jsonable({"value": value}, room)
     assert len(json.dumps(safe)) < 1_000, "nothing is left for the last of many calls"
-
-
-def test_the_reference_page_is_up_to_date() -> None:
-    assert (Path(__file__).parents[2] / "docs" / "trace-schema.md").read_text() == page()
 
 
 def test_what_an_action_took_is_not_shown_where_nobody_measured_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,159 @@
+"""The reference pages of files and configs, made from the classes that read them: `docs/*-schema.md`.
+
+Run `python -m keepstate.reference` after a change of such a class: it writes every page of `PAGES` anew; a test
+compares them. Types, bounds and defaults are those of pydantic's JSON schema, meanings the docstrings below the fields.
+Those are read here from the source: `use_attribute_docstrings` would cost 15 ms at every import of the traces alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+
+DOCS = Path(__file__).parents[1] / "docs"
+MADE = "This page is made by `python -m keepstate.reference`."
+PAGES = {
+    "trace-schema.md": (
+        "keepstate.traces.record:Trace",
+        """\
+# Trace schema
+
+`<family>-<task_id>.trace.json` is the record of one episode: UTF-8 JSON, one key a line, and one message or event a
+line. `<family>-<task_id>.json` beside it is its verdict, written last: `status` (`completed` or `failed`), `error` and
+`origin` of a failure of ours, `result` with `is_solved`, `score` and `metrics` (`score` is null where the episode was
+not graded), `started_at`, `finished_at`. Unknown keys are refused.""",
+    ),
+}
+"""By name: the class of the whole file, and what the page says above its tables."""
+BOUNDS = {
+    "minimum": "≥",
+    "exclusiveMinimum": ">",
+    "maximum": "≤",
+    "exclusiveMaximum": "<",
+    "minLength": "length ≥",
+    "maxLength": "length ≤",
+    "minItems": "items ≥",
+    "maxItems": "items ≤",
+    "pattern": "matching",
+}
+
+
+def page(heading: str, kind: type) -> str:
+    """The page in Markdown: one table for `kind`, one for each class within it, the choices last.
+
+    Args:
+        heading: Title and introduction.
+        kind: A pydantic model, or any class that pydantic can read.
+    """
+    whole = TypeAdapter(kind).json_schema(schema_generator=_Documented, ref_template="{model}")
+    classes = {kind.__name__: whole, **whole.pop("$defs", {})}
+    tables = {name: schema for name, schema in classes.items() if "properties" in schema}
+    choices = {name: schema for name, schema in classes.items() if "enum" in schema}
+    sections = [section for each in (tables, choices) for name in each for section in _section(name, each[name])]
+    return "\n".join([f"{heading} {MADE}\n", *sections])
+
+
+class _Documented(GenerateJsonSchema):
+    """JSON schema, in the order of the source, with the docstrings below fields and below the members of an enum."""
+
+    def sort(self, value: Any, parent_key: str | None = None) -> Any:
+        return value
+
+    def model_schema(self, schema: Any) -> dict[str, Any]:
+        made = super().model_schema(schema)
+        fields = schema["cls"].model_fields
+        names = {name: field.validation_alias or field.alias or name for name, field in fields.items()}
+        return self._explained(made, schema["cls"], names)
+
+    def dataclass_schema(self, schema: Any) -> dict[str, Any]:
+        return self._explained(super().dataclass_schema(schema), schema["cls"])
+
+    def typed_dict_schema(self, schema: Any) -> dict[str, Any]:
+        return self._explained(super().typed_dict_schema(schema), schema["cls"])
+
+    def enum_schema(self, schema: Any) -> dict[str, Any]:
+        meanings = attribute_docstrings(schema["cls"])
+        return super().enum_schema(schema) | {
+            "meanings": {member.value: meanings.get(name, "") for name, member in schema["cls"].__members__.items()}
+        }
+
+    def _explained(self, made: dict[str, Any], cls: type, names: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        properties = self.resolve_ref_schema(made).get("properties", {})
+        for name, meaning in attribute_docstrings(cls).items():
+            if (key := (names or {}).get(name, name)) in properties:
+                properties[key]["description"] = meaning
+        return {"description": inspect.getdoc(cls) or "", **made}
+
+
+def attribute_docstrings(cls: type) -> dict[str, str]:
+    """What stands below each attribute of a class, those of its bases included, on one line."""
+    found: dict[str, str] = {}
+    package = cls.__module__.partition(".")[0]
+    for owner in reversed([base for base in cls.__mro__ if base.__module__.partition(".")[0] == package]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, after in pairwise(body.body):
+            target = field.targets[0] if isinstance(field, ast.Assign) else getattr(field, "target", None)
+            if isinstance(target, ast.Name) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                found[target.id] = " ".join(str(after.value.value).split())
+    return found
+
+
+def _section(name: str, schema: Mapping[str, Any]) -> Iterator[str]:
+    yield f"## {name}\n\n{schema.get('description', '')}\n"
+    if "enum" in schema:
+        yield from (f"- `{value}`{': ' if told else ''}{told}" for value, told in schema["meanings"].items())
+        yield ""
+        return
+    yield "| key | type | default | meaning |\n|---|---|---|---|"
+    required = schema.get("required", ())
+    for key, field in schema["properties"].items():
+        default = "" if key in required or "default" not in field else f"`{json.dumps(field['default'])}`"
+        meaning = field.get("description", "") if "$ref" not in field or field.get("description") else ""
+        yield f"| `{key}` | {_cell(_type(field))} | {_cell(default)} | {_cell(meaning)} |"
+    yield ""
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    """The type of a field in words, with its bounds."""
+    if name := schema.get("$ref"):
+        return f"[{name}](#{name.lower()})"
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
+    if "enum" in schema:
+        return ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
+    if options := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(map(_type, options))
+    text: str = schema.get("format", schema.get("type", "anything"))
+    if text == "array":
+        text = f"list of {_type(schema.get('items', {}))}"
+    if text == "object":
+        inner = schema.get("additionalProperties", {})
+        text = f"object of {_type(inner) if isinstance(inner, dict) else 'anything'}"
+    bounds = [f"{sign} {schema[key]}" for key, sign in BOUNDS.items() if key in schema]
+    return text + (f" ({', '.join(bounds)})" if bounds else "")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Where each page lies, and what it should hold."""
+    for name, (kind, heading) in PAGES.items():
+        yield DOCS / name, page(heading, resolve_name(kind))
+
+
+if __name__ == "__main__":
+    for path, text in pages():
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,48 @@
+"""The reference pages say what the classes say."""
+
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from pydantic import BaseModel, Field
+
+from keepstate.reference import page, pages
+from keepstate.vocabulary import Origin
+
+
+class Base(BaseModel):
+    """What both have."""
+
+    name: str
+    """Whose | it is."""
+
+
+class Inner(Base):
+    """Within."""
+
+    places: list[Annotated[int, Field(ge=1)]] = []
+    origin: Origin | None = Field(default=None, alias="from")
+    """Where it
+    arose."""
+
+
+class Outer(BaseModel):
+    """The whole."""
+
+    inner: Inner
+
+
+@pytest.mark.parametrize(("path", "text"), list(pages()), ids=lambda each: each.name if isinstance(each, Path) else "")
+def test_the_reference_pages_are_up_to_date(path: Path, text: str) -> None:
+    assert path.read_text() == text, "run: python -m keepstate.reference"
+
+
+def test_a_page_holds_types_bounds_defaults_and_docstrings_of_bases_and_aliases_too() -> None:
+    text = page("# Title", Outer)
+    assert text.startswith("# Title")
+    assert "| `inner` | [Inner](#inner) |  |  |" in text
+    assert "## Inner\n\nWithin.\n" in text
+    assert "| `name` | string |  | Whose \\| it is. |" in text
+    assert "| `places` | list of integer (≥ 1) | `[]` |  |" in text
+    assert "| `from` | [Origin](#origin) or null | `null` | Where it arose. |" in text
+    assert text.index("## Inner") < text.index("## Origin")
