@@ -20,13 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from keepstate import __version__
 from keepstate.agents import system_prompt
 from keepstate.bench.config import BenchmarkConfig
+from keepstate.closed import explain
 from keepstate.errors import UserError
 from keepstate.files import canonical_json, changed_keys, content_hash, parse_json, write_json
 from keepstate.tasks import environment_for
 from keepstate.tasks.base import Task, Verdict
 from keepstate.tasks.policies import reference_scores
 from keepstate.traces import BadTrace, verdict_path
-from keepstate.traces.record import first_error
 from keepstate.traces.recorded import Due, read_record
 from keepstate.traces.statistics import write_summaries
 from keepstate.traces.writer import TRACE_SUFFIX
@@ -209,7 +209,7 @@ def _references(task: Task) -> dict[str, float]:
         except ValidationError as error:
             raise UserError(
                 f"{task.name}: a reference policy of the family {task.family!r} has no score in [0, 1]:"
-                f" {first_error(error)}",
+                f" {explain(error, TaskEntry).message}",
                 "mend reference_scores of that family",
             ) from error
     return _KNOWN[key]
@@ -272,7 +272,7 @@ def read_cell_file(path: Path) -> CellRecord:
             raise ValueError("it holds a lone surrogate, with which no report can be written")
         return CellRecord.model_validate(raw)
     except (OSError, ValueError, RecursionError) as error:
-        reason = first_error(error) if isinstance(error, ValidationError) else str(error)
+        reason = explain(error, CellRecord).message if isinstance(error, ValidationError) else str(error)
         raise UserError(
             f"{path}: not a {CELL_SCHEMA} file: {reason}", f"move {path.parent} away, or choose another --run"
         ) from error

@@ -6,15 +6,15 @@ Does not look for the server or the tasks.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from keepstate.agents.limits import EpisodeLimits
+from keepstate.closed import Closed, explain
 from keepstate.errors import UserError
 from keepstate.models.base import Sampling
 from keepstate.places import SHIPPED, find
@@ -29,12 +29,6 @@ DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
 DEFAULT_CONTEXT = 40_960
 SAMPLED = 100
 """Tasks that are sampled where no `count` is given."""
-
-
-class Closed(BaseModel):
-    """Frozen; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TaskSource(Closed):
@@ -102,7 +96,7 @@ class TaskSource(Closed):
         return self.model_copy(update=changes)
 
 
-class LimitsConfig(Closed):
+class LimitsConfig(Closed, allow_inf_nan=False):
     """Bounds of an episode; reaching one ends the episode or the action, which is graded as it stands."""
 
     turns: int = Field(default=40, ge=1)
@@ -128,7 +122,7 @@ class LimitsConfig(Closed):
         )
 
 
-class SamplingConfig(Closed):
+class SamplingConfig(Closed, allow_inf_nan=False):
     """How the server picks tokens."""
 
     temperature: float = Field(default=Sampling().temperature, ge=0)
@@ -201,31 +195,6 @@ def load_config(path: Path) -> BenchmarkConfig:
     try:
         config = BenchmarkConfig.model_validate(raw)
     except ValidationError as error:
-        raise explain(path, error) from error
+        fault = explain(error, BenchmarkConfig)
+        raise UserError(f"{path}: {fault.message}", fault.allowed) from error
     return config.model_copy(update={"tasks": config.tasks.beside(path.parent)})
-
-
-def explain(path: Path, error: ValidationError) -> UserError:
-    """What is wrong with a config: the key, the value found, and what is allowed."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "config"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    allowed = _keys(first["loc"])
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1, cutoff=0.5)
-        guess = f"did you mean {near[0]}? " if near else ""
-        return UserError(f"{path}: unknown key {place!r}{more}", f"{guess}allowed: {', '.join(allowed)}")
-    found = f" (found {str(first['input'])[:60]!r})" if first["type"] not in ("missing", "value_error") else ""
-    message = first["msg"].removeprefix("Value error, ")
-    return UserError(f"{path}: {place}: {message}{found}{more}", f"allowed keys: {', '.join(allowed)}")
-
-
-def _keys(place: tuple[int | str, ...]) -> list[str]:
-    """Keys allowed at a place in the config."""
-    model: type[BaseModel] = BenchmarkConfig
-    for part in place:
-        field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            break
-        model = field.annotation
-    return list(model.model_fields)

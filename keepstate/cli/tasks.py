@@ -11,10 +11,11 @@ import click
 from pydantic import ValidationError
 
 from keepstate.cli import Group
+from keepstate.closed import explain
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import canonical_json
 from keepstate.tasks import environment_for, load_tasks, make_tasks, read_task, read_tasks, write_tasks
-from keepstate.tasks.config import TaskSetConfig, explain, read_config
+from keepstate.tasks.config import TaskSetConfig, read_config
 from keepstate.tasks.policies import POLICIES, reference_scores
 from keepstate.vocabulary import Difficulty, RuleSet
 
@@ -49,7 +50,7 @@ def generate(config: Path | None, out: Path | None, apart_from: tuple[Path, ...]
     try:
         wanted = TaskSetConfig.model_validate({**base, **given})
     except ValidationError as error:
-        raise UserError(explain(error), "see: keepstate tasks generate --help") from error
+        raise UserError(explain(error, TaskSetConfig).message, "see: keepstate tasks generate --help") from error
     folder = out or Path("data/tasks") / wanted.folder_name
     avoid = [task for other in apart_from for task in load_tasks(other)]
     tasks = list(

@@ -10,8 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from keepstate.closed import Closed, explain
 from keepstate.errors import UserError
 from keepstate.files import file_hash, write_json
 from keepstate.vocabulary import RuntimeName
@@ -22,12 +23,6 @@ INDEX = "index.jsonl"
 """One line a row of the data: split, trace, task, hash, tokens."""
 LEFT_OUT = "left_out.jsonl"
 """One line a file that is in no split: its path, the reason, the detail."""
-
-
-class Closed(BaseModel):
-    """An unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class Length(StrEnum):
@@ -161,7 +156,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"{error.error_count()} keys are wrong"
+        reason = error.strerror if isinstance(error, OSError) else explain(error, Manifest).message
         raise UserError(
             f"no data set in {folder}: {path.name}: {reason}", "build one: keepstate dataset build"
         ) from error

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
-
+from keepstate.closed import Closed
 from keepstate.errors import UserError
 from keepstate.files import file_hash, parse_json, write_json
 from keepstate.serve.adapters import CONFIG
@@ -27,10 +26,8 @@ NOTES = Path("/tmp")
 """Not `TMPDIR`, which may be another one in the shell that benchmarks."""
 
 
-class AdapterContent(BaseModel):
+class AdapterContent(Closed):
     """What decides an adapter's answers, as it lies in a folder at one moment."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: Path
     weights: str | None
@@ -53,10 +50,8 @@ class AdapterContent(BaseModel):
         return cls(folder=folder, weights=sha256, config=config if isinstance(config, dict) else None)
 
 
-class Loaded(BaseModel):
+class Loaded(Closed):
     """What one server loaded."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pid: int
     started: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from keepstate.closed import Closed
 from keepstate.files import content_hash
 
 TASK_SCHEMA: Literal["keepstate.task.v1"] = "keepstate.task.v1"
@@ -19,13 +20,11 @@ MOST = 1e300
 """Of a metric: sums and means of a hundred million of them are still numbers."""
 
 
-class Task(BaseModel):
+class Task(Closed):
     """One seeded problem instance.
 
     `public` is what an agent may be told, `private` what only its environment knows, `reference` the best answer.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     schema_: Literal["keepstate.task.v1", "pythonformer.task.v1"] = Field(default=TASK_SCHEMA, alias="schema")
     task_id: str
@@ -49,19 +48,15 @@ class Task(BaseModel):
         return content_hash({"family": self.family, "public": self.public, "private": self.private})
 
 
-class Parameter(BaseModel):
+class Parameter(Closed):
     """One argument of a tool."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     type: str
 
 
-class Tool(BaseModel):
+class Tool(Closed):
     """What an agent is told about one tool."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     description: str
@@ -79,21 +74,17 @@ class ToolError(Exception):
     """A tool refused a call; the agent sees the message: a Python exception in CodeAct, an error line in ReAct."""
 
 
-class Verdict(BaseModel):
+class Verdict(Closed, strict=True, allow_inf_nan=False, revalidate_instances="always"):
     """How well an episode went, by its environment's own state.
 
     Strict: a score that is none (not finite, outside [0, 1], a bool, text) is refused wherever it comes from, a family,
     a file or another tool; an instance that was made past the checks is checked again when it enters a trace.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, revalidate_instances="always"
-    )
-
     is_solved: bool
     score: float = Field(ge=0, le=1)
     """In [0, 1]; 1.0 is the optimum."""
-    metrics: dict[str, Annotated[float, Field(ge=-MOST, le=MOST)]] = {}
+    metrics: dict[str, Annotated[float, Field(ge=-MOST, le=MOST)]] = Field(default={})
     """Whatever else a family counts."""
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from keepstate.closed import Closed, explain
 from keepstate.errors import UserError
 from keepstate.files import parse_json
 from keepstate.places import SHIPPED, find
 from keepstate.vocabulary import Difficulty, RuleSet
 
 
-class TaskSetConfig(BaseModel):
+class TaskSetConfig(Closed):
     """Which tasks to make; equal configs give equal bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     family: str = "knapsack"
     difficulty: Difficulty = Difficulty.MINI
@@ -47,13 +46,7 @@ def read_config(path: Path) -> TaskSetConfig:
             f"those that come with keepstate: ls {SHIPPED / 'train' / 'assets' / 'task_configs'}",
         ) from error
     except ValidationError as error:
-        raise UserError(f"{path}: {explain(error)}", hint) from error
+        fault = explain(error, TaskSetConfig)
+        raise UserError(f"{path}: {fault.message}", fault.allowed) from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}", hint) from error
-
-
-def explain(error: ValidationError) -> str:
-    """The first fault of a config: which key, what is wrong, and the value found."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "config"
-    return f"{place}: {first['msg']} (found {str(first['input'])[:60]!r})"

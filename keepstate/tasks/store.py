@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from keepstate.closed import explain
 from keepstate.errors import UserError
 from keepstate.files import existing_folder, parse_json, write_json
 from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task
@@ -100,9 +101,7 @@ def read_task(path: Path) -> Task:
     try:
         task = Task.model_validate(_as_ours(raw))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: not a task: {place}: {first['msg']}", hint) from error
+        raise UserError(f"{path}: not a task: {explain(error, Task).message}", hint) from error
     if not _SAFE_ID.fullmatch(task.task_id):
         raise UserError(f"{path}: task_id {task.task_id[:80]!r} cannot be part of a file name", hint)
     try:

@@ -14,13 +14,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from keepstate.closed import explain
 from keepstate.errors import UserError
 from keepstate.files import existing_folder, parse_json
 from keepstate.traces.importing import SOURCE
 from keepstate.traces.importing.conversations import conversation_trace
 from keepstate.traces.importing.research import research_trace, verdict_of
 from keepstate.traces.importing.sources import foreign, iter_values
-from keepstate.traces.record import TRACE_SCHEMA, Trace, TraceError, first_error
+from keepstate.traces.record import TRACE_SCHEMA, Trace, TraceError
 from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
 from keepstate.vocabulary import RuntimeName
 
@@ -149,7 +150,7 @@ def trace_of(value: dict[str, Any], path: Path | None = None) -> Trace:
         try:
             return Trace.model_validate(value)
         except ValidationError as error:
-            raise TraceError(first_error(error)) from error
+            raise TraceError(explain(error, Trace).message) from error
     if is_trace(value):
         return _imported(value, path)
     if isinstance(value.get("messages") or value.get("conversations"), list):
@@ -177,7 +178,7 @@ def _imported(value: dict[str, Any], path: Path | None) -> Trace:
             return research_trace(value)
         return research_trace(value, _stem(path), _beside(path))
     except ValidationError as error:
-        raise TraceError(first_error(error)) from error
+        raise TraceError(explain(error, Trace).message) from error
 
 
 def _stem(path: Path) -> str:

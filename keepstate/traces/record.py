@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from keepstate.closed import Closed
 from keepstate.models.base import Message, Reply
 from keepstate.tasks.base import Task, Verdict
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
@@ -26,13 +27,7 @@ Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 """Up to what a double holds exactly, so that a sum or a mean of counts is one."""
 
 
-class Record(BaseModel):
-    """Closed and frozen: an unknown key is an error, and nothing changes after it was written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
-
-
-class TaskRef(Record):
+class TaskRef(Closed):
     """Which task was played, without what is hidden in it."""
 
     task_id: str
@@ -59,7 +54,7 @@ class TaskRef(Record):
         )
 
 
-class TokenUsage(Record):
+class TokenUsage(Closed):
     """Tokens of one call or the sum over an episode's calls, as counted by the server; None is unknown, never 0.
 
     A count is a whole number, 0 or more.
@@ -148,7 +143,7 @@ class ActionResult:
     seconds: float = 0.0
 
 
-class ToolCallRecord(Record):
+class ToolCallRecord(Closed):
     """One tool call as the host saw it."""
 
     tool: str
@@ -157,7 +152,7 @@ class ToolCallRecord(Record):
     error: str | None = None
 
 
-class InterpreterResult(Record):
+class InterpreterResult(Closed):
     """What one action did. See `keepstate.runtimes.base.ActionResult`."""
 
     output: str
@@ -169,21 +164,21 @@ class InterpreterResult(Record):
     seconds: float = 0.0
 
 
-class StartEvent(Record):
+class StartEvent(Closed):
     """The episode begins."""
 
     type: Literal["StartEvent"] = "StartEvent"
     task: TaskRef
 
 
-class SystemPromptEvent(Record):
+class SystemPromptEvent(Closed):
     """The system messages, in order. Ours has exactly one."""
 
     type: Literal["SystemPromptEvent"] = "SystemPromptEvent"
     prompts: tuple[str, ...]
 
 
-class ModelCallEvent(Record):
+class ModelCallEvent(Closed):
     """The model is asked."""
 
     type: Literal["ModelCallEvent"] = "ModelCallEvent"
@@ -195,7 +190,7 @@ class ModelCallEvent(Record):
     """Content hash of exactly these messages, taken when they were sent: proves that the conversation only grew."""
 
 
-class ModelResponseEvent(Record):
+class ModelResponseEvent(Closed):
     """The model answered; the text is in `messages` and in the `StepEvent`."""
 
     type: Literal["ModelResponseEvent"] = "ModelResponseEvent"
@@ -207,7 +202,7 @@ class ModelResponseEvent(Record):
     """On the episode's clock: of the request that was answered; refusals, retries and waiting for them apart."""
 
 
-class StepEvent(Record):
+class StepEvent(Closed):
     """One turn: the answer, the action in it, and what the agent saw."""
 
     type: Literal["StepEvent"] = "StepEvent"
@@ -221,7 +216,7 @@ class StepEvent(Record):
     token_usage: TokenUsage
 
 
-class ErrorEvent(Record):
+class ErrorEvent(Closed):
     """A failure of ours."""
 
     type: Literal["ErrorEvent"] = "ErrorEvent"
@@ -230,7 +225,7 @@ class ErrorEvent(Record):
     traceback: str | None = None
 
 
-class FinishEvent(Record):
+class FinishEvent(Closed):
     """The episode is over."""
 
     type: Literal["FinishEvent"] = "FinishEvent"
@@ -243,14 +238,14 @@ Event = Annotated[
 ]
 
 
-class Failure(Record):
+class Failure(Closed):
     """A failure of ours: such an episode is not graded."""
 
     origin: Origin
     message: str
 
 
-class Summary(Record):
+class Summary(Closed):
     """The episode in a few figures."""
 
     task: TaskRef
@@ -262,7 +257,7 @@ class Summary(Record):
     token_usage: TokenUsage
 
 
-class LimitsRecord(Record):
+class LimitsRecord(Closed):
     """The limits that held. See `keepstate.agents.limits`."""
 
     turns: int
@@ -273,7 +268,7 @@ class LimitsRecord(Record):
     output_chars: int
 
 
-class Trace(Record):
+class Trace(Closed):
     """One episode."""
 
     schema_: Literal["keepstate.trace.v1"] = Field(default="keepstate.trace.v1", alias="schema")
@@ -329,11 +324,3 @@ class Trace(Record):
 
 class TraceError(ValueError):
     """The content is no trace; the message says why."""
-
-
-def first_error(error: ValidationError) -> str:
-    """The first of pydantic's complaints, on one line, and how many there are."""
-    errors = error.errors(include_url=False, include_context=False)
-    place = ".".join(str(part) for part in errors[0]["loc"]) or "trace"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{place}: {errors[0]['msg'].removeprefix('Value error, ')}{more}"

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from keepstate import __version__
+from keepstate.closed import Closed
 from keepstate.dataset.manifest import Manifest
 from keepstate.files import content_hash, file_hash, write_atomic, write_json
 from keepstate.vocabulary import RuntimeName
@@ -23,10 +24,8 @@ DONE = "keepstate-adapter.json"
 WEIGHTS = "adapter_model.safetensors"
 
 
-class TrainedAdapter(BaseModel):
+class TrainedAdapter(Closed):
     """A finished adapter."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
     """Hash of the resolved config and the data: the same key need not be trained again."""
@@ -48,7 +47,7 @@ class TrainedAdapter(BaseModel):
     """Trained on, context and padding included."""
     peak_gib: float
     """GPU memory; 0 on the CPU."""
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default={})
     """Of the packages that trained it."""
     keepstate: str = __version__
 

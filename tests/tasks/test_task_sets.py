@@ -154,7 +154,7 @@ def test_the_evaluation_sets_are_those_of_the_specification() -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ('{"dificulty": "easy"}', "dificulty"),
+        ('{"dificulty": "easy"}', "unknown key 'dificulty'"),
         ('{"difficulty": "tiny"}', "tiny"),
         ('{"count": 0}', "count"),
         ("{", "not JSON"),

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from keepstate.closed import explain
 from keepstate.errors import UserError
 from keepstate.files import content_hash
 from keepstate.models.base import Message, token_count
@@ -33,7 +34,6 @@ from keepstate.traces.record import (
     ToolCallRecord,
     Trace,
     TraceError,
-    first_error,
     known_sum,
 )
 from keepstate.vocabulary import FinishReason, RuntimeName
@@ -154,7 +154,7 @@ def verdict_of(beside: Json) -> tuple[Verdict | None, list[str]]:
     try:
         return Verdict.model_validate(told), sorted(metrics.keys() - numbers.keys())
     except ValidationError as error:
-        raise TraceError(f"the verdict beside it is none: {first_error(error)}") from error
+        raise TraceError(f"the verdict beside it is none: {explain(error, Verdict).message}") from error
 
 
 def _told(events: Sequence[Any]) -> Iterator[tuple[str, Json]]:

@@ -8,17 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from keepstate.closed import Closed, explain
 from keepstate.errors import UserError
 from keepstate.tasks.base import Task
 from keepstate.vocabulary import RuleSet
 
 
-class Public(BaseModel):
+class Public(Closed):
     """What the environment may tell; `allowed_classes` is told under the strict rules only."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     item_ids: tuple[str, ...]
     capacity: int = Field(ge=0)
@@ -28,38 +27,30 @@ class Public(BaseModel):
     rules: RuleSet = RuleSet.PAPER
 
 
-class Item(BaseModel):
+class Item(Closed):
     """The hidden properties of one item."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     weight: int = Field(ge=0)
     value: int = Field(ge=0)
     class_: str = Field(alias="class")
 
 
-class Private(BaseModel):
+class Private(Closed):
     """Hidden properties, by item id."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     items: dict[str, Item]
 
 
-class Reference(BaseModel):
+class Reference(Closed):
     """An optimal selection."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     optimal_item_ids: tuple[str, ...]
     optimal_value: int
     optimal_weight: int
 
 
-class Content(BaseModel):
+class Content(Closed):
     """A whole instance, checked for agreement with itself (not for optimality: a solver's matter)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     public: Public
     private: Private
@@ -110,9 +101,7 @@ def content_of(task: Task) -> Content:
     try:
         return Content.model_validate({"public": task.public, "private": task.private, "reference": task.reference})
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "task"
         raise UserError(
-            f"task {task.name} is not a valid knapsack task: {place}: {first['msg']}",
+            f"task {task.name} is not a valid knapsack task: {explain(error, Content).message}",
             "make it anew with: keepstate tasks generate",
         ) from error

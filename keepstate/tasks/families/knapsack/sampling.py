@@ -14,8 +14,8 @@ from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
+from keepstate.closed import Closed
 from keepstate.tasks.families import Instance
 from keepstate.tasks.families.knapsack.solver import Packing, solve
 from keepstate.vocabulary import Difficulty, RuleSet
@@ -28,10 +28,8 @@ MAX_SHARE_OF_ONE_ITEM = 0.40
 MIN_BUDGET = 5
 
 
-class KnapsackParameters(BaseModel):
+class KnapsackParameters(Closed):
     """What is drawn uniformly, and from where; ranges include both ends."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     items: tuple[int, int]
     weight: tuple[int, int]
