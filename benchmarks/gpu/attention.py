@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "keepstate" / "trai
 
 import torch
 import torch.nn.functional as F
-from keepstate_attention import Documents, attend, attend_by_torch, find_documents
+from keepstate_axolotl.attention import attend, attend_by_torch
+from keepstate_axolotl.documents import Documents, find_documents
 from torch.nn.attention.varlen import varlen_attn
 
 HEADS, KV_HEADS, WIDTH = 32, 8, 128

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import torch
-from keepstate_cpu_attention import BLOCK, CpuAttention, attend
+from keepstate_axolotl.cpu_attention import BLOCK, CpuAttention, attend
 
 ROWS, HEADS, KEY_HEADS, WIDTH = 2, 6, 2, 16
 TOKENS = 2 * BLOCK + 37

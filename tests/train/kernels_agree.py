@@ -34,11 +34,7 @@ fake = types.ModuleType("axolotl.kernels.swiglu")
 fake.swiglu_forward, fake.swiglu_backward = swiglu_forward, swiglu_backward  # type: ignore[attr-defined]
 sys.modules["axolotl.kernels.swiglu"] = fake
 
-import keepstate_attention  # noqa: E402
-import keepstate_cudnn  # noqa: E402
-import keepstate_lora  # noqa: E402
-import keepstate_loss  # noqa: E402
-import keepstate_memory  # noqa: E402
+from keepstate_axolotl import cudnn, documents, lora, loss, memory  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
@@ -82,7 +78,7 @@ def check_lora() -> None:
         "mlp": lambda: [mlp(x)],
     }
     wanted = {name: (function(), gradients(model, function(), x)) for name, function in own.items()}
-    assert keepstate_lora.install(model) == 1
+    assert lora.install(model) == 1
     ours = {
         "qkv": lambda: list(attention.apply_qkv(x)),
         "o": lambda: [attention.apply_o(x)],
@@ -92,7 +88,7 @@ def check_lora() -> None:
         torch.testing.assert_close((function(), gradients(model, function(), x)), wanted[name])
     dropped = lora_layer(dropout=0.1)
     dropped.get_base_model().model.layers[0].self_attn.apply_qkv = None
-    assert keepstate_lora.install(dropped) == 0
+    assert lora.install(dropped) == 0
 
 
 def check_loss() -> None:
@@ -109,40 +105,40 @@ def check_loss() -> None:
     hidden, weight = torch.randn(6, 4, requires_grad=True), torch.randn(9, 4)
     target = torch.tensor([-100, 3, -100, 8, 0, -100])
     results = []
-    for loss in (fused, keepstate_loss.on_trained_tokens(fused)):
-        value = loss(hidden, weight, target, 3, -100)
+    for function in (fused, loss.on_trained_tokens(fused)):
+        value = function(hidden, weight, target, 3, -100)
         results.append((value, torch.autograd.grad(value, hidden)[0]))
     torch.testing.assert_close(results[0], results[1])
-    keepstate_loss.on_trained_tokens(fused)(hidden, weight, torch.full((6,), -100), 1, -100)
+    loss.on_trained_tokens(fused)(hidden, weight, torch.full((6,), -100), 1, -100)
     assert seen == [6, 3, 6]
 
 
 def check_documents() -> None:
     """Offsets of two rows laid end to end; what fills a row up is one document."""
-    found = keepstate_attention.find_documents(torch.tensor([[0, 1, 2, 0, 1], [0, 0, 1, 2, 3]]))
+    found = documents.find_documents(torch.tensor([[0, 1, 2, 0, 1], [0, 0, 1, 2, 3]]))
     assert (found.number, found.offsets.tolist(), found.longest) == (4, [0, 3, 5, 6, 10], 4)
-    filled = keepstate_attention.find_documents(torch.tensor([[0, 1, 0, 0, 0], [0, 0, 0, 1, 2], [0, 0, 0, 0, 0]]))
+    filled = documents.find_documents(torch.tensor([[0, 1, 0, 0, 0], [0, 0, 0, 1, 2], [0, 0, 0, 0, 0]]))
     assert (filled.number, filled.offsets.tolist(), filled.longest) == (6, [0, 2, 5, 6, 7, 10, 15], 5)
 
 
 def check_places() -> None:
     """Where cuDNN's kernels look for the documents: in elements, with empty ones behind the last."""
-    shape = keepstate_cudnn.Shape(0, torch.bfloat16, 10, 4, 2, 8, 1.0, documents=8, longest=256)
-    plan = object.__new__(keepstate_cudnn.Plan)
+    shape = cudnn.Shape(0, torch.bfloat16, 10, 4, 2, 8, 1.0, documents=8, longest=256)
+    plan = object.__new__(cudnn.Plan)
     plan._shape, plan._placed = shape, None
-    found = keepstate_attention.find_documents(torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0, 1, 2]]))
+    found = documents.find_documents(torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0, 1, 2]]))
     place = {uid: tensor.flatten().tolist() for uid, tensor in plan.place(found).items()}
-    assert place[keepstate_cudnn.LENGTHS] == [3, 4, 3, 0, 0, 0, 0, 0]
-    assert place[keepstate_cudnn.AT_STATISTICS] == [0, 12, 28, 40, 40, 40, 40, 40, 40]
-    assert place[keepstate_cudnn.AT_QUERY] == [8 * number for number in place[keepstate_cudnn.AT_STATISTICS]]
-    assert place[keepstate_cudnn.AT_KEY] == [4 * number for number in place[keepstate_cudnn.AT_STATISTICS]]
-    assert [keepstate_cudnn.size_class(count, 8) for count in (1, 8, 9, 16, 17)] == [8, 8, 16, 16, 32]
-    assert not keepstate_cudnn.available() or torch.cuda.is_available()
+    assert place[cudnn.LENGTHS] == [3, 4, 3, 0, 0, 0, 0, 0]
+    assert place[cudnn.AT_STATISTICS] == [0, 12, 28, 40, 40, 40, 40, 40, 40]
+    assert place[cudnn.AT_QUERY] == [8 * number for number in place[cudnn.AT_STATISTICS]]
+    assert place[cudnn.AT_KEY] == [4 * number for number in place[cudnn.AT_STATISTICS]]
+    assert [cudnn.size_class(count, 8) for count in (1, 8, 9, 16, 17)] == [8, 8, 16, 16, 32]
+    assert not cudnn.available() or torch.cuda.is_available()
 
 
 def check_memory() -> None:
     """As many layers as the budget holds, none too many."""
-    fit = keepstate_memory.layers_that_fit
+    fit = memory.layers_that_fit
     assert fit(36, budget=70, base=10, probed=18, probe=4) == 30
     assert fit(36, budget=500, base=10, probed=18, probe=4) == 36
     assert fit(36, budget=9, base=10, probed=18, probe=4) == 0
@@ -170,28 +166,28 @@ def kept_layers(count: int) -> list[int]:
         empty_cache=lambda: None,
         reset_peak_memory_stats=lambda: None,
     )
-    real, keepstate_memory.torch = keepstate_memory.torch, types.SimpleNamespace(cuda=gpu)
+    real, memory.torch = memory.torch, types.SimpleNamespace(cuda=gpu)
     layers = [torch.nn.Module() for _ in range(count)]
     for layer in layers:
         layer.self_attn, layer.gradient_checkpointing = torch.nn.Identity(), True
-    callback = keepstate_memory.FewerCheckpoints(reserve_gib=8.0)
+    callback = memory.FewerCheckpoints(reserve_gib=8.0)
     optimizer = types.SimpleNamespace(state={})
     kept = []
     for ends in (callback.on_substep_end, callback.on_substep_end, callback.on_step_end, callback.on_step_end):
         ends(None, None, None, model=torch.nn.ModuleList(layers), optimizer=optimizer)
         kept.append(sum(not layer.gradient_checkpointing for layer in layers))
-    keepstate_memory.torch = real
+    memory.torch = real
     return kept
 
 
 def check_norm_rope() -> None:
     """Norm and rotation against the formula; GPU only."""
-    import keepstate_rope
+    from keepstate_axolotl import rope
 
     for heads in (8, 3):
         x = torch.randn(2, 7, heads, 16, device="cuda", requires_grad=True)
         weight, (cos, sin) = torch.randn(16, device="cuda"), torch.randn(2, 1, 7, 16, device="cuda")
-        ours = keepstate_rope.over(torch.add)(x, weight, cos, sin)
+        ours = rope.over(torch.add)(x, weight, cos, sin)
         normed = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * weight
         turned = torch.cat([-normed[..., 8:], normed[..., :8]], dim=-1)
         wanted = normed * cos[:, :, None] + turned * sin[:, :, None]

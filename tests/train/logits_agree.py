@@ -7,8 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-import keepstate_logits
 import torch
+from keepstate_axolotl import loss as trained_only
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -19,7 +19,7 @@ def step(folder: Path, *, fewer: bool) -> tuple[float, list[torch.Tensor], int]:
     config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16), config).train()
     if fewer:
-        keepstate_logits.install(model)
+        trained_only.install_on_cpu(model)
     seen: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda _, args, out: seen.append(out.shape[1]))
     ids = torch.randint(5, 60, (2, 40), generator=torch.Generator().manual_seed(1))

@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import keepstate_callbacks
+from keepstate_axolotl import callbacks
 
 
 def saved_at(stop_file: str, seconds_a_step: float, steps: int) -> list[int]:
     """The steps after which a checkpoint is asked for; a trainer saves at once and stops where it is told to."""
     now = 0.0
     time.monotonic = lambda: now
-    callback = keepstate_callbacks.Checkpoints(stop_file)
+    callback = callbacks.Checkpoints(stop_file)
     control = SimpleNamespace(should_save=False, should_training_stop=False)
     callback.on_train_begin(None, None, control)
     saved = []

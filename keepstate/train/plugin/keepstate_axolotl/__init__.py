@@ -10,18 +10,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import keepstate_attention
-import keepstate_callbacks
-import keepstate_cpu_attention
-import keepstate_logits
-import keepstate_loss
-import keepstate_order
 import torch
 from axolotl.integrations.base import BasePlugin
 from axolotl.utils.collators import DataCollatorForSeq2Seq
-from keepstate_memory import FewerCheckpoints
 from pydantic import BaseModel
 from transformers import TrainerCallback, set_seed
+
+from . import attention, callbacks, cpu_attention, loss, order
+from .memory import FewerCheckpoints
 
 COUNT_TOKENS = ("llama", "qwen3")
 """Models whose loss, transformers' and Liger's, divides by the number of tokens of the whole step."""
@@ -41,7 +37,7 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
     def register(self, cfg: Any) -> None:
         """Set the order of packed rows, by which steps are counted before there is a model."""
         if cfg.get("seed") is not None:
-            keepstate_order.install(int(cfg["seed"]), int(cfg["sequence_len"]))
+            order.install(int(cfg["seed"]), int(cfg["sequence_len"]))
 
     def get_input_args(self) -> str:
         """Add our keys to Axolotl's schema."""
@@ -58,18 +54,18 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
     def pre_model_load(self, cfg: Any) -> None:
         """Put in what is faster and computes the same; on a GPU, where some of it needs Triton, with either profile."""
         if not torch.cuda.is_available():
-            keepstate_cpu_attention.install()
+            cpu_attention.install()
             return
         if cfg.keepstate_profile is None:
             return
         if cfg.sample_packing and cfg.attn_implementation == "sdpa":
-            keepstate_attention.install()
+            attention.install()
         if cfg.liger_fused_linear_cross_entropy:
-            keepstate_loss.install()
+            loss.install()
         if cfg.fused_attn_kernel and cfg.model_config_type == "qwen3":
-            import keepstate_rope
+            from . import rope
 
-            keepstate_rope.install()
+            rope.install()
 
     def pre_lora_load(self, cfg: Any, model: Any) -> None:
         """Let the seed cover the adapter's first weights, which Axolotl draws before it seeds."""
@@ -79,18 +75,18 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
     def post_lora_load(self, cfg: Any, model: Any) -> None:
         """Without a GPU, compute logits only where they count."""
         if not torch.cuda.is_available():
-            keepstate_logits.install(model)
+            loss.install_on_cpu(model)
 
     def post_model_load(self, cfg: Any, model: Any) -> None:
         """The same for what is done to the model itself, after Axolotl's own kernels."""
         if cfg.keepstate_profile is None or not torch.cuda.is_available():
             return
         if cfg.lora_qkv_kernel and cfg.lora_o_kernel and cfg.lora_mlp_kernel:
-            import keepstate_lora
+            from . import lora
 
-            print(f"keepstate: LoRA of {keepstate_lora.install(model)} layers with shared products", flush=True)
+            print(f"keepstate: LoRA of {lora.install(model)} layers with shared products", flush=True)
         if cfg.liger_fused_linear_cross_entropy:
-            keepstate_loss.without_logits(model)
+            loss.without_logits(model)
 
     def get_collator_cls_and_kwargs(self, cfg: Any, is_eval: bool = False) -> tuple[type, dict[str, Any]] | None:
         """Evaluate unpacked traces at their own length: padded as training rows are, each would cost 16,384 tokens."""
@@ -105,8 +101,8 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         keyword it does not name: a short trace's tokens would weigh more, and other ones with the step divided
         otherwise (losses of two rows .0026 apart).
         """
-        keepstate_callbacks.shelter(trainer.callback_handler.callbacks)
-        keepstate_callbacks.end_at_the_last_step(trainer)
+        callbacks.shelter(trainer.callback_handler.callbacks)
+        callbacks.end_at_the_last_step(trainer)
         if cfg.model_config_type in COUNT_TOKENS:
             trainer.model_accepts_loss_kwargs = True
 
@@ -115,7 +111,7 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
 
         Only where rows have one length: a longer one later would not find the memory that the first ones left.
         """
-        callbacks: list[TrainerCallback] = keepstate_callbacks.from_environment()
+        asked: list[TrainerCallback] = callbacks.from_environment()
         if cfg.keepstate_profile == "speed" and cfg.pad_to_sequence_len:
-            callbacks.append(FewerCheckpoints())
-        return callbacks
+            asked.append(FewerCheckpoints())
+        return asked

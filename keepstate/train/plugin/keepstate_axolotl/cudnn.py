@@ -1,6 +1,6 @@
 """Attention within the documents of a packed row by cuDNN's kernels for ragged batches, planned once a size class.
 
-    keepstate_cudnn.attend(query, key, value, documents, scaling)      # where `available()`
+    cudnn.attend(query, key, value, documents, scaling)      # where `available()`
 
 On a Hopper GPU they take little more than half the time of PyTorch's FlashAttention-2 with the same documents
 (benchmarks/gpu/attention.py). Documents lie end to end, key-value heads are as they are. A plan holds for all rows of
@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-if TYPE_CHECKING:
-    from keepstate_attention import Documents
+from .documents import Documents
 
 MOST_WIDTH = 128
 HOPPER = (9, 0)

@@ -1,6 +1,6 @@
 """Causal attention on the CPU as products of blocks, in half the time of PyTorch's kernel. For trainings without a GPU.
 
-    keepstate_cpu_attention.install()      # before the model is loaded
+    cpu_attention.install()      # before the model is loaded
 
 PyTorch's flash attention multiplies small tiles, for which a CPU's bf16 instructions need the operands rearranged each
 time: at 1,480 tokens it was half of a training step of SmolLM2-135M. Here a block of queries of all heads that share
@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from keepstate_attention import AttentionByDocuments
+
+from .documents import AttentionByDocuments
 
 BLOCK = 128
 """Queries a product. Of 128, 256 and 512 the fastest at 650, 1,000 and 1,480 tokens."""
@@ -94,7 +95,7 @@ def attend(
     return out.view(rows, heads, tokens, width).transpose(1, 2), None
 
 
-class CpuAttention(AttentionByDocuments):  # type: ignore[misc]
+class CpuAttention(AttentionByDocuments):
     """Rows of one document in training by `attend`."""
 
     def __init__(self, other: Callable[..., Any]) -> None:

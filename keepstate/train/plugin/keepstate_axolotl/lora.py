@@ -1,6 +1,6 @@
 """LoRA layers with fewer passes over memory: what projections of one input share is computed once.
 
-    keepstate_lora.install(model)      # after Axolotl's LoRA kernels are in place
+    lora.install(model)      # after Axolotl's LoRA kernels are in place
 
 A rank of 64 costs next to no arithmetic, so its products are bound by memory. Axolotl's kernels read the input once
 for each projection, compute x A^T again in the backward, and add the low-rank part to each finished output. Here the

@@ -1,6 +1,6 @@
 """Norm and rotation of query and key heads in one pass, for models that norm their heads (Qwen3).
 
-    keepstate_rope.install()           # before the model is loaded, after Axolotl's `fused_attn_kernel`
+    rope.install()           # before the model is loaded, after Axolotl's `fused_attn_kernel`
 
 One program takes a token with all its heads, so cosines and sines are read once for all of them; Axolotl's kernel
 takes a head of 128 numbers, and its backward also sums the norm weight's gradient, which LoRA never asks for. Same

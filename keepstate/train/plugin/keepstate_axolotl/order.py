@@ -1,6 +1,6 @@
 """Packed rows in an order that a resumed training repeats, and in the same steps however a step is divided.
 
-    keepstate_order.install(seed, sequence_len)      # before the data is loaded
+    order.install(seed, sequence_len)      # before the data is loaded
 
 Axolotl's packing draws its order from a random generator that has another state after a resume, and keeps the batches
 that it packed to count them: a resumed epoch trained some traces twice and others not at all. It also counts the steps
