@@ -27,7 +27,7 @@ from pathlib import Path
 from keepstate import eventloop
 from keepstate.bench.cells import Cell, make_cell
 from keepstate.bench.config import BenchmarkConfig, TaskSource
-from keepstate.bench.runner import run_benchmark
+from keepstate.bench.run import play_cells
 from keepstate.models.scripted import ScriptedModel
 from keepstate.vocabulary import Adapter, Difficulty, RuntimeName
 
@@ -75,7 +75,7 @@ def play(cell: Cell, options: argparse.Namespace) -> None:
     model = ScriptedModel(script(cell.config.runtime))
     started, cpu = time.perf_counter(), time.process_time()
     tallies = eventloop.run(
-        run_benchmark(
+        play_cells(
             [cell],
             player=None if options.server else lambda _cell, _task: ScriptedModel(model.answers),
             concurrency=options.concurrency,
@@ -84,7 +84,7 @@ def play(cell: Cell, options: argparse.Namespace) -> None:
         )
     )
     took, cpu = time.perf_counter() - started, time.process_time() - cpu
-    endings = Counter({"graded": tallies[0].graded}) + tallies[0].not_graded
+    endings = Counter({"graded": tallies[0].graded}) + tallies[0].failures
     print(
         f"{cell.config.runtime:10}  {options.episodes / took:6.0f} episodes/s  host CPU {cpu:5.1f} s of {took:5.1f} s"
         f"  memory {memory_mib():.0f} MiB  {dict(endings)}",

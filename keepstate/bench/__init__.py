@@ -3,13 +3,19 @@
 A cell is one model (the base or an adapter) in one runtime on one set of tasks. Run `keepstate bench --help`. Starts no
 server (that is `keepstate.serve`) and judges nothing (that is `keepstate.report`).
 
-    from keepstate.bench.launch import bench        # plays; not imported here, so that reading results loads no runtime
+    from keepstate.bench.run import bench        # plays; not imported here, so that reading results loads no runtime
     tallies = await bench([load_config(path) for path in paths], Path("runs/bench"))
     results = read_results(Path("runs/bench"))
 """
 
-from keepstate.bench.config import BenchmarkConfig, LimitsConfig, SamplingConfig, TaskSource, load_config
-from keepstate.bench.matrix import matrix_configs
+from keepstate.bench.config import (
+    BenchmarkConfig,
+    LimitsConfig,
+    SamplingConfig,
+    TaskSource,
+    load_config,
+    matrix_configs,
+)
 from keepstate.bench.results import CellResult, Episode, read_results
 
 __all__ = [

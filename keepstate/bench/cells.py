@@ -75,10 +75,25 @@ class Cell:
         record = self._record()
         return changed_keys(record.config, self.decisive, unknown=TOLD_BY_SERVER) if record else []
 
+    def refuse_other(self) -> None:
+        """Refuse to mix episodes of two configs in one cell.
+
+        Raises:
+            UserError: It was made with another config; names what differs.
+        """
+        if changes := self.changes():
+            raise UserError(
+                f"{self.folder} was made with another config: {'; '.join(changes)}",
+                "repeat with --fresh to replace its results, or with --run NAME to keep both",
+            )
+
+    def exists(self) -> bool:
+        """Whether an earlier run wrote its `cell.json`."""
+        return (self.folder / CELL_FILE).exists()
+
     def _record(self) -> CellRecord | None:
         """The `cell.json` of an earlier run."""
-        path = self.folder / CELL_FILE
-        return read_cell_file(path) if path.exists() else None
+        return read_cell_file(self.folder / CELL_FILE) if self.exists() else None
 
     def remarks(self) -> list[str]:
         """What a reader must know of the model that played: said when the cell is written, and by every report."""

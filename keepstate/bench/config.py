@@ -6,6 +6,7 @@ Does not look for the server or the tasks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,24 @@ class BenchmarkConfig(Closed):
             "nothink": self.nothink,
             "seed": self.seed,
         }
+
+
+def matrix_configs(
+    tasks: TaskSource, label: str, *, adapters: Sequence[Adapter] = tuple(Adapter), **settings: Any
+) -> Iterator[BenchmarkConfig]:
+    """Every cell there is: the base and each adapter in each runtime whose answers it can give: eight of all.
+
+    Args:
+        tasks: The same tasks for all cells, so that cells compare task by task.
+        label: Of the tasks, usually their difficulty. A cell is named `<adapter>-<runtime>-<label>`.
+        adapters: Who is measured.
+        settings: Further fields of `BenchmarkConfig`, the same for all.
+    """
+    for adapter in adapters:
+        for runtime in adapter.runtimes:
+            yield BenchmarkConfig(
+                name=f"{adapter}-{runtime}-{label}", adapter=adapter, runtime=runtime, tasks=tasks, **settings
+            )
 
 
 def load_config(path: Path) -> BenchmarkConfig:

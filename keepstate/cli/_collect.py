@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import time
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from keepstate import eventloop
 from keepstate.agents import EpisodeLimits
 from keepstate.cli import FiniteRange
-from keepstate.cli._progress import heartbeat, tell_replaced
+from keepstate.cli._progress import display
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.models.base import Model, Sampling
 from keepstate.models.server import RETRIES, ServerModel
 from keepstate.models.teacher import ScriptedTeacher
-from keepstate.play.collect import CollectPlan, Tally, collect
+from keepstate.play.collect import CollectPlan, collect
+from keepstate.play.tally import Tally
 from keepstate.tasks import read_tasks
 from keepstate.tasks.base import Task
 from keepstate.traces.record import RuntimeLimits
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import Origin, RuntimeName
 
 ALL = "all"
 
@@ -90,75 +88,31 @@ def command(  # noqa: PLR0913 - one parameter an option
     def scripted(task: Task, name: RuntimeName) -> Model:
         return ScriptedTeacher(task, name, seed=seed, tool_calls=tool_calls)
 
-    async def run(progress: Callable[[Tally], None]) -> Tally:
+    async def run(on_progress: Callable[[Sequence[Tally]], None]) -> list[Tally]:
         plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, keep_others=not fresh)
         if not (base_url and model_name):
-            return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, progress=progress)
+            return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
         sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
         async with ServerModel(base_url, model_name, sampling, concurrency=concurrency, retries=retries) as server:
             plan = replace(plan, teacher=lambda _task, _name: server)
-            return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, progress=progress)
+            return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
 
-    tally = with_progress(len(tasks) * len(runtimes), run)
-    _report(tally, runtimes, out)
-    if bad or tally.failures:
+    with display() as shown:
+        tallies = eventloop.run(run(shown))
+    _report(tallies)
+    if bad or any(tally.failures for tally in tallies):
         sys.exit(EXIT_PARTIAL)
 
 
-def with_progress(total: int, run: Callable[[Callable[[Tally], None]], Coroutine[Any, Any, Tally]]) -> Tally:
-    """Run a collection and show how far it is.
-
-    Args:
-        total: Episodes in all.
-        run: Makes the collection from what is to be called with every new state.
-    """
-    console = Console(stderr=True)
-    shown = _Shown(total)
-    if not console.is_terminal:
-        with heartbeat(lambda: click.echo(shown.line(), err=True)):
-            return asyncio.run(run(shown.update))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        row = bar.add_task("episodes", total=total)
-
-        def progress(tally: Tally) -> None:
-            shown.update(tally)
-            bar.update(row, completed=shown.done, description=f"episodes{shown.failed}")
-
-        return asyncio.run(run(progress))
-
-
-class _Shown:
-    """How far a collection is, in words."""
-
-    def __init__(self, total: int) -> None:
-        self.done = 0
-        self.failed = ""
-        self._total, self._kept = total, 0
-        self._started = time.monotonic()
-
-    def update(self, tally: Tally) -> None:
-        """Take a new state; the first one names what is played again."""
-        failures, self._kept = tally.failures.total(), tally.kept.total()
-        if not self.done and not tally.recorded and not failures:
-            tell_replaced(tally.replaced, lambda line: click.echo(line, err=True))
-        self.done = tally.recorded.total() + self._kept + failures
-        self.failed = f" ({failures} failed)" if failures else ""
-
-    def line(self) -> str:
-        """One line."""
-        rate = 60 * (self.done - self._kept) / max(time.monotonic() - self._started, 1e-9)
-        return f"{self.done}/{self._total} episodes{self.failed}; {rate:.0f} episodes/min"
-
-
-def _report(tally: Tally, runtimes: tuple[RuntimeName, ...], out: Path) -> None:
-    for name in runtimes:
-        count = tally.graded(name)
-        mean = f", mean score {tally.score[name] / count:.3f}, solved {tally.solved[name]}" if count else ""
-        click.echo(f"{out / name}: {tally.recorded[name]} recorded, {tally.kept[name]} kept{mean}")
-    if tally.trimmed:
-        click.echo(f"blank lines before {tally.trimmed} answers are left out: training text cannot hold them", err=True)
-    if tally.failures:
-        causes = ", ".join(f"{origin} {count}" for origin, count in sorted(tally.failures.items()))
-        click.echo(f"not recorded: {tally.failures.total()} ({causes}); first: {tally.first_failure}", err=True)
+def _report(tallies: Sequence[Tally]) -> None:
+    for tally in tallies:
+        mean = f", mean score {tally.score / tally.graded:.3f}, solved {tally.solved}" if tally.graded else ""
+        click.echo(f"{tally.folder}: {tally.played} recorded, {tally.kept} kept{mean}")
+    if trimmed := sum(tally.trimmed for tally in tallies):
+        click.echo(f"blank lines before {trimmed} answers are left out: training text cannot hold them", err=True)
+    failures = sum((tally.failures for tally in tallies), Counter[Origin]())
+    if failures:
+        causes = ", ".join(f"{origin} {count}" for origin, count in sorted(failures.items()))
+        first = next(tally.first_failure for tally in tallies if tally.failures)
+        click.echo(f"not recorded: {failures.total()} ({causes}); first: {first}", err=True)
         click.echo("repeat the command to play these again", err=True)

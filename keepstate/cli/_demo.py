@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -20,11 +19,8 @@ from rich.console import Console
 from keepstate import eventloop
 from keepstate.agents import EpisodeLimits
 from keepstate.bench.cells import make_cell
-from keepstate.bench.config import BenchmarkConfig, LimitsConfig, SamplingConfig, TaskSource
-from keepstate.bench.launch import bench
-from keepstate.bench.matrix import matrix_configs
-from keepstate.bench.tally import CellTally
-from keepstate.cli._collect import with_progress
+from keepstate.bench.config import BenchmarkConfig, LimitsConfig, SamplingConfig, TaskSource, matrix_configs
+from keepstate.bench.run import bench
 from keepstate.cli._demo_folder import DemoFolder, is_proven, keep_only
 from keepstate.cli._progress import display
 from keepstate.cli.dataset import describe
@@ -34,7 +30,7 @@ from keepstate.dataset.check import CheckOptions, check_dataset
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import content_hash, file_hash, write_atomic
 from keepstate.models.teacher import ScriptedTeacher
-from keepstate.play.collect import CollectPlan, Tally, collect
+from keepstate.play.collect import CollectPlan, collect
 from keepstate.report import HTML_FILE, build_report
 from keepstate.report.tables import print_report
 from keepstate.serve import Plan, Starting, serve
@@ -126,19 +122,19 @@ class Demo:
 
         plan = CollectPlan(tasks, tuple(RuntimeName), teacher, self.folder.traces, limits=EpisodeLimits.default)
 
-        def run(progress: Callable[[Tally], None]) -> Coroutine[Any, Any, Tally]:
-            return collect(plan, isolation=self.isolation, allow_unsafe=self.allow_unsafe, progress=progress)
-
-        tally = with_progress(len(tasks) * len(RuntimeName), run)
-        if tally.failures:
+        with display() as shown:
+            tallies = eventloop.run(
+                collect(plan, isolation=self.isolation, allow_unsafe=self.allow_unsafe, on_progress=shown)
+            )
+        if failed := [tally for tally in tallies if tally.failures]:
             raise UserError(
-                f"{tally.failures.total()} episodes could not be recorded; first: {tally.first_failure}",
+                f"{sum(tally.failures.total() for tally in failed)} episodes could not be recorded; first:"
+                f" {failed[0].first_failure}",
                 "see keepstate doctor, then repeat the command: it plays these again",
             )
-        for runtime in RuntimeName:
+        for tally in tallies:
             _say(
-                f"{runtime}: {tally.recorded[runtime]} recorded, {tally.kept[runtime]} kept,"
-                f" mean score {tally.score[runtime] / tally.graded(runtime):.3f}"
+                f"{tally.name}: {tally.played} recorded, {tally.kept} kept, mean score {tally.score / tally.graded:.3f}"
             )
 
     def build_data(self) -> None:
@@ -213,7 +209,7 @@ class Demo:
             log=self.folder.server_log,
         )
         with _server(planned), display() as shown:
-            tallies: Sequence[CellTally] = eventloop.run(
+            tallies = eventloop.run(
                 bench(
                     self._configs(),
                     self.folder.bench,
@@ -224,8 +220,8 @@ class Demo:
                 )
             )
         for tally in tallies:
-            if tally.not_graded:
-                _say(f"{tally.cell.config.name}: not graded {tally.not_graded.total()}; first: {tally.first_failure}")
+            if tally.failures:
+                _say(f"{tally.name}: not graded {tally.failures.total()}; first: {tally.first_failure}")
 
     def _cells_owed(self) -> bool:
         """Whether an episode of the weights that lie there now is still to be played. Asks no server."""

@@ -11,8 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from keepstate.bench.tally import CellTally
-from keepstate.bench.tally import Progress as State
+from keepstate.play.tally import Tally
 from keepstate.traces import BadTrace
 from keepstate.traces.record import known_sum
 
@@ -29,18 +28,18 @@ class Display:
         self._rows: dict[str, TaskID] = {}
         self._total: TaskID | None = None
         self._started = self._shown = time.monotonic()
-        self.last: State | None = None
+        self.last: Sequence[Tally] | None = None
 
-    def __call__(self, state: State) -> None:
-        """Show `state`."""
-        first, self.last = self.last is None, state
+    def __call__(self, tallies: Sequence[Tally]) -> None:
+        """Show them."""
+        first, self.last = self.last is None, tallies
         now = time.monotonic()
-        over = all(tally.done == len(tally.cell.tasks) for tally in state.tallies)
+        over = all(tally.done == tally.total for tally in tallies)
         if self._bars is not None and (first or over or now - self._shown >= SECONDS_BETWEEN_DRAWINGS):
             self._shown = now
-            self._draw(self._bars, state)
+            self._draw(self._bars, tallies)
         if first:
-            tell_replaced([file for tally in state.tallies for file in tally.replaced], self._say)
+            tell_replaced([file for tally in tallies for file in tally.replaced], self._say)
 
     def beat(self) -> None:
         """Say in one line how far the run is."""
@@ -53,28 +52,30 @@ class Display:
         else:
             click.echo(line, err=True)
 
-    def _draw(self, bars: Progress, state: State) -> None:
+    def _draw(self, bars: Progress, tallies: Sequence[Tally]) -> None:
         if self._total is None:
-            for tally in state.tallies:
-                self._rows[tally.cell.config.name] = bars.add_task("", total=len(tally.cell.tasks), words="")
-            self._total = bars.add_task("", total=_total(state), words="")
-        for tally in state.tallies:
-            row = self._rows[tally.cell.config.name]
-            bars.update(row, completed=tally.done, description=tally.cell.config.name, words=_words(tally))
-        done = sum(tally.done for tally in state.tallies)
-        bars.update(self._total, completed=done, description="all cells", words=self._rate(state))
+            for tally in tallies:
+                self._rows[tally.name] = bars.add_task("", total=tally.total, words="")
+            self._total = bars.add_task("", total=_total(tallies), words="")
+        for tally in tallies:
+            row = self._rows[tally.name]
+            bars.update(row, completed=tally.done, description=tally.name, words=_words(tally))
+        done = sum(tally.done for tally in tallies)
+        bars.update(self._total, completed=done, description="in all", words=self._rate(tallies))
 
-    def _rate(self, state: State) -> str:
+    def _rate(self, tallies: Sequence[Tally]) -> str:
         took = max(time.monotonic() - self._started, 1e-9)
-        played = sum(tally.done - tally.kept for tally in state.tallies)
-        tokens = known_sum(tally.tokens for tally in state.tallies)
-        speed = "tokens unknown" if tokens is None else f"{tokens / took:,.0f} tokens/s"
-        open_now = sum(admission.open_episodes for admission in state.admissions.values())
-        return f"{open_now} open, {60 * played / took:.0f} episodes/min, {speed}"
+        played = sum(tally.done - tally.kept for tally in tallies)
+        tokens = known_sum(tally.tokens for tally in tallies)
+        speed = "" if tokens is None else f", {tokens / took:,.0f} tokens/s"
+        open_now = sum(tally.open for tally in tallies)
+        return f"{open_now} open, {60 * played / took:.0f} episodes/min{speed}"
 
-    def _line(self, state: State) -> str:
-        done = sum(tally.done for tally in state.tallies)
-        return f"{done}/{_total(state)} episodes; {self._rate(state)}"
+    def _line(self, tallies: Sequence[Tally]) -> str:
+        done = sum(tally.done for tally in tallies)
+        failures = sum(tally.failures.total() for tally in tallies)
+        failed = f" ({failures} failed)" if failures else ""
+        return f"{done}/{_total(tallies)} episodes{failed}; {self._rate(tallies)}"
 
 
 @contextmanager
@@ -123,15 +124,14 @@ def tell_replaced(files: Sequence[BadTrace], say: Callable[[str], None]) -> None
         say(f"played again: {len(files) - MOST_NAMED} more")
 
 
-def _total(state: State) -> int:
-    return sum(len(tally.cell.tasks) for tally in state.tallies)
+def _total(tallies: Sequence[Tally]) -> int:
+    return sum(tally.total for tally in tallies)
 
 
-def _words(tally: CellTally) -> str:
-    graded = tally.kept + tally.graded
+def _words(tally: Tally) -> str:
     words = f"solved {tally.solved}"
-    if graded:
-        words += f", optimality {100 * tally.score / graded:.0f} %"
-    if tally.not_graded:
-        words += f", not graded {tally.not_graded.total()}"
+    if tally.graded:
+        words += f", optimality {100 * tally.score / tally.graded:.0f} %"
+    if tally.failures:
+        words += f", not graded {tally.failures.total()}"
     return words

@@ -18,14 +18,14 @@ from keepstate.bench.config import (
     SamplingConfig,
     TaskSource,
     load_config,
+    matrix_configs,
 )
-from keepstate.bench.matrix import matrix_configs
 from keepstate.cli import FiniteRange, Group
 from keepstate.errors import EXIT_PARTIAL
 from keepstate.vocabulary import Adapter, Difficulty
 
 if TYPE_CHECKING:
-    from keepstate.bench.tally import CellTally
+    from keepstate.play.tally import Tally
 
 RUNS = Path("runs")
 LIMITS, SAMPLING = LimitsConfig(), SamplingConfig()
@@ -119,7 +119,7 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
 
 def _play(configs: Sequence[BenchmarkConfig], run: Path, options: dict[str, Any]) -> None:
     """Play with a progress display, then say what came of it."""
-    from keepstate.bench.launch import bench  # client and sandbox: 0.6 s that --help need not wait for
+    from keepstate.bench.run import bench  # client and sandbox: 0.6 s that --help need not wait for
     from keepstate.cli._progress import display
 
     for source in dict.fromkeys(config.tasks for config in configs):
@@ -129,20 +129,19 @@ def _play(configs: Sequence[BenchmarkConfig], run: Path, options: dict[str, Any]
         try:
             tallies = eventloop.run(bench(configs, run, on_progress=shown, **options))
         except KeyboardInterrupt:
-            done = sum(tally.done for tally in shown.last.tallies) if shown.last else 0
+            done = sum(tally.done for tally in shown.last) if shown.last else 0
             click.echo(f"stopped; {done} episodes are recorded in {run}: repeat the command to go on", err=True)
             raise
     _report(tallies, run)
-    if any(tally.not_graded for tally in tallies):
+    if any(tally.failures for tally in tallies):
         sys.exit(EXIT_PARTIAL)
 
 
-def _report(tallies: Sequence[CellTally], run: Path) -> None:
+def _report(tallies: Sequence[Tally], run: Path) -> None:
     for tally in tallies:
-        graded = tally.kept + tally.graded
-        origins = ", ".join(f"{origin} {count}" for origin, count in sorted(tally.not_graded.items()))
-        line = f"{tally.cell.folder}: solved {tally.solved} / graded {graded} / not graded {tally.not_graded.total()}"
+        origins = ", ".join(f"{origin} {count}" for origin, count in sorted(tally.failures.items()))
+        line = f"{tally.folder}: solved {tally.solved} / graded {tally.graded} / not graded {tally.failures.total()}"
         click.echo(line + (f" ({origins}); first: {tally.first_failure}" if origins else ""))
         for remark in tally.remarks:
-            click.echo(f"{tally.cell.folder}: {remark}", err=True)
+            click.echo(f"{tally.folder}: {remark}", err=True)
     click.echo(f"report: keepstate report {run}", err=True)

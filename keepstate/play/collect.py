@@ -1,32 +1,32 @@
 """Letting a teacher play every task in one or more runtimes, concurrently, and recording it.
 
 Resumable: an episode that is already recorded, graded, and of the same task, model, seed and limits is not played
-again. A failure of ours is recorded without a verdict, counted by its origin, and played again next time. Cancellation
-(Ctrl-C) loses the episodes in flight, nothing else. Selects nothing: a badly played episode is recorded like any other.
+again. A failure of ours that stays one (see `keepstate.play.jobs`) is recorded without a verdict, and played again next
+time. Selects nothing: a badly played episode is recorded like any other.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from keepstate.agents import EpisodeLimits, run_episode
+from keepstate.agents import EpisodeLimits
 from keepstate.agents.recorder import limits_record, sampling_record
 from keepstate.errors import UserError
 from keepstate.files import alone_in
 from keepstate.models.base import Model, Relay, Reply
-from keepstate.runtimes import Sandbox
-from keepstate.tasks.base import Task
+from keepstate.play.admission import Admission
+from keepstate.play.jobs import Job, play
+from keepstate.play.tally import Tally
+from keepstate.runtimes.sandbox.sandbox import AUTO
+from keepstate.tasks.base import Task, Verdict
 from keepstate.traces.reader import BadTrace
-from keepstate.traces.record import Trace
 from keepstate.traces.recorded import Due, OtherEpisode, read_record
-from keepstate.traces.writer import write_trace
-from keepstate.vocabulary import Origin, RuntimeName
+from keepstate.vocabulary import RuntimeName
 
 BLANK_LINES = re.compile(r"\A\s*[\r\n]")
 
@@ -50,98 +50,80 @@ class CollectPlan:
     """Refuse to replace finished episodes of another task, model, seed, limits or sampling."""
 
 
-@dataclass
-class Tally:
-    """What came of it, by runtime."""
-
-    recorded: Counter[RuntimeName] = field(default_factory=Counter)
-    kept: Counter[RuntimeName] = field(default_factory=Counter)
-    """Recorded by an earlier run."""
-    solved: Counter[RuntimeName] = field(default_factory=Counter)
-    """Of both."""
-    score: dict[RuntimeName, float] = field(default_factory=lambda: dict.fromkeys(RuntimeName, 0.0))
-    """Sum over both."""
-    failures: Counter[Origin] = field(default_factory=Counter)
-    first_failure: str = ""
-    trimmed: int = 0
-    """Answers that began with blank lines, which are left out. See `Trainable`."""
-    replaced: list[BadTrace] = field(default_factory=list)
-    """Files of an earlier run that are no record of an episode that is asked for: it is played, and replaces them."""
-
-    def add(self, trace: Trace, *, kept: bool = False) -> None:
-        """Count one episode."""
-        if trace.failure is not None:
-            self.failures[trace.failure.origin] += 1
-            self.first_failure = self.first_failure or f"{trace.task.name}: {trace.failure.message}"
-            return
-        (self.kept if kept else self.recorded)[trace.runtime] += 1
-        if trace.verdict is not None:
-            self.solved[trace.runtime] += trace.verdict.is_solved
-            self.score[trace.runtime] += trace.verdict.score
-
-    def graded(self, runtime: RuntimeName) -> int:
-        """Episodes of `runtime` that lie recorded now."""
-        return self.recorded[runtime] + self.kept[runtime]
-
-
 async def collect(
     plan: CollectPlan,
     *,
-    isolation: str = "auto",
+    isolation: str = AUTO,
     allow_unsafe: bool = False,
-    progress: Callable[[Tally], None] = lambda _: None,
-) -> Tally:
+    on_progress: Callable[[Sequence[Tally]], None] = lambda _: None,
+) -> list[Tally]:
     """Play what is missing.
 
     Args:
         plan: What to play.
-        isolation: Passed on to `Sandbox`.
-        allow_unsafe: Passed on to `Sandbox`.
-        progress: Called after every episode, and once for those kept.
+        isolation: Rung of the sandbox.
+        allow_unsafe: Run model-written code without a sandbox where there is none.
+        on_progress: Called at the start and after every episode.
+
+    Returns:
+        One tally a runtime, in order.
 
     Raises:
         UserError: Nothing could be played as asked (no sandbox, unknown model, full disk, another process plays there
             now, ...).
     """
-    tally = Tally()
-    async with AsyncExitStack() as stack:
-        for runtime in plan.runtimes:
-            stack.enter_context(alone_in(plan.out / runtime))
-        owed = list(_owed(plan, tally))
-        others = [file for file in tally.replaced if isinstance(file, OtherEpisode)]
+    tallies = [Tally(str(runtime), plan.out / runtime, len(plan.tasks)) for runtime in plan.runtimes]
+
+    async def over(_: Job) -> None:
+        on_progress(tallies)
+
+    with ExitStack() as held:
+        for tally in tallies:
+            held.enter_context(alone_in(tally.folder))
+        jobs = [job for tally in tallies for job in _owed(plan, tally, isolation)]
+        others = [file for tally in tallies for file in tally.replaced if isinstance(file, OtherEpisode)]
         if plan.keep_others and others:
             raise UserError(
                 f"{len(others)} finished episodes of other options would be replaced, first {others[0].path}:"
                 f" {others[0].reason}",
                 "repeat with another --out to keep both, or with --fresh to replace them",
             )
-        progress(tally)
-        sandbox = None
-        if any(runtime is not RuntimeName.REACT for _, runtime, _ in owed):
-            sandbox = await stack.enter_async_context(Sandbox(isolation=isolation, allow_unsafe=allow_unsafe))
-        queue = iter(owed)
+        on_progress(tallies)
+        await play([(Admission(plan.concurrency), jobs)], allow_unsafe=allow_unsafe, on_over=over)
+    return tallies
 
-        async def work() -> None:
-            for task, runtime, model in queue:
-                trace = await run_episode(
-                    task,
-                    runtime=runtime,
-                    model=Trainable(model, tally),
-                    sandbox=sandbox,
-                    limits=plan.limits(runtime),
-                    seed=plan.seed,
-                )
-                write_trace(plan.out / runtime, trace)
-                tally.add(trace)
-                progress(tally)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(plan.concurrency, len(owed))):
-                    group.create_task(work())
-        except* UserError as errors:
-            raise _first(errors) from errors
-    return tally
+def _owed(plan: CollectPlan, tally: Tally, isolation: str) -> Iterator[Job]:
+    """Episodes to play in one runtime; those that lie recorded are counted instead."""
+    runtime = RuntimeName(tally.name)
+    limits = plan.limits(runtime)
+    for task in plan.tasks:
+        verdict = _recorded(plan, tally, task, runtime)
+        if verdict is None:
+            player = partial(_trainable, plan.teacher, task, runtime, tally)
+            yield Job(tally, task, runtime, player, limits, plan.seed, isolation)
+        else:
+            tally.keep(verdict)
+
+
+def _recorded(plan: CollectPlan, tally: Tally, task: Task, runtime: RuntimeName) -> Verdict | None:
+    """The verdict of exactly this episode, if it lies there."""
+    model = plan.teacher(task, runtime)
+    due = Due(tally.folder, task.name, task.content_hash, runtime, plan.seed, model.name)
+    trace = read_record(due, mend=True)
+    if isinstance(trace, BadTrace):
+        tally.replaced.append(trace)
+        return None
+    if trace is None or trace.verdict is None:
+        return None
+    if trace.limits == limits_record(plan.limits(runtime)) and trace.sampling == sampling_record(model):
+        return trace.verdict
+    tally.replaced.append(OtherEpisode(due.path, "played with other limits or sampling"))
+    return None
+
+
+def _trainable(teacher: Teacher, task: Task, runtime: RuntimeName, tally: Tally) -> Model:
+    return Trainable(teacher(task, runtime), tally)
 
 
 class Trainable(Relay):
@@ -162,38 +144,3 @@ class Trainable(Relay):
             return reply
         self._tally.trimmed += 1
         return replace(reply, text=text)
-
-
-def _owed(plan: CollectPlan, tally: Tally) -> Iterator[tuple[Task, RuntimeName, Model]]:
-    """Episodes to play, runtime by runtime; those that lie recorded are counted instead."""
-    for runtime in plan.runtimes:
-        for task in plan.tasks:
-            model = plan.teacher(task, runtime)
-            trace = _recorded(plan, tally, task, runtime, model)
-            if trace is None:
-                yield task, runtime, model
-            else:
-                tally.add(trace, kept=True)
-
-
-def _recorded(plan: CollectPlan, tally: Tally, task: Task, runtime: RuntimeName, model: Model) -> Trace | None:
-    """The graded trace of exactly this episode, if it lies there."""
-    due = Due(plan.out / runtime, task.name, task.content_hash, runtime, plan.seed, model.name)
-    trace = read_record(due, mend=True)
-    if isinstance(trace, BadTrace):
-        tally.replaced.append(trace)
-    if trace is None or isinstance(trace, BadTrace):
-        return None
-    same = (
-        trace.verdict is not None
-        and trace.limits == limits_record(plan.limits(runtime))
-        and trace.sampling == sampling_record(model)
-    )
-    if trace.verdict is not None and not same:
-        tally.replaced.append(OtherEpisode(due.path, "played with other limits or sampling"))
-    return trace if same else None
-
-
-def _first(errors: BaseExceptionGroup[UserError]) -> UserError:
-    found = errors.exceptions[0]
-    return found if isinstance(found, UserError) else _first(found)

@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from keepstate.bench.admission import SHARE, Admission
-from keepstate.bench.server import pool_tokens
+from keepstate.bench.served import pool_tokens
+from keepstate.play.admission import SHARE, Admission
 
 
 class Watch:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -28,13 +29,11 @@ from keepstate.bench import (
     TaskSource,
     cells,
     matrix_configs,
-    players,
     read_results,
 )
+from keepstate.bench import run as run_module
 from keepstate.bench.cells import make_cell
-from keepstate.bench.launch import bench
-from keepstate.bench.runner import RETRIES
-from keepstate.bench.tally import CellTally, Progress
+from keepstate.bench.run import bench
 from keepstate.cli import _progress
 from keepstate.cli import bench as commands
 from keepstate.cli._progress import Display, display
@@ -43,6 +42,8 @@ from keepstate.files import alone_in, file_hash, write_json
 from keepstate.models import server as server_module
 from keepstate.models.server import ServerModel
 from keepstate.play.collect import CollectPlan, collect
+from keepstate.play.jobs import RETRIES
+from keepstate.play.tally import Tally
 from keepstate.report import make_report
 from keepstate.serve import loaded
 from keepstate.serve.loaded import AdapterContent, noted
@@ -62,9 +63,9 @@ def react_cell(stub: StubServer, *, count: int = 6, **changes: Any) -> Benchmark
     )
 
 
-def figures(tallies: list[CellTally]) -> list[tuple[int, int, int]]:
+def figures(tallies: list[Tally]) -> list[tuple[int, int, int]]:
     """Kept, graded now, not graded."""
-    return [(tally.kept, tally.graded, tally.not_graded.total()) for tally in tallies]
+    return [(tally.kept, tally.played, tally.failures.total()) for tally in tallies]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -201,8 +202,8 @@ async def test_a_trace_and_its_verdict_are_the_same_to_bench_collect_report_and_
         assert [(file.path, (reason or "") in file.reason) for file in tally.replaced] == [(trace, True)] * bool(reason)
         async with ServerModel(stub.url, "base") as teacher:
             plan = CollectPlan(make_cell(cell, tmp_path).tasks, (REACT,), lambda _task, _runtime: teacher, out.parent)
-            collected = await collect(plan)
-        assert (collected.kept.total(), collected.recorded.total()) == ((1, 1) if reason else (2, 0))
+            (collected,) = await collect(plan)
+        assert (collected.kept, collected.played) == ((1, 1) if reason else (2, 0))
         assert len(collected.replaced) == bool(reason)
     assert check_folders([folder]).good
     assert check_folders([out]).good
@@ -425,7 +426,7 @@ async def test_our_failures_are_retried_then_recorded_without_score_and_tried_ne
         stub.seen.clear()
         tallies = await bench([react_cell(stub, count=3)], tmp_path / "run")
         assert figures(tallies) == [(0, 2, 1)]
-        assert tallies[0].not_graded == {Origin.MODEL: 1}
+        assert tallies[0].failures == {Origin.MODEL: 1}
         assert "no" in tallies[0].first_failure
         asked = [request["max_tokens"] for request in stub.seen if request.get("seed") in broken]
         assert asked == [12_288, 1] * (1 + RETRIES), "a refusal may be the new tokens'"
@@ -462,7 +463,7 @@ async def test_missing_servers_models_and_context_are_told_with_the_command(tmp_
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives a server up at once."""
-    monkeypatch.setattr(players, "ServerModel", partial(ServerModel, retries=0))
+    monkeypatch.setattr(run_module, "ServerModel", partial(ServerModel, retries=0))
 
 
 @pytest.mark.usefixtures("impatient")
@@ -493,7 +494,7 @@ async def test_a_server_that_goes_away_stops_the_run_and_nothing_is_lost(
 async def test_a_fault_of_the_server_is_no_grade_and_a_repeat_goes_on(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(players, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(run_module, "GRACE_SECONDS", 0.5)
     monkeypatch.setattr(server_module, "PROBE_SECONDS", 0.3)
     monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.05)
     over = threading.Event()
@@ -559,8 +560,8 @@ async def test_a_key_goes_to_models_metrics_and_answers_alike(tmp_path: Path, mo
 async def test_the_cache_of_the_server_bounds_open_episodes(tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def note(progress: Progress) -> None:
-        seen.extend(admission.open_episodes for admission in progress.admissions.values())
+    def note(tallies: Sequence[Tally]) -> None:
+        seen.extend(tally.open for tally in tallies)
 
     with serving(StubServer(pool=(2_000, 16))) as stub:
         await bench([react_cell(stub, count=30, concurrency=64)], tmp_path, on_progress=note)
@@ -572,8 +573,8 @@ async def test_the_cache_of_the_server_bounds_open_episodes(tmp_path: Path) -> N
 async def test_cancelling_loses_only_the_episodes_in_flight(tmp_path: Path) -> None:
     enough = asyncio.Event()
 
-    def note(progress: Progress) -> None:
-        if progress.tallies[0].graded >= 5:
+    def note(tallies: Sequence[Tally]) -> None:
+        if tallies[0].played >= 5:
             enough.set()
 
     with serving(StubServer()) as stub:

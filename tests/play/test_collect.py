@@ -5,20 +5,21 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from keepstate.cli import _progress, cli
-from keepstate.cli._collect import with_progress
+from keepstate.cli import cli
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.files import alone_in
 from keepstate.models.base import Message, Reply
 from keepstate.models.teacher import ScriptedTeacher
-from keepstate.play.collect import CollectPlan, Tally, Teacher, collect
+from keepstate.play.collect import CollectPlan, Teacher, collect
+from keepstate.play.jobs import RETRIES
+from keepstate.play.tally import Tally
 from keepstate.tasks import make_tasks, write_tasks
 from keepstate.tasks.base import Task
 from keepstate.traces import read_trace
@@ -60,16 +61,15 @@ async def test_plays_every_task_in_every_runtime_and_the_second_run_plays_nothin
     tasks = tasks_of(3)
     everything = plan(tasks, tmp_path, runtimes=tuple(RuntimeName))
     first = await collect(everything, allow_unsafe=True)
-    assert {runtime: first.recorded[runtime] for runtime in RuntimeName} == dict.fromkeys(RuntimeName, 3)
+    assert [(tally.name, tally.played) for tally in first] == [(runtime, 3) for runtime in RuntimeName]
     written = contents(tmp_path)
     assert set(written) == {
         f"{runtime}/{task.name}.{end}" for runtime in RuntimeName for task in tasks for end in ("json", "trace.json")
     }
     second = await collect(everything, allow_unsafe=True)
-    assert second.recorded.total() == 0
-    assert second.kept == first.recorded
-    assert second.score == pytest.approx(first.score)
-    assert second.solved == first.solved
+    assert [(tally.played, tally.kept) for tally in second] == [(0, 3)] * 3
+    assert [tally.score for tally in second] == pytest.approx([tally.score for tally in first])
+    assert [tally.solved for tally in second] == [tally.solved for tally in first]
     assert contents(tmp_path) == written
 
 
@@ -84,7 +84,7 @@ class Spaced(ScriptedTeacher):
 
 async def test_a_teachers_leading_line_breaks_are_left_out_so_that_a_data_set_can_be_made(tmp_path: Path) -> None:
     tasks = tasks_of(2)
-    tally = await collect(plan(tasks, tmp_path / "spaced", Spaced))
+    (tally,) = await collect(plan(tasks, tmp_path / "spaced", Spaced))
     await collect(plan(tasks, tmp_path / "plain"))
     traces = [
         [read_trace(path) for path in sorted((tmp_path / name / "react").glob("*.trace.json"))]
@@ -102,10 +102,10 @@ async def test_only_what_is_missing_or_differs_is_played(tmp_path: Path) -> None
     (react / f"{tasks[0].name}.trace.json").unlink()
     (react / f"{tasks[1].name}.trace.json").write_text("{")
     other = tasks_of(1, seed=9)[0].model_copy(update={"task_id": tasks[2].task_id})
-    tally = await collect(plan([tasks[0], tasks[1], other, tasks[3]], tmp_path))
-    assert (tally.recorded.total(), tally.kept.total()) == (3, 1)
+    (tally,) = await collect(plan([tasks[0], tasks[1], other, tasks[3]], tmp_path))
+    assert (tally.played, tally.kept) == (3, 1)
     assert read_trace(react / f"{other.name}.trace.json").task.content_hash == other.content_hash
-    assert (await collect(plan(tasks[3:], tmp_path, seed=1))).recorded.total() == 1
+    assert (await collect(plan(tasks[3:], tmp_path, seed=1)))[0].played == 1
 
 
 async def test_a_run_killed_between_trace_and_verdict_is_mended_and_files_that_are_no_record_are_named(
@@ -116,14 +116,14 @@ async def test_a_run_killed_between_trace_and_verdict_is_mended_and_files_that_a
     written, react = contents(tmp_path), tmp_path / "react"
     (react / f"{tasks[0].name}.json").unlink()
     (react / f"{tasks[1].name}.json").write_text("{")
-    tally = await collect(plan(tasks, tmp_path))
-    assert (tally.recorded.total(), tally.kept.total(), tally.replaced) == (0, 4, [])
+    (tally,) = await collect(plan(tasks, tmp_path))
+    assert (tally.played, tally.kept, tally.replaced) == (0, 4, [])
     assert contents(tmp_path) == written
     (react / f"{tasks[0].name}.trace.json").write_bytes(b"\0" * 100)
     shutil.copy(react / f"{tasks[2].name}.trace.json", react / f"{tasks[1].name}.trace.json")
     (react / f"{tasks[2].name}.json").write_text('{"status": "failed"}')
-    tally = await collect(plan(tasks, tmp_path))
-    assert (tally.recorded.total(), tally.kept.total()) == (3, 1)
+    (tally,) = await collect(plan(tasks, tmp_path))
+    assert (tally.played, tally.kept) == (3, 1)
     assert [file.path.name for file in tally.replaced] == [f"{task.name}.trace.json" for task in tasks[:3]]
     assert "another episode: task" in tally.replaced[1].reason
     (react / f"{tasks[0].name}.trace.json").rename(tmp_path / "good")
@@ -133,7 +133,7 @@ async def test_a_run_killed_between_trace_and_verdict_is_mended_and_files_that_a
     assert "it may hold a finished episode" in caught.value.hint
     with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
         await collect(plan(tasks, tmp_path / "good"))  # a file, where a folder is needed
-    other = await collect(plan(tasks[3:], tmp_path, seed=1))
+    (other,) = await collect(plan(tasks[3:], tmp_path, seed=1))
     assert ["seed 0, not 1" in file.reason for file in other.replaced] == [True]
 
 
@@ -145,12 +145,31 @@ async def test_our_failures_are_counted_recorded_without_score_and_played_again(
             return Failing(EpisodeFailure(Origin.MODEL, "no answer"))
         return ScriptedTeacher(task, runtime)
 
-    tally = await collect(plan(tasks, tmp_path, teacher))
-    assert (tally.recorded.total(), dict(tally.failures)) == (2, {Origin.MODEL: 1})
+    (tally,) = await collect(plan(tasks, tmp_path, teacher))
+    assert (tally.played, dict(tally.failures)) == (2, {Origin.MODEL: 1})
     assert tally.first_failure == f"{tasks[1].name}: no answer"
     assert read_trace(tmp_path / "react" / f"{tasks[1].name}.trace.json").verdict is None
-    again = await collect(plan(tasks, tmp_path))
-    assert (again.recorded.total(), again.kept.total(), again.failures.total()) == (1, 2, 0)
+    (again,) = await collect(plan(tasks, tmp_path))
+    assert (again.played, again.kept, again.failures.total()) == (1, 2, 0)
+
+
+async def test_a_failure_of_ours_is_tried_again_at_most_twice_in_the_same_run(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def teacher(passing_attempt: int) -> Teacher:
+        def play(task: Task, runtime: RuntimeName) -> ScriptedTeacher | Failing:
+            asked.append(task.name)
+            failing = len(asked) - 1 < passing_attempt  # the first call asks for the name alone
+            return Failing(EpisodeFailure(Origin.MODEL, "no answer")) if failing else ScriptedTeacher(task, runtime)
+
+        return play
+
+    (tally,) = await collect(plan(tasks_of(1), tmp_path / "passing", teacher(1 + RETRIES)))
+    assert (tally.played, tally.failures.total(), len(asked)) == (1, 0, 2 + RETRIES)
+    asked.clear()
+    (tally,) = await collect(plan(tasks_of(1), tmp_path / "failing", teacher(2 + RETRIES)))
+    assert (tally.played, tally.failures.total(), len(asked)) == (0, 1, 2 + RETRIES)
+    assert tally.open == 0
 
 
 async def test_two_at_once_do_not_play_into_one_folder(tmp_path: Path) -> None:
@@ -158,9 +177,9 @@ async def test_two_at_once_do_not_play_into_one_folder(tmp_path: Path) -> None:
     with alone_in(tmp_path / "react"):
         with pytest.raises(UserError, match=r"another keepstate plays into .*react now"):
             await collect(plan(tasks, tmp_path))
-        other = await collect(plan(tasks, tmp_path, runtimes=(RuntimeName.FORGET,)), allow_unsafe=True)
-    assert other.recorded.total() == 1
-    assert (await collect(plan(tasks, tmp_path))).recorded.total() == 1
+        (other,) = await collect(plan(tasks, tmp_path, runtimes=(RuntimeName.FORGET,)), allow_unsafe=True)
+    assert other.played == 1
+    assert (await collect(plan(tasks, tmp_path)))[0].played == 1
 
 
 async def test_what_the_user_must_mend_stops_the_run_as_one_error(tmp_path: Path) -> None:
@@ -184,18 +203,18 @@ async def test_cancelling_loses_only_the_episodes_in_flight(tmp_path: Path) -> N
 
     seen: list[int] = []
 
-    def progress(tally: Tally) -> None:
-        seen.append(tally.recorded.total())
+    def progress(tallies: Sequence[Tally]) -> None:
+        seen.append(tallies[0].played)
 
-    running = asyncio.create_task(collect(plan(tasks, tmp_path, teacher, concurrency=1), progress=progress))
+    running = asyncio.create_task(collect(plan(tasks, tmp_path, teacher, concurrency=1), on_progress=progress))
     await asyncio.wait_for(stuck.wait(), 20)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert seen == [0, 1, 2, 3]
     assert len(contents(tmp_path)) == 6
-    resumed = await collect(plan(tasks, tmp_path))
-    assert (resumed.recorded.total(), resumed.kept.total()) == (3, 3)
+    (resumed,) = await collect(plan(tasks, tmp_path))
+    assert (resumed.played, resumed.kept) == (3, 3)
 
 
 def test_the_command_plays_reports_and_says_by_its_exit_code_what_is_missing(tmp_path: Path) -> None:
@@ -280,20 +299,3 @@ async def test_ctrl_c_ends_the_command_with_130_and_leaves_nothing_half_written(
     assert b"Traceback" not in stderr
     assert b"interrupted" in stderr
     assert not list((tmp_path / "traces").rglob("*"))
-
-
-def test_a_line_is_said_now_and_then_also_while_no_episode_ends(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(_progress, "SECONDS_BETWEEN_LINES", 0.02)
-    lines: list[str] = []
-
-    async def run(progress: Callable[[Tally], None]) -> Tally:
-        progress(tally := Tally())
-        while len(lines) < 2:
-            await asyncio.sleep(0.01)
-            lines.extend(capsys.readouterr().err.splitlines())
-        return tally
-
-    with_progress(7, run)
-    assert set(lines) == {"0/7 episodes; 0 episodes/min"}

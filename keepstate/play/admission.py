@@ -39,7 +39,7 @@ class Admission:
             model may talk until it is full. So a run starts slowly, and opens up when the first of each kind end.
     """
 
-    def __init__(self, concurrency: int, pool_tokens: int | None, first_estimate: int) -> None:
+    def __init__(self, concurrency: int, pool_tokens: int | None = None, first_estimate: int = 0) -> None:
         self.concurrency = concurrency
         self.pool_tokens = pool_tokens
         self._first = first_estimate

@@ -1,0 +1,192 @@
+"""From configs to results: ask the servers, make the cells, play them. What `keepstate bench` and the demo call.
+
+    tallies = await bench(configs, Path("runs/bench"))
+
+All cells are played at once, taking turns, so that the server stays full to the end. Episodes that lie recorded and
+graded are kept. How jobs are played: `keepstate.play.jobs`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from functools import partial
+from pathlib import Path
+
+from keepstate.bench.cells import Cell, make_cell
+from keepstate.bench.config import BenchmarkConfig
+from keepstate.bench.served import ServerInfo, ask_server
+from keepstate.errors import UserError
+from keepstate.files import alone_in
+from keepstate.models.base import Model, Sampling
+from keepstate.models.endpoint import Endpoint
+from keepstate.models.server import GRACE_SECONDS, ServerModel
+from keepstate.play.admission import Admission
+from keepstate.play.jobs import Job, play
+from keepstate.play.tally import Tally
+from keepstate.tasks.base import Task
+
+Player = Callable[[Cell, Task], Model]
+"""Who plays a task of a cell: one shared server model, or a script in tests and benchmarks."""
+
+
+async def bench(
+    configs: Sequence[BenchmarkConfig],
+    run: Path,
+    *,
+    fresh: bool = False,
+    concurrency: int | None = None,
+    isolation: str | None = None,
+    allow_unsafe: bool = False,
+    on_progress: Callable[[Sequence[Tally]], None] = lambda _: None,
+) -> list[Tally]:
+    """Play every cell against its server.
+
+    Args:
+        configs: One a cell.
+        run: Folder of the run; each cell gets one inside.
+        fresh: Replace results that were made with another config.
+        concurrency: Episodes at once on each server; the largest of the configs' own where None.
+        isolation: Rung of the sandbox; the configs' own where None.
+        allow_unsafe: Run model-written code without a sandbox where there is none.
+        on_progress: See `play_cells`.
+
+    Raises:
+        UserError: Two configs have one name, no server answers, it lacks a model, the results there are of another
+            config, or another process plays there now.
+    """
+    names = [config.name for config in configs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"more than one config is named {twice[0]}", "give each its own name: it is the cell's folder")
+    servers = await _servers(configs)
+    served = [servers[config.base_url].served(config) for config in configs]
+    tasks = {source: source.load() for source in dict.fromkeys(config.tasks for config in configs)}
+    cells = [make_cell(config, run, says, tasks[config.tasks]) for config, says in zip(configs, served, strict=True)]
+    with ExitStack() as held:
+        for cell in cells:
+            held.enter_context(alone_in(cell.folder))
+            if fresh and cell.changes():
+                cell.clear()
+        return await play_cells(
+            cells,
+            concurrency=concurrency,
+            pools={url: server.pool_tokens for url, server in servers.items()},
+            isolation=isolation,
+            allow_unsafe=allow_unsafe,
+            on_progress=on_progress,
+        )
+
+
+async def _servers(configs: Sequence[BenchmarkConfig]) -> dict[str, ServerInfo]:
+    urls = dict.fromkeys(config.base_url for config in configs)
+    return {url: await ask_server(url, [config for config in configs if config.base_url == url]) for url in urls}
+
+
+async def play_cells(
+    cells: Sequence[Cell],
+    *,
+    player: Player | None = None,
+    concurrency: int | None = None,
+    pools: Mapping[str, int | None] | None = None,
+    isolation: str | None = None,
+    allow_unsafe: bool = False,
+    on_progress: Callable[[Sequence[Tally]], None] = lambda _: None,
+) -> list[Tally]:
+    """Play what is missing in all cells.
+
+    Args:
+        cells: The cells of one run; their folders are made.
+        player: Who plays; each cell's model on its server where None.
+        concurrency: Episodes at once on each server; the largest of the cells' own where None.
+        pools: Tokens that the cache of each server holds, by base URL, where known.
+        isolation: Rung of the sandbox; the cells' own where None.
+        allow_unsafe: Run model-written code without a sandbox where there is none.
+        on_progress: Called at the start and after every episode.
+
+    Returns:
+        One tally a cell, in order.
+
+    Raises:
+        UserError: A cell was made with another config, the server went away, the disk is full, ...
+    """
+    for cell in cells:
+        cell.refuse_other()
+    limit = concurrency or max((cell.config.concurrency for cell in cells), default=1)
+    context = max((cell.config.context for cell in cells), default=1)
+    tallies = [Tally(cell.config.name, cell.folder, len(cell.tasks)) for cell in cells]
+    of_tally = {id(tally): cell for tally, cell in zip(tallies, cells, strict=True)}
+
+    async def over(job: Job) -> None:
+        if job.tally.done == job.tally.total:
+            await asyncio.to_thread(of_tally[id(job.tally)].summarise)
+        on_progress(tallies)
+
+    async with AsyncExitStack() as stack:
+        player = player or _ServerPlayers(stack, limit)
+        owed: dict[str, list[list[Job]]] = defaultdict(list)
+        for cell, tally in zip(cells, tallies, strict=True):
+            if jobs := _owed(cell, tally, player, isolation):
+                owed[cell.config.base_url].append(jobs)
+        on_progress(tallies)
+        admissions = {url: Admission(limit, (pools or {}).get(url), context) for url in owed}
+        queues = [(admissions[url], _interleaved(lists)) for url, lists in owed.items()]
+        await play(queues, allow_unsafe=allow_unsafe, on_over=over)
+    return tallies
+
+
+def _owed(cell: Cell, tally: Tally, player: Player, isolation: str | None) -> list[Job]:
+    """What is to be played of a cell; what lies recorded is counted instead."""
+    recorded, tally.replaced = cell.recorded()
+    tally.remarks = cell.remarks()
+    for verdict in recorded.values():
+        tally.keep(verdict)
+    config = cell.config
+    limits = config.limits.episode(config.runtime)
+    jobs = [
+        Job(
+            tally, task, config.runtime, partial(player, cell, task), limits, config.seed, isolation or config.isolation
+        )
+        for task in cell.tasks
+        if task.name not in recorded
+    ]
+    if jobs or not cell.exists():
+        cell.write()
+    if not jobs:
+        cell.summarise()
+    return jobs
+
+
+def _interleaved(lists: Sequence[Sequence[Job]]) -> list[Job]:
+    """One of each in turn; longer lists are spread evenly among the shorter ones."""
+    places = [((index + 0.5) / len(jobs), job) for jobs in lists for index, job in enumerate(jobs)]
+    return [job for _, job in sorted(places, key=lambda place: place[0])]
+
+
+class _ServerPlayers:
+    """The models of a run, one client for each name, server and sampling."""
+
+    def __init__(self, stack: AsyncExitStack, concurrency: int) -> None:
+        self._stack, self._concurrency = stack, concurrency
+        self._endpoints: dict[str, Endpoint] = {}
+        self._models: dict[object, ServerModel] = {}
+
+    def __call__(self, cell: Cell, task: Task) -> Model:
+        """The model of `cell`, shared by all its episodes."""
+        config = cell.config
+        seconds = config.limits.episode(config.runtime).seconds + GRACE_SECONDS
+        key = (config.base_url, config.served_name, config.sampling, config.nothink, seconds)
+        if config.base_url not in self._endpoints:
+            endpoint = Endpoint(config.base_url, concurrency=self._concurrency)
+            self._stack.push_async_callback(endpoint.aclose)
+            self._endpoints[config.base_url] = endpoint
+        if key not in self._models:
+            self._models[key] = ServerModel(
+                self._endpoints[config.base_url],
+                config.served_name,
+                Sampling(**config.sampling.model_dump()),
+                nothink=config.nothink,
+                seconds=seconds,
+            )
+        return self._models[key]

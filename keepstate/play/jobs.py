@@ -1,0 +1,133 @@
+"""Playing jobs: the one runner below `keepstate traces collect` and `keepstate bench`.
+
+Callers say what is owed, in which order, and where it is recorded. A failure of ours is tried again, at most twice, and
+then recorded without a verdict. Cancellation (Ctrl-C) loses the episodes in flight and nothing else. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+from keepstate.agents import EpisodeLimits, run_episode
+from keepstate.errors import UserError
+from keepstate.models.base import Model, Relay, Reply
+from keepstate.play.admission import Admission, Seat
+from keepstate.play.tally import Tally
+from keepstate.runtimes import Sandbox
+from keepstate.tasks.base import Task
+from keepstate.traces.record import Trace, known_sum
+from keepstate.traces.writer import write_trace
+from keepstate.vocabulary import RuntimeName
+
+RETRIES = 2
+"""Further attempts at an episode that failed by our doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One episode owed."""
+
+    tally: Tally
+    """Where it counts. Its folder takes the trace; its name is the kind of episode that admission knows it as."""
+    task: Task
+    runtime: RuntimeName
+    model: Callable[[], Model]
+    """Who plays it; called once an attempt."""
+    limits: EpisodeLimits
+    seed: int
+    isolation: str
+    """Rung of the sandbox."""
+    attempt: int = 0
+
+
+async def play(
+    owed: Iterable[tuple[Admission, Sequence[Job]]],
+    *,
+    allow_unsafe: bool = False,
+    on_over: Callable[[Job], Awaitable[None]],
+) -> None:
+    """Play jobs and record them.
+
+    Args:
+        owed: Jobs in the order in which they start; those of each server with its own admission.
+        allow_unsafe: Run model-written code without a sandbox where there is none.
+        on_over: Called when an episode is recorded and counted.
+
+    Raises:
+        UserError: The server went away, the disk is full, there is no sandbox, ...
+    """
+    queues = [(admission, deque(jobs)) for admission, jobs in owed]
+    rungs = {job.isolation for _, jobs in queues for job in jobs if job.runtime is not RuntimeName.REACT}
+    async with AsyncExitStack() as stack:
+        sandboxes = {
+            rung: await stack.enter_async_context(Sandbox(isolation=rung, allow_unsafe=allow_unsafe))
+            for rung in sorted(rungs)
+        }
+        try:
+            async with asyncio.TaskGroup() as group:
+                for admission, jobs in queues:
+                    for _ in range(min(admission.concurrency, len(jobs))):
+                        group.create_task(_work(jobs, admission, sandboxes, on_over))
+        except* UserError as errors:
+            raise _first(errors) from errors
+
+
+async def _work(
+    jobs: deque[Job], admission: Admission, sandboxes: Mapping[str, Sandbox], on_over: Callable[[Job], Awaitable[None]]
+) -> None:
+    """Play jobs until none is left."""
+    while jobs:
+        job = jobs.popleft()
+        async with admission.seat(job.tally.name) as seat:
+            trace = await _play(job, seat, sandboxes.get(job.isolation))
+        if trace.failure is not None and job.attempt < RETRIES:
+            jobs.append(replace(job, attempt=job.attempt + 1))
+            continue
+        await _shielded_write(job, trace)
+        job.tally.add(trace)
+        await on_over(job)
+
+
+async def _play(job: Job, seat: Seat, sandbox: Sandbox | None) -> Trace:
+    job.tally.open += 1
+    try:
+        return await run_episode(
+            job.task,
+            runtime=job.runtime,
+            model=Metered(job.model(), seat),
+            sandbox=sandbox,
+            limits=job.limits,
+            seed=job.seed,
+        )
+    finally:
+        job.tally.open -= 1
+
+
+class Metered(Relay):
+    """A model that keeps its seat told how long the conversation is."""
+
+    def __init__(self, model: Model, seat: Seat) -> None:
+        super().__init__(model)
+        self._seat = seat
+
+    def passed(self, reply: Reply) -> Reply:
+        """The same answer."""
+        tokens = known_sum((reply.prompt_tokens, reply.completion_tokens))
+        if tokens is not None:  # else the admission goes on expecting what it expected
+            self._seat.tokens = tokens
+        return reply
+
+
+async def _shielded_write(job: Job, trace: Trace) -> None:
+    """Write an episode in a thread; a cancelled run still completes the write."""
+    loop = asyncio.get_running_loop()
+    await asyncio.shield(loop.run_in_executor(None, write_trace, job.tally.folder, trace))
+
+
+def _first(errors: BaseExceptionGroup[UserError]) -> UserError:
+    found = errors.exceptions[0]
+    return found if isinstance(found, UserError) else _first(found)
