@@ -78,6 +78,12 @@ class Rung(StrEnum):
     """Nothing to isolate: the react runtime executes no code."""
 
 
+LADDER = (Rung.NAMESPACES, Rung.LANDLOCK, Rung.SECCOMP, Rung.PROCESS)
+"""The rungs that execute code, strongest first."""
+AUTO, OR_STRONGER = "auto", "+"
+"""How an `isolation` asks for the strongest rung there is, and for at least the one it names (`landlock+`)."""
+
+
 class Adapter(StrEnum):
     """Who is measured: the base model, or it with the adapter trained on the traces of one runtime.
 

@@ -42,7 +42,6 @@ TOP_LEVEL = {
 }
 """Modules at the top of the package import no room, but for `python -m keepstate` and what looks at all of them."""
 SHORT_WITH_ONE_IMPORTER = {
-    "agents/attribution.py": "whose fault a failure is: one rule for every boundary of the loop",
     "runtimes/sandbox/guest/preload.py": "what every interpreter has loaded: a list that grows by itself",
     "serve/prompts.py": "the proof that a server sees the tokens that training saw",
     "stages.py": "names of the pipeline, which the Makefile's help runs without an environment",
@@ -189,6 +188,14 @@ def test_importing_the_package_loads_no_third_party_module() -> None:
     code = "import sys; before = set(sys.modules); import keepstate; print(*sorted(set(sys.modules) - before))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.split() == ["keepstate"]
+
+
+def test_reading_traces_and_results_loads_no_runtime() -> None:
+    code = (
+        "import sys, keepstate.traces, keepstate.bench.results, keepstate.report.build;"
+        "print(*[name for name in sys.modules if name.startswith('keepstate.runtimes')])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
 
 
 def test_help_loads_no_stage() -> None:

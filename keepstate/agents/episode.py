@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
-from keepstate.agents.attribution import attributed
-from keepstate.agents.limits import EpisodeLimits
 from keepstate.agents.prompts import system_prompt
 from keepstate.agents.recorder import Recorder
-from keepstate.errors import EpisodeFailure
+from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.base import PATIENCE, ContextOverflow, Model, Reply
 from keepstate.runtimes import Sandbox, open_runtime
 from keepstate.runtimes.base import Runtime, ToolGate
@@ -26,7 +26,7 @@ from keepstate.tasks import environment_for
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces.observations import render_observation
 from keepstate.traces.parsing import Answer, parse_answer
-from keepstate.traces.record import ActionResult, Trace
+from keepstate.traces.record import ActionResult, EpisodeLimits, Trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 FORMAT_ERROR = "AnswerFormat"
@@ -83,6 +83,23 @@ async def run_episode(
     except EpisodeFailure as failure:
         return recorder.failed(failure)
     return recorder.graded(reason, verdict)
+
+
+@contextmanager
+def attributed(origin: Origin) -> Iterator[None]:
+    """Turn any unexpected exception raised inside into a failure of `origin`.
+
+    Raises:
+        EpisodeFailure: Anything went wrong; an inner `EpisodeFailure` keeps its own origin.
+        ContextOverflow: Unchanged: no failure, the episode has ended.
+        UserError: Unchanged: the whole run has to stop.
+    """
+    try:
+        yield
+    except (EpisodeFailure, ContextOverflow, UserError):
+        raise
+    except Exception as error:
+        raise EpisodeFailure(origin, f"{type(error).__name__}: {error}") from error
 
 
 async def _play(

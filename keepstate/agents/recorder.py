@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from keepstate import __version__
-from keepstate.agents.limits import EpisodeLimits
 from keepstate.errors import EpisodeFailure
 from keepstate.files import ListHash
 from keepstate.models.base import Message, Model, Reply
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces.record import (
     ActionResult,
+    EpisodeLimits,
     ErrorEvent,
     Event,
     Failure,

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from keepstate import __version__
-from keepstate.agents import system_prompt
+from keepstate.agents.prompts import system_prompt
 from keepstate.bench.config import BenchmarkConfig
 from keepstate.closed import explain
 from keepstate.errors import UserError

@@ -14,17 +14,15 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from keepstate.agents.limits import EpisodeLimits
 from keepstate.closed import Closed, explain
 from keepstate.errors import UserError
 from keepstate.models.base import Sampling
 from keepstate.places import SHIPPED, find
-from keepstate.runtimes.sandbox.sandbox import AUTO, LADDER, OR_STRONGER
 from keepstate.tasks import load_tasks, make_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.config import TaskSetConfig, read_config
-from keepstate.traces.record import RuntimeLimits
-from keepstate.vocabulary import Adapter, Difficulty, RuleSet, RuntimeName
+from keepstate.traces.record import EpisodeLimits, RuntimeLimits
+from keepstate.vocabulary import AUTO, LADDER, OR_STRONGER, Adapter, Difficulty, RuleSet, RuntimeName
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
 DEFAULT_CONTEXT = 40_960

@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 
 from keepstate import eventloop
-from keepstate.agents import EpisodeLimits
 from keepstate.cli import FiniteRange
 from keepstate.cli._progress import display
 from keepstate.errors import EXIT_PARTIAL, UserError
@@ -22,7 +21,7 @@ from keepstate.play.collect import CollectPlan, collect
 from keepstate.play.tally import Tally
 from keepstate.tasks import read_tasks
 from keepstate.tasks.base import Task
-from keepstate.traces.record import RuntimeLimits
+from keepstate.traces.record import EpisodeLimits, RuntimeLimits
 from keepstate.vocabulary import Origin, RuntimeName
 
 ALL = "all"

@@ -17,7 +17,6 @@ import click
 from rich.console import Console
 
 from keepstate import eventloop
-from keepstate.agents import EpisodeLimits
 from keepstate.bench.cells import make_cell
 from keepstate.bench.config import BenchmarkConfig, LimitsConfig, SamplingConfig, TaskSource, matrix_configs
 from keepstate.bench.run import bench
@@ -40,6 +39,7 @@ from keepstate.setup import basemodel, environments, installing
 from keepstate.tasks import load_tasks, make_tasks, write_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.generate import require_disjoint
+from keepstate.traces.record import EpisodeLimits
 from keepstate.train import train
 from keepstate.train.config import config_path
 from keepstate.train.result import WEIGHTS, TrainedAdapter

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from keepstate.agents import EpisodeLimits
 from keepstate.agents.recorder import limits_record, sampling_record
 from keepstate.errors import UserError
 from keepstate.files import alone_in
@@ -22,11 +21,11 @@ from keepstate.models.base import Model, Relay, Reply
 from keepstate.play.admission import Admission
 from keepstate.play.jobs import Job, play
 from keepstate.play.tally import Tally
-from keepstate.runtimes.sandbox.sandbox import AUTO
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces.reader import BadTrace
+from keepstate.traces.record import EpisodeLimits
 from keepstate.traces.recorded import Due, OtherEpisode, read_record
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import AUTO, RuntimeName
 
 BLANK_LINES = re.compile(r"\A\s*[\r\n]")
 

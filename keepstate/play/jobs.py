@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
-from keepstate.agents import EpisodeLimits, run_episode
+from keepstate.agents.episode import run_episode
 from keepstate.errors import UserError
 from keepstate.models.base import Model, Relay, Reply
 from keepstate.play.admission import Admission, Seat
 from keepstate.play.tally import Tally
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
-from keepstate.traces.record import Trace, known_sum
+from keepstate.traces.record import EpisodeLimits, Trace, known_sum
 from keepstate.traces.writer import write_trace
 from keepstate.vocabulary import RuntimeName
 

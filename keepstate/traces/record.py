@@ -7,7 +7,7 @@ what was executed, what was shown, what it cost, and how it was graded. A trace 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -110,6 +110,27 @@ class RuntimeLimits:
     """Address space beyond an idle interpreter's."""
     output_chars: int = 10_000
     """Output shown to the agent; the rest is cut with a notice."""
+
+
+CODEACT_SECONDS = 900.0
+REACT_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeLimits:
+    """Bounds of one episode. Reaching one ends it; it is graded as it stands."""
+
+    turns: int = 40
+    """Answers of the model."""
+    seconds: float = CODEACT_SECONDS
+    """Of the model's answers and of the actions together; waiting for a server that does not answer is not counted."""
+    runtime: RuntimeLimits = field(default_factory=RuntimeLimits)
+    """Bounds of one action."""
+
+    @classmethod
+    def default(cls, runtime: RuntimeName) -> EpisodeLimits:
+        """The specification's limits for `runtime`: 900 s, in react 600 s."""
+        return cls(seconds=REACT_SECONDS if runtime is RuntimeName.REACT else CODEACT_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +279,7 @@ class Summary(Closed):
 
 
 class LimitsRecord(Closed):
-    """The limits that held. See `keepstate.agents.limits`."""
+    """The limits that held. See `EpisodeLimits`."""
 
     turns: int
     seconds: float

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from keepstate.agents import EpisodeLimits, run_episode, turn_seed
 from keepstate.agents import episode as loop
+from keepstate.agents.episode import run_episode, turn_seed
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.base import ContextOverflow, Message, Reply
 from keepstate.models.scripted import ScriptedModel
@@ -21,7 +21,7 @@ from keepstate.tasks.base import Environment, Task, Verdict
 from keepstate.traces import read_trace, write_trace
 from keepstate.traces.check import trace_problems
 from keepstate.traces.parsing import parse_answer
-from keepstate.traces.record import ErrorEvent, ModelResponseEvent, RuntimeLimits, Trace
+from keepstate.traces.record import EpisodeLimits, ErrorEvent, ModelResponseEvent, RuntimeLimits, Trace
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
 PERSISTENT, FORGET, REACT = RuntimeName

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keepstate.agents.limits import EpisodeLimits
 from keepstate.agents.recorder import Recorder
 from keepstate.dataset import BuildOptions, Manifest, build_datasets
 from keepstate.errors import EpisodeFailure
@@ -12,7 +11,7 @@ from keepstate.models.base import Reply
 from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces import write_trace
-from keepstate.traces.record import ActionResult, Trace
+from keepstate.traces.record import ActionResult, EpisodeLimits, Trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 ANSWERS = ("Look first.\n```python\nitems = list_items()\n```", "Take it.\n```python\ntake_item('a')\nfinish()\n```")

@@ -8,7 +8,7 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keepstate.agents import EpisodeLimits, run_episode
+from keepstate.agents.episode import run_episode
 from keepstate.errors import UserError
 from keepstate.models.scripted import ScriptedModel
 from keepstate.models.teacher import ScriptedTeacher, decide
@@ -17,7 +17,7 @@ from keepstate.runtimes import Sandbox
 from keepstate.tasks import make_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.families.knapsack.solver import solve
-from keepstate.traces.record import RuntimeLimits, Trace
+from keepstate.traces.record import EpisodeLimits, RuntimeLimits, Trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from keepstate.agents.limits import EpisodeLimits
 from keepstate.agents.recorder import Recorder
 from keepstate.bench.cells import make_cell
 from keepstate.bench.config import BenchmarkConfig, TaskSource
@@ -13,7 +12,7 @@ from keepstate.models.base import Reply, Sampling
 from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces import Trace, write_trace
-from keepstate.traces.record import ActionResult
+from keepstate.traces.record import ActionResult, EpisodeLimits
 from keepstate.vocabulary import Adapter, Difficulty, FinishReason, Origin, Rung, RuntimeName
 
 

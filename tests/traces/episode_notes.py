@@ -3,13 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-from keepstate.agents.limits import EpisodeLimits
 from keepstate.agents.recorder import Recorder
 from keepstate.errors import EpisodeFailure
 from keepstate.models.base import Reply, Sampling
 from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
-from keepstate.traces.record import ActionResult, ToolCall, Trace
+from keepstate.traces.record import ActionResult, EpisodeLimits, ToolCall, Trace
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
 

@@ -20,11 +20,8 @@ from keepstate.runtimes.sandbox.selftest import RungReport, open_rung
 from keepstate.runtimes.sandbox.stock import Stock
 from keepstate.runtimes.sandbox.worker import Worker
 from keepstate.runtimes.sandbox.zygote import Zygote, ZygoteEnded
-from keepstate.vocabulary import Origin, Rung
+from keepstate.vocabulary import AUTO, LADDER, OR_STRONGER, Origin, Rung
 
-LADDER = (Rung.NAMESPACES, Rung.LANDLOCK, Rung.SECCOMP, Rung.PROCESS)
-AUTO = "auto"
-OR_STRONGER = "+"
 WANTED_DESCRIPTORS = 8192
 
 
