@@ -44,7 +44,7 @@ demo: setup ## the whole loop on this machine: tasks to report, no GPU needed
 doctor: setup ## what this machine can do, what is missing and the command that mends it
 	$(RUN) doctor
 test: test-core test-loop ## every test, with the set-up it needs
-test-core: setup-dev ## tests of the core environment (nine minutes)
+test-core: setup-dev ## tests of the core environment (five minutes)
 	$(CORE) -m pytest
 	$(CORE) -m pytest -m slow
 # One after another (-n 0): each takes every processor and GiB of memory.
