@@ -123,9 +123,14 @@ class Metered(Relay):
 
 
 async def _shielded_write(job: Job, trace: Trace) -> None:
-    """Write an episode in a thread; a cancelled run still completes the write."""
-    loop = asyncio.get_running_loop()
-    await asyncio.shield(loop.run_in_executor(None, write_trace, job.tally.folder, trace))
+    """Write an episode in a thread. A cancelled run waits for the write: until then the folder is not another's."""
+    writing = asyncio.get_running_loop().run_in_executor(None, write_trace, job.tally.folder, trace)
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait((writing,))
+        writing.exception()  # looked at: on a full disk all fail, one is told, and asyncio would print the others
+        raise
 
 
 def _first(errors: BaseExceptionGroup[UserError]) -> UserError:

@@ -1,22 +1,26 @@
 """Collecting traces: everything once, resumed exactly, failures counted, nothing half written."""
 
 import asyncio
+import gc
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from keepstate.cli import cli
+from keepstate.cli import _collect, _progress, cli
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.files import alone_in
 from keepstate.models.base import Message, Reply
 from keepstate.models.teacher import ScriptedTeacher
+from keepstate.play import jobs
 from keepstate.play.collect import CollectPlan, Teacher, collect
 from keepstate.play.jobs import RETRIES
 from keepstate.play.tally import Tally
@@ -24,6 +28,7 @@ from keepstate.tasks import make_tasks, write_tasks
 from keepstate.tasks.base import Task
 from keepstate.traces import read_trace
 from keepstate.traces.check import check_folders
+from keepstate.traces.record import Trace
 from keepstate.vocabulary import Origin, RuntimeName
 
 REACT = (RuntimeName.REACT,)
@@ -188,6 +193,27 @@ async def test_what_the_user_must_mend_stops_the_run_as_one_error(tmp_path: Path
         await collect(plan(tasks_of(4), tmp_path, lambda _task, _runtime: Failing(error)))
 
 
+async def test_when_one_write_fails_the_others_are_waited_for_and_one_error_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, failed = threading.Barrier(2), []
+
+    def full(folder: Path, trace: Trace) -> None:
+        if both.wait(20):
+            time.sleep(0.3)
+        failed.append(trace.task.name)
+        raise UserError("no disk space left", "free some space")
+
+    printed: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: printed.append(context))
+    monkeypatch.setattr(jobs, "write_trace", full)
+    with pytest.raises(UserError, match="no disk space left"):
+        await collect(plan(tasks_of(2), tmp_path))
+    assert len(failed) == 2, "the folder is left only when nobody writes into it"
+    gc.collect()  # when a future goes, asyncio prints the error that nobody looked at
+    assert printed == []
+
+
 async def test_cancelling_loses_only_the_episodes_in_flight(tmp_path: Path) -> None:
     tasks = tasks_of(6)
     stuck = asyncio.Event()
@@ -244,6 +270,31 @@ def test_finished_episodes_of_other_options_are_replaced_on_request_alone(tmp_pa
     result = command(*arguments, "--seed", 1, "--fresh")
     assert result.exit_code == 0, result.output
     assert "react: 2 recorded, 0 kept" in result.stdout
+
+
+def test_a_line_is_said_now_and_then_also_while_no_episode_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_progress, "SECONDS_BETWEEN_LINES", 0.02)
+    enough, beat = threading.Event(), _progress.Display.beat
+    beats = count(1)
+
+    def counted(shown: _progress.Display) -> None:
+        beat(shown)
+        if shown.last is not None and next(beats) == 3:
+            enough.set()
+
+    class Slow(ScriptedTeacher):
+        async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
+            await asyncio.to_thread(enough.wait, 30)
+            return await super().reply(messages, seed=seed, turn=turn)
+
+    monkeypatch.setattr(_progress.Display, "beat", counted)
+    monkeypatch.setattr(_collect, "ScriptedTeacher", Slow)
+    write_tasks(tmp_path / "tasks", tasks_of(1))
+    result = command("--tasks", tmp_path / "tasks", "--runtime", "react", "--out", tmp_path / "traces")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("0/1 episodes; 1 open, 0 episodes/min, ") >= 2
 
 
 @pytest.mark.parametrize(
