@@ -67,7 +67,8 @@ async def bench(
     with ExitStack() as held:
         for cell in cells:
             held.enter_context(alone_in(cell.folder))
-            if fresh and cell.changes():
+        for cell in cells if fresh else ():  # once all are held: a run that is refused clears nothing
+            if cell.changes():
                 cell.clear()
         return await play_cells(
             cells,

@@ -280,6 +280,10 @@ async def test_two_at_once_do_not_play_one_cell(tmp_path: Path) -> None:
                 with pytest.raises(UserError, match=r"another keepstate plays into .*cell now"):
                     await bench([react_cell(stub, seed=1)], tmp_path, fresh=fresh)
             assert figures(await bench([react_cell(stub, name="other")], tmp_path)) == [(0, 6, 0)]
+            both = files(tmp_path)
+            with pytest.raises(UserError, match=r"another keepstate plays into .*cell now"):
+                await bench([react_cell(stub, name=name, seed=1) for name in ("other", "cell")], tmp_path, fresh=True)
+            assert files(tmp_path) == both, "the cell that nobody plays is not cleared by a run that is refused"
         assert before.items() <= files(tmp_path).items()
         assert figures(await bench([react_cell(stub)], tmp_path)) == [(6, 0, 0)]
 
