@@ -91,9 +91,12 @@ class ChatTemplate:
                 tools=None,
                 documents=None,
             )
-        except jinja2.TemplateError as error:
+        except UserError:
+            raise
+        except Exception as error:  # whatever its expressions raise, of Jinja's or of Python's, is the template's
+            reason = error.message if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
             raise UserError(
-                f"chat template {self.name}: {error.message}", f"mend it, or use one of: {', '.join(BUILT_IN)}"
+                f"chat template {self.name}: {reason}", f"mend it, or use one of: {', '.join(BUILT_IN)}"
             ) from error
 
 

@@ -109,6 +109,21 @@ def test_a_template_that_fails_is_named(tmp_path: Path) -> None:
         load_template(path).render(MESSAGES)
 
 
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ range(10 ** 9) | list }}", "OverflowError"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ("{{ messages | tojson(default=1) }}", "TypeError"),
+    ],
+)
+def test_what_its_expressions_raise_is_named_too(text: str, error: str) -> None:
+    with pytest.raises(UserError, match=f"chat template t: {error}: "):
+        ChatTemplate("t", text).render(MESSAGES)
+
+
 def test_a_conversation_that_the_template_refuses_becomes_no_row(small_tokenizer: TextTokenizer) -> None:
     text = load_template("chatml").text
     guard = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
