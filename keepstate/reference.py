@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -19,6 +20,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
+
+from keepstate.places import IN_CHECKOUT
 
 DOCS = Path(__file__).parents[1] / "docs"
 MADE = "This page is made by `python -m keepstate.reference`."
@@ -155,5 +158,7 @@ def pages() -> Iterator[tuple[Path, str]]:
 
 
 if __name__ == "__main__":
+    if not IN_CHECKOUT:
+        sys.exit("the pages lie in a checkout of keepstate: run this in one")
     for path, text in pages():
         path.write_text(text, encoding="utf-8")

@@ -8,6 +8,8 @@ import signal
 
 import pytest
 
+from keepstate.machine import cores
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; what they start inherits it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -22,5 +24,5 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         return  # one of these processes: it starts no others
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     if whole and config.getoption("numprocesses", 0) is None and not config.getoption("usepdb"):
-        config.option.numprocesses = min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+        config.option.numprocesses = min(MOST_WORKERS, cores())
         config.option.dist = "worksteal"

@@ -67,9 +67,9 @@ class Display:
         took = max(time.monotonic() - self._started, 1e-9)
         played = sum(tally.done - tally.kept for tally in tallies)
         tokens = known_sum(tally.tokens for tally in tallies)
-        speed = "" if tokens is None else f", {tokens / took:,.0f} tokens/s"
+        speed = "tokens unknown" if tokens is None else f"{tokens / took:,.0f} tokens/s"
         open_now = sum(tally.open for tally in tallies)
-        return f"{open_now} open, {60 * played / took:.0f} episodes/min{speed}"
+        return f"{open_now} open, {60 * played / took:.0f} episodes/min, {speed}"
 
     def _line(self, tallies: Sequence[Tally]) -> str:
         done = sum(tally.done for tally in tallies)
