@@ -25,8 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from keepstate import eventloop
+from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource
 from keepstate.bench.cells import Cell, make_cell
-from keepstate.bench.config import BenchmarkConfig, TaskSource
 from keepstate.bench.run import play_cells
 from keepstate.models.scripted import ScriptedModel
 from keepstate.vocabulary import Adapter, Difficulty, RuntimeName

@@ -28,7 +28,7 @@ from statistics import fmean
 import httpx2
 
 from keepstate.processes import GuardedProcess
-from keepstate.serve import Plan, plan
+from keepstate.serve import ServingPlan, plan_serving
 from keepstate.serve.command import command, environment
 from keepstate.setup import basemodel, installing
 
@@ -61,7 +61,7 @@ def variant_environment(variant: str, python: Path) -> dict[str, str]:
 
 
 @contextmanager
-def started(planned: Plan, variant: str) -> Iterator[None]:
+def started(planned: ServingPlan, variant: str) -> Iterator[None]:
     """A server of one variant; prints how long it took."""
     python = installing.ensure("serve")
     words = command(planned, python)
@@ -180,7 +180,7 @@ def main() -> None:
         adapters = [f"{name}={write_random_lora(folder / name, seed)}" for seed, name in enumerate(ADAPTERS)]
         servers = {}
         for variant in given.variant or ("keepstate", "vllm"):
-            planned = plan(base_model=base, adapters=adapters, port=0, log=folder / f"{variant}.log")
+            planned = plan_serving(base_model=base, adapters=adapters, port=0, log=folder / f"{variant}.log")
             stack.enter_context(started(planned, variant))
             servers[variant] = planned.base_url
         print(f"load of the machine: {os.getloadavg()[0]:.1f}", flush=True)

@@ -23,8 +23,8 @@ from typing import Any
 from keepstate import __version__, machine
 from keepstate.errors import UserError
 from keepstate.places import IN_CHECKOUT, SHIPPED, home, is_writable, shipped
-from keepstate.serve.plan import PORT
 from keepstate.serve.ports import is_free, served_names
+from keepstate.serve.serving_plan import PORT
 from keepstate.setup import basemodel, environments, qwen3
 from keepstate.setup.environments import Name, State
 from keepstate.train.estimate import cpu_memory_gib

@@ -6,7 +6,7 @@ import pytest
 
 from keepstate import places
 from keepstate.errors import UserError
-from keepstate.serve import plan
+from keepstate.serve import plan_serving
 from keepstate.setup import basemodel, installing, qwen3
 from keepstate.train.preflight import find_model
 
@@ -111,7 +111,7 @@ def test_the_model_that_a_config_names_is_the_one_that_the_hint_makes(
     assert "setup" not in caught.value.hint
     basemodel.folder().mkdir(parents=True)
     (basemodel.folder() / "config.json").write_text("{}")
-    for refuse in (lambda: find_model(name), lambda: plan(base_model=name, template="chatml")):
+    for refuse in (lambda: find_model(name), lambda: plan_serving(base_model=name, template="chatml")):
         with pytest.raises(UserError, match="is incomplete") as caught:
             refuse()
         assert caught.value.hint == "make it again: keepstate setup model"

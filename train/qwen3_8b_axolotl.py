@@ -33,8 +33,8 @@ from keepstate.dataset.templates import FOLDER as TEMPLATES
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.places import find
 from keepstate.traces import BadTrace, Trace, iter_traces
-from keepstate.train import plan, read_done, train
-from keepstate.train.config import config_path, read_config
+from keepstate.train import plan_training, read_done, train
+from keepstate.train.axolotl_config import config_path, read_axolotl_config
 from keepstate.train.preflight import check_machine, find_model
 from keepstate.vocabulary import RuntimeName, Tracker
 
@@ -67,7 +67,7 @@ def command(
     """Train Qwen3-8B on a folder of traces."""
     runtime = None if trace_format == AUTO else RuntimeName(trace_format)
     path = base_config or config_path(runtime or RuntimeName.PERSISTENT, laptop=False)
-    config = read_config(path)
+    config = read_axolotl_config(path)
     overrides = config_keys(options)
     place = options["output"] or Path(config["output_dir"])
     if not dry_run and (options["fresh"] or read_done(place) is None):  # before data is made for nothing
@@ -75,7 +75,7 @@ def command(
     found = find_traces(trace_root, runtime)
     if base_config is None:
         path = config_path(found.runtime, laptop=False)
-        config = read_config(path)
+        config = read_axolotl_config(path)
     dataset = Path("data/datasets") / (f"{found.runtime}.dry-run" if dry_run else found.runtime)
     if trace_samples is not None:
         seed = int((config | overrides).get("seed", 0))
@@ -87,7 +87,7 @@ def command(
     run: dict[str, Any] = {"dataset": dataset, "output": options["output"], "base_model": options["base_model"]}
     run |= {"overrides": overrides, "runtime": found.runtime}
     if dry_run:
-        planned = plan(path, machine=False, **run)
+        planned = plan_training(path, machine=False, **run)
         say(*planned.remarks, f"look at a row: keepstate dataset preview {dataset}")
         click.echo(yaml.safe_dump(planned.config, sort_keys=False), nl=False)
     else:

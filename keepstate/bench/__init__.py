@@ -4,17 +4,17 @@ A cell is one model (the base or an adapter) in one runtime on one set of tasks.
 server (that is `keepstate.serve`) and judges nothing (that is `keepstate.report`).
 
     from keepstate.bench.run import bench        # plays; not imported here, so that reading results loads no runtime
-    tallies = await bench([load_config(path) for path in paths], Path("runs/bench"))
+    tallies = await bench([read_benchmark_config(path) for path in paths], Path("runs/bench"))
     results = read_results(Path("runs/bench"))
 """
 
-from keepstate.bench.config import (
+from keepstate.bench.benchmark_config import (
     BenchmarkConfig,
     LimitsConfig,
     SamplingConfig,
     TaskSource,
-    load_config,
     matrix_configs,
+    read_benchmark_config,
 )
 from keepstate.bench.results import CellResult, Episode, read_results
 
@@ -25,7 +25,7 @@ __all__ = [
     "LimitsConfig",
     "SamplingConfig",
     "TaskSource",
-    "load_config",
     "matrix_configs",
+    "read_benchmark_config",
     "read_results",
 ]

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from keepstate import __version__
 from keepstate.agents.prompts import system_prompt
-from keepstate.bench.config import BenchmarkConfig
+from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.closed import explain
 from keepstate.errors import UserError
 from keepstate.files import canonical_json, changed_keys, content_hash, parse_json, write_json

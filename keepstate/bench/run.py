@@ -15,8 +15,8 @@ from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from pathlib import Path
 
+from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.bench.cells import Cell, make_cell
-from keepstate.bench.config import BenchmarkConfig
 from keepstate.bench.served import ServerInfo, ask_server
 from keepstate.errors import UserError
 from keepstate.files import alone_in

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keepstate.bench.config import BenchmarkConfig
+from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.errors import UserError
 from keepstate.models.endpoint import SECONDS, Endpoint, ServerFault, context_of, key_refused, model_cards
 from keepstate.serve.adapters import BASE

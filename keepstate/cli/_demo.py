@@ -17,8 +17,8 @@ import click
 from rich.console import Console
 
 from keepstate import eventloop
+from keepstate.bench.benchmark_config import BenchmarkConfig, LimitsConfig, SamplingConfig, TaskSource, matrix_configs
 from keepstate.bench.cells import make_cell
-from keepstate.bench.config import BenchmarkConfig, LimitsConfig, SamplingConfig, TaskSource, matrix_configs
 from keepstate.bench.run import bench
 from keepstate.cli._demo_folder import DemoFolder, is_proven, keep_only
 from keepstate.cli._progress import display
@@ -32,8 +32,7 @@ from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.collect import CollectPlan, collect
 from keepstate.report import HTML_FILE, build_report
 from keepstate.report.tables import print_report
-from keepstate.serve import Plan, Starting, serve
-from keepstate.serve import plan as plan_server
+from keepstate.serve import ServingPlan, Starting, plan_serving, serve
 from keepstate.serve.ports import check_port
 from keepstate.setup import basemodel, environments, installing
 from keepstate.tasks import load_tasks, make_tasks, write_tasks
@@ -41,7 +40,7 @@ from keepstate.tasks.base import Task
 from keepstate.tasks.generate import require_disjoint
 from keepstate.traces.record import EpisodeLimits
 from keepstate.train import train
-from keepstate.train.config import config_path
+from keepstate.train.axolotl_config import config_path
 from keepstate.train.result import WEIGHTS, TrainedAdapter
 from keepstate.train.run_folder import OtherTraining
 from keepstate.vocabulary import Difficulty, RuntimeName, Tracker
@@ -201,7 +200,7 @@ class Demo:
         if not self._cells_owed():
             _say("every cell is graded already")
             return
-        planned = plan_server(
+        planned = plan_serving(
             base_model=basemodel.folder(),
             adapters=[self.folder.adapter(runtime) for runtime in RuntimeName],
             context=CONTEXT,
@@ -251,7 +250,7 @@ class Demo:
 
 
 @contextmanager
-def _server(planned: Plan) -> Iterator[None]:
+def _server(planned: ServingPlan) -> Iterator[None]:
     """A server while the block runs; says what its start is at."""
     last = ""
 

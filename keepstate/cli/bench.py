@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keepstate import eventloop
-from keepstate.bench.config import (
+from keepstate.bench.benchmark_config import (
     DEFAULT_BASE_URL,
     DEFAULT_CONTEXT,
     BenchmarkConfig,
     LimitsConfig,
     SamplingConfig,
     TaskSource,
-    load_config,
     matrix_configs,
+    read_benchmark_config,
 )
 from keepstate.cli import FiniteRange, Group
 from keepstate.errors import EXIT_PARTIAL
@@ -56,7 +56,7 @@ def command() -> None:
 @_shared
 def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | None, **options: Any) -> None:
     """Play the cells of CONFIGS (YAML), all at once. Repeating the command plays only what is missing."""
-    loaded = [load_config(path) for path in configs]
+    loaded = [read_benchmark_config(path) for path in configs]
     if base_url:
         loaded = [config.model_copy(update={"base_url": base_url}) for config in loaded]
     _play(loaded, RUNS / run_name, options)

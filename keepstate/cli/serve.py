@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from keepstate.serve import Plan, Starting
+    from keepstate.serve import ServingPlan, Starting
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -38,7 +38,7 @@ def command(
     dry_run: bool,
 ) -> None:
     """Serve on 127.0.0.1 until Ctrl-C. Adapters answer under their runtime's name, the base model as `base`."""
-    from keepstate.serve import plan, serve
+    from keepstate.serve import plan_serving, serve
     from keepstate.serve.ports import check_port
     from keepstate.setup import basemodel
 
@@ -48,7 +48,7 @@ def command(
         check_port(port)  # before anything that takes minutes
     if laptop:
         base_model = str(basemodel.folder() if dry_run else basemodel.ensure_base_model())
-    planned = plan(
+    planned = plan_serving(
         base_model=base_model,
         adapters=loras,
         template=template,
@@ -70,7 +70,7 @@ def command(
         server.wait()
 
 
-def shell_line(planned: Plan) -> str:
+def shell_line(planned: ServingPlan) -> str:
     """What would be run, as one line for a shell."""
     from keepstate.serve.command import command as server_command
     from keepstate.serve.command import own_environment

@@ -15,8 +15,8 @@ from keepstate.closed import explain
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import canonical_json
 from keepstate.tasks import environment_for, load_tasks, make_tasks, read_task, read_tasks, write_tasks
-from keepstate.tasks.config import TaskSetConfig, read_config
 from keepstate.tasks.policies import POLICIES, reference_scores
+from keepstate.tasks.task_set import TaskSetConfig, read_task_set
 from keepstate.vocabulary import Difficulty, RuleSet
 
 
@@ -46,7 +46,7 @@ def command() -> None:
 def generate(config: Path | None, out: Path | None, apart_from: tuple[Path, ...], **options: str | int | None) -> None:
     """Sample tasks into a folder, one JSON file each. The same options give the same bytes everywhere."""
     given = {key: value for key, value in options.items() if value is not None}
-    base = read_config(config).model_dump() if config else {}
+    base = read_task_set(config).model_dump() if config else {}
     try:
         wanted = TaskSetConfig.model_validate({**base, **given})
     except ValidationError as error:

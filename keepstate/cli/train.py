@@ -79,9 +79,9 @@ def command(
     """
     import yaml
 
-    from keepstate.train.config import config_path
+    from keepstate.train.axolotl_config import config_path
     from keepstate.train.launch import train
-    from keepstate.train.planning import plan
+    from keepstate.train.training_plan import plan_training
 
     name = RuntimeName(runtime)
     config = config or config_path(name, laptop=laptop)
@@ -94,7 +94,7 @@ def command(
         "runtime": name,
     }
     if dry_run:
-        planned = plan(config, overrides=overrides, machine=False, **places)
+        planned = plan_training(config, overrides=overrides, machine=False, **places)
         for remark in planned.remarks:
             click.echo(remark, err=True)
         click.echo(yaml.safe_dump(planned.config, sort_keys=False), nl=False)

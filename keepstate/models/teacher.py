@@ -32,7 +32,7 @@ Option = TypeVar("Option")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Script:
     """Everything the teacher decides before it sees anything."""
 
     bounds: tuple[tuple[int, int], ...]
@@ -40,7 +40,7 @@ class Plan:
     style: text.Style
 
 
-def decide(task_hash: str, seed: int, budget: int, max_batch: int) -> Plan:
+def decide(task_hash: str, seed: int, budget: int, max_batch: int) -> Script:
     """The decisions for one task: the same in every runtime.
 
     Args:
@@ -68,7 +68,7 @@ def decide(task_hash: str, seed: int, budget: int, max_batch: int) -> Plan:
         name=pick("name", text.NAMES),
         order=pick("order", ("listed", "listed", *text.ORDERS)),
     )
-    return Plan(tuple(itertools.pairwise(edges)), style)
+    return Script(tuple(itertools.pairwise(edges)), style)
 
 
 class ScriptedTeacher:
@@ -94,7 +94,7 @@ class ScriptedTeacher:
         self._runtime = runtime
         self._goal = text.Goal(task.public["capacity"], tuple(task.public["allowed_classes"]))
         max_batch = max(1, min(MAX_BATCH, tool_calls - 1))
-        self._plan = decide(task.content_hash, seed, task.public["inspect_budget"], max_batch)
+        self._script = decide(task.content_hash, seed, task.public["inspect_budget"], max_batch)
 
     async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
         """The next answer; `seed` is not used, as the decisions are the task's.
@@ -112,7 +112,7 @@ class ScriptedTeacher:
             raise EpisodeFailure(Origin.MODEL, message) from error
 
     def _codeact(self, messages: Sequence[Message], turn: int) -> str:
-        goal, style, bounds = self._goal, self._plan.style, self._plan.bounds
+        goal, style, bounds = self._goal, self._script.style, self._script.bounds
         forgets = self._runtime is RuntimeName.FORGET
         printed = [_output(message) for message in messages[3::2]]
         code: list[str] = []
@@ -129,7 +129,7 @@ class ScriptedTeacher:
         return text.codeact(thought, "\n".join(code))
 
     def _react(self, messages: Sequence[Message], turn: int) -> str:
-        goal, bounds = self._goal, self._plan.bounds
+        goal, bounds = self._goal, self._script.bounds
         if turn == 0:
             return text.react("I need the item ids first.", [("list_items", {})])
         ids, known, last_seen = self._learnt(messages)
@@ -145,9 +145,9 @@ class ScriptedTeacher:
 
     def _words(self, step: int) -> str:
         """What a turn's thought says of the plan; the step after the last batch is the packing."""
-        batches, style = [text.batch_words(*bounds) for bounds in self._plan.bounds], self._plan.style
+        batches, style = [text.batch_words(*bounds) for bounds in self._script.bounds], self._script.style
         if step == 0:
-            budget = self._plan.bounds[-1][1]
+            budget = self._script.bounds[-1][1]
             return style.start.format(budget=budget, first=batches[0], rest=", ".join(batches[1:]))
         if step == len(batches):
             return style.plan.format(capacity=self._goal.capacity)
@@ -163,7 +163,7 @@ class ScriptedTeacher:
             for tool, arguments, result in results:
                 value = json.loads(result)
                 if tool == "list_items":
-                    places = text.ORDERS[self._plan.style.order]
+                    places = text.ORDERS[self._script.style.order]
                     ids = value[places:] + value[:places]
                 else:
                     seen[arguments["item_id"]] = value["class"], value["value"], value["weight"]

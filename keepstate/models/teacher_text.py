@@ -1,7 +1,7 @@
 """What the scripted teacher writes: thoughts, code blocks and tool calls, in the formats of the agents.
 
-Pure text from a `Plan` and what was learnt; decides nothing. Kept short: these answers train a 135M-parameter model, so
-code does the arithmetic (CodeAct), and ids and numbers are copied, never computed, where a later block needs them.
+Pure text from a `Script` and what was learnt; decides nothing. Kept short: these answers train a 135M-parameter model,
+so code does the arithmetic (CodeAct), and ids and numbers are copied, never computed, where a later block needs them.
 """
 
 from __future__ import annotations

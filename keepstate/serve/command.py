@@ -9,8 +9,8 @@ from pathlib import Path
 from keepstate import machine
 from keepstate.places import caches
 from keepstate.serve.adapters import BASE, max_rank, target_modules
-from keepstate.serve.plan import GPU_MEMORY, Plan
 from keepstate.serve.ports import HOST
+from keepstate.serve.serving_plan import GPU_MEMORY, ServingPlan
 from keepstate.setup import environments
 
 CPU_CACHE_GIB = 2
@@ -24,7 +24,7 @@ PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
 PLUGIN = "keepstate"
 
 
-def command(planned: Plan, python: Path) -> list[str]:
+def command(planned: ServingPlan, python: Path) -> list[str]:
     """Program and arguments of the server.
 
     Args:
@@ -66,7 +66,7 @@ def command(planned: Plan, python: Path) -> list[str]:
     return [*start, *(word for pair in arguments.items() for word in pair), *flags]
 
 
-def own_environment(planned: Plan) -> dict[str, str]:
+def own_environment(planned: ServingPlan) -> dict[str, str]:
     """The variables that the server gets beside ours: no telemetry, and no network where nothing is needed from it."""
     own = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     if planned.is_local:
@@ -83,6 +83,6 @@ def own_environment(planned: Plan) -> dict[str, str]:
     return own
 
 
-def environment(planned: Plan) -> dict[str, str]:
+def environment(planned: ServingPlan) -> dict[str, str]:
     """The server's whole environment."""
     return os.environ | caches(planned.log.parent / "home") | own_environment(planned)

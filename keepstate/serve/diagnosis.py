@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from keepstate.errors import UserError
-from keepstate.serve.plan import Plan
+from keepstate.serve.serving_plan import ServingPlan
 from keepstate.setup import environments
 
 TAIL_LINES = 8
@@ -41,7 +41,7 @@ def stage(log: str) -> str:
     return max(found, default=(0, ""))[1]
 
 
-def failure(planned: Plan, log: str, code: int) -> UserError:
+def failure(planned: ServingPlan, log: str, code: int) -> UserError:
     """Why the server ended before it answered, and what to do.
 
     Args:
@@ -59,7 +59,7 @@ def tail(log: str) -> str:
     return "\n".join(lines[-TAIL_LINES:])
 
 
-def check_plugin(planned: Plan, log: str) -> None:
+def check_plugin(planned: ServingPlan, log: str) -> None:
     """Refuse a CPU server whose adapters are applied by vLLM's own code, which is wrong where models are mixed.
 
     Raises:
@@ -72,7 +72,7 @@ def check_plugin(planned: Plan, log: str) -> None:
         )
 
 
-def _explain(planned: Plan, log: str, code: int) -> tuple[str, str]:
+def _explain(planned: ServingPlan, log: str, code: int) -> tuple[str, str]:
     """The cause, by what vLLM's log says, and the remedy."""
     lower = f"serve with a smaller --context than {planned.context}"
     beside = "end other programs that use it" + (f" (nvidia-smi), or {lower}" if planned.device == "cuda" else "")
@@ -97,7 +97,7 @@ def _explain(planned: Plan, log: str, code: int) -> tuple[str, str]:
     return words, "what it says above names the cause; keepstate doctor checks the environment"
 
 
-def _unloaded(planned: Plan, log: str) -> str | None:
+def _unloaded(planned: ServingPlan, log: str) -> str | None:
     """The adapter whose loading failed: they are loaded in order, after the engine is up."""
     if "lora" not in log.lower().rpartition("init engine")[2]:
         return None

@@ -1,8 +1,8 @@
 """Starting one vLLM server for the base and all adapters, and ending it whatever ends us.
 
-    from keepstate.serve import plan, serve
+    from keepstate.serve import plan_serving, serve
 
-    planned = plan(base_model="models/smollm2-135m-instruct", adapters=["out/smollm2-135m-persistent-laptop"], port=0)
+    planned = plan_serving(adapters=["out/smollm2-135m-persistent-laptop"], port=0)
     with serve(planned) as server:
         print(server.base_url, server.names)     # http://127.0.0.1:41234/v1 ('base', 'persistent')
 
@@ -28,9 +28,9 @@ from keepstate.processes import GuardedProcess
 from keepstate.serve.command import command, environment
 from keepstate.serve.diagnosis import check_plugin, failure, stage, tail
 from keepstate.serve.loaded import AdapterContent, noted, read_adapter_contents
-from keepstate.serve.plan import Plan
 from keepstate.serve.ports import check_port
 from keepstate.serve.prompts import check_prompts
+from keepstate.serve.serving_plan import ServingPlan
 from keepstate.setup import installing
 from keepstate.train.result import base_identity
 
@@ -74,11 +74,11 @@ class Server:
 
 
 @contextmanager
-def serve(planned: Plan, *, on_progress: Callable[[Starting], None] | None = None) -> Iterator[Server]:
+def serve(planned: ServingPlan, *, on_progress: Callable[[Starting], None] | None = None) -> Iterator[Server]:
     """Serve until the block ends.
 
     Args:
-        planned: See `plan`.
+        planned: See `plan_serving`.
         on_progress: Called with every new stage of the start, and every quarter of a second between.
 
     Raises:
@@ -112,7 +112,7 @@ def serve(planned: Plan, *, on_progress: Callable[[Starting], None] | None = Non
             yield Server(planned.base_url, planned.names, planned.log, time.monotonic() - started, process)
 
 
-def _check_unchanged(planned: Plan, before: Mapping[str, AdapterContent]) -> None:
+def _check_unchanged(planned: ServingPlan, before: Mapping[str, AdapterContent]) -> None:
     """Refuse adapters that somebody wrote to while the server loaded them: which it has is not known."""
     for name, content in read_adapter_contents(planned).items():
         if content != before[name]:
@@ -122,7 +122,7 @@ def _check_unchanged(planned: Plan, before: Mapping[str, AdapterContent]) -> Non
             )
 
 
-def _until_healthy(planned: Plan, process: GuardedProcess, report: Callable[[str], None]) -> None:
+def _until_healthy(planned: ServingPlan, process: GuardedProcess, report: Callable[[str], None]) -> None:
     """Wait until it answers at all."""
     health = f"{planned.base_url.removesuffix('/v1')}/health"
     size, moved = 0, time.monotonic()
@@ -152,7 +152,7 @@ def _answers(client: httpx2.Client, url: str) -> bool:
         return False
 
 
-def _ask(planned: Plan, name: str, process: GuardedProcess) -> None:
+def _ask(planned: ServingPlan, name: str, process: GuardedProcess) -> None:
     """Let one model answer with one token."""
     request = {"model": name, "messages": [{"role": "user", "content": "1 + 1"}], "max_tokens": 1, "temperature": 0}
     try:

@@ -18,7 +18,7 @@ from keepstate.closed import Closed
 from keepstate.errors import UserError
 from keepstate.files import file_hash, parse_json, write_json
 from keepstate.serve.adapters import CONFIG
-from keepstate.serve.plan import Plan
+from keepstate.serve.serving_plan import ServingPlan
 from keepstate.train.result import WEIGHTS, base_identity
 
 WEIGHT_FILES = (WEIGHTS, "adapter_model.bin")
@@ -64,7 +64,7 @@ class Loaded(Closed):
     """SHA-256 of the chat template; None where an older version noted it."""
 
 
-def read_adapter_contents(planned: Plan) -> dict[str, AdapterContent]:
+def read_adapter_contents(planned: ServingPlan) -> dict[str, AdapterContent]:
     """What lies in the folders of a plan's adapters now, by name."""
     return {adapter.name: AdapterContent.read(adapter.folder) for adapter in planned.adapters}
 

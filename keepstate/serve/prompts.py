@@ -15,7 +15,7 @@ from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
 from keepstate.models.base import Message
-from keepstate.serve.plan import Plan
+from keepstate.serve.serving_plan import ServingPlan
 
 CONVERSATION: tuple[Message, ...] = (
     {"role": "system", "content": "You act by writing Python."},
@@ -26,7 +26,7 @@ CONVERSATION: tuple[Message, ...] = (
 """An answer in the history is what usual templates rewrite; blanks at the ends are what they strip."""
 
 
-def check_prompts(planned: Plan) -> None:
+def check_prompts(planned: ServingPlan) -> None:
     """Compare the server's prompt tokens with ours.
 
     Raises:

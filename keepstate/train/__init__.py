@@ -4,8 +4,8 @@ Run `keepstate train RUNTIME`. `train/README.md` tells what it costs.
 """
 
 from keepstate.train.launch import train
-from keepstate.train.planning import Plan, plan
 from keepstate.train.progress import Progress
 from keepstate.train.result import TrainedAdapter, read_done
+from keepstate.train.training_plan import TrainingPlan, plan_training
 
-__all__ = ["Plan", "Progress", "TrainedAdapter", "plan", "read_done", "train"]
+__all__ = ["Progress", "TrainedAdapter", "TrainingPlan", "plan_training", "read_done", "train"]

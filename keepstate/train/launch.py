@@ -22,12 +22,12 @@ from keepstate.places import caches
 from keepstate.processes import GuardedProcess
 from keepstate.setup import environments, installing
 from keepstate.train import preflight, tracking
-from keepstate.train.config import PLUGIN_FOLDER, needs_gpu, read_config
+from keepstate.train.axolotl_config import PLUGIN_FOLDER, needs_gpu, read_axolotl_config
 from keepstate.train.estimate import Estimate
-from keepstate.train.planning import Plan, plan
 from keepstate.train.progress import Follower, Progress
 from keepstate.train.result import WEIGHTS, TrainedAdapter, read_done, write_result
 from keepstate.train.run_folder import LOG, PROGRESS, RESOLVED, STOP, alone, checkpoints, finished, prepare
+from keepstate.train.training_plan import TrainingPlan, plan_training
 from keepstate.vocabulary import RuntimeName, Tracker
 
 POLL_SECONDS = 0.5
@@ -84,9 +84,15 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
     """
     say = on_remark or (lambda text: print(text, file=sys.stderr, flush=True))
     planning = partial(
-        plan, config, dataset=dataset, output=output, base_model=base_model, runtime=runtime, overrides=overrides
+        plan_training,
+        config,
+        dataset=dataset,
+        output=output,
+        base_model=base_model,
+        runtime=runtime,
+        overrides=overrides,
     )
-    place = output or Path(read_config(config)["output_dir"])
+    place = output or Path(read_axolotl_config(config)["output_dir"])
     # What is finished is so whatever this machine could train; else that comes first, before data is asked for.
     planned = planning(machine=fresh or read_done(place) is None)
     with alone(planned.output):
@@ -97,7 +103,7 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
 
 
 def _train(
-    planned: Plan,
+    planned: TrainingPlan,
     tracker: Tracker,
     on_progress: Callable[[Progress], None],
     say: Callable[[str], None],
@@ -126,7 +132,7 @@ def _train(
 
 
 def _run(
-    planned: Plan,
+    planned: TrainingPlan,
     python: Path,
     env: Mapping[str, str],
     follower: Follower,
@@ -188,7 +194,7 @@ def _follow(
             return code
 
 
-def _environment(planned: Plan) -> dict[str, str]:
+def _environment(planned: TrainingPlan) -> dict[str, str]:
     """Ours, without telemetry; without the network too where nothing is needed from it."""
     own = {
         "AXOLOTL_DO_NOT_TRACK": "1",
@@ -212,7 +218,7 @@ def _environment(planned: Plan) -> dict[str, str]:
     return os.environ | caches(planned.output / "prepared") | own
 
 
-def _failure(planned: Plan, code: int, earlier: int, again: str) -> UserError:
+def _failure(planned: TrainingPlan, code: int, earlier: int, again: str) -> UserError:
     """Why Axolotl failed, by what it said in this run: behind the first `earlier` bytes of the log."""
     log = planned.output / LOG
     text = log.read_bytes()[earlier:][-20_000:].decode(errors="replace")
@@ -231,7 +237,7 @@ def _failure(planned: Plan, code: int, earlier: int, again: str) -> UserError:
     )
 
 
-def _summary(planned: Plan, follower: Follower) -> TrainedAdapter:
+def _summary(planned: TrainingPlan, follower: Follower) -> TrainedAdapter:
     losses = [loss for _, loss in follower.losses]
     return TrainedAdapter(
         key=planned.key,

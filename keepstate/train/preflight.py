@@ -20,7 +20,7 @@ from keepstate.errors import UserError
 from keepstate.files import file_hash
 from keepstate.places import find, home
 from keepstate.setup import basemodel, qwen3
-from keepstate.train.config import absolute_model, needs_gpu, rows_a_step
+from keepstate.train.axolotl_config import absolute_model, needs_gpu, rows_a_step
 from keepstate.train.estimate import CPU_SPEED, cpu_memory_gib, memory_gib
 from keepstate.vocabulary import RuntimeName
 

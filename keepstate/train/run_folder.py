@@ -20,8 +20,8 @@ import yaml
 from keepstate.errors import UserError
 from keepstate.files import TEMPORARY, changed_keys, write_atomic, write_json
 from keepstate.processes import only_one
-from keepstate.train.planning import Plan
 from keepstate.train.result import DONE, WEIGHTS, TrainedAdapter, read_done
+from keepstate.train.training_plan import TrainingPlan
 
 RESOLVED = "axolotl.yaml"
 RUN = "keepstate-run.json"
@@ -70,7 +70,7 @@ class OtherTraining(UserError):
         super().__init__(what, "keep both: --out OTHER_FOLDER; or replace what lies there: --fresh")
 
 
-def finished(planned: Plan) -> TrainedAdapter | None:
+def finished(planned: TrainingPlan) -> TrainedAdapter | None:
     """The adapter that `planned` would make, where it lies there already. Changes nothing.
 
     Raises:
@@ -88,7 +88,7 @@ def finished(planned: Plan) -> TrainedAdapter | None:
     return done
 
 
-def _changes(planned: Plan, done: TrainedAdapter | None) -> list[str]:
+def _changes(planned: TrainingPlan, done: TrainedAdapter | None) -> list[str]:
     """What differs from the training that lies there."""
     recorded = _recorded(planned.output)
     if recorded is not None:
@@ -132,7 +132,7 @@ def _is_whole(checkpoint: Path) -> bool:
     return complete and all(zipfile.is_zipfile(checkpoint / name) for name in ARCHIVES)
 
 
-def prepare(planned: Plan, tracker: Mapping[str, Any], *, fresh: bool) -> Path | None:
+def prepare(planned: TrainingPlan, tracker: Mapping[str, Any], *, fresh: bool) -> Path | None:
     """Make the folder ready, write Axolotl's config into it, and return the checkpoint to go on from, if any.
 
     Only `fresh` removes work: without it, what goes is half written and could not be gone on from.

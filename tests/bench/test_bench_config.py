@@ -11,8 +11,8 @@ from keepstate.bench import (
     LimitsConfig,
     SamplingConfig,
     TaskSource,
-    load_config,
     matrix_configs,
+    read_benchmark_config,
 )
 from keepstate.errors import UserError
 from keepstate.tasks import write_tasks
@@ -43,7 +43,7 @@ def written(folder: Path, **changes: object) -> Path:
 @pytest.mark.parametrize("target", TARGETS)
 def test_each_target_of_the_specification_has_its_cell(target: str, short: str, difficulty: Difficulty) -> None:
     name = target.format(short)
-    config = load_config(CONFIGS / f"{name}.yaml")
+    config = read_benchmark_config(CONFIGS / f"{name}.yaml")
     assert config.name == name
     assert (config.adapter, config.runtime) == TARGETS[target]
     tasks = config.tasks.load()
@@ -57,7 +57,7 @@ def test_the_sixteen_differ_in_nothing_but_name_adapter_runtime_tasks_and_the_ti
     assert len(paths) == 16
     rest = set()
     for path in paths:
-        config = load_config(path)
+        config = read_benchmark_config(path)
         limits = config.limits.episode(config.runtime)
         assert limits.seconds == (600 if config.runtime is REACT else 900)
         assert (limits.turns, limits.runtime.tool_calls, config.context) == (40, 25, 40_960)
@@ -69,7 +69,7 @@ def test_the_sixteen_differ_in_nothing_but_name_adapter_runtime_tasks_and_the_ti
 
 
 def test_the_defaults_are_those_written_out_in_the_files() -> None:
-    config = load_config(CONFIGS / "bench-easy-lora.yaml")
+    config = read_benchmark_config(CONFIGS / "bench-easy-lora.yaml")
     bare = BenchmarkConfig(name=config.name, adapter=config.adapter, runtime=config.runtime, tasks=config.tasks)
     assert bare.decisive() == config.decisive()
     assert (bare.base_url, bare.concurrency, bare.isolation) == (config.base_url, config.concurrency, config.isolation)
@@ -94,7 +94,7 @@ def test_what_is_wrong_with_a_config_is_named(
     changes: dict[str, object], message: str, hint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as caught:
-        load_config(written(tmp_path, **changes))
+        read_benchmark_config(written(tmp_path, **changes))
     assert message in caught.value.message
     assert hint in caught.value.hint
 
@@ -104,27 +104,27 @@ def test_files_that_are_no_config_are_refused(content: str, tmp_path: Path) -> N
     path = tmp_path / "bad.yaml"
     path.write_text(content)
     with pytest.raises(UserError, match=r"bad\.yaml"):
-        load_config(path)
+        read_benchmark_config(path)
     with pytest.raises(UserError, match="cannot read"):
-        load_config(tmp_path / "none.yaml")
+        read_benchmark_config(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_files_are_read_as_editors_write_them(encoding: str, tmp_path: Path) -> None:
     path = written(tmp_path)
     path.write_bytes(path.read_text().encode(encoding))
-    assert load_config(path).name == "a"
+    assert read_benchmark_config(path).name == "a"
     task_set = tmp_path / "set.json"
     task_set.write_bytes('{"count": 3}'.encode(encoding))
     assert len(TaskSource(config=task_set).load()) == 3
 
 
 def test_a_weakest_rung_can_be_required(tmp_path: Path) -> None:
-    assert load_config(written(tmp_path, isolation="landlock+")).isolation == "landlock+"
+    assert read_benchmark_config(written(tmp_path, isolation="landlock+")).isolation == "landlock+"
 
 
 def test_relative_task_paths_start_at_the_config(tmp_path: Path) -> None:
-    config = load_config(written(tmp_path, tasks={"folder": "there"}))
+    config = read_benchmark_config(written(tmp_path, tasks={"folder": "there"}))
     assert config.tasks.folder == tmp_path / "there"
     with pytest.raises(UserError, match="no such folder"):
         config.tasks.load()

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keepstate.agents.recorder import Recorder
+from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource
 from keepstate.bench.cells import make_cell
-from keepstate.bench.config import BenchmarkConfig, TaskSource
 from keepstate.errors import EpisodeFailure
 from keepstate.models.base import Reply, Sampling
 from keepstate.models.scripted import ScriptedModel

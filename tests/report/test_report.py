@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from made_results import Made, write_made_cell
 from rich.console import Console
 
-from keepstate.bench.config import TaskSource
+from keepstate.bench.benchmark_config import TaskSource
 from keepstate.bench.results import read_results
 from keepstate.cli import compare as compare_command
 from keepstate.cli import main

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from serving_helpers import MakeAdapter
 
-from keepstate.serve import Plan, plan
+from keepstate.serve import ServingPlan, plan_serving
 from keepstate.serve.diagnosis import failure, stage, tail
 
 UP = "(EngineCore) INFO core.py: init engine (profile, create kv cache, warmup model) took 6.03 s\n"
@@ -13,9 +13,9 @@ EAGER = "WARNING vllm.py: Enforce eager set, disabling torch.compile and CUDAGra
 
 
 @pytest.fixture
-def planned(make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch) -> Plan:
+def planned(make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch) -> ServingPlan:
     monkeypatch.setenv("KEEPSTATE_DEVICE", "cuda")
-    return plan(adapters=[make_adapter(), make_adapter("react")], port=8000, log=Path("server.log"))
+    return plan_serving(adapters=[make_adapter(), make_adapter("react")], port=8000, log=Path("server.log"))
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def test_the_last_stage_counts(line: str, words: str) -> None:
         ("ValueError: something new", r"code 1 (ValueError: something new)", "keepstate doctor"),
     ],
 )
-def test_a_cause_has_its_remedy(log: str, cause: str, remedy: str, planned: Plan) -> None:
+def test_a_cause_has_its_remedy(log: str, cause: str, remedy: str, planned: ServingPlan) -> None:
     error = failure(planned, f"(EngineCore pid=7) {log}\n", 1)
     assert cause in error.message
     assert log in error.message
     assert remedy in error.hint
 
 
-def test_the_adapter_that_did_not_load_is_named(planned: Plan) -> None:
+def test_the_adapter_that_did_not_load_is_named(planned: ServingPlan) -> None:
     first = "INFO serving.py: Loaded new LoRA adapter: name 'persistent', path '/x'\n"
     error = failure(planned, UP + first + "ValueError: LoRA rank 128 is greater than max_lora_rank 16\n", 1)
     assert "the adapter 'react' could not be loaded" in error.message

@@ -29,9 +29,9 @@ QUESTION: list[Message] = [{"role": "user", "content": "What is the capital of F
 PROGRAM = """
 import sys
 from pathlib import Path
-from keepstate.serve import plan, serve
+from keepstate.serve import plan_serving, serve
 log, base, *loras = sys.argv[1:]
-with serve(plan(base_model=base, adapters=loras, port=0, log=Path(log))) as server:
+with serve(plan_serving(base_model=base, adapters=loras, port=0, log=Path(log))) as server:
     print(server.base_url, flush=True)
     server.wait()
 """

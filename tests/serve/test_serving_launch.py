@@ -17,7 +17,7 @@ from serving_helpers import MakeAdapter, is_running
 
 from keepstate.errors import EXIT_INTERRUPTED, UserError
 from keepstate.files import write_json
-from keepstate.serve import Plan, plan, serve
+from keepstate.serve import ServingPlan, plan_serving, serve
 from keepstate.serve import loaded as loaded_module
 from keepstate.serve.launch import Starting
 from keepstate.serve.loaded import _path, loaded_by
@@ -25,7 +25,7 @@ from keepstate.serve.ports import HOST
 from keepstate.train.result import WEIGHTS
 
 
-def start(planned: Plan) -> UserError:
+def start(planned: ServingPlan) -> UserError:
     """The error of a start that must fail."""
     with pytest.raises(UserError) as caught, serve(planned):
         pass
@@ -41,11 +41,11 @@ def gone(home: Path) -> bool:
 
 
 @pytest.fixture
-def planned(make_adapter: MakeAdapter, stub_home: Path) -> Plan:
-    return plan(adapters=[make_adapter(), make_adapter("react")], port=0)
+def planned(make_adapter: MakeAdapter, stub_home: Path) -> ServingPlan:
+    return plan_serving(adapters=[make_adapter(), make_adapter("react")], port=0)
 
 
-def test_inside_the_block_it_serves_and_afterwards_it_is_gone(planned: Plan, stub_home: Path) -> None:
+def test_inside_the_block_it_serves_and_afterwards_it_is_gone(planned: ServingPlan, stub_home: Path) -> None:
     stages: list[str] = []
     with serve(planned, on_progress=lambda state: stages.append(state.stage)) as server:
         assert is_running(stub_home)
@@ -57,7 +57,7 @@ def test_inside_the_block_it_serves_and_afterwards_it_is_gone(planned: Plan, stu
 
 
 def test_what_a_server_loaded_is_known_while_it_runs(
-    planned: Plan, stub_home: Path, monkeypatch: pytest.MonkeyPatch
+    planned: ServingPlan, stub_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = planned.adapters[0].folder / WEIGHTS
     weights.write_bytes(b"one")
@@ -81,14 +81,14 @@ def test_what_a_server_loaded_is_known_while_it_runs(
 
 
 def test_a_server_of_which_no_note_can_be_kept_is_served_all_the_same(
-    planned: Plan, stub_home: Path, monkeypatch: pytest.MonkeyPatch
+    planned: ServingPlan, stub_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loaded_module, "write_json", lambda path, _: write_json(Path("/proc/none/x"), {}))
     with serve(planned) as server:
         assert loaded_by(server.base_url) is None
 
 
-def test_an_adapter_written_to_while_it_is_loaded_is_refused(planned: Plan) -> None:
+def test_an_adapter_written_to_while_it_is_loaded_is_refused(planned: ServingPlan) -> None:
     def write(state: Starting) -> None:
         if state.stage == "asking react":
             (planned.adapters[1].folder / WEIGHTS).write_bytes(b"later")
@@ -100,13 +100,15 @@ def test_an_adapter_written_to_while_it_is_loaded_is_refused(planned: Plan) -> N
         pass
 
 
-def test_an_error_in_the_block_ends_it_too(planned: Plan, stub_home: Path) -> None:
+def test_an_error_in_the_block_ends_it_too(planned: ServingPlan, stub_home: Path) -> None:
     with pytest.raises(ZeroDivisionError), serve(planned):
         _ = 1 / 0
     assert not is_running(stub_home)
 
 
-def test_one_that_dies_shows_the_end_of_its_log_and_a_remedy(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_dies_shows_the_end_of_its_log_and_a_remedy(
+    planned: ServingPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STUB", "dies")
     error = start(planned)
     assert "the memory did not suffice" in error.message
@@ -115,7 +117,7 @@ def test_one_that_dies_shows_the_end_of_its_log_and_a_remedy(planned: Plan, monk
     assert error.hint == "end other programs that use it"
 
 
-def test_one_that_dies_later_is_noticed(planned: Plan, stub_home: Path) -> None:
+def test_one_that_dies_later_is_noticed(planned: ServingPlan, stub_home: Path) -> None:
     with serve(planned) as server:
         os.kill(int((stub_home / "stub.pid").read_text()), signal.SIGKILL)
         with pytest.raises(UserError, match="vLLM ended with code 137"):
@@ -123,7 +125,7 @@ def test_one_that_dies_later_is_noticed(planned: Plan, stub_home: Path) -> None:
 
 
 def test_an_adapter_that_does_not_answer_is_named(
-    planned: Plan, stub_home: Path, monkeypatch: pytest.MonkeyPatch
+    planned: ServingPlan, stub_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STUB", "adapter")
     error = start(planned)
@@ -132,12 +134,12 @@ def test_an_adapter_that_does_not_answer_is_named(
     assert not is_running(stub_home)
 
 
-def test_a_server_without_our_lora_code_is_refused(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_without_our_lora_code_is_refused(planned: ServingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUB", "plugin")
     assert "the base's answers would be wrong" in start(planned).message
 
 
-def test_prompts_that_training_did_not_see_are_refused(planned: Plan, model: Path) -> None:
+def test_prompts_that_training_did_not_see_are_refused(planned: ServingPlan, model: Path) -> None:
     from tokenizers import Tokenizer, models
 
     words = {"[UNK]": 0, "<|im_start|>": 1, "<|im_end|>": 2}
@@ -150,13 +152,13 @@ def test_a_port_in_use_is_said_before_anything_starts(make_adapter: MakeAdapter,
     adapter = make_adapter()
     with socket.create_server((HOST, 0)) as held:
         port = held.getsockname()[1]
-        error = start(plan(adapters=[adapter], port=port))
+        error = start(plan_serving(adapters=[adapter], port=port))
     assert f"port {port} of 127.0.0.1 is in use by another program" in error.message
     assert f"--port {port + 1}" in error.hint
     assert not (stub_home / "stub.pid").exists()
 
 
-def test_a_port_in_use_by_a_server_names_its_models(planned: Plan) -> None:
+def test_a_port_in_use_by_a_server_names_its_models(planned: ServingPlan) -> None:
     with serve(planned):
         assert "by a server of base, persistent, react" in start(planned).message
 

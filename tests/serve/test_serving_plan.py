@@ -11,7 +11,7 @@ from keepstate import machine
 from keepstate.dataset import load_template
 from keepstate.dataset.templates import FOLDER
 from keepstate.errors import UserError
-from keepstate.serve import plan
+from keepstate.serve import plan_serving
 from keepstate.serve.adapters import max_rank
 from keepstate.serve.command import PLUGIN_FOLDER, command, own_environment
 from keepstate.serve.weights import read_shapes
@@ -31,7 +31,7 @@ def following(words: list[str], option: str) -> str:
 
 
 def test_adapters_bring_their_names_base_and_template(make_adapter: MakeAdapter, model: Path) -> None:
-    planned = plan(adapters=[make_adapter("persistent"), make_adapter("react", rank=20)])
+    planned = plan_serving(adapters=[make_adapter("persistent"), make_adapter("react", rank=20)])
     assert planned.names == ("base", "persistent", "react")
     assert planned.base_model == str(model)
     assert planned.template == FOLDER / "chatml.jinja"
@@ -46,26 +46,26 @@ def test_adapters_bring_their_names_base_and_template(make_adapter: MakeAdapter,
 def test_two_adapters_of_one_name_are_refused_unless_one_is_renamed(make_adapter: MakeAdapter) -> None:
     first, second = make_adapter(), make_adapter(folder="again")
     with pytest.raises(UserError, match="two adapters are named 'persistent'") as caught:
-        plan(adapters=[first, second])
+        plan_serving(adapters=[first, second])
     assert f"--lora NAME={second}" in caught.value.hint
-    assert plan(adapters=[first, f"second={second}"]).names == ("base", "persistent", "second")
+    assert plan_serving(adapters=[first, f"second={second}"]).names == ("base", "persistent", "second")
 
 
 def test_the_name_of_the_base_is_taken(make_adapter: MakeAdapter) -> None:
     with pytest.raises(UserError, match="'base' is the base model's"):
-        plan(adapters=[f"base={make_adapter()}"])
+        plan_serving(adapters=[f"base={make_adapter()}"])
 
 
 def test_adapters_of_different_templates_cannot_share_a_server(make_adapter: MakeAdapter) -> None:
     with pytest.raises(UserError, match="different chat templates"):
-        plan(adapters=[make_adapter(), make_adapter("forget", template="qwen3_nothink")])
+        plan_serving(adapters=[make_adapter(), make_adapter("forget", template="qwen3_nothink")])
 
 
 def test_another_template_than_the_training_s_is_refused(make_adapter: MakeAdapter) -> None:
     adapter = make_adapter()
     with pytest.raises(UserError, match="another chat template than qwen3_nothink"):
-        plan(adapters=[adapter], template="qwen3_nothink")
-    assert plan(adapters=[adapter], template="chatml").template.name == "chatml.jinja"
+        plan_serving(adapters=[adapter], template="qwen3_nothink")
+    assert plan_serving(adapters=[adapter], template="chatml").template.name == "chatml.jinja"
 
 
 def test_a_template_that_is_no_longer_built_in_comes_from_the_adapter(make_adapter: MakeAdapter) -> None:
@@ -74,10 +74,10 @@ def test_a_template_that_is_no_longer_built_in_comes_from_the_adapter(make_adapt
     own.write_text("{{ messages[0]['content'] }}")
     mark = json.loads((adapter / DONE).read_text())
     (adapter / DONE).write_text(json.dumps(mark | {"template_sha256": load_template(own).sha256}))
-    assert plan(adapters=[adapter]).template == own
+    assert plan_serving(adapters=[adapter]).template == own
     own.unlink()
     with pytest.raises(UserError, match="neither built in nor in"):
-        plan(adapters=[adapter])
+        plan_serving(adapters=[adapter])
 
 
 @pytest.mark.parametrize(
@@ -88,18 +88,18 @@ def test_half_an_adapter_is_refused(make_adapter: MakeAdapter, missing: str, mes
     adapter = make_adapter()
     (adapter / missing).unlink()
     with pytest.raises(UserError, match=message):
-        plan(adapters=[adapter])
+        plan_serving(adapters=[adapter])
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such adapter folder: .*none"):
-        plan(adapters=[tmp_path / "none"])
+        plan_serving(adapters=[tmp_path / "none"])
 
 
 def test_a_rank_that_vllm_does_not_serve_is_refused(make_adapter: MakeAdapter) -> None:
     with pytest.raises(UserError, match="rank r=1024"):
-        plan(adapters=[make_adapter(rank=1024)])
-    (adapter,) = plan(adapters=[make_adapter("forget", rank=64)]).adapters
+        plan_serving(adapters=[make_adapter(rank=1024)])
+    (adapter,) = plan_serving(adapters=[make_adapter("forget", rank=64)]).adapters
     assert max_rank([adapter]) == 64
 
 
@@ -128,17 +128,17 @@ def test_an_adapter_must_fit_the_base(
     name = f"base_model.model.model.layers.0.{layer}"
     write_shapes(adapter / WEIGHTS, {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b})
     if not message:
-        assert plan(adapters=[adapter]).names == ("base", "persistent")
+        assert plan_serving(adapters=[adapter]).names == ("base", "persistent")
         return
     with pytest.raises(UserError, match=message):
-        plan(adapters=[adapter])
+        plan_serving(adapters=[adapter])
 
 
 def test_broken_weights_are_named(make_adapter: MakeAdapter, model: Path) -> None:
     adapter = make_adapter()
     write_shapes(model / "model.safetensors", {"model.layers.0.q_proj.weight": (48, 64)})
     with pytest.raises(UserError, match=r"adapter_model\.safetensors is no safetensors file"):
-        plan(adapters=[adapter])
+        plan_serving(adapters=[adapter])
 
 
 def test_weights_that_cannot_be_read_are_not_called_broken(tmp_path: Path) -> None:
@@ -150,14 +150,14 @@ def test_qwen3_without_a_gpu_is_refused_at_once(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(machine, "gpus", lambda: ())
     monkeypatch.delenv("KEEPSTATE_DEVICE")
     with pytest.raises(UserError, match="needs a CUDA GPU") as caught:
-        plan()
+        plan_serving()
     assert "--laptop" in caught.value.hint
     assert "keepstate doctor" in caught.value.hint
 
 
 def test_on_a_gpu_it_is_what_the_specification_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEEPSTATE_DEVICE", "cuda")
-    planned = plan()
+    planned = plan_serving()
     words = command(planned, PYTHON)
     assert following(words, "--model") == "Qwen/Qwen3-8B"
     assert following(words, "--dtype") == "bfloat16"
@@ -174,7 +174,7 @@ def test_on_a_gpu_it_is_what_the_specification_says(monkeypatch: pytest.MonkeyPa
 
 
 def test_on_the_cpu_the_plugin_is_loaded_and_the_network_left_alone(make_adapter: MakeAdapter) -> None:
-    planned = plan(adapters=[make_adapter()])
+    planned = plan_serving(adapters=[make_adapter()])
     own, words = own_environment(planned), command(planned, PYTHON)
     assert int(following(words, "--max-num-batched-tokens")) > planned.context, "a whole prompt in one step"
     assert "--no-enable-chunked-prefill" in words
@@ -188,39 +188,39 @@ def test_as_many_threads_as_cores_are_idle(
     idle: float, threads: str, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "idle_cores", lambda: idle)
-    assert own_environment(plan(adapters=[make_adapter()]))["OMP_NUM_THREADS"] == threads
+    assert own_environment(plan_serving(adapters=[make_adapter()]))["OMP_NUM_THREADS"] == threads
 
 
 @pytest.mark.parametrize(("value", "sent"), [("", True), ("true", True), ("FALSE", False), ("0", False)])
 def test_nothink_of_the_environment(value: str, sent: bool, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTHINK", value)
-    planned = plan(base_model=model, template="chatml")
+    planned = plan_serving(base_model=model, template="chatml")
     assert ("--default-chat-template-kwargs" in command(planned, PYTHON)) is sent
-    assert plan(base_model=model, template="chatml", nothink=not sent).nothink is not sent
+    assert plan_serving(base_model=model, template="chatml", nothink=not sent).nothink is not sent
 
 
 def test_nothink_that_is_neither_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTHINK", "maybe")
     with pytest.raises(UserError, match="NOTHINK is 'maybe'"):
-        plan(base_model=model, template="chatml")
+        plan_serving(base_model=model, template="chatml")
 
 
 @pytest.mark.parametrize("context", [8, 5000])
 def test_a_context_that_the_model_does_not_have_is_refused(context: int, model: Path) -> None:
     with pytest.raises(UserError, match="takes 256 to 4096"):
-        plan(base_model=model, template="chatml", context=context)
+        plan_serving(base_model=model, template="chatml", context=context)
 
 
 def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such model folder"):
-        plan(base_model=tmp_path / "none")
+        plan_serving(base_model=tmp_path / "none")
     with pytest.raises(UserError, match=r"config\.json is missing"):
-        plan(base_model=tmp_path)
+        plan_serving(base_model=tmp_path)
 
 
 def test_an_adapter_of_another_base_is_remarked(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text("{}")
-    (remark,) = plan(base_model=other, adapters=[make_adapter()]).remarks
+    (remark,) = plan_serving(base_model=other, adapters=[make_adapter()]).remarks
     assert "persistent was trained on" in remark

@@ -10,9 +10,9 @@ from keepstate.cli import cli
 from keepstate.errors import UserError
 from keepstate.tasks import load_tasks, make_tasks, problem_hash, read_tasks, require_disjoint, write_tasks
 from keepstate.tasks.base import RESEARCH_TASK_SCHEMA
-from keepstate.tasks.config import TaskSetConfig, read_config
 from keepstate.tasks.families import family, names
 from keepstate.tasks.policies import reference_scores
+from keepstate.tasks.task_set import TaskSetConfig, read_task_set
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "train" / "assets" / "task_configs").rglob("*.json"))
@@ -145,7 +145,7 @@ def test_missing_and_empty_folders_say_how_to_fill_them(tmp_path: Path) -> None:
 def test_the_evaluation_sets_are_those_of_the_specification() -> None:
     assert [path.name for path in CONFIGS] == ["easy_100.json", "medium_100.json"]
     for path in CONFIGS:
-        config = read_config(path)
+        config = read_task_set(path)
         assert (config.family, config.count, config.seed_start) == ("knapsack", 100, 123456789)
         assert path.name == f"{config.difficulty}_100.json"
         assert config.rules == "strict"
@@ -166,7 +166,7 @@ def test_a_bad_config_is_explained(tmp_path: Path, content: str | None, says: st
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match=says):
-        read_config(path)
+        read_task_set(path)
 
 
 def test_generate_writes_the_set_and_options_override_the_config(tmp_path: Path) -> None:

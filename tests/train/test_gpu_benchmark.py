@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from keepstate.places import SHIPPED
-from keepstate.train.config import checked
+from keepstate.train.axolotl_config import checked
 
 sys.path.insert(0, str(SHIPPED / "benchmarks" / "gpu"))
 

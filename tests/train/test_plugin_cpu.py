@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from keepstate.setup.environments import spec
-from keepstate.train.config import PLUGIN_FOLDER
+from keepstate.train.axolotl_config import PLUGIN_FOLDER
 
 HERE = Path(__file__).parent
 

@@ -14,8 +14,8 @@ from keepstate.errors import UserError
 from keepstate.files import file_hash
 from keepstate.machine import Gpu
 from keepstate.setup import qwen3
-from keepstate.train import plan, preflight
-from keepstate.train.config import config_path, read_config
+from keepstate.train import plan_training, preflight
+from keepstate.train.axolotl_config import config_path, read_axolotl_config
 from keepstate.train.estimate import estimate, memory_gib
 from keepstate.train.launch import _environment
 from keepstate.train.preflight import about_cpu_memory, check_machine
@@ -30,13 +30,13 @@ TWO = (Gpu("big", 80.0, "1", 0, "GPU-a"), Gpu("big", 80.0, "1", 1, "GPU-b"))
 def test_no_gpu_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: ())
     with pytest.raises(UserError, match="needs a CUDA GPU"):
-        check_machine(read_config(A100), tmp_path)
-    check_machine(read_config(LAPTOP), tmp_path)
+        check_machine(read_axolotl_config(A100), tmp_path)
+    check_machine(read_axolotl_config(LAPTOP), tmp_path)
 
 
 def test_small_gpu_gets_the_flag_that_fits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: (Gpu("small", 12.0, "1"),))
-    config = read_config(A100) | {"keepstate_profile": "memory"}
+    config = read_axolotl_config(A100) | {"keepstate_profile": "memory"}
     with pytest.raises(UserError, match="12 GiB") as caught:
         check_machine(config, tmp_path)
     assert "--max-seq-length 8192" in caught.value.hint
@@ -47,10 +47,10 @@ def test_gpu_that_others_hold_is_refused_and_the_freest_taken(monkeypatch: pytes
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(machine, "gpus", lambda: TWO)
     monkeypatch.setattr(machine, "gpu_free_gib", lambda: (10.0, 79.0))
-    assert check_machine(read_config(A100), tmp_path) == TWO[1]
+    assert check_machine(read_axolotl_config(A100), tmp_path) == TWO[1]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(UserError, match="10 of the 80 GiB of big are free") as caught:
-        check_machine(read_config(A100), tmp_path)
+        check_machine(read_axolotl_config(A100), tmp_path)
     assert "nvidia-smi" in caught.value.hint
 
 
@@ -63,9 +63,9 @@ def test_axolotl_sees_the_one_gpu_that_was_checked(
     monkeypatch.setattr(machine, "gpu_free_gib", lambda: (79.0, 70.0))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     config = tmp_path / "gpu.yaml"
-    config.write_text(yaml.safe_dump(read_config(LAPTOP) | {"adapter": "qlora"}))
+    config.write_text(yaml.safe_dump(read_axolotl_config(LAPTOP) | {"adapter": "qlora"}))
     monkeypatch.setattr(preflight, "DISK_GIB", {True: 0, False: 0})
-    planned = plan(config, dataset=dataset, output=tmp_path / "out", base_model=model)
+    planned = plan_training(config, dataset=dataset, output=tmp_path / "out", base_model=model)
     environment = _environment(planned)
     assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-b"
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
@@ -77,7 +77,7 @@ def test_gpus_that_are_hidden_are_not_chosen(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(machine, "gpus", lambda: TWO)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     with pytest.raises(UserError, match=f"CUDA_VISIBLE_DEVICES='{named}' leaves none of the 2") as caught:
-        check_machine(read_config(A100), tmp_path)
+        check_machine(read_axolotl_config(A100), tmp_path)
     assert "unset CUDA_VISIBLE_DEVICES" in caught.value.hint
 
 
@@ -91,7 +91,7 @@ def test_a_number_that_cuda_may_count_otherwise_is_said(monkeypatch: pytest.Monk
 
 
 def test_memory_of_the_longest_row_on_a_laptop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    config = read_config(LAPTOP)
+    config = read_axolotl_config(LAPTOP)
     monkeypatch.setattr(machine, "memory_gib", lambda: 8.0)
     assert about_cpu_memory(config, 1_500) == []
     (remark,) = about_cpu_memory(config, 9_000)  # dropped by the context of 4,096
@@ -105,7 +105,7 @@ def test_memory_of_the_longest_row_on_a_laptop(monkeypatch: pytest.MonkeyPatch, 
 def test_small_disk_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 2**29))
     with pytest.raises(UserError, match=r"0\.5 GiB of disk are free"):
-        check_machine(read_config(LAPTOP), tmp_path)
+        check_machine(read_axolotl_config(LAPTOP), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_small_disk_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     ],
 )
 def test_time_is_told_with_its_grounds(gpu: str, words: str) -> None:
-    said = estimate(read_config(A100), 1_000_000, gpu).words()
+    said = estimate(read_axolotl_config(A100), 1_000_000, gpu).words()
     assert words in said
     assert "3,000,000 tokens" in said
 
@@ -125,7 +125,7 @@ def test_time_is_told_with_its_grounds(gpu: str, words: str) -> None:
 def test_what_is_assumed_is_told_and_what_the_first_steps_take_replaces_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
     monkeypatch.setattr(machine, "cores", lambda: 2)
-    assumed = estimate(read_config(LAPTOP), 39_000, None)
+    assumed = estimate(read_axolotl_config(LAPTOP), 39_000, None)
     assert "about 58 s to 2 min if this machine makes 260 to 675 tokens/s (measured with avx512_bf16 on two idle" in (
         assumed.words()
     )
@@ -134,14 +134,14 @@ def test_what_is_assumed_is_told_and_what_the_first_steps_take_replaces_it(monke
     assert said == "measured over 3 steps: 33 tokens/s, about 19 min left; 260 to 675 tokens/s were assumed"
     assert "assumed" not in assumed.against(replace(state, mean_tokens_per_second=300.0))
     monkeypatch.setattr(machine, "cpu_flags", frozenset)
-    unknown = estimate(read_config(LAPTOP), 39_000, None)
+    unknown = estimate(read_axolotl_config(LAPTOP), 39_000, None)
     assert "the first steps will tell" in unknown.words()
     assert "33 tokens/s" in unknown.against(state)
     assert estimate({"max_steps": 3}, 39_000, None).tokens == 39_000  # Axolotl's own num_epochs
 
 
 def test_uncertified_data_is_remarked_and_a_wrong_certificate_refused(dataset: Path, model: Path) -> None:
-    planned = plan(LAPTOP, dataset=dataset, base_model=model)
+    planned = plan_training(LAPTOP, dataset=dataset, base_model=model)
     assert any("not certified" in remark for remark in planned.remarks)
     proof = {"rows": 4, "turns": 4, "tokens": 36, "trained_tokens": 4, "axolotl": "0", "server": None, "checked_at": ""}
     hashes = {name: split.sha256 for name, split in planned.manifest.splits.items()}
@@ -149,23 +149,27 @@ def test_uncertified_data_is_remarked_and_a_wrong_certificate_refused(dataset: P
         certificate = Certificate(data_sha256=data, **proof)
         planned.manifest.model_copy(update={"certificate": certificate}).write(dataset)
         if good:
-            assert not any("certified" in remark for remark in plan(LAPTOP, dataset=dataset, base_model=model).remarks)
+            assert not any(
+                "certified" in remark for remark in plan_training(LAPTOP, dataset=dataset, base_model=model).remarks
+            )
         else:
             with pytest.raises(UserError, match="certificate is for other data"):
-                plan(LAPTOP, dataset=dataset, base_model=model)
+                plan_training(LAPTOP, dataset=dataset, base_model=model)
 
 
 def test_model_of_the_hub_is_announced_until_it_is_cached(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    planned = plan(LAPTOP, dataset=dataset, base_model="Qwen/Qwen3-8B")
+    planned = plan_training(LAPTOP, dataset=dataset, base_model="Qwen/Qwen3-8B")
     assert not planned.offline
     assert any("fetched" in remark for remark in planned.remarks)
     snapshot = tmp_path / "models--Qwen--Qwen3-8B" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").touch()
-    assert not any("fetched" in remark for remark in plan(LAPTOP, dataset=dataset, base_model="Qwen/Qwen3-8B").remarks)
+    assert not any(
+        "fetched" in remark for remark in plan_training(LAPTOP, dataset=dataset, base_model="Qwen/Qwen3-8B").remarks
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,12 +179,12 @@ def test_model_of_the_hub_is_announced_until_it_is_cached(
 def test_data_that_changed_is_refused(dataset: Path, model: Path, broken: str, message: str) -> None:
     (dataset / broken).write_text("{}")
     with pytest.raises(UserError, match=message):
-        plan(LAPTOP, dataset=dataset, base_model=model)
+        plan_training(LAPTOP, dataset=dataset, base_model=model)
 
 
 def test_missing_model_is_named(dataset: Path) -> None:
     with pytest.raises(UserError, match="models/none"):
-        plan(LAPTOP, dataset=dataset, base_model="models/none")
+        plan_training(LAPTOP, dataset=dataset, base_model="models/none")
 
 
 @pytest.mark.parametrize(("flags", "bf16"), [({"avx2"}, False), ({"avx2", "avx512_bf16"}, True), (set(), True)])
@@ -188,18 +192,18 @@ def test_processor_without_bf16_trains_in_float32(
     dataset: Path, model: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str], bf16: bool
 ) -> None:
     monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags))
-    planned = plan(LAPTOP, dataset=dataset, base_model=model)
+    planned = plan_training(LAPTOP, dataset=dataset, base_model=model)
     assert planned.config["bf16"] is bf16
     assert any("float32" in remark for remark in planned.remarks) is not bf16
-    given = plan(LAPTOP, dataset=dataset, base_model=model, overrides={"bf16": True})
+    given = plan_training(LAPTOP, dataset=dataset, base_model=model, overrides={"bf16": True})
     assert given.config["bf16"] is True
 
 
 def test_data_of_another_runtime_is_refused(dataset: Path, model: Path, tmp_path: Path) -> None:
     places = {"dataset": dataset, "base_model": model, "output": tmp_path / "out"}
-    assert plan(LAPTOP, runtime=RuntimeName.PERSISTENT, **places).manifest.runtime is RuntimeName.PERSISTENT
+    assert plan_training(LAPTOP, runtime=RuntimeName.PERSISTENT, **places).manifest.runtime is RuntimeName.PERSISTENT
     with pytest.raises(UserError, match="built for the runtime persistent, this training is of forget") as caught:
-        plan(LAPTOP, runtime=RuntimeName.FORGET, **places)
+        plan_training(LAPTOP, runtime=RuntimeName.FORGET, **places)
     assert "with persistent instead of forget" in caught.value.hint
     assert "keepstate dataset build --runtime forget" in caught.value.hint
 
@@ -207,9 +211,9 @@ def test_data_of_another_runtime_is_refused(dataset: Path, model: Path, tmp_path
 def test_a_folder_named_after_another_runtime_is_not_taken_unasked(dataset: Path, model: Path, tmp_path: Path) -> None:
     react = config_path(RuntimeName.REACT, laptop=True)
     with pytest.raises(UserError, match=r"is for react .*this training is of persistent") as caught:
-        plan(react, dataset=dataset, base_model=model, runtime=RuntimeName.PERSISTENT)
+        plan_training(react, dataset=dataset, base_model=model, runtime=RuntimeName.PERSISTENT)
     assert "--out" in caught.value.hint
-    plan(react, dataset=dataset, base_model=model, runtime=RuntimeName.PERSISTENT, output=tmp_path / "mine")
+    plan_training(react, dataset=dataset, base_model=model, runtime=RuntimeName.PERSISTENT, output=tmp_path / "mine")
 
 
 def words_of(*words: str) -> str:
@@ -227,14 +231,14 @@ def test_data_proven_with_a_tokenizer_of_other_tokens_is_refused(dataset: Path, 
     source = Source(name=str(proven), sha256=file_hash(proven))
     read_manifest(dataset).model_copy(update={"tokenizer": source}).write(dataset)
     (model / "tokenizer.json").write_text(words_of("1", "2", "+", "never seen"))
-    assert not any("tokenizer" in remark for remark in plan(LAPTOP, dataset=dataset, base_model=model).remarks)
+    assert not any("tokenizer" in remark for remark in plan_training(LAPTOP, dataset=dataset, base_model=model).remarks)
     (model / "tokenizer.json").write_text(words_of("2", "1", "+"))
     with pytest.raises(UserError, match="makes other tokens") as caught:
-        plan(LAPTOP, dataset=dataset, base_model=model)
+        plan_training(LAPTOP, dataset=dataset, base_model=model)
     assert str(proven) in caught.value.message
     assert f"keepstate dataset build --runtime persistent --tokenizer {model} --template chatml" in caught.value.hint
     proven.unlink()
-    assert any("to be sure" in remark for remark in plan(LAPTOP, dataset=dataset, base_model=model).remarks)
+    assert any("to be sure" in remark for remark in plan_training(LAPTOP, dataset=dataset, base_model=model).remarks)
 
 
 def test_data_proven_with_another_tokenizer_than_qwen3s_is_refused_although_the_model_is_on_the_hub(
@@ -242,9 +246,11 @@ def test_data_proven_with_another_tokenizer_than_qwen3s_is_refused_although_the_
 ) -> None:
     monkeypatch.setenv("KEEPSTATE_HOME", str(tmp_path))
     for name in ("Qwen/Qwen3-8B", "qwen/qwen3-0.6b"):
-        fetched = plan(LAPTOP, dataset=dataset, base_model=name, machine=False)
+        fetched = plan_training(LAPTOP, dataset=dataset, base_model=name, machine=False)
         assert f"keepstate dataset check {dataset} --tokenizer qwen3" in fetched.remarks[-1]
-    assert "tokenizer" not in plan(LAPTOP, dataset=dataset, base_model="another/model", machine=False).remarks[-1]
+    assert (
+        "tokenizer" not in plan_training(LAPTOP, dataset=dataset, base_model="another/model", machine=False).remarks[-1]
+    )
     proven, own = tmp_path / "tokenizer.json", qwen3.folder() / "tokenizer.json"
     own.parent.mkdir(parents=True)
     proven.write_text(words_of("1", "2", "+"))
@@ -252,8 +258,8 @@ def test_data_proven_with_another_tokenizer_than_qwen3s_is_refused_although_the_
     source = Source(name=str(proven), sha256=file_hash(proven))
     read_manifest(dataset).model_copy(update={"tokenizer": source}).write(dataset)
     with pytest.raises(UserError, match="makes other tokens") as caught:
-        plan(LAPTOP, dataset=dataset, base_model="Qwen/Qwen3-8B")
+        plan_training(LAPTOP, dataset=dataset, base_model="Qwen/Qwen3-8B")
     assert "--tokenizer qwen3 --template chatml" in caught.value.hint
     with pytest.raises(UserError, match="the config names qwen3_nothink") as caught:
-        plan(config_path(RuntimeName.PERSISTENT, laptop=False), dataset=dataset, machine=False)
+        plan_training(config_path(RuntimeName.PERSISTENT, laptop=False), dataset=dataset, machine=False)
     assert "--tokenizer qwen3 --template qwen3_nothink" in caught.value.hint

@@ -25,7 +25,7 @@ from keepstate.files import file_hash
 from keepstate.places import SHIPPED
 from keepstate.setup.environments import spec
 from keepstate.train import read_done
-from keepstate.train.config import config_path
+from keepstate.train.axolotl_config import config_path
 from keepstate.train.result import DONE, WEIGHTS
 from keepstate.train.run_folder import LOCK, PROGRESS, checkpoints
 from keepstate.train.tracking import FOLDER, PROJECT

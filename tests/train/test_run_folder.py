@@ -16,8 +16,8 @@ from made_data import write_dataset
 from keepstate import machine
 from keepstate.errors import UserError
 from keepstate.files import TEMPORARY
-from keepstate.train import Plan, TrainedAdapter, plan, read_done, train
-from keepstate.train.config import WITHOUT_EFFECT, config_path, known_keys, read_config
+from keepstate.train import TrainedAdapter, TrainingPlan, plan_training, read_done, train
+from keepstate.train.axolotl_config import WITHOUT_EFFECT, config_path, known_keys, read_axolotl_config
 from keepstate.train.result import DONE, WEIGHTS, write_result
 from keepstate.train.run_folder import (
     ARCHIVES,
@@ -37,16 +37,16 @@ from keepstate.train.run_folder import (
 from keepstate.vocabulary import RuntimeName
 
 LAPTOP = config_path(RuntimeName.PERSISTENT, laptop=True)
-Planner = Callable[..., Plan]
+Planner = Callable[..., TrainingPlan]
 
 
 @pytest.fixture
 def planner(dataset: Path, model: Path, tmp_path: Path) -> Planner:
     """Plans a training into `out`, with what is given changed."""
 
-    def make(overrides: Mapping[str, Any] | None = None, **changed: Any) -> Plan:
+    def make(overrides: Mapping[str, Any] | None = None, **changed: Any) -> TrainingPlan:
         places = {"dataset": dataset, "base_model": model, "output": tmp_path / "out"}
-        return plan(LAPTOP, overrides=overrides, **(places | changed))
+        return plan_training(LAPTOP, overrides=overrides, **(places | changed))
 
     return make
 
@@ -63,7 +63,7 @@ def write_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def finish(planned: Plan, key: str | None = None) -> TrainedAdapter:
+def finish(planned: TrainingPlan, key: str | None = None) -> TrainedAdapter:
     """Write what a finished training leaves, less its checkpoints."""
     adapter = TrainedAdapter(
         key=key or planned.key,
@@ -186,13 +186,13 @@ def test_what_is_finished_is_so_on_a_machine_that_could_not_train_it(
 ) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: ())
     config = tmp_path / "gpu.yaml"
-    config.write_text(yaml.safe_dump(read_config(LAPTOP) | {"adapter": "qlora"}))
+    config.write_text(yaml.safe_dump(read_axolotl_config(LAPTOP) | {"adapter": "qlora"}))
     base = Path(planner().config["base_model"])
     places: dict[str, Any] = {"dataset": dataset, "base_model": base, "output": tmp_path / "out"}
     with pytest.raises(UserError, match="needs a CUDA GPU"):
         train(config, **places)
     assert not (tmp_path / "out").exists()
-    planned = plan(config, machine=False, **places)
+    planned = plan_training(config, machine=False, **places)
     prepare(planned, {}, fresh=False)
     adapter = finish(planned)
     assert train(config, **places) == adapter

@@ -14,13 +14,13 @@ from keepstate.places import SHIPPED
 from keepstate.setup import basemodel
 from keepstate.setup.environments import spec
 from keepstate.train import read_done
-from keepstate.train.config import config_path, read_config
+from keepstate.train.axolotl_config import config_path, read_axolotl_config
 from keepstate.vocabulary import RuntimeName
 
 SCRIPT = SHIPPED / "train" / "qwen3_8b_axolotl.py"
 TRACES = 6
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
-A100 = read_config(config_path(RuntimeName.REACT, laptop=False))
+A100 = read_axolotl_config(config_path(RuntimeName.REACT, laptop=False))
 PATHS = {"datasets", "test_datasets", "base_model", "chat_template_jinja", "output_dir", "dataset_prepared_path"}
 """What every resolved config changes: places."""
 

@@ -13,7 +13,7 @@ from keepstate.errors import UserError
 from keepstate.models.base import Message
 from keepstate.places import SHIPPED
 from keepstate.setup.environments import spec
-from keepstate.train.config import CONFIGS, PLUGIN_FOLDER, checked, config_path, known_keys, read_config
+from keepstate.train.axolotl_config import CONFIGS, PLUGIN_FOLDER, checked, config_path, known_keys, read_axolotl_config
 from keepstate.vocabulary import RuntimeName
 
 PER_ARM = {"datasets", "test_datasets", "dataset_prepared_path", "output_dir"}
@@ -37,7 +37,7 @@ RESOLVES = Path(__file__).with_name("axolotl_resolves.py")
 
 @pytest.mark.parametrize("laptop", [False, True])
 def test_three_configs_differ_only_in_data_and_output(laptop: bool) -> None:
-    configs = {name: read_config(config_path(name, laptop=laptop)) for name in RuntimeName}
+    configs = {name: read_axolotl_config(config_path(name, laptop=laptop)) for name in RuntimeName}
     for name, config in configs.items():
         assert str(name) in config["output_dir"]
         assert config["datasets"][0]["path"] == f"data/datasets/{name}/train.jsonl"
@@ -49,7 +49,7 @@ def test_three_configs_differ_only_in_data_and_output(laptop: bool) -> None:
 
 def test_every_value_of_the_specification() -> None:
     for name in RuntimeName:
-        config = read_config(config_path(name, laptop=False))
+        config = read_axolotl_config(config_path(name, laptop=False))
         assert {key: config[key] for key in SPECIFIED} == SPECIFIED
         assert config["output_dir"] == f"out/qwen3-8b-{name}-a100"
         assert config["dataset_prepared_path"].startswith(config["output_dir"] + "/")
@@ -59,7 +59,7 @@ def test_all_configs_are_known_and_name_files_that_exist() -> None:
     paths = sorted(CONFIGS.rglob("*.yaml"))
     assert len(paths) == 6
     for path in paths:
-        assert (SHIPPED / read_config(path)["chat_template_jinja"]).is_file()
+        assert (SHIPPED / read_axolotl_config(path)["chat_template_jinja"]).is_file()
 
 
 def test_unknown_key_is_named_with_the_nearest() -> None:
@@ -75,7 +75,7 @@ def test_bad_yaml_is_explained(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=r"bad\.yaml"):
-        read_config(path)
+        read_axolotl_config(path)
 
 
 WRONG: dict[str, tuple[object, ...]] = {
@@ -92,9 +92,9 @@ WRONG: dict[str, tuple[object, ...]] = {
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
 def test_a_value_of_another_kind_is_named(tmp_path: Path, key: str, value: object) -> None:
     path = tmp_path / "wrong.yaml"
-    path.write_text(yaml.safe_dump(read_config(config_path(RuntimeName.REACT, laptop=True)) | {key: value}))
+    path.write_text(yaml.safe_dump(read_axolotl_config(config_path(RuntimeName.REACT, laptop=True)) | {key: value}))
     with pytest.raises(UserError, match=rf"wrong\.yaml: {key} is ") as caught:
-        read_config(path)
+        read_axolotl_config(path)
     assert "needed" in caught.value.hint
 
 
@@ -103,7 +103,7 @@ def test_numbers_that_yaml_takes_for_texts_are_numbers(tmp_path: Path) -> None:
     raw = config_path(RuntimeName.REACT, laptop=True).read_text()
     path.write_text(raw.replace("learning_rate: 1.0e-3", "learning_rate: 1e-3"))
     assert path.read_text() != raw
-    assert read_config(path)["learning_rate"] == 0.001
+    assert read_axolotl_config(path)["learning_rate"] == 0.001
 
 
 def in_train_env(*arguments: str) -> str:
@@ -149,7 +149,9 @@ def test_axolotl_resolves_to_the_specification(name: RuntimeName, tmp_path: Path
 
 
 def test_thinking_is_off_in_every_turn() -> None:
-    template = load_template(SHIPPED / read_config(config_path(RuntimeName.REACT, laptop=False))["chat_template_jinja"])
+    template = load_template(
+        SHIPPED / read_axolotl_config(config_path(RuntimeName.REACT, laptop=False))["chat_template_jinja"]
+    )
     turns: list[Message] = [Message(role=role, content="x") for role in ("user", "assistant", "user", "assistant")]
     text = template.render(turns)
     assert text.count("<|im_start|>assistant\n<think>\n\n</think>\n\nx") == 2

@@ -19,7 +19,7 @@ from keepstate.serve.ports import HOST, free_port
 from keepstate.serve.weights import check_fits
 from keepstate.setup import environments
 from keepstate.setup.environments import Device
-from keepstate.train.config import absolute_model
+from keepstate.train.axolotl_config import absolute_model
 from keepstate.train.preflight import find_model
 
 PORT = 8000
@@ -33,7 +33,7 @@ TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ServingPlan:
     """A server as it will be started."""
 
     base_model: str
@@ -65,7 +65,7 @@ class Plan:
         return Path(self.base_model).is_dir()
 
 
-def plan(
+def plan_serving(
     *,
     base_model: str | Path | None = None,
     adapters: Sequence[str | Path] = (),
@@ -74,7 +74,7 @@ def plan(
     context: int | None = None,
     nothink: bool | None = None,
     log: Path | None = None,
-) -> Plan:
+) -> ServingPlan:
     """Check everything that can be checked before vLLM starts.
 
     Args:
@@ -100,7 +100,7 @@ def plan(
     for adapter in served:
         check_fits(adapter, Path(base))
     port = port or free_port()
-    return Plan(
+    return ServingPlan(
         base_model=base,
         adapters=served,
         template=_template(template, base, served),

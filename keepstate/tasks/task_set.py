@@ -30,7 +30,7 @@ class TaskSetConfig(Closed):
         return f"{self.family}-{self.difficulty}-{self.split}"
 
 
-def read_config(path: Path) -> TaskSetConfig:
+def read_task_set(path: Path) -> TaskSetConfig:
     """Read a task set's config.
 
     Raises:

@@ -20,7 +20,7 @@ from keepstate.models.base import Sampling
 from keepstate.places import SHIPPED, find
 from keepstate.tasks import load_tasks, make_tasks
 from keepstate.tasks.base import Task
-from keepstate.tasks.config import TaskSetConfig, read_config
+from keepstate.tasks.task_set import TaskSetConfig, read_task_set
 from keepstate.traces.record import EpisodeLimits, RuntimeLimits
 from keepstate.vocabulary import AUTO, LADDER, OR_STRONGER, Adapter, Difficulty, RuleSet, RuntimeName
 
@@ -62,7 +62,7 @@ class TaskSource(Closed):
         if self.folder is not None:
             return load_tasks(self.folder)[: self.count]
         if self.config is not None:
-            whole = read_config(self.config)
+            whole = read_task_set(self.config)
         else:
             whole = TaskSetConfig(
                 family=self.family,
@@ -82,7 +82,7 @@ class TaskSource(Closed):
         """
         if self.count is None or self.difficulty is not None:
             return None
-        size = len(load_tasks(self.folder)) if self.folder is not None else read_config(self.config or Path()).count
+        size = len(load_tasks(self.folder)) if self.folder is not None else read_task_set(self.config or Path()).count
         if self.count < size:
             return f"the first {self.count} of the {size} tasks of {self.folder or self.config} (count: {self.count})"
         if self.count > size:
@@ -191,7 +191,7 @@ def matrix_configs(
             )
 
 
-def load_config(path: Path) -> BenchmarkConfig:
+def read_benchmark_config(path: Path) -> BenchmarkConfig:
     """Read a benchmark config.
 
     Raises:

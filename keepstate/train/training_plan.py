@@ -1,6 +1,7 @@
 """Everything that is decided and checked before a training starts. Starts nothing; does not import Axolotl.
 
-planned = plan(Path("train/configs/axolotl_smollm2_135m_react_laptop.yaml"), dataset=Path("data/datasets/react"))
+config = Path("train/configs/axolotl_smollm2_135m_react_laptop.yaml")
+planned = plan_training(config, dataset=Path("data/datasets/react"))
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from keepstate.dataset.manifest import TEMPLATE, Manifest
 from keepstate.files import content_hash, file_hash
 from keepstate.machine import Gpu
 from keepstate.train import estimate, preflight
-from keepstate.train.config import decisive, needs_gpu, read_config, resolve
+from keepstate.train.axolotl_config import decisive, needs_gpu, read_axolotl_config, resolve
 from keepstate.train.result import base_identity
 from keepstate.vocabulary import RuntimeName
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """One training, decided."""
 
     config: dict[str, Any]
@@ -64,7 +65,7 @@ class Plan:
         return {name: split.sha256 for name, split in self.manifest.splits.items()}
 
 
-def plan(
+def plan_training(
     config: Path,
     *,
     dataset: Path,
@@ -73,7 +74,7 @@ def plan(
     runtime: RuntimeName | None = None,
     overrides: Mapping[str, Any] | None = None,
     machine: bool = True,
-) -> Plan:
+) -> TrainingPlan:
     """Check everything that can be checked before Axolotl starts.
 
     Args:
@@ -88,7 +89,7 @@ def plan(
     Raises:
         UserError: Says what is wrong and what to do.
     """
-    raw = read_config(config)
+    raw = read_axolotl_config(config)
     if output is None:
         preflight.check_place(config, raw, runtime)
     dataset, output = dataset.resolve(), (output or Path(raw["output_dir"])).resolve()
@@ -127,7 +128,7 @@ def plan(
         assumed = estimate.estimate(resolved, tokens, gpu.name if gpu else None)
         remarks.append(assumed.words())
     template = file_hash(dataset / TEMPLATE)
-    return Plan(
+    return TrainingPlan(
         config=resolved,
         output=output,
         dataset=dataset,

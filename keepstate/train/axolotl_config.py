@@ -59,7 +59,7 @@ def known_keys() -> frozenset[str]:
     return frozenset(line for line in lines if not line.startswith("#"))
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_axolotl_config(path: Path) -> dict[str, Any]:
     """Read an Axolotl YAML file.
 
     Raises:
