@@ -12,8 +12,9 @@ class Stage:
     """One step from a seed to a report."""
 
     name: str
-    """Also the command: `keepstate <name>`."""
+    """Also the command, `keepstate <name>`, and the package that does it, `keepstate/<name>/`."""
     summary: str
+    """What it does, as `--help` says it."""
     reads: str
     writes: str
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from keepstate.stages import STAGES
+
 PACKAGE = Path(__file__).parents[1] / "keepstate"
 ORDER = [
     "setup",
@@ -111,6 +113,18 @@ def reached(start: str) -> set[str]:
         found |= new
         ahead += new
     return found
+
+
+def test_every_package_has_its_place_in_the_order_that_contributing_tells() -> None:
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert packages == {*ORDER, "cli"}
+    assert " -> ".join(ORDER) in (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+
+
+def test_a_stage_its_command_and_its_package_share_one_word_and_one_order() -> None:
+    names = [stage.name for stage in STAGES]
+    assert [room for room in ORDER if room in names] == names
+    assert not [name for name in names if not (PACKAGE / "cli" / f"{name}.py").is_file()]
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
