@@ -67,9 +67,12 @@ class GuardedProcess:
         """Process id of the guard; the program is its only child."""
         return self._guard.pid
 
-    def poll(self) -> int | None:
-        """The program's exit code (128 + signal where one ended it), or None while it runs."""
-        return self._guard.poll()
+    def poll(self, seconds: float = 0.0) -> int | None:
+        """The program's exit code (128 + signal where one ended it), or None where it still runs after `seconds`."""
+        try:
+            return self._guard.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the program's end and return its exit code.

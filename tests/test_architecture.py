@@ -26,6 +26,7 @@ ORDER = [
     "serve",
     "bench",
     "report",
+    "demo",
 ]
 HEAVY = {"torch", "axolotl", "vllm", "transformers", "datasets", "ray"}
 PLACES = {"inside", "plugin", "guest"}

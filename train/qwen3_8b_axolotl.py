@@ -23,8 +23,7 @@ import click
 import yaml
 
 from keepstate.cli import run
-from keepstate.cli.dataset import describe
-from keepstate.cli.train import config_keys, progress_display, training_options
+from keepstate.cli.train import config_keys, training_options
 from keepstate.dataset import BuildOptions
 from keepstate.dataset.build import build_datasets
 from keepstate.dataset.convert import UNREADABLE
@@ -33,7 +32,7 @@ from keepstate.dataset.templates import FOLDER as TEMPLATES
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.places import find
 from keepstate.traces import BadTrace, Trace, iter_traces
-from keepstate.train import plan_training, read_done, train
+from keepstate.train import TrainingDisplay, plan_training, read_done, train
 from keepstate.train.axolotl_config import config_path, read_axolotl_config
 from keepstate.train.preflight import check_machine, find_model
 from keepstate.vocabulary import RuntimeName, Tracker
@@ -93,7 +92,7 @@ def command(
     else:
         prove(dataset)
         tracker = Tracker(options["tracker"])
-        with progress_display(str(found.runtime)) as show:
+        with TrainingDisplay(str(found.runtime)) as show:
             train(path, fresh=options["fresh"], tracker=tracker, on_progress=show, **run)
     if bad:
         raise click.exceptions.Exit(EXIT_PARTIAL)
@@ -163,7 +162,7 @@ def convert(traces: Path, runtime: RuntimeName, dataset: Path, config: dict[str,
         tokenizer_path=tokenizer_path,
         options=options,
     )[runtime]
-    say(*describe(dataset, manifest))
+    say(*manifest.words(dataset))
     lines = (dataset / LEFT_OUT).read_text(encoding="utf-8").splitlines()
     bad = [item for item in map(json.loads, lines) if item["reason"] in UNREADABLE]
     say(*(f"skipped {Path(item['path']).resolve()}: {item['detail']}" for item in bad[:NAMED]))

@@ -12,13 +12,12 @@ import click
 
 from keepstate import eventloop
 from keepstate.cli import FiniteRange
-from keepstate.cli._progress import display
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.models.base import Model, Sampling
 from keepstate.models.server import RETRIES, ServerModel
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.collect import CollectPlan, collect
-from keepstate.play.tally import Tally
+from keepstate.play.tally import Tally, TallyDisplay
 from keepstate.tasks import read_tasks
 from keepstate.tasks.base import Task
 from keepstate.traces.record import EpisodeLimits, RuntimeLimits
@@ -96,7 +95,7 @@ def command(  # noqa: PLR0913 - one parameter an option
             plan = replace(plan, teacher=lambda _task, _name: server)
             return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
 
-    with display() as shown:
+    with TallyDisplay() as shown:
         tallies = eventloop.run(run(shown))
     _report(tallies)
     if bad or any(tally.failures for tally in tallies):

@@ -120,12 +120,12 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
 def _play(configs: Sequence[BenchmarkConfig], run: Path, options: dict[str, Any]) -> None:
     """Play with a progress display, then say what came of it."""
     from keepstate.bench.run import bench  # client and sandbox: 0.6 s that --help need not wait for
-    from keepstate.cli._progress import display
+    from keepstate.play.tally import TallyDisplay
 
     for source in dict.fromkeys(config.tasks for config in configs):
         if note := source.capped():
             click.echo(note, err=True)
-    with display() as shown:
+    with TallyDisplay() as shown:
         try:
             tallies = eventloop.run(bench(configs, run, on_progress=shown, **options))
         except KeyboardInterrupt:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +11,9 @@ import click
 
 from keepstate.cli import FiniteRange, Group
 from keepstate.dataset.convert import UNREADABLE
-from keepstate.dataset.manifest import LEFT_OUT, Balance, BuildOptions, Length, Manifest, read_manifest
+from keepstate.dataset.manifest import LEFT_OUT, Balance, BuildOptions, Length, read_manifest
 from keepstate.dataset.sample import REMEDIES
+from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.vocabulary import RuntimeName
 
@@ -74,7 +73,7 @@ def build(
 
     options = _options(chosen)
     arms = _arms(traces, runtimes)
-    with sigterm_interrupts(), _progress() as shown:
+    with sigterm_interrupts(), CountDisplay("reading traces") as shown:
         manifests = build_datasets(
             arms,
             {runtime: out / runtime for runtime in arms},
@@ -82,10 +81,10 @@ def build(
             tokenizer_path=tokenizer_folder(tokenizer),
             options=options,
             jobs=jobs,
-            progress=shown,
+            on_progress=shown,
         )
     for runtime, manifest in manifests.items():
-        for line in describe(out / runtime, manifest):
+        for line in manifest.words(out / runtime):
             click.echo(line)
     bad = [item for runtime in manifests for item in _unreadable(out / runtime)]
     _name(bad)
@@ -169,19 +168,6 @@ def preview(folder: Path, split: str, row: int, tokenizer: str | None, page: Pat
         Console(highlight=False).print(looking.as_text(shown), soft_wrap=True)
 
 
-def describe(folder: Path, manifest: Manifest) -> Sequence[str]:
-    """What a data set holds and what it does not, for people."""
-    lines = [f"{folder}: {manifest.rows} rows of {manifest.read} traces"]
-    for name, split in manifest.splits.items():
-        lines.append(
-            f"  {name:5}  {split.rows} rows, {split.tasks} tasks, {split.turns} turns, {split.tokens:,} tokens "
-            f"({split.trained_tokens:,} trained), longest {split.longest:,}"
-        )
-    for title, counts in (("left out", manifest.left_out), ("shortened", manifest.shortened)):
-        lines += [f"  {title}: {reason}: {count}" for reason, count in counts.items()]
-    return lines
-
-
 def tokenizer_folder(name: str | None) -> Path:
     """The folder of the tokenizer the user named: a path, `qwen3`, or by default the laptop's base model.
 
@@ -242,14 +228,3 @@ def _name(bad: Sequence[dict[str, str]]) -> None:
             click.echo(f"and {len(items) - NAMED} more: {reason}; {LEFT_OUT} in each folder names all", err=True)
         if reason in REMEDIES:
             click.echo(f"hint:  {reason}: {REMEDIES[reason]}", err=True)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        job = bar.add_task("reading traces")
-        yield lambda done, total: bar.update(job, completed=done, total=total)

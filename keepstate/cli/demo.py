@@ -23,8 +23,7 @@ def command(*, out: Path, train_tasks: int, eval_tasks: int, port: int, isolatio
 
     Repeating the command does only what is missing. Of two with one folder, the second waits for the first.
     """
-    from keepstate.cli._demo import Demo
-    from keepstate.cli._demo_folder import DemoFolder
+    from keepstate.demo import Demo, DemoFolder
     from keepstate.processes import only_one
 
     folder = DemoFolder(out.resolve())

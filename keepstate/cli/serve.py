@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from keepstate.serve import ServingPlan, Starting
-
-SECONDS_BETWEEN_LINES = 15.0
+    from keepstate.serve import ServingPlan
 
 
 @click.command()
@@ -38,7 +34,7 @@ def command(
     dry_run: bool,
 ) -> None:
     """Serve on 127.0.0.1 until Ctrl-C. Adapters answer under their runtime's name, the base model as `base`."""
-    from keepstate.serve import plan_serving, serve
+    from keepstate.serve import StartDisplay, plan_serving, serve
     from keepstate.serve.ports import check_port
     from keepstate.setup import basemodel
 
@@ -63,7 +59,7 @@ def command(
         click.echo(shell_line(planned))
         return
     with ExitStack() as stack:
-        with start_display() as show:
+        with StartDisplay() as show:
             server = stack.enter_context(serve(planned, on_progress=show))
         click.echo(f"{server.base_url} serves {', '.join(server.names)} (up in {server.seconds:.0f} s)", err=True)
         click.echo(f"Ctrl-C ends it; its log: {server.log}", err=True)
@@ -78,25 +74,3 @@ def shell_line(planned: ServingPlan) -> str:
 
     words = ["env", *(f"{name}={value}" for name, value in own_environment(planned).items())]
     return shlex.join([*words, *server_command(planned, environments.spec("serve").python)])
-
-
-@contextmanager
-def start_display() -> Iterator[Callable[[Starting], None]]:
-    """Show a start: a line that changes on a terminal, a line a stage elsewhere."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with console.status("vLLM starts") as status:
-            yield lambda state: status.update(Text(f"vLLM: {state.stage} ({state.seconds:.0f} s)"))
-        return
-    last, said = "", time.monotonic()
-
-    def line(state: Starting) -> None:
-        nonlocal last, said
-        if state.stage != last or time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-            last, said = state.stage, time.monotonic()
-            click.echo(f"vLLM: {state.stage} ({state.seconds:.0f} s)", err=True)
-
-    yield line

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from keepstate.cli import Group
 from keepstate.closed import explain
+from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import canonical_json
 from keepstate.tasks import environment_for, load_tasks, make_tasks, read_task, read_tasks, write_tasks
@@ -59,8 +60,8 @@ def generate(config: Path | None, out: Path | None, apart_from: tuple[Path, ...]
         )
     )
     _require_unmixed(folder, {f"{task.name}.json" for task in tasks})
-    with click.progressbar(tasks, label=f"{folder}", file=sys.stderr) as shown:
-        write_tasks(folder, shown)
+    with CountDisplay(str(folder)) as shown:
+        write_tasks(folder, shown.each(tasks))
     click.echo(folder)
 
 

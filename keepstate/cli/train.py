@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from keepstate.vocabulary import RuntimeName, Tracker
 
-if TYPE_CHECKING:
-    from keepstate.train import Progress
-
-SECONDS_BETWEEN_LINES = 15.0
 FOLDER = click.Path(path_type=Path)
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--max-seq-length": ("sequence_len", {"type": click.IntRange(1), "help": "Training context in tokens."}),
@@ -81,6 +75,7 @@ def command(
 
     from keepstate.train.axolotl_config import config_path
     from keepstate.train.launch import train
+    from keepstate.train.progress import TrainingDisplay
     from keepstate.train.training_plan import plan_training
 
     name = RuntimeName(runtime)
@@ -99,7 +94,7 @@ def command(
             click.echo(remark, err=True)
         click.echo(yaml.safe_dump(planned.config, sort_keys=False), nl=False)
         return
-    with progress_display(runtime) as show:
+    with TrainingDisplay(runtime) as show:
         adapter = train(
             config,
             overrides=overrides,
@@ -111,28 +106,3 @@ def command(
         )
     loss = "" if adapter.final_loss is None else f", loss {adapter.final_loss:.3f}"
     click.echo(f"{adapter.runtime}: {adapter.steps} steps in {adapter.seconds:.0f} s{loss}", err=True)
-
-
-@contextmanager
-def progress_display(name: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal, a line now and then elsewhere; call what it yields with every state."""
-    from rich.console import Console
-    from rich.progress import BarColumn, SpinnerColumn, TextColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        shown = time.monotonic()
-
-        def line(state: Progress) -> None:
-            nonlocal shown
-            if time.monotonic() - shown >= SECONDS_BETWEEN_LINES or state.step in (0, state.steps):
-                shown = time.monotonic()
-                click.echo(f"{name}: {state.words()}", err=True)
-
-        yield line
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[words]}"))
-    with Bars(*columns, console=console) as bars:
-        row = bars.add_task(name, total=None, words="Axolotl starts")
-        yield lambda state: bars.update(row, completed=state.step, total=state.steps, words=state.words())

@@ -30,7 +30,7 @@ from keepstate.dataset.manifest import (
     SplitCount,
 )
 from keepstate.dataset.sample import REMEDIES
-from keepstate.dataset.scan import Arm, Entry, Progress, scan
+from keepstate.dataset.scan import Arm, Entry, OnProgress, scan
 from keepstate.dataset.templates import ChatTemplate, load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
@@ -59,7 +59,7 @@ def build_datasets(
     tokenizer_path: Path,
     options: BuildOptions,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> dict[RuntimeName, Manifest]:
     """Build the data sets of several arms whose rows are chosen together.
 
@@ -70,7 +70,7 @@ def build_datasets(
         tokenizer_path: A model folder or `tokenizer.json`.
         options: Which traces become rows.
         jobs: Processes; by default one a core.
-        progress: Told the files done and the files in all, arm by arm.
+        on_progress: Told the files done and the files in all, arm by arm.
 
     Returns:
         What was written, by runtime.
@@ -100,7 +100,7 @@ def build_datasets(
                 tokenizer_path=tokenizer_path,
                 options=options,
                 jobs=jobs,
-                progress=progress,
+                on_progress=on_progress,
             )
             if options.length is Length.RAISE:
                 _refuse_long(read[runtime])

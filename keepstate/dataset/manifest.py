@@ -139,6 +139,18 @@ class Manifest(Closed):
         paths = {folder / f"{name}.jsonl": split.sha256 for name, split in self.splits.items()}
         return [path for path, sha256 in paths.items() if not path.is_file() or file_hash(path) != sha256]
 
+    def words(self, folder: Path) -> list[str]:
+        """Lines for people: what the data set in `folder` holds and what it does not."""
+        lines = [f"{folder}: {self.rows} rows of {self.read} traces"]
+        for name, split in self.splits.items():
+            lines.append(
+                f"  {name:5}  {split.rows} rows, {split.tasks} tasks, {split.turns} turns, {split.tokens:,} tokens "
+                f"({split.trained_tokens:,} trained), longest {split.longest:,}"
+            )
+        for title, counts in (("left out", self.left_out), ("shortened", self.shortened)):
+            lines += [f"  {title}: {reason}: {count}" for reason, count in counts.items()]
+        return lines
+
     def write(self, folder: Path) -> Path:
         """Write `manifest.json` into `folder` and return its path."""
         path = folder / MANIFEST

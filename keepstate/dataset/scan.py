@@ -34,7 +34,7 @@ CHUNK = 16
 SMALL = 128
 """Below so many files, starting processes costs more than they save."""
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[tuple[int, int]], None]
 """Called with files done and files in all."""
 
 
@@ -74,7 +74,7 @@ def scan(
     tokenizer_path: Path,
     options: BuildOptions,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Arm:
     """Convert every trace below `root` and write the rows to `spool`.
 
@@ -86,7 +86,7 @@ def scan(
         tokenizer_path: A model folder or `tokenizer.json`.
         options: Which traces are wanted.
         jobs: Processes; by default one a core, or none beside this one for a few files.
-        progress: Told after every chunk.
+        on_progress: Told after every chunk.
 
     Raises:
         UserError: Nothing to read, no tokenizer, a worker was killed, or `spool` cannot be written.
@@ -105,8 +105,8 @@ def scan(
             for results in chunks:
                 for result in results:
                     _record(arm, result, file)
-                if progress:
-                    progress(arm.read, total + len(bad))
+                if on_progress:
+                    on_progress((arm.read, total + len(bad)))
     except OSError as error:
         raise write_error(spool, error) from error
     return arm

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from keepstate.display import Display, Row
 from keepstate.tasks.base import Verdict
 from keepstate.traces.reader import BadTrace
 from keepstate.traces.record import Trace, known_sum
 from keepstate.vocabulary import Origin
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MOST_NAMED = 10
+"""Files named that are no record: episodes played again."""
 
 
 @dataclass
@@ -71,3 +81,57 @@ class Tally:
     def _grade(self, verdict: Verdict) -> None:
         self.solved += verdict.is_solved
         self.score += verdict.score
+
+    def words(self) -> str:
+        """What came of it so far, for people."""
+        words = f"{self.done}/{self.total}, solved {self.solved}"
+        if self.graded:
+            words += f", optimality {100 * self.score / self.graded:.0f} %"
+        if self.failures:
+            words += f", not graded {self.failures.total()}"
+        return words
+
+
+class TallyDisplay(Display[Sequence[Tally]]):
+    """Shows a run: a bar a tally, and one for all. Names files that make way at its first state."""
+
+    remaining = True
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__(console)
+        self._started = time.monotonic()
+
+    def __call__(self, state: Sequence[Tally]) -> None:
+        """Show a new state."""
+        first = self.last is None
+        super().__call__(state)
+        if first:
+            self._tell_replaced([file for tally in state for file in tally.replaced])
+
+    def rows(self, state: Sequence[Tally]) -> Sequence[Row]:
+        """One a tally, then their sum."""
+        done, total = sum(tally.done for tally in state), sum(tally.total for tally in state)
+        rows = [Row(tally.name, tally.done, tally.total, tally.words()) for tally in state]
+        return [*rows, Row("in all", done, total, f"{done}/{total}, {self._rate(state)}")]
+
+    def line(self, state: Sequence[Tally]) -> str:
+        """The sum."""
+        done, total = sum(tally.done for tally in state), sum(tally.total for tally in state)
+        failures = sum(tally.failures.total() for tally in state)
+        failed = f" ({failures} failed)" if failures else ""
+        return f"{done}/{total} episodes{failed}; {self._rate(state)}"
+
+    def _rate(self, state: Sequence[Tally]) -> str:
+        took = max(time.monotonic() - self._started, 1e-9)
+        played = sum(tally.done - tally.kept for tally in state)
+        tokens = known_sum(tally.tokens for tally in state)
+        speed = "tokens unknown" if tokens is None else f"{tokens / took:,.0f} tokens/s"
+        open_now = sum(tally.open for tally in state)
+        return f"{open_now} open, {60 * played / took:.0f} episodes/min, {speed}"
+
+    def _tell_replaced(self, files: Sequence[BadTrace]) -> None:
+        """Name files of an earlier run in whose place an episode is played again."""
+        for file in files[:MOST_NAMED]:
+            self.say(f"played again: {file.path}: {file.reason}")
+        if len(files) > MOST_NAMED:
+            self.say(f"played again: {len(files) - MOST_NAMED} more")

@@ -11,9 +11,8 @@ Inside the block every model has answered, with the prompts that training used. 
 
 from __future__ import annotations
 
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 import httpx2
 
 from keepstate.dataset.templates import load_template
+from keepstate.display import Display, Row
 from keepstate.errors import UserError
 from keepstate.models.endpoint import connection
 from keepstate.processes import GuardedProcess
@@ -47,6 +47,25 @@ class Starting:
 
     seconds: float
     stage: str
+
+
+class StartDisplay(Display[Starting]):
+    """Shows a start; without a terminal a line a stage."""
+
+    begin = Row("vLLM", words="starts")
+    transient = True
+
+    def rows(self, state: Starting) -> Sequence[Row]:
+        """One: how long it takes is not known."""
+        return [Row("vLLM", words=state.stage)]
+
+    def line(self, state: Starting) -> str:
+        """Its stage."""
+        return f"vLLM: {state.stage} ({state.seconds:.0f} s)"
+
+    def stage(self, state: Starting) -> str | None:
+        """Its stage."""
+        return state.stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +151,7 @@ def _until_healthy(planned: ServingPlan, process: GuardedProcess, report: Callab
             if len(text) != size:
                 size, moved = len(text), time.monotonic()
             report(stage(text) or "loading vLLM")
-            try:
-                code = process.wait(POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                code = None
-            if code is not None:
+            if (code := process.poll(POLL_SECONDS)) is not None:
                 raise failure(planned, _text(planned.log), code)
             if time.monotonic() - moved > SILENCE_SECONDS:
                 raise UserError(

@@ -13,9 +13,10 @@ import os
 import re
 import shutil
 import sys
-import threading
+from collections.abc import Sequence
 from pathlib import Path
 
+from keepstate.display import Display, Row
 from keepstate.errors import UserError
 from keepstate.machine import GIB
 from keepstate.places import writable_home
@@ -33,8 +34,7 @@ from keepstate.setup.environments import (
 
 NO_TORCH = re.compile(r"No matching distribution found for torch==", re.IGNORECASE)
 TAIL_LINES = 12
-PLAIN_SECONDS = 15.0
-"""How often progress is printed where stderr is no terminal."""
+POLL_SECONDS = 0.3
 
 
 def ensure(name: Name) -> Path:
@@ -111,48 +111,38 @@ def install(wanted: EnvironmentSpec, python: str) -> None:
 
 
 def _run(wanted: EnvironmentSpec, command: list[str]) -> None:
-    """Run one command into the log, with a progress bar; raise when it fails."""
+    """Run one command into the log, and show how far it is; raise when it fails."""
     with wanted.log.open("a") as log:
         start = log.tell()
-        with GuardedProcess(command, output=log) as process, _Progress(wanted, start):
-            code = process.wait()
+        with GuardedProcess(command, output=log) as process, InstallDisplay(wanted) as show:
+            while (code := process.poll(POLL_SECONDS)) is None:
+                show(start)
     if code:
         raise _explain(wanted, _text(wanted.log)[start:])
 
 
-class _Progress:
-    """Shows how far pip is, by its log and by what has appeared in site-packages, until the block ends."""
+class InstallDisplay(Display[int]):
+    """Shows how far pip is, by its log and by what has appeared in site-packages. A state is where its log begins."""
 
-    def __init__(self, wanted: EnvironmentSpec, log_start: int) -> None:
+    transient = True
+
+    def __init__(self, wanted: EnvironmentSpec) -> None:
+        super().__init__()
         self._wanted = wanted
-        self._log_start = log_start
         self._total = sum(len(re.findall(r"^\w\S*==", lock.read_text(), re.MULTILINE)) for lock in wanted.locks)
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> None:
-        self._thread.start()
+    def rows(self, state: int) -> Sequence[Row]:
+        """One."""
+        what, count = self._position(state)
+        return [Row(f"  {self._wanted.folder.name}", count, self._total, f"{what} {count}/{self._total}")]
 
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
+    def line(self, state: int) -> str:
+        """The same."""
+        what, count = self._position(state)
+        return f"  {self._wanted.folder.name}: {what} {count}/{self._total}"
 
-    def _watch(self) -> None:
-        from rich.console import Console  # `keepstate doctor` does not wait for it
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        columns = (TextColumn("  {task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task("downloading", total=self._total)
-            while not self._end.wait(0.3 if console.is_terminal else PLAIN_SECONDS):
-                what, count = self._position()
-                progress.update(task, description=what, completed=count)
-                if not console.is_terminal:
-                    print(f"  {self._wanted.folder.name}: {what} {count}/{self._total}", file=sys.stderr, flush=True)
-
-    def _position(self) -> tuple[str, int]:
-        said = _text(self._wanted.log)[self._log_start :]
+    def _position(self, log_start: int) -> tuple[str, int]:
+        said = _text(self._wanted.log)[log_start:]
         if "Installing collected packages" in said:
             return "installing", len(list(self._wanted.folder.glob("lib/python*/site-packages/*.dist-info")))
         return "downloading", len(re.findall(r"^(?:Collecting|Processing) ", said, re.MULTILINE))

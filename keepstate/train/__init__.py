@@ -4,8 +4,16 @@ Run `keepstate train RUNTIME`. `train/README.md` tells what it costs.
 """
 
 from keepstate.train.launch import train
-from keepstate.train.progress import Progress
+from keepstate.train.progress import TrainingDisplay, TrainingProgress
 from keepstate.train.result import TrainedAdapter, read_done
 from keepstate.train.training_plan import TrainingPlan, plan_training
 
-__all__ = ["Progress", "TrainedAdapter", "TrainingPlan", "plan_training", "read_done", "train"]
+__all__ = [
+    "TrainedAdapter",
+    "TrainingDisplay",
+    "TrainingPlan",
+    "TrainingProgress",
+    "plan_training",
+    "read_done",
+    "train",
+]

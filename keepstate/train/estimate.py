@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keepstate import machine
-from keepstate.train.progress import Progress
+from keepstate.train.progress import TrainingProgress
 
 FIXED_GIB = 9.2
 PER_1K_TOKENS_GIB = 0.43
@@ -66,7 +66,7 @@ class Estimate:
         times = dict.fromkeys(minutes(self.tokens / speed) for speed in (self.fastest, self.slowest))
         return f"{total}, about {' to '.join(times)} if this machine makes {self._speeds()} tokens/s ({self.ground})"
 
-    def against(self, measured: Progress) -> str:
+    def against(self, measured: TrainingProgress) -> str:
         """What the first steps took, beside what was assumed."""
         speed, left = measured.mean_tokens_per_second, measured.eta_seconds
         words = f"measured over {measured.timed_steps} steps: "

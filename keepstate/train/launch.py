@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,7 +23,7 @@ from keepstate.setup import environments, installing
 from keepstate.train import preflight, tracking
 from keepstate.train.axolotl_config import PLUGIN_FOLDER, needs_gpu, read_axolotl_config
 from keepstate.train.estimate import Estimate
-from keepstate.train.progress import Follower, Progress
+from keepstate.train.progress import Follower, TrainingProgress
 from keepstate.train.result import WEIGHTS, TrainedAdapter, read_done, write_result
 from keepstate.train.run_folder import LOG, PROGRESS, RESOLVED, STOP, alone, checkpoints, finished, prepare
 from keepstate.train.training_plan import TrainingPlan, plan_training
@@ -61,7 +60,7 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
     overrides: Mapping[str, Any] | None = None,
     fresh: bool = False,
     tracker: Tracker = Tracker.TRACKIO,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[TrainingProgress], None] | None = None,
     on_remark: Callable[[str], None] | None = None,
 ) -> TrainedAdapter:
     """Train one adapter: from the last checkpoint of the same training, or not at all where it is finished.
@@ -105,7 +104,7 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
 def _train(
     planned: TrainingPlan,
     tracker: Tracker,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[TrainingProgress], None],
     say: Callable[[str], None],
     *,
     fresh: bool,
@@ -136,7 +135,7 @@ def _run(
     python: Path,
     env: Mapping[str, str],
     follower: Follower,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[TrainingProgress], None],
     say: Callable[[str], None],
     again: str,
 ) -> None:
@@ -154,9 +153,7 @@ def _run(
             say("stopping after this step and saving it; Ctrl-C again stops at once")
             (output / STOP).touch()
             try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                pass
+                process.poll(STOP_SECONDS)
             finally:
                 kept = checkpoints(output)
                 say(
@@ -173,15 +170,12 @@ def _follow(
     process: GuardedProcess,
     follower: Follower,
     assumed: Estimate | None,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[TrainingProgress], None],
     say: Callable[[str], None],
 ) -> int:
     """Pass on how far it is until it ends; say once what the first steps took."""
     while True:
-        try:
-            code: int | None = process.wait(POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            code = None
+        code = process.poll(POLL_SECONDS)
         newest = follower.look()
         while follower.warnings:
             say(follower.warnings.pop(0))

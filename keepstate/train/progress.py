@@ -1,15 +1,18 @@
-"""Following a training from the lines that the plugin writes. Reads one file; knows no process."""
+"""Following a training from the lines that the plugin writes, and showing it. Reads one file; knows no process."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from keepstate.display import Display, Row
+
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainingProgress:
     """How far a training is."""
 
     step: int
@@ -73,7 +76,7 @@ class Follower:
         """Of all runs, without their start-up."""
         return self._earlier_seconds + self._run_seconds
 
-    def look(self) -> Progress | None:
+    def look(self) -> TrainingProgress | None:
         """The newest state, or None where nothing was added."""
         try:
             with self.path.open("rb") as file:
@@ -90,7 +93,7 @@ class Follower:
             newest = self._take(json.loads(line)) or newest
         return newest
 
-    def _take(self, entry: dict[str, Any]) -> Progress | None:
+    def _take(self, entry: dict[str, Any]) -> TrainingProgress | None:
         step, steps = int(entry["step"]), int(entry["steps"])
         if entry["event"] == "begin":
             return self._begin(entry, step, steps)
@@ -117,9 +120,9 @@ class Follower:
         if not timed:  # the first one alone
             timed_all = step - self._first_step
             eta = self._run_seconds / timed_all * (steps - step) if timed_all else None
-            return Progress(step, steps, loss, speed, memory, eta)
+            return TrainingProgress(step, steps, loss, speed, memory, eta)
         mean = (total - first[2]) / seconds if total > first[2] and seconds > 0 else None
-        return Progress(step, steps, loss, speed, memory, seconds / timed * (steps - step), mean, timed)
+        return TrainingProgress(step, steps, loss, speed, memory, seconds / timed * (steps - step), mean, timed)
 
     def _loss(self, step: int, loss: float | str | None) -> float | None:
         """Note the loss of a step, or that it is none, which is said once."""
@@ -134,7 +137,7 @@ class Follower:
             )
         return None
 
-    def _begin(self, entry: dict[str, Any], step: int, steps: int) -> Progress:
+    def _begin(self, entry: dict[str, Any], step: int, steps: int) -> TrainingProgress:
         self._first_step, self.finished = step, False
         self._earlier_seconds += self._run_seconds
         self._run_seconds = 0.0
@@ -142,4 +145,29 @@ class Follower:
         self.losses = [(at, loss) for at, loss in self.losses if at <= step]
         self.versions = entry.get("versions") or {}
         self.revision = entry.get("revision")
-        return Progress(step, steps, None, None, None, None)
+        return TrainingProgress(step, steps, None, None, None, None)
+
+
+class TrainingDisplay(Display[TrainingProgress]):
+    """Shows a training.
+
+    Args:
+        name: Of the adapter.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self.begin = Row(name, words="Axolotl starts")
+
+    def rows(self, state: TrainingProgress) -> Sequence[Row]:
+        """One."""
+        return [Row(self._name, state.step, state.steps, state.words())]
+
+    def line(self, state: TrainingProgress) -> str:
+        """The same."""
+        return f"{self._name}: {state.words()}"
+
+    def stage(self, state: TrainingProgress) -> str | None:
+        """Its first and its last step."""
+        return str(state.step) if state.step in (0, state.steps) else None

@@ -23,6 +23,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from stub_server import StubServer, look_then_finish, serving
 
+from keepstate import display
 from keepstate.bench import (
     BenchmarkConfig,
     LimitsConfig,
@@ -34,16 +35,14 @@ from keepstate.bench import (
 from keepstate.bench import run as run_module
 from keepstate.bench.cells import make_cell
 from keepstate.bench.run import bench
-from keepstate.cli import _progress
 from keepstate.cli import bench as commands
-from keepstate.cli._progress import Display, display
 from keepstate.errors import UserError
 from keepstate.files import alone_in, file_hash, write_json
 from keepstate.models import server as server_module
 from keepstate.models.server import ServerModel
 from keepstate.play.collect import CollectPlan, collect
 from keepstate.play.jobs import RETRIES
-from keepstate.play.tally import Tally
+from keepstate.play.tally import Tally, TallyDisplay
 from keepstate.report import make_report
 from keepstate.serve import loaded
 from keepstate.serve.loaded import AdapterContent, noted
@@ -596,7 +595,7 @@ async def test_cancelling_loses_only_the_episodes_in_flight(tmp_path: Path) -> N
 
 async def test_a_terminal_shows_every_cell_and_what_it_came_to(tmp_path: Path) -> None:
     screen = StringIO()
-    with serving(StubServer()) as stub, display(Console(file=screen, force_terminal=True, width=140)) as shown:
+    with serving(StubServer()) as stub, TallyDisplay(Console(file=screen, force_terminal=True, width=140)) as shown:
         await bench([react_cell(stub, name=name) for name in ("one", "two")], tmp_path, on_progress=shown)
     last = [line for line in screen.getvalue().replace("\x1b[2K", "\n").splitlines() if "6/6" in line]
     assert any("one" in line and "solved 0, optimality 0 %" in line for line in last)
@@ -604,7 +603,7 @@ async def test_a_terminal_shows_every_cell_and_what_it_came_to(tmp_path: Path) -
     assert "12/12" in screen.getvalue()
     assert "played again" not in screen.getvalue()
     spoil_three(tmp_path / "one")
-    with serving(StubServer()) as stub, display(Console(file=screen, force_terminal=True, width=140)) as shown:
+    with serving(StubServer()) as stub, TallyDisplay(Console(file=screen, force_terminal=True, width=140)) as shown:
         await bench([react_cell(stub, name="one")], tmp_path, on_progress=shown)
     assert screen.getvalue().count("played again: ") == 3
 
@@ -612,10 +611,10 @@ async def test_a_terminal_shows_every_cell_and_what_it_came_to(tmp_path: Path) -
 async def test_elsewhere_a_line_is_said_now_and_then_also_while_no_episode_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_progress, "SECONDS_BETWEEN_LINES", 0.02)
-    beats, enough, beat = count(1), threading.Event(), Display.beat
+    monkeypatch.setattr(display, "SECONDS_BETWEEN_LINES", 0.02)
+    beats, enough, beat = count(1), threading.Event(), TallyDisplay.beat
 
-    def counted(shown: Display) -> None:
+    def counted(shown: TallyDisplay) -> None:
         beat(shown)
         if shown.last is not None and next(beats) == 3:
             enough.set()
@@ -624,9 +623,9 @@ async def test_elsewhere_a_line_is_said_now_and_then_also_while_no_episode_ends(
         enough.wait(30)
         return look_then_finish(request)
 
-    monkeypatch.setattr(Display, "beat", counted)
+    monkeypatch.setattr(TallyDisplay, "beat", counted)
 
-    with serving(StubServer(rule=slow)) as stub, display(Console(file=StringIO())) as shown:
+    with serving(StubServer(rule=slow)) as stub, TallyDisplay(Console(file=StringIO())) as shown:
         await bench([react_cell(stub, count=1)], tmp_path, on_progress=shown)
     assert capsys.readouterr().err.count("0/1 episodes; ") >= 3
 

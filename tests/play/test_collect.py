@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from keepstate.cli import _collect, _progress, cli
+from keepstate import display
+from keepstate.cli import _collect, cli
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.files import alone_in
 from keepstate.models.base import Message, Reply
@@ -23,7 +24,7 @@ from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play import jobs
 from keepstate.play.collect import CollectPlan, Teacher, collect
 from keepstate.play.jobs import RETRIES
-from keepstate.play.tally import Tally
+from keepstate.play.tally import Tally, TallyDisplay
 from keepstate.tasks import make_tasks, write_tasks
 from keepstate.tasks.base import Task
 from keepstate.traces import read_trace
@@ -275,11 +276,11 @@ def test_finished_episodes_of_other_options_are_replaced_on_request_alone(tmp_pa
 def test_a_line_is_said_now_and_then_also_while_no_episode_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_progress, "SECONDS_BETWEEN_LINES", 0.02)
-    enough, beat = threading.Event(), _progress.Display.beat
+    monkeypatch.setattr(display, "SECONDS_BETWEEN_LINES", 0.02)
+    enough, beat = threading.Event(), TallyDisplay.beat
     beats = count(1)
 
-    def counted(shown: _progress.Display) -> None:
+    def counted(shown: TallyDisplay) -> None:
         beat(shown)
         if shown.last is not None and next(beats) == 3:
             enough.set()
@@ -289,7 +290,7 @@ def test_a_line_is_said_now_and_then_also_while_no_episode_ends(
             await asyncio.to_thread(enough.wait, 30)
             return await super().reply(messages, seed=seed, turn=turn)
 
-    monkeypatch.setattr(_progress.Display, "beat", counted)
+    monkeypatch.setattr(TallyDisplay, "beat", counted)
     monkeypatch.setattr(_collect, "ScriptedTeacher", Slow)
     write_tasks(tmp_path / "tasks", tasks_of(1))
     result = command("--tasks", tmp_path / "tasks", "--runtime", "react", "--out", tmp_path / "traces")

@@ -19,7 +19,7 @@ from keepstate.train.axolotl_config import config_path, read_axolotl_config
 from keepstate.train.estimate import estimate, memory_gib
 from keepstate.train.launch import _environment
 from keepstate.train.preflight import about_cpu_memory, check_machine
-from keepstate.train.progress import Progress
+from keepstate.train.progress import TrainingProgress
 from keepstate.vocabulary import RuntimeName
 
 LAPTOP = config_path(RuntimeName.PERSISTENT, laptop=True)
@@ -129,7 +129,7 @@ def test_what_is_assumed_is_told_and_what_the_first_steps_take_replaces_it(monke
     assert "about 58 s to 2 min if this machine makes 260 to 675 tokens/s (measured with avx512_bf16 on two idle" in (
         assumed.words()
     )
-    state = Progress(4, 60, 1.0, 30.0, None, 1120.0, mean_tokens_per_second=33.0, timed_steps=3)
+    state = TrainingProgress(4, 60, 1.0, 30.0, None, 1120.0, mean_tokens_per_second=33.0, timed_steps=3)
     said = assumed.against(state)
     assert said == "measured over 3 steps: 33 tokens/s, about 19 min left; 260 to 675 tokens/s were assumed"
     assert "assumed" not in assumed.against(replace(state, mean_tokens_per_second=300.0))

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from keepstate.cli import _demo
-from keepstate.cli._demo_folder import DemoFolder
+from keepstate.demo import DemoFolder, run
 from keepstate.train.run_folder import OtherTraining
 from keepstate.vocabulary import RuntimeName
 
@@ -23,7 +22,7 @@ def test_adapters_of_another_size_make_way(tmp_path: Path, monkeypatch: pytest.M
             raise OtherTraining("the folder holds another training")
         return Trained()
 
-    monkeypatch.setattr(_demo, "train", train)
-    _demo.Demo(DemoFolder(tmp_path)).train_adapters()
+    monkeypatch.setattr(run, "train", train)
+    run.Demo(DemoFolder(tmp_path)).train_adapters()
     persistent, forget, react = RuntimeName
     assert begun == [(persistent, False), (forget, False), (forget, True), (react, False)]

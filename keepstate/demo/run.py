@@ -1,7 +1,7 @@
 """The laptop loop, stage by stage: every stage is the one that its own command runs, and does only what is missing.
 
 A stage that was cut goes on where it stopped: recorded episodes, proven data sets, training checkpoints and graded
-episodes are kept. Where they lie: `keepstate.cli._demo_folder`.
+episodes are kept. Where they lie: `keepstate.demo.folder`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,26 +20,24 @@ from keepstate import eventloop
 from keepstate.bench.benchmark_config import BenchmarkConfig, LimitsConfig, SamplingConfig, TaskSource, matrix_configs
 from keepstate.bench.cells import make_cell
 from keepstate.bench.run import bench
-from keepstate.cli._demo_folder import DemoFolder, is_proven, keep_only
-from keepstate.cli._progress import display
-from keepstate.cli.dataset import describe
-from keepstate.cli.train import progress_display
 from keepstate.dataset import BuildOptions, build_datasets, read_manifest
 from keepstate.dataset.check import CheckOptions, check_dataset
+from keepstate.demo.folder import DemoFolder, is_proven, keep_only
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import content_hash, file_hash, write_atomic
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.collect import CollectPlan, collect
+from keepstate.play.tally import TallyDisplay
 from keepstate.report import HTML_FILE, build_report
 from keepstate.report.tables import print_report
-from keepstate.serve import ServingPlan, Starting, plan_serving, serve
+from keepstate.serve import StartDisplay, plan_serving, serve
 from keepstate.serve.ports import check_port
 from keepstate.setup import basemodel, environments, installing
 from keepstate.tasks import load_tasks, make_tasks, write_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.generate import require_disjoint
 from keepstate.traces.record import EpisodeLimits
-from keepstate.train import train
+from keepstate.train import TrainingDisplay, train
 from keepstate.train.axolotl_config import config_path
 from keepstate.train.result import WEIGHTS, TrainedAdapter
 from keepstate.train.run_folder import OtherTraining
@@ -121,7 +119,7 @@ class Demo:
 
         plan = CollectPlan(tasks, tuple(RuntimeName), teacher, self.folder.traces, limits=EpisodeLimits.default)
 
-        with display() as shown:
+        with TallyDisplay() as shown:
             tallies = eventloop.run(
                 collect(plan, isolation=self.isolation, allow_unsafe=self.allow_unsafe, on_progress=shown)
             )
@@ -166,7 +164,7 @@ class Demo:
                 + (f": {row.problem}" if row.problem else ""),
                 f"see the first difference: keepstate dataset check {folder}",
             )
-        for line in describe(folder, read_manifest(folder)):
+        for line in read_manifest(folder).words(folder):
             _say(line)
         _say(f"  proven: {report.turns} turns, {report.tokens:,} tokens")
 
@@ -182,7 +180,7 @@ class Demo:
             _say(f"{runtime}: {adapter.steps} steps in {adapter.seconds:.0f} s{loss}")
 
     def _train(self, runtime: RuntimeName, dataset: Path, *, fresh: bool = False) -> TrainedAdapter:
-        with progress_display(str(runtime)) as show:
+        with TrainingDisplay(str(runtime)) as show:
             return train(
                 config_path(runtime, laptop=True),
                 dataset=dataset,
@@ -207,7 +205,11 @@ class Demo:
             port=self.port,
             log=self.folder.server_log,
         )
-        with _server(planned), display() as shown:
+        with ExitStack() as stack:
+            with StartDisplay() as starting:
+                server = stack.enter_context(serve(planned, on_progress=starting))
+            _say(f"server: {', '.join(server.names)} answer at {server.base_url} ({server.seconds:.0f} s)")
+            shown = stack.enter_context(TallyDisplay())
             tallies = eventloop.run(
                 bench(
                     self._configs(),
@@ -247,22 +249,6 @@ class Demo:
         started = time.monotonic()
         yield
         self.seconds[title.partition("] ")[2]] = round(time.monotonic() - started, 1)
-
-
-@contextmanager
-def _server(planned: ServingPlan) -> Iterator[None]:
-    """A server while the block runs; says what its start is at."""
-    last = ""
-
-    def show(starting: Starting) -> None:
-        nonlocal last
-        if starting.stage != last:
-            last = starting.stage
-            _say(f"server: {last} ({starting.seconds:.0f} s)")
-
-    with serve(planned, on_progress=show) as server:
-        _say(f"server: {', '.join(server.names)} answer at {server.base_url} ({server.seconds:.0f} s)")
-        yield
 
 
 def _say(text: str) -> None:
