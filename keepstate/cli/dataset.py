@@ -11,7 +11,7 @@ import click
 
 from keepstate.cli import FiniteRange, Group
 from keepstate.dataset.convert import UNREADABLE
-from keepstate.dataset.manifest import LEFT_OUT, Balance, BuildOptions, Length, read_manifest
+from keepstate.dataset.manifest import LEFT_OUT, Balance, BuildOptions, Length, TrainTurns, read_manifest
 from keepstate.dataset.sample import REMEDIES
 from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
@@ -48,6 +48,12 @@ def command() -> None:
 @click.option("--min-score", type=FiniteRange(0, 1), default=0.0, help="Only scores of at least this.")
 @click.option("--unfinished", is_flag=True, help="Also episodes that a limit ended.")
 @click.option("--failed", is_flag=True, help="Also episodes that a failure of ours ended.")
+@click.option(
+    "--train-turns",
+    type=click.Choice([str(name) for name in TrainTurns]),
+    default="all",
+    help="Answers that are trained; clean: not those whose action ended in an error or a cap.",
+)
 @click.option("--paired", is_flag=True, help="Only tasks that every arm has.")
 @click.option(
     "--balance", type=click.Choice([str(name) for name in Balance]), default="none", help="Equal tokens per arm."

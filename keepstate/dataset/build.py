@@ -211,10 +211,11 @@ def _write(
     """Write one arm; its manifest comes last."""
     (folder / MANIFEST).unlink(missing_ok=True)  # a half-written data set has none
     shortened: Counter[str] = Counter()
+    masked: Counter[str] = Counter()
     with arm.spool.open("rb") as spool, atomic_file(folder / INDEX) as index:
         left_out = _write_left_out(folder, arm, choice, spool)
         splits = {
-            name: _write_split(folder, name, entries, arm, (spool, index, shortened))
+            name: _write_split(folder, name, entries, arm, (spool, index), (shortened, masked))
             for name, entries in (("train", choice.train), ("val", choice.val))
         }
     write_atomic(folder / TEMPLATE, template.text)
@@ -228,6 +229,7 @@ def _write(
         splits=splits,
         left_out=dict(sorted(left_out.items())),
         shortened=dict(sorted(shortened.items())),
+        masked=dict(sorted(masked.items())),
     )
     manifest.write(folder)
     return manifest
@@ -250,10 +252,11 @@ def _write_split(
     name: str,
     entries: Sequence[Entry],
     arm: Arm,
-    files: tuple[IO[bytes], IO[bytes], Counter[str]],
+    files: tuple[IO[bytes], IO[bytes]],
+    counts: tuple[Counter[str], Counter[str]],
 ) -> SplitCount:
-    """Write `<name>.jsonl` and its lines of the index."""
-    spool, index, shortened = files
+    """Write `<name>.jsonl` and its lines of the index; count what is shortened and what is masked."""
+    (spool, index), (shortened, masked) = files, counts
     digest = hashlib.sha256()
     with atomic_file(folder / f"{name}.jsonl") as file:
         for place, entry in enumerate(entries):
@@ -261,6 +264,7 @@ def _write_split(
             file.write(line)
             digest.update(line)
             shortened.update(about["shortened"])
+            masked.update(about.get("masked", {}))
             line_of_index = {"split": name, "row": place, **about, "content_hash": entry.content.hex()}
             line_of_index |= {"turns": entry.turns, "tokens": entry.tokens, "trained_tokens": entry.trained}
             index.write(json.dumps(line_of_index).encode() + b"\n")

@@ -17,11 +17,12 @@ from typing import Any
 
 from keepstate import machine
 from keepstate.dataset.convert import sharegpt_line
-from keepstate.dataset.manifest import INDEX, TEMPLATE, Certificate, Manifest, read_manifest
+from keepstate.dataset.manifest import INDEX, TEMPLATE, Certificate, Manifest, TrainTurns, read_manifest
 from keepstate.dataset.parity import PromptIds, RowReport, TrainingRow, compare, local_prompts
 from keepstate.dataset.server_ids import server_prompts
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
+from keepstate.dataset.turns import TRAINING_KEY, masked_answers, training_flags
 from keepstate.errors import UserError
 from keepstate.files import ListHash, scratch_folder
 from keepstate.models.base import Message
@@ -112,7 +113,7 @@ def check_dataset(options: CheckOptions) -> CheckReport:
         with ids.open() as lines:
             versions = json.loads(next(lines))
             for (trace, held), line in zip(_conversations(options.folder, manifest), lines, strict=True):
-                report.add(trace, _compare(held.messages, line, prompts, tokenizer), recorded=held.recorded)
+                report.add(trace, _compare(held, line, prompts, tokenizer), recorded=held.recorded)
     if options.as_built:
         if not report.bad:
             report.certificate = _certificate(options, manifest, report, versions["axolotl"])
@@ -126,16 +127,18 @@ class HeldConversation:
 
     messages: Sequence[Message] | str
     """The conversation; instead of one, why there is none."""
+    trained: Sequence[bool] | None = None
+    """Whether each answer is to be trained; None: all."""
     recorded: bool = True
     """Whether the hash of a prompt, taken when it was sent, was found in the trace and compared."""
 
 
-def _compare(messages: Sequence[Message] | str, line: str, prompts: PromptIds, tokenizer: TextTokenizer) -> RowReport:
+def _compare(held: HeldConversation, line: str, prompts: PromptIds, tokenizer: TextTokenizer) -> RowReport:
     row = json.loads(line)
-    if isinstance(messages, str):
-        return RowReport(tokens=len(row["input_ids"]), problem=messages)
-    end_of_turn = tokenizer.end_of_turn
-    return compare(messages, TrainingRow(row["input_ids"], row["labels"]), prompts, tokenizer, end_of_turn)
+    if isinstance(held.messages, str):
+        return RowReport(tokens=len(row["input_ids"]), problem=held.messages)
+    made = TrainingRow(row["input_ids"], row["labels"])
+    return compare(held.messages, made, prompts, tokenizer, tokenizer.end_of_turn, held.trained)
 
 
 def _conversations(folder: Path, manifest: Manifest) -> Iterator[tuple[str, HeldConversation]]:
@@ -145,10 +148,10 @@ def _conversations(folder: Path, manifest: Manifest) -> Iterator[tuple[str, Held
             with (folder / f"{name}.jsonl").open(encoding="utf-8") as rows:
                 for row in rows:
                     about = json.loads(next(index))
-                    yield about["path"], _held(about, row)
+                    yield about["path"], _held(about, row, manifest.train_turns)
 
 
-def _held(about: dict[str, Any], row: str) -> HeldConversation:
+def _held(about: dict[str, Any], row: str, train_turns: TrainTurns) -> HeldConversation:
     """The conversation as the trace holds it, as far as the row goes."""
     try:
         trace = read_trace(Path(about["path"]))
@@ -156,14 +159,15 @@ def _held(about: dict[str, Any], row: str) -> HeldConversation:
         return HeldConversation(error.message)
     count = len(json.loads(row)["conversations"])
     messages = trace.messages[:count]
-    if sharegpt_line(messages) + "\n" != row:
+    trained = training_flags(messages, masked_answers(trace, messages, train_turns), train_turns)
+    if sharegpt_line(messages, trained) + "\n" != row:
         return HeldConversation("the row is not what the trace says")
     calls = [event for event in trace.events if isinstance(event, ModelCallEvent)]
     conversation = ListHash()
     for event in sorted(calls, key=lambda event: event.num_messages):
         if conversation.of(trace.messages[: event.num_messages]) != event.prompt_hash:
             return HeldConversation(f"turn {event.turn}: what was sent is no prefix of the conversation")
-    return HeldConversation(messages, recorded=bool(calls))
+    return HeldConversation(messages, trained, recorded=bool(calls))
 
 
 def _require_unchanged(folder: Path, manifest: Manifest) -> None:
@@ -195,6 +199,8 @@ def _run_axolotl(options: CheckOptions, manifest: Manifest, tokenizer: Path, out
     python = installing.ensure("train")
     template = _axolotl_template(options, out.with_name(TEMPLATE))
     command: list[str | Path] = [python, "-I", SCRIPT, "--tokenizer", tokenizer.resolve(), "--template", template]
+    if manifest.train_turns is not TrainTurns.ALL:
+        command += ["--training-key", TRAINING_KEY]
     command += ["--out", out, "--jobs", str(jobs), *files]
     log = out.with_suffix(".log")
     with log.open("wb") as output, GuardedProcess(command, output=output) as process:

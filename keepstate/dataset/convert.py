@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from keepstate.dataset.manifest import BuildOptions, Length
 from keepstate.dataset.sample import REFUSALS, Refused, Sample, prove
 from keepstate.dataset.templates import ChatTemplate
 from keepstate.dataset.tokenizer import TextTokenizer
+from keepstate.dataset.turns import TRAINING_KEY, counted, masked_answers, training_flags
 from keepstate.models.base import Message
 from keepstate.traces.importing import ASSUMED, PLACE
 from keepstate.traces.reader import load_trace
@@ -30,6 +31,7 @@ UNREADABLE = frozenset({NOT_A_TRACE, *REFUSALS})
 TOO_LONG = "too long"
 CUT_TO_LENGTH = "cut to max_tokens"
 NO_LAST_ANSWER = "ended without an answer"
+NOTHING_TRAINED = "no turn to train"
 CUT_OFF = "answer cut off"
 """The limit on new tokens ended it: the model never wrote the end of turn that would be trained."""
 HASH_BYTES = 16
@@ -64,6 +66,8 @@ class Row:
     trained: int
     shortened: tuple[str, ...] = ()
     """Why it holds less than its trace."""
+    masked: dict[str, int] = field(default_factory=dict)
+    """How many of its answers are not trained, by reason."""
     source: str = ""
     """File and line that an imported trace comes from."""
 
@@ -126,7 +130,10 @@ class Converter:
         if len(sample.ids) > self.options.max_tokens:
             messages, sample = self._shorten(messages, sample)
             shortened.append(CUT_TO_LENGTH)
-        line = sharegpt_line(messages)
+        masked = masked_answers(trace, messages, self.options.train_turns)
+        if len(masked) == len(sample.answers):
+            raise Refused(NOTHING_TRAINED, f"{next(iter(masked.values()))}: so of all {len(masked)} answers")
+        line = sharegpt_line(messages, training_flags(messages, masked, self.options.train_turns))
         return Row(
             path=str(path),
             task=trace.task.name,
@@ -135,8 +142,9 @@ class Converter:
             line=line,
             turns=len(sample.answers),
             tokens=len(sample.ids),
-            trained=sample.trained,
+            trained=sum(span.end - span.start for turn, span in enumerate(sample.answers) if turn not in masked),
             shortened=tuple(shortened),
+            masked=counted(masked),
             source=trace.versions.get(PLACE, ""),
         )
 
@@ -163,9 +171,15 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()[:HASH_BYTES]
 
 
-def sharegpt_line(messages: Sequence[Message]) -> str:
-    """The conversation as one line of ShareGPT JSONL."""
-    turns = [{"from": SHAREGPT_ROLES[message["role"]], "value": message["content"]} for message in messages]
+def sharegpt_line(messages: Sequence[Message], trained: Sequence[bool] | None = None) -> str:
+    """The conversation as one line of ShareGPT JSONL; `trained` says of every answer whether it is, None: all are."""
+    turns: list[dict[str, str | bool]] = [
+        {"from": SHAREGPT_ROLES[message["role"]], "value": message["content"]} for message in messages
+    ]
+    if trained is not None:
+        answers = (turn for turn, message in zip(turns, messages, strict=True) if message["role"] == "assistant")
+        for turn, is_trained in zip(answers, trained, strict=True):
+            turn[TRAINING_KEY] = is_trained
     return json.dumps({"conversations": turns}, ensure_ascii=False)
 
 

@@ -45,6 +45,16 @@ class Balance(StrEnum):
     """All tokens of the train split."""
 
 
+class TrainTurns(StrEnum):
+    """Which answers of a conversation are trained; the others stay as context."""
+
+    ALL = "all"
+    LAST = "last"
+    """Of the row."""
+    CLEAN = "clean"
+    """Not those whose action ended in an error or a cap."""
+
+
 class BuildOptions(Closed):
     """Which traces become rows; recorded in the manifest as given."""
 
@@ -58,6 +68,7 @@ class BuildOptions(Closed):
     """Only episodes that the agent itself ended."""
     failed: bool = False
     """Also episodes that a failure of ours ended (they are not graded)."""
+    train_turns: TrainTurns = Field(default=TrainTurns.ALL, exclude_if=lambda choice: choice is TrainTurns.ALL)
     paired: bool = False
     """Only tasks that every arm has."""
     balance: Balance = Balance.NONE
@@ -127,7 +138,14 @@ class Manifest(Closed):
     """Traces in no split, by reason; `left_out.jsonl` names each."""
     shortened: dict[str, int]
     """Rows that hold less than their trace, by reason."""
+    masked: dict[str, int] = Field(default={}, exclude_if=lambda counts: not counts)
+    """Answers that stand in a row and are not trained, by reason."""
     certificate: Certificate | None = None
+
+    @property
+    def train_turns(self) -> TrainTurns:
+        """Which answers are trained. Its rows say so of each unless all are."""
+        return TrainTurns(self.options.get("train_turns", TrainTurns.ALL))
 
     @property
     def rows(self) -> int:

@@ -75,7 +75,12 @@ def local_prompts(template: ChatTemplate, tokenizer: TextTokenizer) -> PromptIds
 
 
 def compare(
-    messages: Sequence[Message], row: TrainingRow, prompt_ids: PromptIds, tokenizer: TextTokenizer, end_of_turn: int
+    messages: Sequence[Message],
+    row: TrainingRow,
+    prompt_ids: PromptIds,
+    tokenizer: TextTokenizer,
+    end_of_turn: int,
+    trained: Sequence[bool] | None = None,
 ) -> RowReport:
     """Compare every turn of a conversation with its training row.
 
@@ -85,29 +90,34 @@ def compare(
         prompt_ids: What the server is sent.
         tokenizer: Of both.
         end_of_turn: Id of the token that ends an answer.
+        trained: Whether each answer is to be trained; None: all. Of the others no token may be.
     """
     report = RowReport(tokens=len(row.ids))
     runs = list(_trained_runs(row.labels))
     report.trained = sum(len(run) for _, run in runs)
+    in_order = iter(runs)
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     report.turns = len(answers)
     for turn, number in enumerate(answers):
         answer = [*tokenizer.ids(messages[number]["content"]), end_of_turn]
         seen = prompt_ids(messages[:number]) + answer
-        start, trained = runs[turn] if turn < len(runs) else (len(row.ids), [])
         context_wrong = row.ids[: len(seen)] != seen
-        mask_wrong = trained != answer or (not context_wrong and start != len(seen) - len(answer))
+        wanted = answer if trained is None or trained[turn] else [MASKED] * len(answer)
+        start, labels = (len(seen) - len(answer), row.labels[len(seen) - len(answer) : len(seen)])
+        if wanted is answer:
+            start, labels = next(in_order, (len(row.ids), []))
+        mask_wrong = labels != wanted or (not context_wrong and start != len(seen) - len(answer))
         report.context_wrong += context_wrong
         report.mask_wrong += mask_wrong
-        report.trained_wrong += len(trained) if context_wrong or mask_wrong else 0
+        report.trained_wrong += sum(label != MASKED for label in labels) if context_wrong or mask_wrong else 0
         if report.first is None and context_wrong:
             report.first = _difference(turn, "context", seen, row.ids)
         elif report.first is None and mask_wrong:
-            expected = [MASKED] * (len(seen) - len(answer)) + answer
+            expected = [MASKED] * (len(seen) - len(answer)) + wanted
             report.first = _difference(turn, "mask", expected, row.labels[: len(expected)])
-    if len(runs) > len(answers):
-        report.mask_wrong += len(runs) - len(answers)
-        report.trained_wrong += sum(len(run) for _, run in runs[len(answers) :])
+    if left := list(in_order):
+        report.mask_wrong += len(left)
+        report.trained_wrong += sum(len(run) for _, run in left)
     return report
 
 

@@ -19,6 +19,7 @@ from keepstate.dataset.manifest import INDEX, TEMPLATE, read_manifest
 from keepstate.dataset.sample import prove
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
+from keepstate.dataset.turns import TRAINING_KEY
 from keepstate.errors import UserError
 from keepstate.models.base import Message
 from keepstate.traces.view import printable
@@ -71,11 +72,10 @@ def preview(folder: Path, split: str, row: int, tokenizer_path: Path | None = No
     tokenizer = TextTokenizer(tokenizer_path or Path(manifest.tokenizer.name))
     before = sum(manifest.splits[name].rows for name in list(manifest.splits)[: list(manifest.splits).index(split)])
     about = json.loads(_line(folder / INDEX, before + row))
-    messages = [
-        Message(role=ROLES[turn["from"]], content=turn["value"])  # type: ignore[typeddict-item]
-        for turn in json.loads(_line(folder / f"{split}.jsonl", row))["conversations"]
-    ]
-    segments = _segments(messages, folder, tokenizer)
+    turns = json.loads(_line(folder / f"{split}.jsonl", row))["conversations"]
+    messages = [Message(role=ROLES[turn["from"]], content=turn["value"]) for turn in turns]  # type: ignore[typeddict-item]
+    trained = [turn.get(TRAINING_KEY, True) for turn in turns if ROLES[turn["from"]] == "assistant"]
+    segments = _segments(messages, trained, folder, tokenizer)
     return Preview(printable(f"{folder} {split} {row}"), printable(about["path"]), tuple(segments))
 
 
@@ -84,11 +84,13 @@ def _line(path: Path, number: int) -> str:
         return next(islice(lines, number, None))
 
 
-def _segments(messages: Sequence[Message], folder: Path, tokenizer: TextTokenizer) -> Iterator[Segment]:
+def _segments(
+    messages: Sequence[Message], answers: Sequence[bool], folder: Path, tokenizer: TextTokenizer
+) -> Iterator[Segment]:
     sample = prove(messages, load_template(folder / TEMPLATE), tokenizer)
     done = 0
     for turn, span in enumerate(sample.answers):
-        for trained, start, end in ((False, done, span.start), (True, span.start, span.end)):
+        for trained, start, end in ((False, done, span.start), (answers[turn], span.start, span.end)):
             yield Segment(turn, trained, end - start, tokenizer.decode(sample.ids[start:end]))
         done = span.end
     if rest := sample.ids[done:]:

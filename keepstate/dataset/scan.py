@@ -120,6 +120,8 @@ def _record(arm: Arm, result: Row | LeftOut, spool: IO[bytes]) -> None:
     entry = Entry(result.task_hash, result.content_hash, spool.tell(), result.turns, result.tokens, result.trained)
     arm.entries.append(entry)
     about: dict[str, Any] = {"path": result.path, "task": result.task, "shortened": result.shortened}
+    if result.masked:
+        about["masked"] = result.masked
     if result.source:
         about["source"] = result.source
     spool.write(json.dumps(about).encode() + b"\n" + result.line.encode() + b"\n")

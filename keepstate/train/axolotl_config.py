@@ -123,6 +123,7 @@ def resolve(
     base_model: str | Path | None,
     data_hash: str,
     has_validation: bool,
+    training_key: str | None = None,
     overrides: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The config that Axolotl is given: absolute paths, this data, this output, and what the user named.
@@ -134,17 +135,20 @@ def resolve(
         base_model: A model folder or hub name instead of the config's.
         data_hash: Keys the prepared data, which Axolotl would otherwise reuse for other data at the same place.
         has_validation: Whether `val.jsonl` has rows.
+        training_key: Of a message in them, says whether it is trained; None where all answers are.
         overrides: Keys to replace; None means not given.
     """
     given = checked({key: value for key, value in overrides.items() if value is not None}, "options")
     resolved = dict(config) | given
     resolved["base_model"] = str(absolute_model(str(base_model or config["base_model"])))
-    resolved["datasets"] = [dict(entry, path=str(dataset / "train.jsonl")) for entry in config["datasets"]]
+    masking = {"message_field_training": training_key} if training_key else {}
+    train, val = ({"path": str(dataset / f"{name}.jsonl")} | masking for name in ("train", "val"))
+    resolved["datasets"] = [entry | train for entry in config["datasets"]]
     resolved["chat_template_jinja"] = str(dataset / "chat_template.jinja")
     resolved["output_dir"] = str(output)
     resolved["dataset_prepared_path"] = str(output / "prepared" / data_hash[:16])
     if has_validation and config.get("test_datasets"):
-        resolved["test_datasets"] = [dict(entry, path=str(dataset / "val.jsonl")) for entry in config["test_datasets"]]
+        resolved["test_datasets"] = [entry | val for entry in config["test_datasets"]]
     else:
         for key in ("test_datasets", "evals_per_epoch", "eval_steps"):
             resolved.pop(key, None)

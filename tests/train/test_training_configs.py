@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from keepstate.dataset import load_template
+from keepstate.dataset import load_template, read_manifest
 from keepstate.errors import UserError
 from keepstate.models.base import Message
 from keepstate.places import SHIPPED
 from keepstate.setup.environments import spec
+from keepstate.train import plan_training
 from keepstate.train.axolotl_config import CONFIGS, PLUGIN_FOLDER, checked, config_path, known_keys, read_axolotl_config
 from keepstate.vocabulary import RuntimeName
 
@@ -155,3 +156,12 @@ def test_thinking_is_off_in_every_turn() -> None:
     turns: list[Message] = [Message(role=role, content="x") for role in ("user", "assistant", "user", "assistant")]
     text = template.render(turns)
     assert text.count("<|im_start|>assistant\n<think>\n\n</think>\n\nx") == 2
+
+
+def test_rows_that_say_what_is_trained_are_read_so(dataset: Path, model: Path) -> None:
+    config, manifest = config_path(RuntimeName.PERSISTENT, laptop=True), read_manifest(dataset)
+    planned = plan_training(config, dataset=dataset, base_model=model)
+    assert "message_field_training" not in planned.config["datasets"][0]
+    manifest.model_copy(update={"options": {"train_turns": "last"}}).write(dataset)
+    planned = plan_training(config, dataset=dataset, base_model=model)
+    assert planned.config["datasets"][0]["message_field_training"] == "train"

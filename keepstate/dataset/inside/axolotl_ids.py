@@ -75,13 +75,15 @@ def main() -> None:
     parser.add_argument("--template", required=True, help="A Jinja file, or the name of a template of Axolotl's own.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dataset", default=json.dumps(DATASET), help="Axolotl's dataset entry, as JSON.")
+    parser.add_argument("--training-key", help="Of a message: whether it is trained.")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("files", nargs="+", type=Path)
     args = parser.parse_args()
 
     os.environ |= QUIET  # before Axolotl is imported
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    load_strategy(args.tokenizer, args.template, json.loads(args.dataset))
+    masking = {"message_field_training": args.training_key} if args.training_key else {}
+    load_strategy(args.tokenizer, args.template, json.loads(args.dataset) | masking)
     from importlib.metadata import version
 
     with args.out.open("w", encoding="utf-8") as out:
