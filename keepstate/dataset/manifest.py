@@ -167,6 +167,7 @@ class Manifest(Closed):
             )
         for title, counts in (("left out", self.left_out), ("shortened", self.shortened)):
             lines += [f"  {title}: {reason}: {count}" for reason, count in counts.items()]
+        lines += [f"  turns not trained: {reason}: {count:,}" for reason, count in self.masked.items()]
         return lines
 
     def write(self, folder: Path) -> Path:

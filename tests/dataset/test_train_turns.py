@@ -107,6 +107,7 @@ def test_rows_say_it_and_the_manifest_counts_it(tmp_path: Path, small_tokenizer:
     manifest = read_manifest(clean)
     assert manifest.masked == {"its action ended in an error or a cap": 1}
     assert manifest.left_out == {"no turn to train": 1}
+    assert "  turns not trained: its action ended in an error or a cap: 1" in manifest.words(clean)
     assert manifest.options["train_turns"] == "clean"
     whole = {name: read_manifest(folder).splits["train"] for name, folder in (("all", every), ("last", last))}
     answer = whole["last"].trained_tokens // 3  # all answers are of one length
