@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import aclosing, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from keepstate import eventloop
 from keepstate.cli import FiniteRange
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.models.base import Model, Sampling
+from keepstate.models.budget import Budget, BudgetSpent
+from keepstate.models.cache import AnswerCache
+from keepstate.models.endpoint import Endpoint
 from keepstate.models.server import RETRIES, ServerModel
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.collect import CollectPlan, collect
@@ -36,6 +40,11 @@ ALL = "all"
 @click.option("--temperature", type=FiniteRange(0), default=Sampling().temperature, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1), default=Sampling().max_tokens, show_default=True)
 @click.option("--retries", type=click.IntRange(0), default=RETRIES, show_default=True, help="Of a failed request.")
+@click.option("--cache", type=click.Path(path_type=Path), help="SQLite file of its answers: none is paid for twice.")
+@click.option("--max-tokens-total", type=click.IntRange(1), help="Stop when all answers together took so many.")
+@click.option("--max-cost", type=FiniteRange(0, min_open=True), help="Stop when they cost so much, by the prices.")
+@click.option("--price-in", type=FiniteRange(0), default=0.0, help="Of a million prompt tokens.")
+@click.option("--price-out", type=FiniteRange(0), default=0.0, help="Of a million completion tokens.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed plays the same tasks differently.")
 @click.option("--turns", type=click.IntRange(1), default=EpisodeLimits().turns, show_default=True)
 @click.option("--tool-calls", type=click.IntRange(2), default=RuntimeLimits().tool_calls, show_default=True)
@@ -59,6 +68,11 @@ def command(  # noqa: PLR0913 - one parameter an option
     temperature: float,
     max_tokens: int,
     retries: int,
+    cache: Path | None,
+    max_tokens_total: int | None,
+    max_cost: float | None,
+    price_in: float,
+    price_out: float,
     seed: int,
     turns: int,
     tool_calls: int,
@@ -73,6 +87,9 @@ def command(  # noqa: PLR0913 - one parameter an option
             "--base-url and --model belong to --teacher llm, which needs both",
             "e.g. --teacher llm --base-url http://127.0.0.1:8000/v1 --model base",
         )
+    budget = _budget(max_tokens_total, max_cost, price_in, price_out)
+    if teacher == "scripted" and (budget or cache):
+        raise UserError("--cache, --max-tokens-total and --max-cost belong to --teacher llm", "leave them out")
     tasks, bad = read_tasks(folder)
     for file in bad:
         click.echo(f"left out: {file.path}: {file.reason}", err=True)
@@ -90,16 +107,47 @@ def command(  # noqa: PLR0913 - one parameter an option
         plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, keep_others=not fresh)
         if not (base_url and model_name):
             return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
+        endpoint = Endpoint(base_url, concurrency=concurrency, cache=answers, budget=budget)
         sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
-        async with ServerModel(base_url, model_name, sampling, concurrency=concurrency, retries=retries) as server:
+        async with aclosing(endpoint), ServerModel(endpoint, model_name, sampling, retries=retries) as server:
+            served.append(server)
             plan = replace(plan, teacher=lambda _task, _name: server)
             return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
 
-    with TallyDisplay() as shown:
-        tallies = eventloop.run(run(shown))
+    served: list[ServerModel] = []
+    stopped: BudgetSpent | None = None
+    with closing(AnswerCache(cache)) if cache else nullcontext() as answers, TallyDisplay() as shown:
+        try:
+            eventloop.run(run(shown))
+        except BudgetSpent as error:
+            stopped = error
+    tallies = shown.last or ()
     _report(tallies)
-    if bad or any(tally.failures for tally in tallies):
+    _report_server(served, stopped, sum(tally.total - tally.done for tally in tallies))
+    if stopped or bad or any(tally.failures for tally in tallies):
         sys.exit(EXIT_PARTIAL)
+
+
+def _budget(tokens: int | None, cost: float | None, price_in: float, price_out: float) -> Budget | None:
+    if bool(cost) != bool(price_in or price_out):
+        raise UserError(
+            "--max-cost needs prices, and prices need it",
+            "e.g. --max-cost 5 --price-in 0.5 --price-out 1.5, each of a million tokens",
+        )
+    return Budget(tokens, cost, price_in, price_out) if tokens or cost else None
+
+
+def _report_server(served: Sequence[ServerModel], stopped: BudgetSpent | None, left: int) -> None:
+    for server in served:
+        cache, budget = server.endpoint.cache, server.endpoint.budget
+        if cache:
+            click.echo(f"{cache.found} answers came from {cache.path}", err=True)
+        if budget and not stopped:
+            click.echo(f"spent: {budget}", err=True)
+        if apart := server.thought_apart:
+            click.echo(f"the server put thoughts beside {apart} answers: these are recorded without them", err=True)
+    if stopped:
+        click.echo(f"stopped: {stopped.message}; {left} episodes are left\n{stopped.hint}", err=True)
 
 
 def _report(tallies: Sequence[Tally]) -> None:

@@ -51,15 +51,22 @@ def read_reply(said: Said, seconds: float | None = None, *, may_think: bool = Tr
         text.encode()
     except UnicodeEncodeError as error:
         raise ServerFault(f"the server answered with broken Unicode: {error}") from error
-    usage = _object(said.body.get("usage"))
+    prompt, completion, cached = usage_of(said.body)
     return Reply(
         text,
-        prompt_tokens=token_count(usage.get("prompt_tokens")),
-        completion_tokens=token_count(usage.get("completion_tokens")),
-        cached_tokens=token_count(_object(usage.get("prompt_tokens_details")).get("cached_tokens")),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cached_tokens=cached,
         truncated=reason in CUT,
         seconds=seconds,
     )
+
+
+def usage_of(body: Any) -> tuple[int | None, int | None, int | None]:
+    """Tokens of the prompt, of the answer, and of the prompt from the server's cache, as a completion counts them."""
+    usage = _object(_object(body).get("usage"))
+    cached = _object(usage.get("prompt_tokens_details")).get("cached_tokens")
+    return token_count(usage.get("prompt_tokens")), token_count(usage.get("completion_tokens")), token_count(cached)
 
 
 def reasoning_of(body: Any) -> str:

@@ -11,16 +11,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 
 from keepstate.errors import UserError
+from keepstate.models.budget import Budget
+from keepstate.models.cache import AnswerCache
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 KEY = "KEEPSTATE_API_KEY"
@@ -30,9 +33,15 @@ REMOTE_KEY = "OPENAI_API_KEY"
 CONNECT_SECONDS = 10.0
 SECONDS = 10.0
 """For questions that need no thinking: models, metrics."""
+SPREAD_SECONDS = 2.0
+"""Most by which those who wait for the same server come apart."""
 QUIET_SECONDS = 120.0
 """Between two looks at the figures of an engine that has not answered: it may compile, or read a long prompt slowly."""
 MAX_WORDS = 600
+HIDDEN = "[key left out]"
+LEAST_SECRET, SECRET_IN_ANSWER = 4, 16
+"""Characters of a key that is hidden in a server's errors, and in its answers, where `EMPTY`, as local servers have it,
+may be a word."""
 MAX_BODY = 8 * 2**20
 """Bytes of one answer: 12,288 tokens are rarely more than 60 KB."""
 _FIGURES = re.compile(r"^(?:vllm|sglang):.*", re.MULTILINE)
@@ -47,12 +56,14 @@ class ServerFault(Exception):
         message: What happened, with the server's own words.
         again: Another attempt may help.
         pause: Seconds that the server asks to wait before it.
+        busy: It is asked more often than it allows.
     """
 
-    def __init__(self, message: str, *, again: bool = False, pause: float | None = None) -> None:
+    def __init__(self, message: str, *, again: bool = False, pause: float | None = None, busy: bool = False) -> None:
         super().__init__(message)
         self.again = again
         self.pause = pause
+        self.busy = busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +97,8 @@ class Said:
 def connection(base_url: str) -> dict[str, Any]:
     """How every client of the server at `base_url` is made: its key, and a proxy for other machines only.
 
+    A user and password in the address are sent instead of the key.
+
     Raises:
         UserError: That is no address of a server, or the key cannot be sent.
     """
@@ -104,8 +117,23 @@ def connection(base_url: str) -> dict[str, Any]:
             f"the key in {name} holds a character that no HTTP header can carry (a space, a line's end, an accent)",
             f"set {name} again, without quotes or a line's end inside",
         )
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return {"headers": headers, "trust_env": not local, "follow_redirects": True}
+    made: dict[str, Any] = {"trust_env": not local, "follow_redirects": True, "headers": {}}
+    if parts.username is not None:
+        return made | {"auth": (unquote(parts.username), unquote(parts.password or ""))}
+    return made | ({"headers": {"Authorization": f"Bearer {key}"}} if key else {})
+
+
+def shown(base_url: str) -> str:
+    """The address without user and password, as it is told, recorded and asked."""
+    parts = urlsplit(base_url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _secrets(made: Mapping[str, Any]) -> list[str]:
+    """What a connection sends that no server's words may carry into a file, also as JSON writes it, longest first."""
+    told = [made["headers"].get("Authorization", "").removeprefix("Bearer "), *made.get("auth", ())[1:]]
+    forms = {form for key in told for form in (key, json.dumps(key)[1:-1], key.replace("/", "\\/"))}
+    return sorted((form for form in forms if len(form) >= LEAST_SECRET), key=len, reverse=True)
 
 
 def key_refused(base_url: str, words: str) -> UserError:
@@ -121,10 +149,21 @@ class Endpoint:
     Args:
         base_url: Of the API, ending in `/v1`.
         concurrency: Most requests at once; so many connections are kept open.
+        cache: Where models look for answers and keep them; its owner closes it.
+        budget: What all answers together may take.
     """
 
-    def __init__(self, base_url: str, *, concurrency: int = 64) -> None:
-        self.base_url = base_url.rstrip("/")
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        concurrency: int = 64,
+        cache: AnswerCache | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        self.cache, self.budget = cache, budget
+        made = connection(base_url)
+        self.base_url = shown(base_url).rstrip("/")
         self.answered = float("-inf")
         """When it last gave an answer that could be used, on the clock of `time.monotonic`."""
         self.reached = False
@@ -138,8 +177,26 @@ class Endpoint:
         self._client = httpx2.AsyncClient(
             limits=httpx2.Limits(max_connections=concurrency + 2, max_keepalive_connections=concurrency + 2),
             timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
-            **connection(base_url),
+            **made,
         )
+        self._secrets = _secrets(made)
+        self._held_until = float("-inf")
+        """When it may be asked again after it asked to wait, on the clock of `time.monotonic`."""
+
+    def hold(self, seconds: float) -> None:
+        """It asks to be left alone for so long: all who ask it wait."""
+        self._held_until = max(self._held_until, time.monotonic() + seconds)
+
+    async def free(self) -> None:
+        """Wait until it may be asked again, each a little longer by chance, so that not all come at once."""
+        if (wait := self._held_until - time.monotonic()) > 0:
+            await asyncio.sleep(wait + random.uniform(0, min(SPREAD_SECONDS, wait)))
+
+    def _without_key(self, text: str, *, fine: bool) -> str:
+        for secret in self._secrets:
+            if not fine or len(secret) >= SECRET_IN_ANSWER:
+                text = text.replace(secret, HIDDEN)
+        return text
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -164,17 +221,15 @@ class Endpoint:
                 async for chunk in response.aiter_bytes():
                     content += chunk
                     if len(content) > MAX_BODY:
-                        start = plain(content[:200].decode(errors="replace"))
+                        start = plain(self._without_key(content[:200].decode(errors="replace"), fine=False))
                         raise ServerFault(f"an answer of more than {MAX_BODY:,} bytes; it begins: {start}")
         except TimeoutError as error:
             raise ServerFault(f"no whole answer within {seconds:g} s") from error
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
-            raise ServerFault(f"{type(error).__name__}: {error}".removesuffix(": "), again=True) from error
-        try:
-            value = json.loads(content)
-        except (ValueError, RecursionError):
-            value = None
-        return Said(response.status_code, response.headers, content.decode(errors="replace"), value)
+            words = self._without_key(f"{type(error).__name__}: {error}".removesuffix(": "), fine=False)
+            raise ServerFault(words, again=True) from error
+        text = self._without_key(content.decode(errors="replace"), fine=response.is_success)
+        return said_of(text, response.status_code, response.headers)
 
     async def complete(self, request: Mapping[str, Any], *, seconds: float) -> Said:
         """Ask for a chat completion, as `ask` does, and look at times whether the engine does anything at all.
@@ -230,6 +285,15 @@ class Endpoint:
     def answers(self) -> None:
         """It just gave an answer that could be used."""
         self.answered, self.failed = time.monotonic(), 0
+
+
+def said_of(text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Said:
+    """What a server sent back, from its text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    return Said(status, headers or {}, text, value)
 
 
 def plain(told: str) -> str:

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
+import re
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from keepstate.errors import EpisodeFailure, UserError
-from keepstate.models.answers import read_reply, reasoning_of
+from keepstate.models.answers import read_reply, reasoning_of, usage_of
 from keepstate.models.base import ContextOverflow, Message, Reply, Sampling, token_count
-from keepstate.models.endpoint import SECONDS, Endpoint, Said, ServerFault, context_of, key_refused
+from keepstate.models.cache import Kept
+from keepstate.models.endpoint import SECONDS, Endpoint, Said, ServerFault, context_of, key_refused, said_of
 from keepstate.models.room import Room, is_about_context
 from keepstate.models.thinking import spoken
 from keepstate.vocabulary import Origin
@@ -27,12 +31,18 @@ from keepstate.vocabulary import Origin
 RETRIES = 6
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 """Doubling, so six retries wait about 23 s: a server's hiccup or quick restart, but not vLLM's start."""
-LONGEST_ASKED_PAUSE = 60.0
+BUSY_PAUSE = 60.0
+"""The longest where a server says that it is asked too often (429): such limits count by the minute."""
+LONGEST_ASKED_PAUSE = 300.0
 """A `Retry-After` beyond it is not waited for: our own pauses are."""
+SPENT = "insufficient_quota"
+"""How OpenAI names a 429 that no waiting mends."""
 GRACE_SECONDS = 20.0
 """An answer may take the whole time limit of its episode and this: whatever takes longer is not being answered."""
 READ_SECONDS = 900.0 + GRACE_SECONDS
 PROBE_SECONDS = 10.0
+RENAMED = re.compile(r"max_tokens.*\b(unsupported|not supported)\b.*max_completion_tokens", re.IGNORECASE | re.DOTALL)
+"""How OpenAI's servers refuse the older name of the bound on new tokens."""
 FAILED_IN_A_ROW = 20
 """Requests given up without one answer between them, after which a run stops although the server answers others."""
 RARE = 20
@@ -79,6 +89,10 @@ class ServerModel:
         self.sampling = sampling or Sampling()
         self.nothink = nothink
         self._retries, self._seconds = retries, seconds
+        self._limit = "max_tokens"
+        """How the server calls the bound on new tokens."""
+        self.thought_apart = 0
+        """Answers whose thoughts the server put beside them: no trace holds those."""
         self._room = Room(self.sampling.max_tokens)
         self._same_names = {name}
         self._spoke = self._thought = 0
@@ -104,7 +118,7 @@ class ServerModel:
             ContextOverflow: The prompt leaves no room: even a single token was refused, and nothing that the server
                 counted says otherwise.
             UserError: No request will be answered: nobody is there, the model is unknown, the key refused, or answers
-                are put elsewhere or hold thoughts that were switched off.
+                are put elsewhere or hold thoughts that were switched off; or the budget is spent.
         """
         if not self.endpoint.reached:
             async with self.endpoint.checking:
@@ -183,33 +197,53 @@ class ServerModel:
             Refused: The request itself is refused.
             ServerFault: No attempt was answered.
         """
-        request, started = self._request(messages, seed, size), time.monotonic()
+        started = time.monotonic()
         for attempt in itertools.count():
             try:
-                reply = await self._attempt(request, counting=counting)
+                reply = await self._attempt(self._request(messages, seed, size), counting=counting)
                 self._room.saw(messages, reply.prompt_tokens)
                 return reply
             except ServerFault as fault:
                 if not fault.again or attempt >= self._retries or time.monotonic() - started > self._seconds:
                     raise
-                pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * random.uniform(0.75, 1)
-                await asyncio.sleep(max(pause, fault.pause or 0.0))
+                if fault.pause:
+                    self.endpoint.hold(fault.pause)
+                else:
+                    longest = BUSY_PAUSE if fault.busy else LONGEST_PAUSE
+                    await asyncio.sleep(min(longest, FIRST_PAUSE * 2**attempt) * random.uniform(0.75, 1))
         raise AssertionError
 
     async def _attempt(self, request: dict[str, Any], *, counting: bool = False) -> Reply:
-        started = time.monotonic()
-        said = await self.endpoint.complete(request, seconds=self._seconds)
-        await self._check(said)
+        """One answer: the one that is kept of exactly this request, else the server's, which is kept if it is one."""
+        url, cache, budget = self.endpoint.base_url, self.endpoint.cache, self.endpoint.budget
+        if cache and (kept := cache.find(url, request)):
+            return await self._read(said_of(kept.body), kept.seconds, counting=counting)
+        await self.endpoint.free()
+        async with budget.request() if budget else nullcontext():
+            started = time.monotonic()
+            said = await self.endpoint.complete(request, seconds=self._seconds)
+            await self._check(said)
+            if budget:
+                budget.spend(*usage_of(said.body)[:2])
+        seconds = time.monotonic() - started
+        reply = await self._read(said, seconds, counting=counting)
+        if cache:
+            cache.keep(url, request, Kept(said.text, seconds))
+        return reply
+
+    async def _read(self, said: Said, seconds: float, *, counting: bool) -> Reply:
         if counting:  # only its usage is looked at
             return read_reply(Said(said.status, said.headers, said.text, _counted(said.body)))
         await self._check_name(said)
         try:
-            reply = read_reply(said, time.monotonic() - started, may_think=not self.nothink)
+            reply = read_reply(said, seconds, may_think=not self.nothink)
         except UserError as error:
             if self._spoke and not self.nothink and reasoning_of(said.body):  # no setting, as other answers came
                 raise ServerFault(error.message) from error
             raise UserError(f"{self.endpoint.base_url}: {error.message}", error.hint) from error
-        thought = self.nothink and (bool(reasoning_of(said.body)) or spoken(reply.text) != reply.text)
+        apart = bool(reasoning_of(said.body))
+        self.thought_apart += apart
+        thought = self.nothink and (apart or spoken(reply.text) != reply.text)
         self._thought += thought
         self._spoke += not thought
         if thought and self._thought * RARE > self._spoke:
@@ -230,10 +264,19 @@ class ServerModel:
             raise key_refused(url, said.words)
         if status == 404:
             raise await self._unknown(said)
+        if status == 429 and SPENT in said.code:
+            hint = "see to the account, then repeat the command: finished episodes are kept"
+            raise UserError(f"{url} gives no more answers: {said.words}", hint)
+        if self._limit == "max_tokens" and status == 400 and RENAMED.search(said.words):
+            self._limit = "max_completion_tokens"
+            raise ServerFault(said.words, again=True)
         if status in (400, 413, 422) or (status == 500 and is_about_context(said.words, said.code)):
             raise Refused(said)
         again = status in (408, 409, 425, 429) or status >= 500
-        raise ServerFault(f"{what}: {said.words}", again=again, pause=_pause(said))
+        asked = _pause(said)
+        wait = asked if asked is not None and asked <= LONGEST_ASKED_PAUSE else None
+        words = f"{what}: {said.words}" if wait or not asked else f"{what}, asks to wait {asked:,.0f} s: {said.words}"
+        raise ServerFault(words, again=again, pause=wait, busy=status == 429)
 
     async def _unknown(self, said: Said) -> UserError:
         url, served = self.endpoint.base_url, await self.endpoint.cards()
@@ -306,7 +349,7 @@ class ServerModel:
             "model": self.name,
             "messages": list(messages),
             "temperature": self.sampling.temperature,
-            "max_tokens": size,
+            self._limit: size,
             "seed": seed,
         }
         if self.sampling.top_p is not None:
@@ -324,13 +367,16 @@ def _counted(body: Any) -> dict[str, Any]:
 
 
 def _pause(said: Said) -> float | None:
-    """Seconds that a server asks to wait, where that is reasonable."""
-    told = said.headers.get("retry-after", "")
+    """Seconds that a server asks to wait: a number, a date (RFC 9110, section 10.2.3), or OpenAI's milliseconds."""
     try:
-        seconds = float(told)
+        seconds = float(said.headers.get("retry-after-ms", "")) / 1000
     except ValueError:
+        told = said.headers.get("retry-after", "")
         try:
-            seconds = parsedate_to_datetime(told).timestamp() - time.time()
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return seconds if 0 <= seconds <= LONGEST_ASKED_PAUSE else None
+            seconds = float(told)
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(told).timestamp() - time.time()
+            except (TypeError, ValueError, OverflowError):
+                return None
+    return seconds if 0 <= seconds < math.inf else None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from keepstate.agents.episode import run_episode
 from keepstate.errors import UserError
 from keepstate.models.base import Model, Relay, Reply
+from keepstate.models.budget import BudgetSpent
 from keepstate.play.admission import Admission, Seat
 from keepstate.play.tally import Tally
 from keepstate.runtimes import Sandbox
@@ -58,7 +59,7 @@ async def play(
         on_over: Called when an episode is recorded and counted.
 
     Raises:
-        UserError: The server went away, the disk is full, there is no sandbox, ...
+        UserError: The server went away, the disk is full, there is no sandbox, the budget is spent, ...
     """
     queues = [(admission, deque(jobs)) for admission, jobs in owed]
     rungs = {job.isolation for _, jobs in queues for job in jobs if job.runtime is not RuntimeName.REACT}
@@ -69,27 +70,36 @@ async def play(
         }
         try:
             async with asyncio.TaskGroup() as group:
-                for admission, jobs in queues:
-                    for _ in range(min(admission.concurrency, len(jobs))):
-                        group.create_task(_work(jobs, admission, sandboxes, on_over))
+                workers = [
+                    group.create_task(_work(jobs, admission, sandboxes, on_over))
+                    for admission, jobs in queues
+                    for _ in range(min(admission.concurrency, len(jobs)))
+                ]
         except* UserError as errors:
             raise _first(errors) from errors
+        if spent := next(filter(None, (worker.result() for worker in workers)), None):
+            raise spent
 
 
 async def _work(
     jobs: deque[Job], admission: Admission, sandboxes: Mapping[str, Sandbox], on_over: Callable[[Job], Awaitable[None]]
-) -> None:
-    """Play jobs until none is left."""
+) -> BudgetSpent | None:
+    """Play jobs until none is left, or no budget: then no other is cut off, as all come to that by themselves."""
     while jobs:
         job = jobs.popleft()
-        async with admission.seat(job.tally.name) as seat:
-            trace = await _play(job, seat, sandboxes.get(job.isolation))
+        try:
+            async with admission.seat(job.tally.name) as seat:
+                trace = await _play(job, seat, sandboxes.get(job.isolation))
+        except BudgetSpent as spent:
+            jobs.clear()
+            return spent
         if trace.failure is not None and job.attempt < RETRIES:
             jobs.append(replace(job, attempt=job.attempt + 1))
             continue
         await _shielded_write(job, trace)
         job.tally.add(trace)
         await on_over(job)
+    return None
 
 
 async def _play(job: Job, seat: Seat, sandbox: Sandbox | None) -> Trace:

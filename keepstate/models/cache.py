@@ -1,0 +1,99 @@
+"""Answers that a server gave, kept in an SQLite file, so that what was paid for once is not paid for again.
+
+    cache = AnswerCache(Path("data/answers.sqlite"))
+    cache.keep(url, request, Kept(body, seconds))
+    cache.find(url, request)
+
+An answer is found by the hash of the whole request and the server's address: messages, model, sampling, and the seed,
+which is the number of the draw: repeats with another `--seed` stay draws of their own. Only answers that could be used
+are kept, and nothing of a request but its hash: no prompt, no address, no key. It cannot see that a server serves other
+weights under the same name: then name another file. Several processes may share one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keepstate.errors import UserError
+from keepstate.files import content_hash, write_error
+
+APPLICATION = 0x6B737463
+"""Written into the file's header (`PRAGMA application_id`): any other database is left alone."""
+LOCK_SECONDS = 30.0
+"""That another process may hold the file; a write takes less than a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer as it came."""
+
+    body: str
+    """Of the response with status 200."""
+    seconds: float
+    """What it took then."""
+
+
+class AnswerCache:
+    """The file at `path`, made where there is none. Close it with `close`.
+
+    Raises:
+        UserError: It is no such file, or cannot be opened; also from every method, where the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found = 0
+        """Answers that were found."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(path, error) from error
+        with self._explained():
+            self._file = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)
+            told = self._file.execute("PRAGMA application_id").fetchone()[0]
+            if told != APPLICATION:
+                self._make(told)
+
+    def _make(self, told: int) -> None:
+        if told or self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            self._file.close()
+            raise UserError(f"{self.path} is a database of another program, no cache of answers", "name another file")
+        self._file.execute("PRAGMA journal_mode = WAL")
+        self._file.execute("CREATE TABLE answers (request TEXT PRIMARY KEY, body TEXT, seconds REAL) WITHOUT ROWID")
+        self._file.execute(f"PRAGMA application_id = {APPLICATION}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def find(self, url: str, request: Mapping[str, Any]) -> Kept | None:
+        """The answer of the server at `url` to exactly this request; None where there is none."""
+        with self._explained():
+            row = self._file.execute(
+                "SELECT body, seconds FROM answers WHERE request = ?", (_key(url, request),)
+            ).fetchone()
+        self.found += row is not None
+        return Kept(*row) if row else None
+
+    def keep(self, url: str, request: Mapping[str, Any], answer: Kept) -> None:
+        """Keep an answer; the first one of two to the same request stays."""
+        row = (_key(url, request), answer.body, answer.seconds)
+        with self._explained():
+            self._file.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", row)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            hint = "name another file, or delete it: answers are then asked for again"
+            raise UserError(f"the cache of answers {self.path}: {error}", hint) from error
+
+
+def _key(url: str, request: Mapping[str, Any]) -> str:
+    return content_hash({"url": url, "request": request})

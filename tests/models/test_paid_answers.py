@@ -1,0 +1,226 @@
+"""What a paid endpoint costs and keeps: cache, budget, waiting as asked, and the key that is told nowhere."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from stub_http import JsonHandler, answering_with
+
+from keepstate.cli import cli
+from keepstate.errors import EpisodeFailure, UserError
+from keepstate.models import server as server_module
+from keepstate.models.base import Message, Sampling
+from keepstate.models.budget import Budget, BudgetSpent
+from keepstate.models.cache import AnswerCache
+from keepstate.models.endpoint import Endpoint
+from keepstate.models.server import ServerModel
+from keepstate.tasks import make_tasks, write_tasks
+
+KEY = 'sk-"test"/0123456789abcdef'
+FINISH = 'Thought: enough.\nAction: [{"tool": "finish", "args": {}}]'
+ASKED: list[Message] = [{"role": "user", "content": "go"}]
+
+
+@dataclass
+class Paid:
+    """An endpoint that answers from a list of (status, body, headers), then for ever with `text`."""
+
+    odd: list[tuple[int, Any, dict[str, str]]] = field(default_factory=list)
+    text: str = FINISH
+    usage: dict[str, int] | None = field(default_factory=lambda: {"prompt_tokens": 70, "completion_tokens": 30})
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    url: str = ""
+
+
+def completion(content: Any, usage: Any = None, **message: Any) -> dict[str, Any]:
+    said = {"role": "assistant", "content": content, **message}
+    return {"model": "m", "choices": [{"message": said, "finish_reason": "stop"}], "usage": usage}
+
+
+@contextmanager
+def paid(*odd: tuple[int, Any, dict[str, str]], **options: Any) -> Iterator[Paid]:
+    server = Paid(list(odd), **options)
+
+    class Handler(JsonHandler):
+        def do_GET(self) -> None:
+            self.send(200, {"data": [{"id": "m"}]}) if self.path == "/v1/models" else self.send(404, "")
+
+        def do_POST(self) -> None:
+            request = self.asked()
+            server.requests.append(request)
+            if server.odd:
+                status, body, headers = server.odd.pop(0)
+                echo = self.headers["Authorization"] or ""
+                self.send(status, echo if body == "echo" else body, headers)
+            else:
+                self.send(200, completion(server.text, server.usage))
+
+    with answering_with(Handler) as url:
+        server.url = f"{url}/v1"
+        yield server
+
+
+async def ask(server: Paid, *seeds: int, **options: Any) -> list[Any]:
+    endpoint = Endpoint(server.url, **options)
+    try:
+        model = ServerModel(endpoint, "m", Sampling(max_tokens=64))
+        return [await model.reply(ASKED, seed=seed, turn=0) for seed in seeds]
+    finally:
+        await endpoint.aclose()
+
+
+async def test_an_answer_is_paid_for_once_and_every_draw_is_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "answers.sqlite"
+    with paid() as server:
+        for _ in range(2):
+            with closing(AnswerCache(path)) as cache:
+                first, again, other = await ask(server, 1, 1, 2, cache=cache)
+                assert first == again
+                assert other.text == FINISH
+        assert [request["seed"] for request in server.requests] == [1, 2]
+        with closing(AnswerCache(path)) as cache:
+            endpoint = Endpoint(server.url, cache=cache)
+            await ServerModel(endpoint, "m", Sampling(temperature=0.9, max_tokens=64)).reply(ASKED, seed=1, turn=0)
+            await endpoint.aclose()
+        assert len(server.requests) == 3, "another temperature is another request"
+
+
+@pytest.mark.parametrize("body", [{"choices": []}, completion(None), completion("", reasoning_content="hm")])
+async def test_what_is_no_answer_is_not_kept(body: Any, tmp_path: Path) -> None:
+    with paid((200, body, {})) as server, closing(AnswerCache(tmp_path / "a.sqlite")) as cache:
+        with pytest.raises((EpisodeFailure, UserError)):
+            await ask(server, 1, cache=cache)
+        assert [reply.text for reply in await ask(server, 1, cache=cache)] == [FINISH]
+
+
+def test_another_programs_file_is_no_cache(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs.sqlite"
+    with closing(sqlite3.connect(theirs)) as file:
+        file.execute("CREATE TABLE people (name TEXT)")
+    before = theirs.read_bytes()
+    with pytest.raises(UserError, match="another program"):
+        AnswerCache(theirs)
+    assert theirs.read_bytes() == before
+    (tmp_path / "text").write_text("no database, but long enough to be read as one" * 9)
+    with pytest.raises(UserError, match="not a database"):
+        AnswerCache(tmp_path / "text")
+
+
+async def test_a_budget_ends_within_one_answer_however_many_ask_at_once() -> None:
+    budget = Budget(tokens=450)
+    with paid() as server:
+        endpoint = Endpoint(server.url, budget=budget)
+        model = ServerModel(endpoint, "m", Sampling(max_tokens=64))
+        asked = [model.reply(ASKED, seed=seed, turn=0) for seed in range(20)]
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        await endpoint.aclose()
+    assert sum(isinstance(one, BudgetSpent) for one in told) == 15
+    assert len(server.requests) == 5
+    assert str(budget) == "500 of 450 tokens"
+
+
+async def test_money_is_counted_by_the_prices_and_answers_from_the_cache_cost_none(tmp_path: Path) -> None:
+    budget = Budget(cost=2e-4, price_in=1.0, price_out=2.0)  # an answer: 70 + 60 millionths
+    told = pytest.raises(BudgetSpent, match=r"200 tokens, 0\.0003 of 0\.0002 in money")
+    with paid() as server, closing(AnswerCache(tmp_path / "a.sqlite")) as cache, told:
+        await ask(server, 1, 1, 1, 2, 3, cache=cache, budget=budget)
+    assert len(server.requests) == 2
+
+
+async def test_a_server_that_counts_nothing_keeps_no_budget() -> None:
+    with paid(usage=None) as server, pytest.raises(UserError, match="no budget can be kept"):
+        await ask(server, 1, budget=Budget(tokens=1000))
+
+
+async def test_all_wait_when_a_server_asks_to_be_left_alone_also_by_a_date() -> None:
+    date = formatdate(time.time() + 2, usegmt=True)  # of whole seconds: up to one of the two is lost
+    with paid((429, {}, {"Retry-After": date})) as server:
+        endpoint = Endpoint(server.url)
+        model = ServerModel(endpoint, "m", Sampling(max_tokens=64))
+        started = time.monotonic()
+        first = asyncio.create_task(model.reply(ASKED, seed=1, turn=0))
+        await asyncio.sleep(0.3)
+        await model.reply(ASKED, seed=2, turn=0)
+        assert time.monotonic() - started > 0.5, "the second was not refused, and waits all the same"
+        await first
+        await endpoint.aclose()
+    assert len(server.requests) == 3
+
+
+async def test_a_server_that_knows_the_newer_name_alone_is_asked_by_it() -> None:
+    words = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    with paid((400, {"error": {"message": words}}, {})) as server:
+        await ask(server, 1, 2)
+    assert [sorted({"max_tokens", "max_completion_tokens"} & request.keys()) for request in server.requests] == [
+        ["max_tokens"],
+        ["max_completion_tokens"],
+        ["max_completion_tokens"],
+    ]
+
+
+async def test_an_account_without_money_stops_the_run_at_once() -> None:
+    error = {"error": {"message": "You exceeded your current quota.", "code": "insufficient_quota"}}
+    with paid((429, error, {})) as server, pytest.raises(UserError, match="gives no more answers: You exceeded"):
+        await ask(server, 1)
+
+
+def collect(server: Paid, folder: Path, *options: object) -> Result:
+    tasks = folder / "tasks"
+    write_tasks(tasks, make_tasks("knapsack", "mini", 6, 0))
+    given = ["--tasks", tasks, "--out", folder / "traces", "--runtime", "react", "--teacher", "llm", "--model", "m"]
+    given += ["--base-url", server.url, "--concurrency", 2, *options]
+    return CliRunner().invoke(cli, ["traces", "collect", *map(str, given)])
+
+
+def test_a_collection_stops_when_its_budget_is_spent_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    with paid() as server:
+        stopped = collect(server, tmp_path, "--max-tokens-total", 250)
+        assert stopped.exit_code == 1, stopped.output
+        assert "stopped: the budget is spent: 300 of 250 tokens; 3 episodes are left" in stopped.stderr
+        assert len(list((tmp_path / "traces/react").glob("*.trace.json"))) == 3
+        done = collect(server, tmp_path, "--max-tokens-total", 1000)
+        assert done.exit_code == 0, done.output
+        assert "3 recorded, 3 kept" in done.stdout
+        assert "spent: 300 of 1,000 tokens" in done.stderr
+    assert len(server.requests) == 6
+
+
+def test_prices_and_the_bound_belong_together(tmp_path: Path) -> None:
+    with paid() as server:
+        for options in (["--max-cost", 1], ["--price-in", 1]):
+            refused = collect(server, tmp_path, *options)
+            assert isinstance(refused.exception, UserError)
+            assert "--max-cost needs prices" in refused.exception.message
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 404, 418, 429, 503])
+def test_a_key_is_told_nowhere_even_where_the_server_repeats_it(
+    status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEPSTATE_API_KEY", KEY)
+    monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.01)
+    echo = completion(f"{FINISH} {KEY}", {"prompt_tokens": 7, "completion_tokens": 3}) if status == 200 else None
+    odd = [(status, echo or {"error": {"message": f"bad key {KEY}"}}, {}), (status, echo or "echo", {})] * 30
+    with paid(*odd) as server:
+        done = collect(server, tmp_path, "--retries", 1, "--cache", tmp_path / "answers.sqlite")
+    assert "sk-" not in done.output
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        assert b"0123456789abcdef" not in path.read_bytes(), path
+
+
+async def test_a_password_in_the_address_is_sent_and_not_told() -> None:
+    with paid((418, {"error": "no, user:pa55word"}, {})) as server:
+        server.url = server.url.replace("http://", "http://user:pa55word@")
+        with pytest.raises(EpisodeFailure) as caught:
+            await ask(server, 1)
+    assert "pa55word" not in caught.value.message
