@@ -35,7 +35,7 @@ from runtime_references import CALLS, TRIVIAL, NaiveThread, ipykernel_figures, p
 
 from keepstate import eventloop  # noqa: E402
 from keepstate.runtimes import Sandbox  # noqa: E402
-from keepstate.traces.record import RuntimeLimits  # noqa: E402
+from keepstate.traces.record import Limits  # noqa: E402
 
 
 def attack(name: str) -> str:
@@ -61,8 +61,8 @@ FLOODS = {
     "answers never read": attack("channel: calls whose answers are never read"),
     "ends without end": attack("channel: ends without end"),
 }
-LIMITS = RuntimeLimits(tool_calls=50, seconds=20)
-CROWD_LIMITS = RuntimeLimits(tool_calls=50, seconds=20, memory_mib=64)
+LIMITS = Limits(tool_calls=50, action_seconds=20)
+CROWD_LIMITS = Limits(tool_calls=50, action_seconds=20, memory_mib=64)
 """With 256 MiB each, 500 episodes would have to wait for seats where less than 16 GiB are free."""
 
 
@@ -217,7 +217,7 @@ async def overshoot(sandbox: Sandbox, count: int) -> list[Figure]:
     figures = []
     limit = 0.2
     for what, code, target in (("loop", "while True: pass", "<= 20"), ("loop in C", "sum(range(10 ** 13))", "<= 350")):
-        async with opened(PERSISTENT, sandbox, RuntimeLimits(seconds=limit)) as session:
+        async with opened(PERSISTENT, sandbox, Limits(action_seconds=limit)) as session:
             await checked(session, TRIVIAL)
             took = await timed(lambda code=code: session.run(code), count)  # type: ignore[misc]
         figures.append(Figure(f"time limit overshoot, {what}, worst", max(took) - 1000 * limit, "ms", target))
@@ -226,7 +226,7 @@ async def overshoot(sandbox: Sandbox, count: int) -> list[Figure]:
 
 async def lags(sandbox: Sandbox, attackers: int) -> list[Figure]:
     """Longest stand-still of the event loop while episodes attack, for each kind of flood."""
-    limits = RuntimeLimits(tool_calls=10**6, seconds=1)
+    limits = Limits(tool_calls=10**6, action_seconds=1)
     figures = []
     for what, code in FLOODS.items():
 

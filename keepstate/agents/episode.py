@@ -26,7 +26,7 @@ from keepstate.tasks import environment_for
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces.observations import render_observation
 from keepstate.traces.parsing import Answer, parse_answer
-from keepstate.traces.record import ActionResult, EpisodeLimits, Trace
+from keepstate.traces.record import DEFAULT_LIMITS, ActionResult, Limits, Trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 FORMAT_ERROR = "AnswerFormat"
@@ -43,7 +43,7 @@ async def run_episode(
     runtime: RuntimeName,
     model: Model,
     sandbox: Sandbox | None = None,
-    limits: EpisodeLimits | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     seed: int = 0,
 ) -> Trace:
     """Play one episode.
@@ -53,7 +53,7 @@ async def run_episode(
         runtime: What executes the actions.
         model: Who answers.
         sandbox: Where model-written code runs; react needs none.
-        limits: Bounds of the episode; the specification's where None.
+        limits: Bounds of the episode; the specification's where not given.
         seed: Of the run; each turn's own seed comes from it and the task.
 
     Returns:
@@ -62,15 +62,15 @@ async def run_episode(
     Raises:
         UserError: Something the user has to mend (say, an unknown model): the whole run should stop.
     """
-    limits = limits or EpisodeLimits.default(runtime)
+    limits = limits.of(runtime)
     recorder = Recorder(task, runtime, model, limits, seed)
     try:
         with attributed(Origin.TASK):
             environment = environment_for(task)
-            prompt = system_prompt(runtime, environment.tools, tool_calls=limits.runtime.tool_calls)
-        gate = ToolGate(environment, limits.runtime.tool_calls)
+            prompt = system_prompt(runtime, environment.tools, tool_calls=limits.tool_calls)
+        gate = ToolGate(environment, limits.tool_calls)
         with attributed(Origin.RUNTIME):
-            interpreter = await open_runtime(runtime, gate, limits.runtime, sandbox)
+            interpreter = await open_runtime(runtime, gate, limits, sandbox)
         recorder.rung = interpreter.rung
         recorder.opened(prompt, environment.goal)
         try:
@@ -102,9 +102,7 @@ def attributed(origin: Origin) -> Iterator[None]:
         raise EpisodeFailure(origin, f"{type(error).__name__}: {error}") from error
 
 
-async def _play(
-    gate: ToolGate, interpreter: Runtime, model: Model, limits: EpisodeLimits, recorder: Recorder
-) -> FinishReason:
+async def _play(gate: ToolGate, interpreter: Runtime, model: Model, limits: Limits, recorder: Recorder) -> FinishReason:
     """Ask, act, observe, until something ends it.
 
     On the clock are the answers that came and the actions: never a server's silence, its refusals, or waiting for it.
@@ -136,7 +134,7 @@ async def _play(
         return FinishReason.CONTEXT_LIMIT
 
 
-async def _ask(model: Model, limits: EpisodeLimits, recorder: Recorder, turn: int) -> tuple[Reply, float]:
+async def _ask(model: Model, limits: Limits, recorder: Recorder, turn: int) -> tuple[Reply, float]:
     """An answer, and its seconds on the clock. An answer that is under way when the clock strikes is waited for: if it
     comes, the limit holds; if none comes, that is no fault of the model's."""
     seed = turn_seed(recorder.task.content_hash, recorder.seed, turn)

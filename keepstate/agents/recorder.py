@@ -17,13 +17,12 @@ from keepstate.models.base import Message, Model, Reply
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces.record import (
     ActionResult,
-    EpisodeLimits,
     ErrorEvent,
     Event,
     Failure,
     FinishEvent,
     InterpreterResult,
-    LimitsRecord,
+    Limits,
     ModelCallEvent,
     ModelResponseEvent,
     StartEvent,
@@ -48,7 +47,7 @@ MAX_TRACEBACK_CHARS = 8_000
 class Recorder:
     """The notes of one episode. `messages` is the conversation itself: the loop appends to it only through here."""
 
-    def __init__(self, task: Task, runtime: RuntimeName, model: Model, limits: EpisodeLimits, seed: int) -> None:
+    def __init__(self, task: Task, runtime: RuntimeName, model: Model, limits: Limits, seed: int) -> None:
         self.messages: list[Message] = []
         self.rung: Rung | None = None
         self.task, self.seed = TaskRef.of(task), seed
@@ -116,7 +115,7 @@ class Recorder:
             model=self._model.name,
             sampling=sampling_record(self._model),
             seed=self.seed,
-            limits=limits_record(self._limits),
+            limits=self._limits,
             versions={"keepstate": __version__, "python": platform.python_version()},
             failure=failure,
             verdict=verdict,
@@ -216,15 +215,3 @@ def sampling_record(model: Model) -> dict[str, Any] | None:
     """How a trace records the sampling of this model."""
     sampling = getattr(model, "sampling", None)
     return asdict(sampling) if is_dataclass(sampling) and not isinstance(sampling, type) else None
-
-
-def limits_record(limits: EpisodeLimits) -> LimitsRecord:
-    """How a trace records these limits."""
-    return LimitsRecord(
-        turns=limits.turns,
-        seconds=limits.seconds,
-        tool_calls=limits.runtime.tool_calls,
-        action_seconds=limits.runtime.seconds,
-        memory_mib=limits.runtime.memory_mib,
-        output_chars=limits.runtime.output_chars,
-    )

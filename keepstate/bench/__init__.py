@@ -10,7 +10,6 @@ server (that is `keepstate.serve`) and judges nothing (that is `keepstate.report
 
 from keepstate.bench.benchmark_config import (
     BenchmarkConfig,
-    LimitsConfig,
     SamplingConfig,
     TaskSource,
     matrix_configs,
@@ -22,7 +21,6 @@ __all__ = [
     "BenchmarkConfig",
     "CellResult",
     "Episode",
-    "LimitsConfig",
     "SamplingConfig",
     "TaskSource",
     "matrix_configs",

@@ -7,12 +7,11 @@ Does not look for the server or the tasks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from keepstate.closed import Closed, explain
 from keepstate.errors import UserError
@@ -21,7 +20,7 @@ from keepstate.places import SHIPPED, find
 from keepstate.tasks import load_tasks, make_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.task_set import TaskSetConfig, read_task_set
-from keepstate.traces.record import EpisodeLimits, RuntimeLimits
+from keepstate.traces.record import DEFAULT_LIMITS, Limits
 from keepstate.vocabulary import AUTO, LADDER, OR_STRONGER, Adapter, Difficulty, RuleSet, RuntimeName
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
@@ -95,32 +94,6 @@ class TaskSource(Closed):
         return self.model_copy(update=changes)
 
 
-class LimitsConfig(Closed, allow_inf_nan=False):
-    """Bounds of an episode; reaching one ends the episode or the action, which is graded as it stands."""
-
-    turns: int = Field(default=40, ge=1)
-    seconds: float | None = Field(default=None, gt=0)
-    """Wall-clock of an episode; 900, in react 600, where it is not given."""
-    tool_calls: int = Field(default=RuntimeLimits().tool_calls, ge=1)
-    """In one action."""
-    action_seconds: float = Field(default=RuntimeLimits().seconds, gt=0)
-    memory_mib: int = Field(default=RuntimeLimits().memory_mib, ge=16)
-    output_chars: int = Field(default=RuntimeLimits().output_chars, ge=100)
-
-    def episode(self, runtime: RuntimeName) -> EpisodeLimits:
-        """As the loop takes them."""
-        return EpisodeLimits(
-            turns=self.turns,
-            seconds=self.seconds or EpisodeLimits.default(runtime).seconds,
-            runtime=RuntimeLimits(
-                tool_calls=self.tool_calls,
-                seconds=self.action_seconds,
-                memory_mib=self.memory_mib,
-                output_chars=self.output_chars,
-            ),
-        )
-
-
 class SamplingConfig(Closed, allow_inf_nan=False):
     """How the server picks tokens."""
 
@@ -140,7 +113,7 @@ class BenchmarkConfig(Closed):
     tasks: TaskSource
     model: str | None = None
     """Its name on the server, where that is not the adapter's."""
-    limits: LimitsConfig = LimitsConfig()
+    limits: Limits = Field(default=DEFAULT_LIMITS, validate_default=True)
     sampling: SamplingConfig = SamplingConfig()
     context: int = Field(default=DEFAULT_CONTEXT, ge=256)
     """Tokens that the server must offer a conversation."""
@@ -154,6 +127,11 @@ class BenchmarkConfig(Closed):
     isolation: str = Field(default=AUTO, pattern=rf"^({AUTO}|({'|'.join(LADDER)})\{OR_STRONGER}?)$")
     """Rung of the sandbox: the strongest, a named one, or (`landlock+`) at least a named one."""
 
+    @field_validator("limits")
+    @classmethod
+    def _of_its_runtime(cls, limits: Limits, read: ValidationInfo) -> Limits:
+        return limits.of(read.data.get("runtime", RuntimeName.PERSISTENT))
+
     @property
     def served_name(self) -> str:
         """Its name on the server."""
@@ -165,7 +143,7 @@ class BenchmarkConfig(Closed):
             "adapter": str(self.adapter),
             "model": self.served_name,
             "runtime": str(self.runtime),
-            "limits": asdict(self.limits.episode(self.runtime)),
+            "limits": self.limits.model_dump(),
             "sampling": self.sampling.model_dump(),
             "context": self.context,
             "nothink": self.nothink,

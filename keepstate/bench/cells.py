@@ -58,9 +58,8 @@ class Cell:
     @cached_property
     def decisive(self) -> dict[str, Any]:
         """Everything that decides the results."""
-        limits = self.config.limits.episode(self.config.runtime)
         tools = environment_for(self.tasks[0]).tools
-        prompt = system_prompt(self.config.runtime, tools, tool_calls=limits.runtime.tool_calls)
+        prompt = system_prompt(self.config.runtime, tools, tool_calls=self.config.limits.tool_calls)
         return (
             self.config.decisive()
             | {
@@ -272,7 +271,15 @@ class CellRecord(BaseModel):
         turns = config["limits"].get("turns", 0)
         if type(turns) is not int or not 0 <= turns <= MOST_TURNS:
             raise ValueError("limits.turns is no count")
-        return config
+        return config | {"limits": _flat(config["limits"])}
+
+
+def _flat(limits: dict[str, Any]) -> dict[str, Any]:
+    """Limits as they are written now: those of one action lay nested under `runtime`, with `seconds` of their own."""
+    if not isinstance(action := limits.get("runtime"), dict):
+        return limits
+    named = {"action_seconds" if key == "seconds" else key: value for key, value in action.items()}
+    return {key: value for key, value in limits.items() if key != "runtime"} | named
 
 
 def read_cell_file(path: Path) -> CellRecord:

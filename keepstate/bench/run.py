@@ -144,10 +144,15 @@ def _owed(cell: Cell, tally: Tally, player: Player, isolation: str | None) -> li
     for verdict in recorded.values():
         tally.keep(verdict)
     config = cell.config
-    limits = config.limits.episode(config.runtime)
     jobs = [
         Job(
-            tally, task, config.runtime, partial(player, cell, task), limits, config.seed, isolation or config.isolation
+            tally,
+            task,
+            config.runtime,
+            partial(player, cell, task),
+            config.limits,
+            config.seed,
+            isolation or config.isolation,
         )
         for task in cell.tasks
         if task.name not in recorded
@@ -176,7 +181,7 @@ class _ServerPlayers:
     def __call__(self, cell: Cell, task: Task) -> Model:
         """The model of `cell`, shared by all its episodes."""
         config = cell.config
-        seconds = config.limits.episode(config.runtime).seconds + GRACE_SECONDS
+        seconds = config.limits.seconds + GRACE_SECONDS
         key = (config.base_url, config.served_name, config.sampling, config.nothink, seconds)
         if config.base_url not in self._endpoints:
             endpoint = Endpoint(config.base_url, concurrency=self._concurrency)

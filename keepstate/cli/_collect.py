@@ -24,7 +24,7 @@ from keepstate.play.collect import CollectPlan, collect
 from keepstate.play.tally import Tally, TallyDisplay
 from keepstate.tasks import read_tasks
 from keepstate.tasks.base import Task
-from keepstate.traces.record import EpisodeLimits, RuntimeLimits
+from keepstate.traces.record import DEFAULT_LIMITS, Limits
 from keepstate.vocabulary import Origin, RuntimeName
 
 ALL = "all"
@@ -46,8 +46,8 @@ ALL = "all"
 @click.option("--price-in", type=FiniteRange(0), default=0.0, help="Of a million prompt tokens.")
 @click.option("--price-out", type=FiniteRange(0), default=0.0, help="Of a million completion tokens.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed plays the same tasks differently.")
-@click.option("--turns", type=click.IntRange(1), default=EpisodeLimits().turns, show_default=True)
-@click.option("--tool-calls", type=click.IntRange(2), default=RuntimeLimits().tool_calls, show_default=True)
+@click.option("--turns", type=click.IntRange(1), default=DEFAULT_LIMITS.turns, show_default=True)
+@click.option("--tool-calls", type=click.IntRange(2), default=DEFAULT_LIMITS.tool_calls, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Episodes at once.")
 @click.option(
     "--isolation",
@@ -97,13 +97,11 @@ def command(  # noqa: PLR0913 - one parameter an option
         raise UserError(f"no valid task in {folder}", "make some with: keepstate tasks generate")
     runtimes = tuple(RuntimeName) if runtime == ALL else (RuntimeName(runtime),)
 
-    def limits(name: RuntimeName) -> EpisodeLimits:
-        return replace(EpisodeLimits.default(name), turns=turns, runtime=RuntimeLimits(tool_calls=tool_calls))
-
     def scripted(task: Task, name: RuntimeName) -> Model:
         return ScriptedTeacher(task, name, seed=seed, tool_calls=tool_calls)
 
     async def run(on_progress: Callable[[Sequence[Tally]], None]) -> list[Tally]:
+        limits = Limits(turns=turns, tool_calls=tool_calls)
         plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, keep_others=not fresh)
         if not (base_url and model_name):
             return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)

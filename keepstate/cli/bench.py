@@ -14,7 +14,6 @@ from keepstate.bench.benchmark_config import (
     DEFAULT_BASE_URL,
     DEFAULT_CONTEXT,
     BenchmarkConfig,
-    LimitsConfig,
     SamplingConfig,
     TaskSource,
     matrix_configs,
@@ -22,13 +21,14 @@ from keepstate.bench.benchmark_config import (
 )
 from keepstate.cli import FiniteRange, Group
 from keepstate.errors import EXIT_PARTIAL
+from keepstate.traces.record import DEFAULT_LIMITS, Limits
 from keepstate.vocabulary import Adapter, Difficulty
 
 if TYPE_CHECKING:
     from keepstate.play.tally import Tally
 
 RUNS = Path("runs")
-LIMITS, SAMPLING = LimitsConfig(), SamplingConfig()
+SAMPLING = SamplingConfig()
 
 
 def _shared(function: Callable[..., None]) -> Callable[..., None]:
@@ -72,9 +72,11 @@ def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | Non
 @click.option("--adapter", "adapters", multiple=True, type=click.Choice(list(map(str, Adapter))), help="Only these.")
 @click.option("--run", "run_name", default="matrix", show_default=True, help="Results go to runs/NAME.")
 @click.option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="Of the server, ending in /v1.")
-@click.option("--turns", type=click.IntRange(1), default=LIMITS.turns, show_default=True)
+@click.option("--turns", type=click.IntRange(1), default=DEFAULT_LIMITS.turns, show_default=True)
 @click.option("--seconds", type=FiniteRange(min=0, min_open=True), help="Of an episode; 900, react 600.")
-@click.option("--tool-calls", type=click.IntRange(1), default=LIMITS.tool_calls, show_default=True, help="An action.")
+@click.option(
+    "--tool-calls", type=click.IntRange(1), default=DEFAULT_LIMITS.tool_calls, show_default=True, help="An action."
+)
 @click.option("--max-tokens", type=click.IntRange(1), default=SAMPLING.max_tokens, show_default=True, help="A turn.")
 @click.option("--temperature", type=FiniteRange(0), default=SAMPLING.temperature, show_default=True)
 @click.option("--context", type=click.IntRange(256), default=DEFAULT_CONTEXT, show_default=True, help="Least tokens.")
@@ -104,11 +106,14 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
     where = {"difficulty": difficulty} if path is None else {("folder" if path.is_dir() else "config"): path}
     source = TaskSource.model_validate({**where, "count": count, "seed_start": seed_start})
     label = source.load()[0].difficulty
+    limits = Limits(turns=turns, tool_calls=tool_calls)
+    if seconds is not None:
+        limits = limits.model_copy(update={"seconds": seconds})
     configs = matrix_configs(
         source,
         label,
         adapters=[Adapter(name) for name in adapters] or tuple(Adapter),
-        limits=LimitsConfig(turns=turns, seconds=seconds, tool_calls=tool_calls),
+        limits=limits,
         sampling=SamplingConfig(temperature=temperature, max_tokens=max_tokens),
         context=context,
         seed=seed,

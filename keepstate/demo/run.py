@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 
 from keepstate import eventloop
-from keepstate.bench.benchmark_config import BenchmarkConfig, LimitsConfig, SamplingConfig, TaskSource, matrix_configs
+from keepstate.bench.benchmark_config import BenchmarkConfig, SamplingConfig, TaskSource, matrix_configs
 from keepstate.bench.cells import make_cell
 from keepstate.bench.run import bench
 from keepstate.dataset import BuildOptions, build_datasets, read_manifest
@@ -36,7 +36,7 @@ from keepstate.setup import basemodel, environments, installing
 from keepstate.tasks import load_tasks, make_tasks, write_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.generate import require_disjoint
-from keepstate.traces.record import EpisodeLimits
+from keepstate.traces.record import Limits
 from keepstate.train import TrainingDisplay, train
 from keepstate.train.axolotl_config import config_path
 from keepstate.train.result import WEIGHTS, TrainedAdapter
@@ -46,7 +46,7 @@ from keepstate.vocabulary import Difficulty, RuntimeName, Tracker
 TRAIN_SEED, EVAL_SEED = 0, 123_456_789
 CONTEXT = 4_096
 """As the adapters were trained with. Half of SmolLM2's positions: twice the episodes fit the server's cache at once."""
-LIMITS = LimitsConfig(turns=4, seconds=600, action_seconds=10)
+LIMITS = Limits(turns=4, seconds=600, action_seconds=10)
 """The teacher needs three turns (react four). An untrained base talks until its limits: with five turns and 12 tasks it
 wrote two thirds of all tokens, and the benchmark took 13 minutes on two cores."""
 SAMPLING = SamplingConfig(temperature=0.0, max_tokens=512)
@@ -117,7 +117,7 @@ class Demo:
         def teacher(task: Task, runtime: RuntimeName) -> ScriptedTeacher:
             return ScriptedTeacher(task, runtime)
 
-        plan = CollectPlan(tasks, tuple(RuntimeName), teacher, self.folder.traces, limits=EpisodeLimits.default)
+        plan = CollectPlan(tasks, tuple(RuntimeName), teacher, self.folder.traces)
 
         with TallyDisplay() as shown:
             tallies = eventloop.run(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from keepstate.agents.recorder import limits_record, sampling_record
+from keepstate.agents.recorder import sampling_record
 from keepstate.errors import UserError
 from keepstate.files import alone_in
 from keepstate.models.base import Model, Relay, Reply
@@ -23,7 +23,7 @@ from keepstate.play.jobs import Job, play
 from keepstate.play.tally import Tally
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces.reader import BadTrace
-from keepstate.traces.record import EpisodeLimits
+from keepstate.traces.record import DEFAULT_LIMITS, Limits
 from keepstate.traces.recorded import Due, OtherEpisode, read_record
 from keepstate.vocabulary import AUTO, RuntimeName
 
@@ -44,7 +44,7 @@ class CollectPlan:
     """Traces of each runtime go to `<out>/<runtime>/`."""
     seed: int = 0
     concurrency: int = 8
-    limits: Callable[[RuntimeName], EpisodeLimits] = EpisodeLimits.default
+    limits: Limits = DEFAULT_LIMITS
     keep_others: bool = False
     """Refuse to replace finished episodes of another task, model, seed, limits or sampling."""
 
@@ -95,12 +95,11 @@ async def collect(
 def _owed(plan: CollectPlan, tally: Tally, isolation: str) -> Iterator[Job]:
     """Episodes to play in one runtime; those that lie recorded are counted instead."""
     runtime = RuntimeName(tally.name)
-    limits = plan.limits(runtime)
     for task in plan.tasks:
         verdict = _recorded(plan, tally, task, runtime)
         if verdict is None:
             player = partial(_trainable, plan.teacher, task, runtime, tally)
-            yield Job(tally, task, runtime, player, limits, plan.seed, isolation)
+            yield Job(tally, task, runtime, player, plan.limits.of(runtime), plan.seed, isolation)
         else:
             tally.keep(verdict)
 
@@ -115,7 +114,7 @@ def _recorded(plan: CollectPlan, tally: Tally, task: Task, runtime: RuntimeName)
         return None
     if trace is None or trace.verdict is None:
         return None
-    if trace.limits == limits_record(plan.limits(runtime)) and trace.sampling == sampling_record(model):
+    if trace.limits == plan.limits.of(runtime) and trace.sampling == sampling_record(model):
         return trace.verdict
     tally.replaced.append(OtherEpisode(due.path, "played with other limits or sampling"))
     return None

@@ -20,7 +20,7 @@ from keepstate.play.admission import Admission, Seat
 from keepstate.play.tally import Tally
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
-from keepstate.traces.record import EpisodeLimits, Trace, known_sum
+from keepstate.traces.record import Limits, Trace, known_sum
 from keepstate.traces.writer import write_trace
 from keepstate.vocabulary import RuntimeName
 
@@ -38,7 +38,7 @@ class Job:
     runtime: RuntimeName
     model: Callable[[], Model]
     """Who plays it; called once an attempt."""
-    limits: EpisodeLimits
+    limits: Limits
     seed: int
     isolation: str
     """Rung of the sandbox."""

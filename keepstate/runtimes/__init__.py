@@ -8,13 +8,13 @@ from keepstate.runtimes.base import Runtime, ToolGate
 from keepstate.runtimes.codeact import CodeActRuntime
 from keepstate.runtimes.react import ReactRuntime
 from keepstate.runtimes.sandbox import Sandbox
-from keepstate.traces.record import RuntimeLimits
+from keepstate.traces.record import Limits
 from keepstate.vocabulary import RuntimeName
 
 __all__ = ["Sandbox", "open_runtime"]
 
 
-async def open_runtime(name: RuntimeName, gate: ToolGate, limits: RuntimeLimits, sandbox: Sandbox | None) -> Runtime:
+async def open_runtime(name: RuntimeName, gate: ToolGate, limits: Limits, sandbox: Sandbox | None) -> Runtime:
     """The runtime of one episode; to be closed. May wait while the sandbox is full.
 
     Args:

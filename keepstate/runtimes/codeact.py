@@ -11,7 +11,7 @@ from keepstate.runtimes.base import ToolCallLimit, ToolGate
 from keepstate.runtimes.sandbox.block import BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.sandbox import Sandbox
 from keepstate.runtimes.sandbox.worker import Worker
-from keepstate.traces.record import ActionResult, RuntimeLimits
+from keepstate.traces.record import ActionResult, Limits
 from keepstate.vocabulary import RuntimeName
 
 GONE = "All variables are gone; the next block starts in a new interpreter."
@@ -27,7 +27,7 @@ class CodeActRuntime:
         sandbox: Where the interpreters come from.
     """
 
-    def __init__(self, name: RuntimeName, gate: ToolGate, limits: RuntimeLimits, sandbox: Sandbox) -> None:
+    def __init__(self, name: RuntimeName, gate: ToolGate, limits: Limits, sandbox: Sandbox) -> None:
         self.name = name
         self.rung = sandbox.rung
         self._gate = gate

@@ -7,10 +7,10 @@ what was executed, what was shown, what it cost, and how it was graded. A trace 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, create_model
 
 from keepstate.closed import Closed
 from keepstate.models.base import Message, Reply
@@ -98,39 +98,39 @@ def known_sum(counts: Iterable[int | None]) -> int | None:
     return total
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeLimits:
-    """What one action may use."""
-
-    tool_calls: int = 25
-    """Calls per action; `finish` is free."""
-    seconds: float = 30.0
-    """Wall-clock and CPU seconds per action."""
-    memory_mib: int = 256
-    """Address space beyond an idle interpreter's."""
-    output_chars: int = 10_000
-    """Output shown to the agent; the rest is cut with a notice."""
-
-
 CODEACT_SECONDS = 900.0
 REACT_SECONDS = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class EpisodeLimits:
-    """Bounds of one episode. Reaching one ends it; it is graded as it stands."""
+class Limits(Closed, allow_inf_nan=False):
+    """Bounds of an episode and of each action in it; the defaults are the specification's.
 
-    turns: int = 40
+    Reaching one ends the episode or the action, which is graded as it stands.
+    """
+
+    turns: int = Field(default=40, ge=1)
     """Answers of the model."""
-    seconds: float = CODEACT_SECONDS
-    """Of the model's answers and of the actions together; waiting for a server that does not answer is not counted."""
-    runtime: RuntimeLimits = field(default_factory=RuntimeLimits)
-    """Bounds of one action."""
+    seconds: float = Field(default=CODEACT_SECONDS, gt=0)
+    """Of the model's answers and of the actions together; waiting for a server that does not answer is not counted.
+    Where they are not given: 900, in react 600."""
+    tool_calls: int = Field(default=25, ge=1)
+    """In one action; `finish` is free."""
+    action_seconds: float = Field(default=30.0, gt=0)
+    """Wall-clock and CPU seconds of one action."""
+    memory_mib: int = Field(default=256, ge=16)
+    """Address space beyond an idle interpreter's."""
+    output_chars: int = Field(default=10_000, ge=100)
+    """Output of one action shown to the agent; the rest is cut with a notice."""
 
-    @classmethod
-    def default(cls, runtime: RuntimeName) -> EpisodeLimits:
-        """The specification's limits for `runtime`: 900 s, in react 600 s."""
-        return cls(seconds=REACT_SECONDS if runtime is RuntimeName.REACT else CODEACT_SECONDS)
+    def of(self, runtime: RuntimeName) -> Limits:
+        """The same, with the seconds of an episode in `runtime` where none were given."""
+        if "seconds" in self.model_fields_set:
+            return self
+        seconds = REACT_SECONDS if runtime is RuntimeName.REACT else CODEACT_SECONDS
+        return self.model_copy(update={"seconds": seconds})
+
+
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,15 +278,17 @@ class Summary(Closed):
     token_usage: TokenUsage
 
 
-class LimitsRecord(Closed):
-    """The limits that held. See `EpisodeLimits`."""
+_Told = create_model(  # type: ignore[call-overload]
+    "Limits",
+    __base__=Closed,
+    __doc__=Limits.__doc__,
+    **{key: (field.annotation, ...) for key, field in Limits.model_fields.items()},
+)
 
-    turns: int
-    seconds: float
-    tool_calls: int
-    action_seconds: float
-    memory_mib: int
-    output_chars: int
+
+def _as_played(limits: Any) -> Limits:
+    """Limits in a trace: each is told, as none is made up; the bounds bind what is asked for, not what was played."""
+    return limits if isinstance(limits, Limits) else Limits.model_construct(**dict(_Told.model_validate(limits)))
 
 
 class Trace(Closed):
@@ -309,7 +311,8 @@ class Trace(Closed):
     """Temperature, top_p and new tokens a turn; None for a model that does not sample."""
     seed: int
     """Of the run; the seed of each turn is in its `ModelCallEvent`."""
-    limits: LimitsRecord | None
+    limits: Annotated[Limits, BeforeValidator(_as_played, json_schema_input_type=_Told)] | None
+    """Those that held; None where nobody tells."""
     versions: dict[str, str]
     """Of keepstate and Python; an imported trace names its source, its place there (file and line) and what was not
     carried over instead."""

@@ -21,13 +21,13 @@ from keepstate.tasks.base import Environment, Task, Verdict
 from keepstate.traces import read_trace, write_trace
 from keepstate.traces.check import trace_problems
 from keepstate.traces.parsing import parse_answer
-from keepstate.traces.record import EpisodeLimits, ErrorEvent, ModelResponseEvent, RuntimeLimits, Trace
+from keepstate.traces.record import ErrorEvent, Limits, ModelResponseEvent, Trace
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
 PERSISTENT, FORGET, REACT = RuntimeName
 CODEACT = (PERSISTENT, FORGET)
 TASK, OTHER = make_tasks("knapsack", "mini", 2, 0)
-FAST = EpisodeLimits(turns=6, seconds=30, runtime=RuntimeLimits(tool_calls=3, seconds=5))
+FAST = Limits(turns=6, seconds=30, tool_calls=3, action_seconds=5)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ async def play(
     answers: Sequence[str | Reply | Exception],
     runtime: RuntimeName,
     sandbox: Sandbox,
-    limits: EpisodeLimits = FAST,
+    limits: Limits = FAST,
     task: Task = TASK,
 ) -> tuple[Trace, ScriptedModel]:
     model = ScriptedModel(answers)
@@ -86,7 +86,7 @@ async def test_the_conversation_only_grows(runtime: RuntimeName, sandbox: Sandbo
 
 @pytest.mark.parametrize("runtime", RuntimeName)
 async def test_finish_ends_at_once_also_on_the_last_turn(runtime: RuntimeName, sandbox: Sandbox) -> None:
-    limits = EpisodeLimits(turns=1, seconds=30, runtime=RuntimeLimits(tool_calls=2, seconds=5))
+    limits = Limits(turns=1, seconds=30, tool_calls=2, action_seconds=5)
     trace, _ = await play(
         [calls(runtime, "list_items", "list_items", "finish", "list_items")], runtime, sandbox, limits
     )
@@ -165,7 +165,7 @@ async def test_the_same_text_is_read_the_same_from_the_trace(
         'Action: ```\n[{"tool": "\ud83d\\ud83d"}]\n```',
     ]
     script = [Reply(text, truncated=cut) for text in texts for cut in (False, True)]
-    limits = EpisodeLimits(turns=len(script), seconds=30, runtime=FAST.runtime)
+    limits = Limits(turns=len(script), seconds=30, tool_calls=3, action_seconds=5)
     trace, _ = await play(script, runtime, sandbox, limits)
     read = read_trace(write_trace(tmp_path, trace))
     replies = [event for event in read.events if isinstance(event, ModelResponseEvent)]
@@ -243,7 +243,7 @@ async def test_a_call_that_the_clock_overtakes_counts(
         return made
 
     monkeypatch.setattr(loop, "environment_for", slow)
-    limits = EpisodeLimits(turns=40, seconds=0.3, runtime=FAST.runtime)
+    limits = Limits(turns=40, seconds=0.3, tool_calls=3, action_seconds=5)
     trace, _ = await play([calls(runtime, "list_items"), calls(runtime, "finish")], runtime, sandbox, limits)
     assert trace.failure is None
     assert trace.verdict is not None
@@ -252,7 +252,7 @@ async def test_a_call_that_the_clock_overtakes_counts(
 
 
 async def test_the_time_limit_is_graded_as_it_stands(sandbox: Sandbox) -> None:
-    limits = EpisodeLimits(turns=40, seconds=0.4, runtime=FAST.runtime)
+    limits = Limits(turns=40, seconds=0.4, tool_calls=3, action_seconds=5)
     trace = await run_episode(TASK, runtime=PERSISTENT, model=Slow(), sandbox=sandbox, limits=limits)
     assert trace.finish_reason is FinishReason.TIME_LIMIT
     assert trace.verdict is not None
@@ -276,7 +276,7 @@ async def test_an_answer_that_never_comes_is_our_failure_and_no_time_limit(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "PATIENCE", 0.1)
-    limits = EpisodeLimits(seconds=0.2)
+    limits = Limits(seconds=0.2)
     trace = await run_episode(TASK, runtime=PERSISTENT, model=Silent(3_600), sandbox=sandbox, limits=limits)
     assert trace.verdict is None
     assert trace.failure is not None
@@ -284,7 +284,7 @@ async def test_an_answer_that_never_comes_is_our_failure_and_no_time_limit(
 
 
 async def test_only_answers_and_actions_are_on_the_clock(sandbox: Sandbox) -> None:
-    limits = EpisodeLimits(seconds=0.5)
+    limits = Limits(seconds=0.5)
     waited = await run_episode(TASK, runtime=PERSISTENT, model=Silent(0.4, 0.01), sandbox=sandbox, limits=limits)
     assert waited.finish_reason is FinishReason.FINISHED, "what a model waited for others is not its time"
     late = await run_episode(TASK, runtime=PERSISTENT, model=Silent(0.01, 0.6), sandbox=sandbox, limits=limits)
@@ -296,7 +296,7 @@ async def test_only_answers_and_actions_are_on_the_clock(sandbox: Sandbox) -> No
 
 
 async def test_the_time_limit_also_cuts_an_action(sandbox: Sandbox) -> None:
-    limits = EpisodeLimits(turns=40, seconds=0.4, runtime=RuntimeLimits(seconds=20))
+    limits = Limits(turns=40, seconds=0.4, action_seconds=20)
     item = TASK.public["item_ids"][0]
     code = f"inspect({item!r})\ntake_item({item!r})\nwhile True: pass"
     trace, _ = await play([block(code)], PERSISTENT, sandbox, limits)
@@ -343,7 +343,7 @@ async def test_a_defect_of_the_task_is_ours(
     runtime: RuntimeName, method: str, origin: Origin, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "environment_for", lambda task: broken(environment_for(task), method))
-    limits = EpisodeLimits(turns=1, seconds=30, runtime=FAST.runtime)
+    limits = Limits(turns=1, seconds=30, tool_calls=3, action_seconds=5)
     trace, _ = await play([calls(runtime, "list_items")], runtime, sandbox, limits)
     assert trace.failure is not None
     assert trace.failure.origin is origin
@@ -370,7 +370,7 @@ async def test_a_verdict_out_of_bounds_is_our_failure(
         return environment
 
     monkeypatch.setattr(loop, "environment_for", graded)
-    limits = EpisodeLimits(turns=1, seconds=30, runtime=FAST.runtime)
+    limits = Limits(turns=1, seconds=30, tool_calls=3, action_seconds=5)
     trace, _ = await play([calls(RuntimeName.REACT, "list_items")], RuntimeName.REACT, sandbox, limits)
     assert trace.failure is not None
     assert trace.failure.origin is Origin.GRADER
@@ -420,6 +420,6 @@ async def test_seeds_depend_on_task_and_turn_alone(sandbox: Sandbox) -> None:
 
 def test_limits_of_the_specification() -> None:
     for runtime in RuntimeName:
-        limits = EpisodeLimits.default(runtime)
-        assert (limits.turns, limits.runtime.tool_calls) == (40, 25)
+        limits = Limits().of(runtime)
+        assert (limits.turns, limits.tool_calls) == (40, 25)
         assert limits.seconds == (600 if runtime is REACT else 900)

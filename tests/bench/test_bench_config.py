@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from keepstate.bench import (
     BenchmarkConfig,
-    LimitsConfig,
     SamplingConfig,
     TaskSource,
     matrix_configs,
@@ -16,6 +15,7 @@ from keepstate.bench import (
 )
 from keepstate.errors import UserError
 from keepstate.tasks import write_tasks
+from keepstate.traces.record import Limits
 from keepstate.vocabulary import Adapter, Difficulty, RuntimeName
 
 CONFIGS = Path(__file__).parents[2] / "train/assets/benchmark_configs"
@@ -58,9 +58,9 @@ def test_the_sixteen_differ_in_nothing_but_name_adapter_runtime_tasks_and_the_ti
     rest = set()
     for path in paths:
         config = read_benchmark_config(path)
-        limits = config.limits.episode(config.runtime)
+        limits = config.limits
         assert limits.seconds == (600 if config.runtime is REACT else 900)
-        assert (limits.turns, limits.runtime.tool_calls, config.context) == (40, 25, 40_960)
+        assert (limits.turns, limits.tool_calls, config.context) == (40, 25, 40_960)
         assert (config.sampling.temperature, config.sampling.max_tokens, config.nothink) == (0.2, 12_288, True)
         values = config.model_dump(exclude={"name", "adapter", "runtime", "tasks"})
         values["limits"].pop("seconds")
@@ -168,6 +168,14 @@ def test_the_matrix_has_every_cell_that_fits_and_no_other() -> None:
     assert {config.served_name for config in configs} == {"base", "persistent", "forget", "react"}
 
 
+@pytest.mark.parametrize(("runtime", "seconds"), [(REACT, 600), (FORGET, 900)])
+def test_an_episodes_seconds_are_the_runtimes_unless_they_are_given(runtime: str, seconds: int, tmp_path: Path) -> None:
+    def of(**limits: object) -> float:
+        return read_benchmark_config(written(tmp_path, runtime=str(runtime), limits=limits)).limits.seconds
+
+    assert (of(), of(turns=3), of(seconds=900), of(seconds=600)) == (seconds, seconds, 900, 600)
+
+
 def test_a_config_cannot_be_changed() -> None:
     config = BenchmarkConfig(
         name="a", adapter=Adapter.BASE, runtime=REACT, tasks=TaskSource(difficulty=Difficulty.MINI)
@@ -178,6 +186,6 @@ def test_a_config_cannot_be_changed() -> None:
 
 def test_every_key_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs/benchmarks.md").read_text()
-    for model in (BenchmarkConfig, LimitsConfig, SamplingConfig, TaskSource):
+    for model in (BenchmarkConfig, Limits, SamplingConfig, TaskSource):
         for key in model.model_fields:
             assert f"`{key}`" in text or f"`{key}:`" in text, key

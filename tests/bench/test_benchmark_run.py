@@ -26,7 +26,6 @@ from stub_server import StubServer, look_then_finish, serving
 from keepstate import display
 from keepstate.bench import (
     BenchmarkConfig,
-    LimitsConfig,
     TaskSource,
     cells,
     matrix_configs,
@@ -49,6 +48,7 @@ from keepstate.serve.loaded import AdapterContent, noted
 from keepstate.tasks import write_tasks
 from keepstate.traces import read_trace
 from keepstate.traces.check import check_folders
+from keepstate.traces.record import Limits
 from keepstate.train import result
 from keepstate.vocabulary import Difficulty, FinishReason, Origin, RuntimeName
 
@@ -235,7 +235,7 @@ async def test_a_changed_config_is_refused_with_its_keys_and_fresh_replaces(tmp_
     with serving(StubServer()) as stub:
         await bench([react_cell(stub)], tmp_path)
         (tmp_path / "cell" / "mine.txt").write_text("kept")
-        changed = react_cell(stub, limits=LimitsConfig(turns=7), count=5)
+        changed = react_cell(stub, limits=Limits(turns=7), count=5)
         with pytest.raises(UserError) as caught:
             await bench([changed], tmp_path)
         assert "limits.turns: 40 -> 7" in caught.value.message
@@ -248,12 +248,35 @@ async def test_a_changed_config_is_refused_with_its_keys_and_fresh_replaces(tmp_
         assert figures(await bench([changed], tmp_path, fresh=True)) == [(5, 0, 0)], "fresh keeps what still belongs"
 
 
+async def test_a_cell_file_with_the_limits_of_an_action_nested_is_still_the_same_cells(tmp_path: Path) -> None:
+    """As versions before 29 November 2026 wrote it."""
+    with serving(StubServer()) as stub:
+        await bench([react_cell(stub)], tmp_path)
+        path = tmp_path / "cell" / "cell.json"
+        value = json.loads(path.read_text())
+        action = {"tool_calls": 25, "seconds": 30.0, "memory_mib": 256, "output_chars": 10_000}
+        value["config"]["limits"] = {"turns": 40, "seconds": 600.0, "runtime": action}
+        write_json(path, value)
+        assert figures(await bench([react_cell(stub)], tmp_path)) == [(6, 0, 0)]
+        assert read_results(tmp_path)[0].config["limits"] == {
+            "turns": 40,
+            "seconds": 600.0,
+            "tool_calls": 25,
+            "action_seconds": 30.0,
+            "memory_mib": 256,
+            "output_chars": 10_000,
+        }
+        write_json(path, value | {"config": value["config"] | {"limits": {"turns": 40, "runtime": action}}})
+        with pytest.raises(UserError, match=r"another config: limits\.seconds: "):
+            await bench([react_cell(stub)], tmp_path)
+
+
 async def test_a_run_killed_while_it_clears_results_leaves_none_that_pass_for_the_new_configs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(StubServer()) as stub:
         await bench([react_cell(stub)], tmp_path)
-        changed = react_cell(stub, limits=LimitsConfig(turns=7))
+        changed = react_cell(stub, limits=Limits(turns=7))
         unlink, left = Path.unlink, count()
 
         def killed(path: Path, **options: bool) -> None:
@@ -510,7 +533,7 @@ async def test_a_fault_of_the_server_is_no_grade_and_a_repeat_goes_on(
         return look_then_finish(request)
 
     with serving(StubServer(rule=rule)) as stub:
-        config = react_cell(stub, count=6, concurrency=2, limits=LimitsConfig(seconds=1.5))
+        config = react_cell(stub, count=6, concurrency=2, limits=Limits(seconds=1.5))
         with pytest.raises(UserError, match=r"no longer answers: (no whole answer|HTTP status 500: out of order)"):
             await bench([config], tmp_path)
         over.set()
@@ -535,7 +558,7 @@ async def test_waiting_for_a_server_is_not_on_the_clock_but_its_slow_answers_are
 
     for rule, reason in ((busy, FinishReason.FINISHED), (slow, FinishReason.TIME_LIMIT)):
         with serving(StubServer(rule=rule)) as stub:
-            config = react_cell(stub, count=2, name=rule.__name__, limits=LimitsConfig(seconds=1.2))
+            config = react_cell(stub, count=2, name=rule.__name__, limits=Limits(seconds=1.2))
             assert figures(await bench([config], tmp_path)) == [(0, 2, 0)]
             traces = [read_trace(path) for path in (tmp_path / rule.__name__).glob("*.trace.json")]
             assert {trace.finish_reason for trace in traces} == {reason}

@@ -11,7 +11,7 @@ from keepstate.models.base import Reply
 from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces import write_trace
-from keepstate.traces.record import ActionResult, EpisodeLimits, Trace
+from keepstate.traces.record import ActionResult, Limits, Trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 ANSWERS = ("Look first.\n```python\nitems = list_items()\n```", "Take it.\n```python\ntake_item('a')\nfinish()\n```")
@@ -41,7 +41,7 @@ def make_trace(
         private={},
         reference={},
     )
-    recorder = Recorder(task, runtime, ScriptedModel([]), EpisodeLimits.default(runtime), seed=0)
+    recorder = Recorder(task, runtime, ScriptedModel([]), Limits().of(runtime), seed=0)
     recorder.opened(system, f"Task {number}." if goal is None else goal)
     for turn, text in enumerate(answers):
         recorder.asked(turn, turn)

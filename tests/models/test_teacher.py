@@ -17,7 +17,7 @@ from keepstate.runtimes import Sandbox
 from keepstate.tasks import make_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.families.knapsack.solver import solve
-from keepstate.traces.record import EpisodeLimits, RuntimeLimits, Trace
+from keepstate.traces.record import Limits, Trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 
@@ -33,7 +33,7 @@ async def play(task: Task, runtime: RuntimeName, sandbox: Sandbox, model: object
         runtime=runtime,
         model=model or ScriptedTeacher(task, runtime, tool_calls=calls),  # type: ignore[arg-type]
         sandbox=sandbox,
-        limits=EpisodeLimits(runtime=RuntimeLimits(tool_calls=calls)),
+        limits=Limits(tool_calls=calls),
     )
 
 

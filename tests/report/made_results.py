@@ -12,7 +12,7 @@ from keepstate.models.base import Reply, Sampling
 from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces import Trace, write_trace
-from keepstate.traces.record import ActionResult, EpisodeLimits
+from keepstate.traces.record import ActionResult, Limits
 from keepstate.vocabulary import Adapter, Difficulty, FinishReason, Origin, Rung, RuntimeName
 
 
@@ -33,7 +33,7 @@ def made_trace(task: Task, config: BenchmarkConfig, made: Made) -> Trace:
     """A trace of `made`, noted by the real recorder."""
     model = ScriptedModel([], name=config.served_name)
     model.sampling = Sampling()  # type: ignore[attr-defined]
-    recorder = Recorder(task, config.runtime, model, EpisodeLimits.default(config.runtime), config.seed)
+    recorder = Recorder(task, config.runtime, model, Limits().of(config.runtime), config.seed)
     recorder.rung = Rung.NONE if config.runtime is RuntimeName.REACT else Rung.NAMESPACES
     recorder.opened("system", "goal")
     for turn in range(made.steps):

@@ -10,14 +10,14 @@ from typing import Any
 from keepstate.runtimes import Sandbox, open_runtime
 from keepstate.runtimes.base import Runtime, ToolGate
 from keepstate.tasks.base import Environment, Parameter, Tool, ToolError, Verdict
-from keepstate.traces.record import ActionResult, RuntimeLimits
+from keepstate.traces.record import ActionResult, Limits
 from keepstate.vocabulary import Rung, RuntimeName
 
 PERSISTENT, FORGET, REACT = RuntimeName
 CODEACT = (PERSISTENT, FORGET)
 REAL_RUNGS = (Rung.NAMESPACES, Rung.LANDLOCK, Rung.SECCOMP)
 RUNGS = (*REAL_RUNGS, Rung.PROCESS)
-LIMITS = RuntimeLimits(tool_calls=25, seconds=10)
+LIMITS = Limits(tool_calls=25, action_seconds=10)
 
 DIFFERENCES: dict[Rung, dict[str, str]] = {
     Rung.NAMESPACES: {},
@@ -115,7 +115,7 @@ class Session:
 async def opened(
     runtime: RuntimeName,
     sandbox: Sandbox | None,
-    limits: RuntimeLimits = LIMITS,
+    limits: Limits = LIMITS,
     secret: str = "",
     environment: Toolbox | None = None,
 ) -> AsyncIterator[Session]:

@@ -12,7 +12,7 @@ from playground import PERSISTENT, REAL_RUNGS, Session, opened, shown
 
 from keepstate.runtimes import Sandbox
 from keepstate.traces.observations import render_observation
-from keepstate.traces.record import ActionResult, RuntimeLimits
+from keepstate.traces.record import ActionResult, Limits
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("short_grace")]
 
@@ -58,7 +58,7 @@ async def test_attack(real_sandbox: Sandbox, host: Host, attack: Attack, capfd: 
     if real_sandbox.rung not in attack.rungs:
         pytest.skip(f"{real_sandbox.rung} does not guarantee this")
     secret = f"hidden-answer-{secrets.token_hex(16)}"
-    limits = RuntimeLimits(tool_calls=attack.calls, seconds=attack.seconds)
+    limits = Limits(tool_calls=attack.calls, action_seconds=attack.seconds)
     before = host.state()
     async with LagMeter() as lag:
         async with (

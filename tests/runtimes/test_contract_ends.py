@@ -7,12 +7,12 @@ import pytest
 from playground import CODEACT, PERSISTENT, opened
 
 from keepstate.runtimes import Sandbox
-from keepstate.traces.record import RuntimeLimits
+from keepstate.traces.record import Limits
 from keepstate.vocabulary import RuntimeName
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CODE = pytest.mark.parametrize("runtime", CODEACT)
-SHORT = RuntimeLimits(seconds=0.2)
+SHORT = Limits(action_seconds=0.2)
 
 DEATHS = [
     ("os._exit", "import os\nprint('before', flush=True)\nos._exit(0)"),
@@ -75,7 +75,7 @@ async def test_sleep_is_bounded_too(sandbox: Sandbox, runtime: RuntimeName) -> N
 
 
 async def test_tool_calls_do_not_stop_the_clock(sandbox: Sandbox) -> None:
-    limits = RuntimeLimits(tool_calls=10**6, seconds=0.2)
+    limits = Limits(tool_calls=10**6, action_seconds=0.2)
     async with opened(PERSISTENT, sandbox, limits) as session:
         assert (await session.run("while True: nothing()")).error_type == "TimeLimit"
         assert await session.works()
@@ -83,7 +83,7 @@ async def test_tool_calls_do_not_stop_the_clock(sandbox: Sandbox) -> None:
 
 @CODE
 async def test_memory_is_bounded_and_the_interpreter_lives(sandbox: Sandbox, runtime: RuntimeName) -> None:
-    async with opened(runtime, sandbox, RuntimeLimits(memory_mib=128, seconds=10)) as session:
+    async with opened(runtime, sandbox, Limits(memory_mib=128, action_seconds=10)) as session:
         result = await session.run("x = bytearray(10 ** 10)")
         assert (result.error_type, result.state_lost) == ("MemoryError", False)
         assert await session.output("y = bytearray(90 * 2**20)\nprint(len(y))\ndel y") == f"{90 * 2**20}\n"
@@ -93,7 +93,7 @@ async def test_memory_is_bounded_and_the_interpreter_lives(sandbox: Sandbox, run
 
 
 async def test_closing_in_the_middle_of_a_step_leaves_no_one(sandbox: Sandbox) -> None:
-    async with opened(PERSISTENT, sandbox, RuntimeLimits(seconds=20)) as session:
+    async with opened(PERSISTENT, sandbox, Limits(action_seconds=20)) as session:
         step = asyncio.create_task(session.run("while True: pass"))
         await asyncio.sleep(0.1)
         started = time.monotonic()
@@ -110,7 +110,7 @@ async def test_many_busy_episodes_do_not_time_each_other_out(sandbox: Sandbox) -
     code = "import time\nstart = time.process_time()\nwhile time.process_time() - start < 0.08: pass\nprint('done')"
 
     async def one() -> tuple[str, str | None]:
-        async with opened(PERSISTENT, sandbox, RuntimeLimits(seconds=0.4)) as session:
+        async with opened(PERSISTENT, sandbox, Limits(action_seconds=0.4)) as session:
             result = await session.run(code)
             return result.output, result.error_type
 

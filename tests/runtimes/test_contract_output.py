@@ -6,7 +6,7 @@ import pytest
 from playground import CODEACT, PERSISTENT, opened
 
 from keepstate.runtimes import Sandbox
-from keepstate.traces.record import RuntimeLimits
+from keepstate.traces.record import Limits
 from keepstate.vocabulary import RuntimeName
 
 pytestmark = [
@@ -168,7 +168,7 @@ BIG = [
 
 @pytest.mark.parametrize("how", BIG)
 async def test_big_output_is_cut_with_head_tail_and_count(sandbox: Sandbox, runtime: RuntimeName, how: str) -> None:
-    limits = RuntimeLimits(output_chars=600, seconds=10)
+    limits = Limits(output_chars=600, action_seconds=10)
     async with opened(runtime, sandbox, limits) as session:
         result = await session.run(how)
         assert await session.works()
@@ -181,7 +181,7 @@ async def test_big_output_is_cut_with_head_tail_and_count(sandbox: Sandbox, runt
 
 
 async def test_output_at_the_limit_is_whole(sandbox: Sandbox, runtime: RuntimeName) -> None:
-    async with opened(runtime, sandbox, RuntimeLimits(output_chars=600, seconds=10)) as session:
+    async with opened(runtime, sandbox, Limits(output_chars=600, action_seconds=10)) as session:
         assert await session.output("print('x' * 599)") == "x" * 599 + "\n"
 
 

@@ -9,7 +9,7 @@ from playground import CODEACT, LIMITS, PERSISTENT, REACT, Toolbox, calls_action
 
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes import Sandbox, base
-from keepstate.traces.record import RuntimeLimits
+from keepstate.traces.record import Limits
 from keepstate.vocabulary import Origin, Rung, RuntimeName
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -46,7 +46,7 @@ async def test_a_refusal_is_the_agents_to_see(sandbox: Sandbox, runtime: Runtime
 
 @EVERY
 async def test_a_cap_counts_calls_of_one_action(sandbox: Sandbox, runtime: RuntimeName) -> None:
-    limits = RuntimeLimits(tool_calls=3, seconds=10)
+    limits = Limits(tool_calls=3, action_seconds=10)
     async with opened(runtime, sandbox, limits) as session:
         for _ in range(2):  # each action has its own count
             result = await session.run(calls_action(runtime, [("echo", {"value": str(n)}) for n in range(5)]))
@@ -61,7 +61,7 @@ async def test_a_cap_counts_calls_of_one_action(sandbox: Sandbox, runtime: Runti
 @EVERY
 async def test_finish_ends_the_action_at_once_and_is_free(sandbox: Sandbox, runtime: RuntimeName) -> None:
     calls = [("nothing", {}), ("nothing", {}), ("finish", {}), ("echo", {"value": "late"})]
-    async with opened(runtime, sandbox, RuntimeLimits(tool_calls=2, seconds=10)) as session:
+    async with opened(runtime, sandbox, Limits(tool_calls=2, action_seconds=10)) as session:
         result = await session.run(calls_action(runtime, calls))
         assert session.environment.log == calls[:3]
     assert result.finished
@@ -177,7 +177,7 @@ async def test_a_tool_that_hangs_holds_up_nobody_and_is_ours(
 @pytest.mark.any_rung
 async def test_the_time_of_a_slow_tool_is_not_the_agents(sandbox: Sandbox, runtime: RuntimeName) -> None:
     faulty = Faulty()
-    async with opened(runtime, sandbox, RuntimeLimits(seconds=0.4), environment=faulty) as session:
+    async with opened(runtime, sandbox, Limits(action_seconds=0.4), environment=faulty) as session:
         asyncio.get_running_loop().call_later(1.2, faulty.released.set)
         assert await session.output("print(echo('wait'), echo('then'))") == "wait then\n"
         result = await session.run("while True: pass")
@@ -255,7 +255,7 @@ BAD_CALLS = [
 @pytest.mark.any_rung
 @pytest.mark.parametrize("code", [row[1] for row in BAD_CALLS], ids=[row[0] for row in BAD_CALLS])
 async def test_a_bad_call_is_a_python_error(sandbox: Sandbox, runtime: RuntimeName, code: str) -> None:
-    limits = RuntimeLimits(seconds=10)
+    limits = Limits(action_seconds=10)
     async with opened(runtime, sandbox, limits) as session:
         result = await session.run(code)
         assert session.environment.log == []
@@ -284,7 +284,7 @@ async def test_the_cap_cannot_be_swallowed(sandbox: Sandbox, runtime: RuntimeNam
     code = (
         "for n in range(50):\n    try:\n        echo(str(n))\n    except BaseException:\n        pass\nprint('went on')"
     )
-    async with opened(runtime, sandbox, RuntimeLimits(tool_calls=3, seconds=10)) as session:
+    async with opened(runtime, sandbox, Limits(tool_calls=3, action_seconds=10)) as session:
         result = await session.run(code)
         assert result.error_type == "ToolCallLimit"
         assert len(session.environment.log) == 3
@@ -294,7 +294,7 @@ async def test_the_cap_cannot_be_swallowed(sandbox: Sandbox, runtime: RuntimeNam
 @CODE
 async def test_finish_cannot_be_swallowed(sandbox: Sandbox, runtime: RuntimeName) -> None:
     code = "try:\n    finish()\nexcept BaseException:\n    pass\necho('late')\nwhile True: pass"
-    async with opened(runtime, sandbox, RuntimeLimits(seconds=1)) as session:
+    async with opened(runtime, sandbox, Limits(action_seconds=1)) as session:
         result = await session.run(code)
         assert result.finished
         assert session.environment.log == [("finish", {})]

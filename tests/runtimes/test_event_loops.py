@@ -10,13 +10,13 @@ from playground import FORGET, PERSISTENT, opened
 
 from keepstate import eventloop
 from keepstate.runtimes import Sandbox
-from keepstate.traces.record import RuntimeLimits
+from keepstate.traces.record import Limits
 
 
 async def _life() -> None:
     others = children()
     async with Sandbox(allow_unsafe=True) as sandbox:
-        limits = RuntimeLimits(seconds=0.2, tool_calls=10**6)
+        limits = Limits(action_seconds=0.2, tool_calls=10**6)
         async with opened(PERSISTENT, sandbox, limits) as one, opened(FORGET, sandbox, limits) as two:
             assert await one.output("x = 41\nprint(x + add(0, 1))") == "42\n"
             assert (await two.run("y = repeat(300_000)\nprint(len(y))")).output == "300000\n"

@@ -30,7 +30,7 @@ from keepstate.errors import EpisodeFailure
 from keepstate.runtimes import Sandbox
 from keepstate.runtimes.codeact import CodeActRuntime
 from keepstate.runtimes.sandbox.worker import Worker
-from keepstate.traces.record import RuntimeLimits
+from keepstate.traces.record import Limits
 from keepstate.vocabulary import Origin
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -119,7 +119,7 @@ async def test_a_killed_zygote_is_our_failure_and_ends_its_workers(real_sandbox:
 async def test_a_closed_sandbox_leaves_nothing(real_sandbox: Sandbox) -> None:
     others, open_before = children(), descriptors()
     async with Sandbox(isolation=real_sandbox.rung) as own:
-        async with opened(PERSISTENT, own) as one, opened(FORGET, own, RuntimeLimits(seconds=0.1)) as two:
+        async with opened(PERSISTENT, own) as one, opened(FORGET, own, Limits(action_seconds=0.1)) as two:
             assert await one.works()
             await two.run("while True: pass")
         (zygote,) = children() - others
@@ -133,7 +133,7 @@ async def test_a_closed_sandbox_leaves_nothing(real_sandbox: Sandbox) -> None:
 async def test_the_time_limit_races_with_the_end_of_a_step(real_sandbox: Sandbox, runtime: object) -> None:
     """A step that ends just when its limit comes is either done or timed out; the next step is never hit."""
     outcomes = set()
-    async with opened(runtime, real_sandbox, RuntimeLimits(seconds=0.05)) as session:  # type: ignore[arg-type]
+    async with opened(runtime, real_sandbox, Limits(action_seconds=0.05)) as session:  # type: ignore[arg-type]
         for number in range(24):
             length = 0.05 + (number - 12) * 0.0008
             code = f"import time\nend = time.monotonic() + {length}\nwhile time.monotonic() < end: pass"
@@ -184,7 +184,7 @@ async def _balloons(sandbox: Sandbox, count: int) -> None:
     code = (
         "kept = []\ntry:\n    while True: kept.append(b'\\1' * 2**20)\nexcept MemoryError:\n    print(len(kept) < 24)"
     )
-    limits = RuntimeLimits(memory_mib=16, seconds=60)
+    limits = Limits(memory_mib=16, action_seconds=60)
 
     async def one() -> tuple[str, str | None]:
         async with opened(PERSISTENT, sandbox, limits) as session:
@@ -211,7 +211,7 @@ async def test_memory_balloons_in_500_episodes_at_once(real_sandbox: Sandbox) ->
 @pytest.mark.any_rung
 async def test_loops_and_floods_beside_a_working_episode(real_sandbox: Sandbox) -> None:
     attacks = ["while True: pass", "while True: print('x' * 10**5)", "sum(range(10**13))", "while True: nothing()"]
-    limits = RuntimeLimits(seconds=0.3, tool_calls=10**6)
+    limits = Limits(action_seconds=0.3, tool_calls=10**6)
     async with LagMeter() as lag, opened(PERSISTENT, real_sandbox, LIMITS) as working:
 
         async def attack(code: str) -> str | None:

@@ -16,9 +16,9 @@ from keepstate.runtimes.base import ToolGate
 from keepstate.runtimes.sandbox import frames
 from keepstate.runtimes.sandbox.block import BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.worker import Worker
-from keepstate.traces.record import RuntimeLimits
+from keepstate.traces.record import Limits
 
-LIMITS = RuntimeLimits(tool_calls=3, seconds=20, output_chars=100)
+LIMITS = Limits(tool_calls=3, action_seconds=20, output_chars=100)
 ANYTHING: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

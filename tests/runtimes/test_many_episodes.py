@@ -16,10 +16,10 @@ from playground import FORGET, PERSISTENT, opened
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes import Sandbox
 from keepstate.runtimes.sandbox import memory, zygote
-from keepstate.traces.record import RuntimeLimits
+from keepstate.traces.record import Limits
 from keepstate.vocabulary import Origin
 
-LIMITS = RuntimeLimits(memory_mib=256, seconds=20)
+LIMITS = Limits(memory_mib=256, action_seconds=20)
 
 
 @pytest_asyncio.fixture

@@ -8,7 +8,7 @@ from keepstate.errors import EpisodeFailure
 from keepstate.models.base import Reply, Sampling
 from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
-from keepstate.traces.record import ActionResult, EpisodeLimits, ToolCall, Trace
+from keepstate.traces.record import ActionResult, Limits, ToolCall, Trace
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
 
@@ -36,7 +36,7 @@ def note_episode(
     )
     model = ScriptedModel([])
     model.sampling = Sampling()  # type: ignore[attr-defined]
-    recorder = Recorder(task, runtime, model, EpisodeLimits.default(runtime), seed=0)
+    recorder = Recorder(task, runtime, model, Limits().of(runtime), seed=0)
     recorder.rung = Rung.NAMESPACES
     recorder.opened("system", texts[0] if texts else "goal")
     for turn, text in enumerate(texts):

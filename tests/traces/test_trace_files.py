@@ -15,6 +15,7 @@ from keepstate.errors import UserError
 from keepstate.traces import BadTrace, TraceError, iter_traces, parse_trace, read_trace, write_trace
 from keepstate.traces.schema import trace_json, verdict_json
 from keepstate.traces.view import show
+from keepstate.vocabulary import RuntimeName
 
 NASTY = st.one_of(
     st.text(st.characters()),
@@ -145,6 +146,24 @@ def test_a_missing_folder_or_file_has_a_hint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file") as caught:
         read_trace(tmp_path / "no.trace.json")
     assert "keepstate traces check" in caught.value.hint
+
+
+def test_the_limits_of_a_trace_are_read_as_they_are_and_none_is_made_up() -> None:
+    """Bounds bind a config: an episode that was played beyond them stays readable."""
+    value = json.loads(trace_json(note_episode(["a"])))
+    beyond = value["limits"] | {"turns": 0, "memory_mib": 1}
+    again = parse_trace(json.dumps(value | {"limits": beyond}).encode())
+    assert again.limits is not None
+    assert again.limits.model_dump() == beyond
+    assert again.limits.of(RuntimeName.REACT) == again.limits
+    for wrong, words in (
+        ({"turns": 40}, "missing key 'limits.seconds'"),
+        (beyond | {"turns": "many"}, "limits.turns: Input should be a valid integer"),
+        (beyond | {"steps": 3}, "unknown key 'limits.steps'"),
+        (3, "limits: a mapping of keys is needed"),
+    ):
+        with pytest.raises(TraceError, match=words):
+            parse_trace(json.dumps(value | {"limits": wrong}).encode())
 
 
 def test_hostile_arguments_become_bounded_json() -> None:

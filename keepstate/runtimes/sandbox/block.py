@@ -16,7 +16,7 @@ from keepstate.runtimes.base import ToolCallLimit, ToolGate
 from keepstate.runtimes.sandbox import frames
 from keepstate.runtimes.sandbox.guest.output import CutText
 from keepstate.runtimes.sandbox.stopwatch import Stopwatch
-from keepstate.traces.record import RuntimeLimits, ToolCall
+from keepstate.traces.record import Limits, ToolCall
 from keepstate.vocabulary import Origin
 
 REFUSED_CALLS = 200
@@ -69,7 +69,7 @@ class Block:
         pid: The worker's process.
     """
 
-    def __init__(self, number: int, gate: ToolGate, limits: RuntimeLimits, pid: int) -> None:
+    def __init__(self, number: int, gate: ToolGate, limits: Limits, pid: int) -> None:
         self.number = number
         self.gate = gate
         self.limits = limits
@@ -101,7 +101,7 @@ class Block:
     @property
     def time_message(self) -> str:
         """What the agent is told when the time is over."""
-        return f"the block ran longer than {self.limits.seconds:g} s and was stopped"
+        return f"the block ran longer than {self.limits.action_seconds:g} s and was stopped"
 
     @property
     def waited(self) -> float:

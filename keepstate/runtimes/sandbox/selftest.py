@@ -16,10 +16,10 @@ from keepstate.runtimes.base import ToolGate
 from keepstate.runtimes.sandbox.block import BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.zygote import RungUnavailable, Zygote
 from keepstate.tasks.base import Environment, ToolError, Verdict
-from keepstate.traces.record import RuntimeLimits
+from keepstate.traces.record import Limits
 from keepstate.vocabulary import Rung
 
-LIMITS = RuntimeLimits(tool_calls=1, seconds=10, memory_mib=64)
+LIMITS = Limits(tool_calls=1, action_seconds=10, memory_mib=64)
 
 PROBE = """
 import json, os, signal, socket

@@ -21,7 +21,7 @@ from keepstate.runtimes.sandbox import frames
 from keepstate.runtimes.sandbox.block import KEYS, Block, BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.guest.wire import MAX_FRAME
 from keepstate.runtimes.sandbox.stopwatch import Stopwatch
-from keepstate.traces.record import RuntimeLimits, ToolCall
+from keepstate.traces.record import Limits, ToolCall
 from keepstate.vocabulary import Origin
 
 SOFT_LIMIT_SIGNAL = signal.SIGUSR1
@@ -99,7 +99,7 @@ class Worker(asyncio.Protocol):
         """Call `action` with this worker when it ends."""
         self._on_end = action
 
-    async def run(self, code: str, gate: ToolGate, limits: RuntimeLimits) -> BlockResult:
+    async def run(self, code: str, gate: ToolGate, limits: Limits) -> BlockResult:
         """Run one block.
 
         Raises:
@@ -121,7 +121,7 @@ class Worker(asyncio.Protocol):
         self._reader.marks = frames.MAX_MARKS + limits.output_chars
         block = self._block = Block(self._blocks, gate, limits, self.pid)
         self._transport.write(block.request(code, with_tools=self._blocks == 1))
-        self._set_timer(min(FIRST_LOOK_SECONDS, limits.seconds), self._check_time)
+        self._set_timer(min(FIRST_LOOK_SECONDS, limits.action_seconds), self._check_time)
         try:
             return await block.result
         except asyncio.CancelledError:
@@ -363,7 +363,7 @@ class Worker(asyncio.Protocol):
 
 
 def _time_left(block: Block) -> float:
-    granted = block.limits.seconds + block.waited + (GRACE_SECONDS if block.was_told else 0)
+    granted = block.limits.action_seconds + block.waited + (GRACE_SECONDS if block.was_told else 0)
     return granted - block.stopwatch.used()
 
 
