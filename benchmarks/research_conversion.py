@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from keepstate.dataset.parity import RowReport, TrainingRow, compare, total
 from keepstate.dataset.templates import QWEN3_STOCK, ChatTemplate, load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
-from keepstate.setup import installing
+from keepstate.setup import environments, installing
 from keepstate.traces import read_trace
 from keepstate.traces.record import InterpreterResult, Trace
 from keepstate.vocabulary import RuntimeName
@@ -83,7 +84,8 @@ def axolotl(rows: Sequence[Sequence[Message]], tokenizer: Path, template: ChatTe
         names = {"field_messages": "messages", "message_property_mappings": {"role": "role", "content": "content"}}
         command = [installing.ensure("train"), "-I", SCRIPT, "--tokenizer", tokenizer.resolve(), "--template", jinja]
         command += ["--out", ids, "--dataset", json.dumps(DATASET | names), jsonl]
-        subprocess.run(list(map(str, command)), check=True, capture_output=True)
+        env = os.environ | environments.NO_TELEMETRY | {"HF_HUB_OFFLINE": "1"}
+        subprocess.run(list(map(str, command)), check=True, capture_output=True, env=env)
         lines = ids.read_text().splitlines()[1:]
     return [TrainingRow(found["input_ids"], found["labels"]) for found in map(json.loads, lines)]
 

@@ -122,8 +122,7 @@ def _is_complete() -> bool:
 
 
 def _disk() -> Finding:
-    there = next(folder for folder in (home(), *home().parents) if os.path.lexists(folder))
-    free = shutil.disk_usage(there).free / machine.GIB
+    free = machine.free_disk_gib(home())
     owed = [name for name in environments.NAMES if environments.spec(name).state() is not State.READY]
     needed = environments.NEEDED_GIB[environments.device()] if owed else RESULTS_GIB
     text = f"{free:.0f} GiB free in {home()}, {needed} needed"

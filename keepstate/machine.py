@@ -1,4 +1,4 @@
-"""What this machine has and what of it is free: processors, memory, CUDA GPUs.
+"""What this machine has and what of it is free: processors, memory, disks, CUDA GPUs.
 
 Asks the operating system and nvidia-smi, never torch.
 """
@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+
+from keepstate.errors import UserError
 
 GIB = 1 << 30
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -149,6 +151,31 @@ def memory_gib() -> float:
     with suppress(OSError, ValueError):  # no such file, or "max"
         total = min(total, float(Path("/sys/fs/cgroup/memory.max").read_text()))
     return total / GIB
+
+
+def free_disk_gib(folder: Path) -> float:
+    """What is free on the disk of `folder`, which may still be to be made."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free / GIB
+
+
+def require_disk(folder: Path, gib: float, what: str, elsewhere: str) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Args:
+        folder: Where it will lie.
+        gib: What it needs.
+        what: What it is, for the message.
+        elsewhere: How it is put on another disk, for the hint.
+
+    Raises:
+        UserError: Less is free.
+    """
+    free = free_disk_gib(folder)
+    if free < gib:
+        raise UserError(
+            f"{what} needs {gib} GiB of disk, {free:.1f} GiB are free in {folder}", f"free some space, or {elsewhere}"
+        )
 
 
 def cpu_flags() -> frozenset[str]:

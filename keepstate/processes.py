@@ -1,7 +1,8 @@
 """Long-running programs that keepstate starts (pip, Axolotl, vLLM) and that must never outlive it.
 
 `GuardedProcess` puts a small guard (`keepstate/guard.py`) between us and the program. However we end, by return,
-exception, Ctrl-C or SIGKILL, the guard notices and ends the program's whole process tree. Does not read its output.
+exception, Ctrl-C or SIGKILL, the guard notices and ends the program's whole process tree. What such programs say goes
+into logs; `log_text` and `log_end` read them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from keepstate.errors import UserError
 from keepstate.files import write_error
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+LOG_LINES = 12
+"""The end of a log, as errors show it."""
 
 
 class GuardedProcess:
@@ -100,6 +103,34 @@ class GuardedProcess:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def run_logged(command: Sequence[str | Path], log: Path, *, env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run a program to its end; its words are appended to `log`.
+
+    Returns:
+        Its exit code, and the end of what it said.
+    """
+    with log.open("a") as output:
+        start = output.tell()
+        with GuardedProcess(command, output=output, env=env) as process:
+            code = process.wait()
+    return code, log_end(log_text(log, start))
+
+
+def log_text(log: Path, start: int = 0) -> str:
+    """What was said into a log behind its first `start` bytes; nothing where there is no log yet."""
+    try:
+        with log.open("rb") as file:
+            file.seek(start)
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def log_end(text: str) -> str:
+    """The last lines of a log."""
+    return "\n".join(text.strip().splitlines()[-LOG_LINES:])
 
 
 @contextmanager

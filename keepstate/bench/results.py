@@ -15,10 +15,10 @@ from keepstate.bench.cells import CELL_FILE, dues, read_cell_file
 from keepstate.errors import UserError
 from keepstate.files import existing_folder
 from keepstate.traces import BadTrace
+from keepstate.traces.reader import trace_files
 from keepstate.traces.record import Trace, known_sum
 from keepstate.traces.recorded import read_record
 from keepstate.traces.statistics import mean, seconds
-from keepstate.traces.writer import TRACE_SUFFIX
 from keepstate.vocabulary import Adapter, FinishReason, Origin, RuntimeName
 
 
@@ -151,9 +151,10 @@ def read_cell(folder: Path) -> CellResult:
     tasks = cell.tasks
     episodes: list[Episode] = []
     failed: dict[Origin, int] = {}
-    unreadable: list[str] = []
     expected = {due.path: due for due in dues(folder, cell.config, {name: task.hash for name, task in tasks.items()})}
-    for path in sorted(expected.keys() | set(folder.rglob(f"*{TRACE_SUFFIX}"))):
+    found, closed = trace_files(folder)
+    unreadable = [f"{each.path.relative_to(folder)}: {each.reason}" for each in closed]
+    for path in sorted(expected.keys() | set(map(Path, found))):
         trace = read_record(expected[path]) if path in expected else BadTrace(path, f"of no task in {CELL_FILE}")
         if isinstance(trace, BadTrace):
             unreadable.append(f"{path.relative_to(folder)}: {trace.reason}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.errors import UserError
-from keepstate.models.endpoint import SECONDS, Endpoint, ServerFault, context_of, key_refused, model_cards
+from keepstate.models.endpoint import SECONDS, Endpoint, ServerFault, context_of
 from keepstate.serve.adapters import BASE
 from keepstate.serve.loaded import AdapterContent, Loaded, loaded_base, loaded_by
 from keepstate.vocabulary import Adapter
@@ -110,18 +110,15 @@ async def ask_server(base_url: str, configs: Sequence[BenchmarkConfig]) -> Serve
     """
     endpoint, start = Endpoint(base_url), start_command(configs)
     try:
-        said = await endpoint.ask("GET", "/models", seconds=SECONDS)
-        if said.status in (401, 403):
-            raise key_refused(base_url, said.words)
+        said = await endpoint.models()
         if said.status != 200:
             raise UserError(
                 f"{base_url}/models answers with HTTP status {said.status}: {said.words}",
                 "the URL should end in /v1; check it and the key",
             )
-        models = model_cards(said.body)
-        if models is None:
+        if said.models is None:
             raise UserError(f"{base_url} is no OpenAI-compatible server: {said.words[:200]}", start)
-        return ServerInfo(base_url, models, start, await _pool(endpoint), loaded_by(base_url))
+        return ServerInfo(base_url, said.models, start, await _pool(endpoint), loaded_by(base_url))
     except ServerFault as fault:
         raise UserError(f"no server answers at {base_url} ({fault})", start) from fault
     finally:

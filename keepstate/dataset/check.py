@@ -8,6 +8,7 @@ certificate into the manifest. Repairs nothing.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,14 +27,13 @@ from keepstate.dataset.turns import TRAINING_KEY, masked_answers, training_flags
 from keepstate.errors import UserError
 from keepstate.files import ListHash, scratch_folder
 from keepstate.models.base import Message
-from keepstate.processes import GuardedProcess
-from keepstate.setup import installing
+from keepstate.processes import run_logged
+from keepstate.setup import environments, installing
 from keepstate.traces.reader import read_trace
 from keepstate.traces.record import ModelCallEvent
 
 SCRIPT = Path(__file__).parent / "inside" / "axolotl_ids.py"
 AXOLOTLS_OWN = "axolotl:"
-TAIL_LINES = 6
 CHARS_PER_JOB = 200_000
 """Less text than this is not worth another process of Axolotl's."""
 
@@ -202,12 +202,10 @@ def _run_axolotl(options: CheckOptions, manifest: Manifest, tokenizer: Path, out
     if manifest.train_turns is not TrainTurns.ALL:
         command += ["--training-key", TRAINING_KEY]
     command += ["--out", out, "--jobs", str(jobs), *files]
-    log = out.with_suffix(".log")
-    with log.open("wb") as output, GuardedProcess(command, output=output) as process:
-        code = process.wait()
+    quiet = environments.NO_TELEMETRY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    code, end = run_logged(command, out.with_suffix(".log"), env=os.environ | quiet)
     if code:
-        tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-TAIL_LINES:])
-        raise UserError(f"Axolotl could not tokenise {options.folder}:\n{tail}", "see keepstate doctor")
+        raise UserError(f"Axolotl could not tokenise {options.folder}:\n{end}", "see keepstate doctor")
 
 
 def _axolotl_template(options: CheckOptions, scratch: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from keepstate.dataset.parity import PromptIds
 from keepstate.errors import UserError
@@ -24,26 +23,21 @@ def server_prompts(url: str, model: str | None) -> PromptIds:
     """
     import httpx2  # only with --server
 
-    from keepstate.models.endpoint import connection
+    from keepstate.models.endpoint import ServerFault, connection, served_models
 
     root = url.rstrip("/").removesuffix("/v1")
-    client = httpx2.Client(base_url=root, timeout=SECONDS, **connection(url))
 
-    def ask(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        try:
-            response = client.request(method, path, json=body)
-            response.raise_for_status()
-            answer: dict[str, Any] = response.json()
-        except (httpx2.HTTPError, ValueError) as error:
-            raise UserError(
-                f"the server at {root} did not answer {path}: {error}", "start it: keepstate serve"
-            ) from error
-        return answer
+    def silent(path: str, error: Exception) -> UserError:
+        return UserError(f"the server at {root} did not answer {path}: {error}", "start it: keepstate serve")
 
-    served = [str(card["id"]) for card in ask("GET", "/v1/models")["data"]]
+    try:
+        served = list(served_models(f"{root}/v1", seconds=SECONDS))
+    except ServerFault as fault:
+        raise silent("/v1/models", fault) from fault
     if model is not None and model not in served:
         raise UserError(f"the server at {root} has no model {model!r}", f"choose with --model: {', '.join(served)}")
-    name = model or served[0]
+    name = model or next(iter(served), "")
+    client = httpx2.Client(base_url=root, timeout=SECONDS, **connection(url))
 
     def prompt_ids(messages: Sequence[Message]) -> list[int]:
         body = {
@@ -52,6 +46,11 @@ def server_prompts(url: str, model: str | None) -> PromptIds:
             "add_generation_prompt": True,
             "chat_template_kwargs": {"enable_thinking": False},
         }
-        return list(ask("POST", "/tokenize", body)["tokens"])
+        try:
+            response = client.post("/tokenize", json=body)
+            response.raise_for_status()
+            return list(response.json()["tokens"])
+        except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise silent("/tokenize", error) from error
 
     return prompt_ids

@@ -12,6 +12,7 @@ from pathlib import Path
 from keepstate.dataset import read_manifest
 from keepstate.errors import UserError
 from keepstate.tasks.base import Task
+from keepstate.traces.reader import trace_files
 from keepstate.traces.writer import TRACE_SUFFIX
 from keepstate.vocabulary import Adapter, RuntimeName
 
@@ -33,7 +34,7 @@ class DemoFolder:
 
     def trace_files(self) -> list[Path]:
         """Every trace, sorted."""
-        return sorted(self.traces.rglob(f"*{TRACE_SUFFIX}"))
+        return [Path(path) for path in trace_files(self.traces)[0]] if self.traces.is_dir() else []
 
     def keep_traces_of(self, tasks: Collection[Task]) -> None:
         """Remove traces of other tasks: a smaller demo must not train on what a larger one left."""

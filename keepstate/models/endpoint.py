@@ -82,6 +82,14 @@ class Said:
         return 200 <= self.status < 300
 
     @property
+    def models(self) -> dict[str, dict[str, Any]] | None:
+        """The models in an answer of `/v1/models`, by name; None where it is no such answer."""
+        data = self.body.get("data") if isinstance(self.body, dict) else None
+        if not isinstance(data, list) or not all(isinstance(card, dict) and "id" in card for card in data):
+            return None
+        return {str(card["id"]): card for card in data}
+
+    @property
     def words(self) -> str:
         """Its message, wherever it stands (`error.message`, `error`, `detail`, `message`), else all it said."""
         return plain(_message(self.body) or self.text) or "(nothing)"
@@ -265,22 +273,32 @@ class Endpoint:
             UserError: Nobody does, or the key is refused.
         """
         try:
-            said = await self.ask("GET", "/models", seconds=SECONDS)
+            await self.models()
         except ServerFault as fault:
             raise UserError(
                 f"no server answers at {self.base_url} ({fault})", "start it, or correct the URL (it ends in /v1)"
             ) from fault
-        if said.status in (401, 403):
-            raise key_refused(self.base_url, said.words)
         await self.figures()
         self.reached = True
 
     async def cards(self) -> dict[str, dict[str, Any]] | None:
         """What it says of the models it serves, by name; None where it does not tell."""
         try:
-            return model_cards((await self.ask("GET", "/models", seconds=SECONDS)).body)
-        except ServerFault:
+            return (await self.models()).models
+        except (ServerFault, UserError):
             return None
+
+    async def models(self, *, seconds: float = SECONDS) -> Said:
+        """Ask which models it serves, as `ask` does.
+
+        Raises:
+            ServerFault: It gave no answer.
+            UserError: It refuses the key.
+        """
+        said = await self.ask("GET", "/models", seconds=seconds)
+        if said.status in (401, 403):
+            raise key_refused(self.base_url, said.words)
+        return said
 
     def answers(self) -> None:
         """It just gave an answer that could be used."""
@@ -302,12 +320,25 @@ def plain(told: str) -> str:
     return words[:MAX_WORDS] + "..." if len(words) > MAX_WORDS else words
 
 
-def model_cards(body: Any) -> dict[str, dict[str, Any]] | None:
-    """The models in an answer of `/v1/models`, by name; None where it is no such answer."""
-    data = body.get("data") if isinstance(body, dict) else None
-    if not isinstance(data, list) or not all(isinstance(card, dict) and "id" in card for card in data):
-        return None
-    return {str(card["id"]): card for card in data}
+def served_models(base_url: str, *, seconds: float = SECONDS) -> dict[str, dict[str, Any]]:
+    """`Endpoint.models` for who has no event loop: what a server says of the models it serves, by name.
+
+    Raises:
+        ServerFault: It gave no answer, or none that names models.
+        UserError: That is no address of a server, or it refuses the key.
+    """
+
+    async def ask() -> Said:
+        endpoint = Endpoint(base_url, concurrency=1)
+        try:
+            return await endpoint.models(seconds=seconds)
+        finally:
+            await endpoint.aclose()
+
+    said = asyncio.run(ask())
+    if said.models is None:
+        raise ServerFault(f"HTTP status {said.status}: {said.words}")
+    return said.models
 
 
 def context_of(cards: Mapping[str, Mapping[str, Any]] | None, name: str) -> int | None:

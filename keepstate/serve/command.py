@@ -68,7 +68,7 @@ def command(planned: ServingPlan, python: Path) -> list[str]:
 
 def own_environment(planned: ServingPlan) -> dict[str, str]:
     """The variables that the server gets beside ours: no telemetry, and no network where nothing is needed from it."""
-    own = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    own = {**environments.NO_TELEMETRY}
     if planned.is_local:
         own["HF_HUB_OFFLINE"] = "1"
     if planned.device == "cpu":

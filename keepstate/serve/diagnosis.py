@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from keepstate.errors import UserError
+from keepstate.processes import log_end
 from keepstate.serve.serving_plan import ServingPlan
 from keepstate.setup import environments
 
-TAIL_LINES = 8
 STAGES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"non-default args"), "reading the configuration"),
     (re.compile(r"Initializing a V1 LLM engine"), "starting the engine"),
@@ -50,13 +50,13 @@ def failure(planned: ServingPlan, log: str, code: int) -> UserError:
         code: Its exit code.
     """
     cause, hint = _explain(planned, log, code)
-    return UserError(f"{cause}; from the end of {planned.log}:\n{tail(log)}", hint)
+    return UserError(f"{cause}; from the end of {planned.log}:\n{last_words(log)}", hint)
 
 
-def tail(log: str) -> str:
+def last_words(log: str) -> str:
     """The last lines that say something."""
     lines = [line for line in log.splitlines() if not _NOISE.match(_HEAD.sub("", line, count=1))]
-    return "\n".join(lines[-TAIL_LINES:])
+    return log_end("\n".join(lines))
 
 
 def check_plugin(planned: ServingPlan, log: str) -> None:

@@ -24,9 +24,9 @@ from keepstate.dataset.templates import load_template
 from keepstate.display import Display, Row
 from keepstate.errors import UserError
 from keepstate.models.endpoint import connection
-from keepstate.processes import GuardedProcess
+from keepstate.processes import GuardedProcess, log_text
 from keepstate.serve.command import command, environment
-from keepstate.serve.diagnosis import check_plugin, failure, stage, tail
+from keepstate.serve.diagnosis import check_plugin, failure, last_words, stage
 from keepstate.serve.loaded import AdapterContent, noted, read_adapter_contents
 from keepstate.serve.ports import check_port
 from keepstate.serve.prompts import check_prompts
@@ -88,7 +88,7 @@ class Server:
             UserError: It ended by itself.
         """
         code = self.process.wait()
-        said = tail(_text(self.log))
+        said = last_words(log_text(self.log))
         raise UserError(f"vLLM ended with code {code}; from the end of {self.log}:\n{said}", "start it again")
 
 
@@ -121,7 +121,7 @@ def serve(planned: ServingPlan, *, on_progress: Callable[[Starting], None] | Non
                 on_progress(Starting(time.monotonic() - started, words))
 
         _until_healthy(planned, process, report)
-        check_plugin(planned, _text(planned.log))
+        check_plugin(planned, log_text(planned.log))
         for name in planned.names:
             report(f"asking {name}")
             _ask(planned, name, process)
@@ -147,12 +147,12 @@ def _until_healthy(planned: ServingPlan, process: GuardedProcess, report: Callab
     size, moved = 0, time.monotonic()
     with httpx2.Client(timeout=POLL_SECONDS * 8, **connection(health)) as client:
         while not _answers(client, health):
-            text = _text(planned.log)
+            text = log_text(planned.log)
             if len(text) != size:
                 size, moved = len(text), time.monotonic()
             report(stage(text) or "loading vLLM")
             if (code := process.poll(POLL_SECONDS)) is not None:
-                raise failure(planned, _text(planned.log), code)
+                raise failure(planned, log_text(planned.log), code)
             if time.monotonic() - moved > SILENCE_SECONDS:
                 raise UserError(
                     f"vLLM has said nothing for {SILENCE_SECONDS:.0f} s and does not answer (log: {planned.log})",
@@ -183,15 +183,8 @@ def _ask(planned: ServingPlan, name: str, process: GuardedProcess) -> None:
     if not reason:
         return
     if (code := process.poll()) is not None:
-        raise failure(planned, _text(planned.log), code)
+        raise failure(planned, log_text(planned.log), code)
     raise UserError(
         f"the server is up, but {name!r} does not answer: {reason}",
         f"see {planned.log}; an adapter must be a LoRA of {planned.base_model}",
     )
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except FileNotFoundError:
-        return ""

@@ -45,13 +45,9 @@ def check_port(port: int) -> None:
 
 def served_names(port: int) -> list[str]:
     """The models of an OpenAI-compatible server on `port`; empty where there is none."""
-    import httpx2  # only where a port is taken
+    from keepstate.models.endpoint import ServerFault, served_models  # its client: only where a port is taken
 
-    from keepstate.models.endpoint import connection
-
-    url = f"http://{HOST}:{port}/v1/models"
     try:
-        answer = httpx2.get(url, timeout=2.0, **connection(url))
-        return [str(card["id"]) for card in answer.json()["data"]]
-    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+        return list(served_models(f"http://{HOST}:{port}/v1", seconds=2.0))
+    except (ServerFault, UserError):
         return []

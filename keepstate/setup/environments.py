@@ -34,6 +34,11 @@ CPU_VARIABLES = {"GOMP_SPINCOUNT": "10000"}
 """Of what computes in them without a GPU: how long OpenMP threads spin before they sleep. A forward and backward of 656
 tokens on two cores: 1.5 s alone, as with the default, 3.2 s beside a second such program; by default up to 50 s."""
 
+NO_TELEMETRY = dict.fromkeys(
+    ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "AXOLOTL_DO_NOT_TRACK", "VLLM_NO_USAGE_STATS"), "1"
+)
+"""Variables of whatever runs in them."""
+
 Name = Literal["train", "serve"]
 Device = Literal["cpu", "cuda"]
 NAMES: tuple[Name, ...] = ("train", "serve")

@@ -16,11 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from keepstate import machine
 from keepstate.display import Display, Row
 from keepstate.errors import UserError
-from keepstate.machine import GIB
 from keepstate.places import writable_home
-from keepstate.processes import GuardedProcess, only_one
+from keepstate.processes import GuardedProcess, log_end, log_text, only_one
 from keepstate.setup.environments import (
     NEEDED_GIB,
     TORCH_CPU_INDEX,
@@ -33,7 +33,6 @@ from keepstate.setup.environments import (
 )
 
 NO_TORCH = re.compile(r"No matching distribution found for torch==", re.IGNORECASE)
-TAIL_LINES = 12
 POLL_SECONDS = 0.3
 
 
@@ -59,13 +58,8 @@ def ensure(name: Name) -> Path:
 
 def _build(wanted: EnvironmentSpec) -> None:
     python = find_python(wanted.device)
-    free = shutil.disk_usage(wanted.home).free / GIB
-    needed = NEEDED_GIB[wanted.device]
-    if free < needed:
-        raise UserError(
-            f"{wanted.folder.name} needs {needed} GiB of disk, {free:.1f} GiB are free in {wanted.home}",
-            "free some space, or put environments and models elsewhere: export KEEPSTATE_HOME=/folder/with/space",
-        )
+    elsewhere = "put environments and models elsewhere: export KEEPSTATE_HOME=/folder/with/space"
+    machine.require_disk(wanted.home, NEEDED_GIB[wanted.device], wanted.folder.name, elsewhere)
     if wanted.folder.is_symlink() or wanted.folder.is_file():
         wanted.folder.unlink()  # the link: what it leads to is another's
     elif wanted.folder.exists():
@@ -103,7 +97,7 @@ def install(wanted: EnvironmentSpec, python: str) -> None:
     try:
         _run(wanted, command)
     except UserError:
-        if not NO_TORCH.search(_text(wanted.log)):
+        if not NO_TORCH.search(log_text(wanted.log)):
             raise
         index = os.environ.get("KEEPSTATE_TORCH_INDEX", TORCH_CPU_INDEX)
         print(f"the package index in use has no CPU build of torch: asking {index} for it", file=sys.stderr)
@@ -118,7 +112,7 @@ def _run(wanted: EnvironmentSpec, command: list[str]) -> None:
             while (code := process.poll(POLL_SECONDS)) is None:
                 show(start)
     if code:
-        raise _explain(wanted, _text(wanted.log)[start:])
+        raise _explain(wanted, log_text(wanted.log, start))
 
 
 class InstallDisplay(Display[int]):
@@ -142,7 +136,7 @@ class InstallDisplay(Display[int]):
         return f"  {self._wanted.folder.name}: {what} {count}/{self._total}"
 
     def _position(self, log_start: int) -> tuple[str, int]:
-        said = _text(self._wanted.log)[log_start:]
+        said = log_text(self._wanted.log, log_start)
         if "Installing collected packages" in said:
             return "installing", len(list(self._wanted.folder.glob("lib/python*/site-packages/*.dist-info")))
         return "downloading", len(re.findall(r"^(?:Collecting|Processing) ", said, re.MULTILINE))
@@ -165,12 +159,6 @@ def _explain(wanted: EnvironmentSpec, said: str) -> UserError:
             f"a package for {name} is not the one its lock file names (see {wanted.log})",
             f"a mirror may have altered it, or a download broke: try another index (PIP_INDEX_URL), {again}",
         )
-    tail = "\n".join(said.strip().splitlines()[-TAIL_LINES:])
-    return UserError(f"{name} could not be installed; the end of {wanted.log}:\n{tail}", f"mend what it names, {again}")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except FileNotFoundError:
-        return ""
+    return UserError(
+        f"{name} could not be installed; the end of {wanted.log}:\n{log_end(said)}", f"mend what it names, {again}"
+    )

@@ -9,16 +9,16 @@ However this process ends, Axolotl ends with it. Does not import Axolotl or torc
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from keepstate import machine
 from keepstate.errors import UserError
 from keepstate.places import caches
-from keepstate.processes import GuardedProcess
+from keepstate.processes import GuardedProcess, log_end, log_text
 from keepstate.setup import environments, installing
 from keepstate.train import preflight, tracking
 from keepstate.train.axolotl_config import PLUGIN_FOLDER, needs_gpu, read_axolotl_config
@@ -34,13 +34,12 @@ STOP_SECONDS = 900.0
 """How long a Ctrl-C waits for the step in progress and its checkpoint: 262,144 tokens, on a slow GPU minutes."""
 MEASURED_STEPS = 3
 """After which the speed is told: they differ by their rows' lengths."""
-TAIL_LINES = 8
 KILLED = 128 + 9
 OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "cudaErrorMemoryAllocation")
 """What torch and CUDA call it."""
 DISK_FULL = "No space left on device"
-LEAST_FREE = 1 << 20
-"""Bytes of disk: with fewer the log may lack its end, and so those words."""
+LEAST_FREE_GIB = 1 / 1024
+"""Of disk: with fewer the log may lack its end, and so those words."""
 KEPT_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
@@ -191,9 +190,7 @@ def _follow(
 def _environment(planned: TrainingPlan) -> dict[str, str]:
     """Ours, without telemetry; without the network too where nothing is needed from it."""
     own = {
-        "AXOLOTL_DO_NOT_TRACK": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **environments.NO_TELEMETRY,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": str(PLUGIN_FOLDER),
         "KEEPSTATE_PROGRESS": str(planned.output / PROGRESS),
@@ -215,7 +212,7 @@ def _environment(planned: TrainingPlan) -> dict[str, str]:
 def _failure(planned: TrainingPlan, code: int, earlier: int, again: str) -> UserError:
     """Why Axolotl failed, by what it said in this run: behind the first `earlier` bytes of the log."""
     log = planned.output / LOG
-    text = log.read_bytes()[earlier:][-20_000:].decode(errors="replace")
+    text = log_text(log, earlier)[-20_000:]
     if any(words in text for words in OUT_OF_MEMORY):
         return UserError(f"the GPU's memory did not suffice (log: {log})", preflight.smaller(planned.config, again))
     if code == KILLED:
@@ -223,11 +220,11 @@ def _failure(planned: TrainingPlan, code: int, earlier: int, again: str) -> User
             f"Axolotl was killed from outside, most often for want of main memory (log: {log})",
             f"end other programs, then {again} goes on; with less memory: {preflight.smaller(planned.config, again)}",
         )
-    if DISK_FULL in text or shutil.disk_usage(planned.output).free < LEAST_FREE:
+    if DISK_FULL in text or machine.free_disk_gib(planned.output) < LEAST_FREE_GIB:
         return UserError(f"no disk space left for {planned.output} (log: {log})", f"free some, then {again} goes on")
-    tail = "\n".join(text.strip().splitlines()[-TAIL_LINES:])
     return UserError(
-        f"Axolotl ended with code {code}; the end of {log}:\n{tail}", f"mend it, then {again} goes on where it stopped"
+        f"Axolotl ended with code {code}; the end of {log}:\n{log_end(text)}",
+        f"mend it, then {again} goes on where it stopped",
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -52,14 +51,7 @@ def check_machine(config: Mapping[str, Any], output: Path) -> machine.Gpu | None
             f"this machine has {machine.memory_gib():.1f} GiB of memory, the training takes {least:.1f} GiB and more",
             smaller(config),
         )
-    folder = next(parent for parent in (output, *output.resolve().parents) if parent.exists())
-    free = shutil.disk_usage(folder).free / machine.GIB
-    needed = DISK_GIB[gpu is not None]
-    if free < needed:
-        raise UserError(
-            f"{free:.1f} GiB of disk are free for {output}, {needed} GiB are needed",
-            "free some space, or name another folder: --out",
-        )
+    machine.require_disk(output, DISK_GIB[gpu is not None], "the training", "name another folder: --out")
     return gpu
 
 

@@ -96,8 +96,8 @@ def test_json_says_the_same_for_programs(complete: Path) -> None:
 
 
 def test_a_full_disk_is_missing_space(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = doctor.shutil.disk_usage(complete)._replace(free=machine.GIB // 2)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+    usage = machine.shutil.disk_usage(complete)._replace(free=machine.GIB // 2)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
     found = finding("disk")
     assert (found.mark, "KEEPSTATE_HOME" in found.mend) == (Mark.MISSING, True)
 

@@ -6,7 +6,7 @@ import pytest
 from serving_helpers import MakeAdapter
 
 from keepstate.serve import ServingPlan, plan_serving
-from keepstate.serve.diagnosis import failure, stage, tail
+from keepstate.serve.diagnosis import failure, last_words, stage
 
 UP = "(EngineCore) INFO core.py: init engine (profile, create kv cache, warmup model) took 6.03 s\n"
 EAGER = "WARNING vllm.py: Enforce eager set, disabling torch.compile and CUDAGraphs.\n"
@@ -78,7 +78,7 @@ ValueError: Call to add_lora method failed
 nanobind: leaked 3 types!
  - leaked type "x"
 """
-    assert [line.rpartition("] ")[2] for line in tail(log).splitlines()] == [
+    assert [line.rpartition("] ")[2] for line in last_words(log).splitlines()] == [
         "init engine took 6.03 s",
         "ValueError: vLLM does not yet support DoRA.",
         "ValueError: Call to add_lora method failed",

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-QUIET = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 DATASET = {
     "type": "chat_template",
     "field_messages": "conversations",
@@ -80,8 +79,7 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     args = parser.parse_args()
 
-    os.environ |= QUIET  # before Axolotl is imported
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before Axolotl is imported
     masking = {"message_field_training": args.training_key} if args.training_key else {}
     load_strategy(args.tokenizer, args.template, json.loads(args.dataset) | masking)
     from importlib.metadata import version
