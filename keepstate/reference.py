@@ -1,4 +1,4 @@
-"""The reference pages of files and configs, made from the classes that read them: `docs/*-schema.md`.
+"""The reference pages of files and configs, made from the classes that read them: `docs/reference/`.
 
 Run `python -m keepstate.reference` after a change of such a class: it writes every page of `PAGES` anew; a test
 compares them. Types, bounds and defaults are those of pydantic's JSON schema, meanings the docstrings below the fields.
@@ -13,6 +13,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from pkgutil import resolve_name
@@ -23,21 +24,98 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from keepstate.places import IN_CHECKOUT
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "reference"
 MADE = "This page is made by `python -m keepstate.reference`."
-PAGES = {
-    "trace-schema.md": (
-        "keepstate.traces.record:Trace",
-        """\
-# Trace schema
+INDEX = "README.md"
+INTRODUCTION = """\
+What a user writes and what keepstate writes: the type, bounds and default of every key, and what it means. A key
+without a default must be given. Files that earlier versions wrote are still read."""
 
-`<family>-<task_id>.trace.json` is the record of one episode: UTF-8 JSON, one key a line, and one message or event a
-line. `<family>-<task_id>.json` beside it is its verdict, written last: `status` (`completed` or `failed`), `error` and
-`origin` of a failure of ours, `result` with `is_solved`, `score` and `metrics` (`score` is null where the episode was
-not graded), `started_at`, `finished_at`. Unknown keys are refused.""",
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of `PAGES`."""
+
+    title: str
+    file: str
+    """Which file it is about: where it lies, or what names it."""
+    kinds: tuple[str, ...]
+    """The classes that it is made from, as `module:name`: that of the whole file first."""
+    about: str = ""
+    """What the tables cannot say."""
+
+    def text(self) -> str:
+        """The whole page, in Markdown."""
+        classes = [resolve_name(f"keepstate.{kind}") for kind in self.kinds]
+        return page("\n\n".join(filter(None, (f"# {self.title}", self.file, self.about))), *classes)
+
+
+PAGES = {
+    "task-set.md": Page(
+        "Task set",
+        "A JSON file that `keepstate tasks generate --config` reads: `train/assets/task_configs/*.json`.",
+        ("tasks.task_set:TaskSetConfig",),
+        "Every key may be left out. Unknown keys are refused.",
+    ),
+    "task.md": Page(
+        "Task",
+        "`<family>-<task_id>.json`, written by `keepstate tasks generate`: one problem.",
+        ("tasks.base:Task",),
+        """\
+Files of the research code (`pythonformer.task.v1`) are read too. Unknown keys are refused. `docs/tasks.md` tells what
+stands in `public`, `private` and `reference`.""",
+    ),
+    "trace.md": Page(
+        "Trace",
+        "`<family>-<task_id>.trace.json`, written by `keepstate traces collect` and `bench run`: one episode.",
+        ("traces.record:Trace", "traces.schema:VerdictFile"),
+        """\
+UTF-8 JSON, one key a line, and one message or event a line. `<family>-<task_id>.json` beside it is its verdict
+([VerdictFile](#verdictfile)), written last. Unknown keys are refused.""",
+    ),
+    "dataset.md": Page(
+        "Data set",
+        "`manifest.json` in the folder of a data set, written by `keepstate dataset build`.",
+        (
+            "dataset.manifest:Manifest",
+            "dataset.manifest:BuildOptions",
+            "dataset.manifest:IndexLine",
+            "dataset.convert:LeftOut",
+        ),
+        """\
+`options` in it are [BuildOptions](#buildoptions). `index.jsonl` holds an [IndexLine](#indexline) for each row,
+`left_out.jsonl` a [LeftOut](#leftout) for each trace that became none.""",
+    ),
+    "training.md": Page(
+        "Training config",
+        "A YAML file that `keepstate train --config` reads: `train/configs/*.yaml`.",
+        ("train.axolotl_config:KeysRead",),
+        """\
+It is Axolotl's own format: these are the keys that keepstate itself reads, checks or replaces. Every other key goes to
+Axolotl 0.19.0 as it is; one that Axolotl does not know is refused, as it would be dropped without a word.""",
+    ),
+    "adapter.md": Page(
+        "Adapter",
+        "`keepstate-adapter.json` in the folder of an adapter, written last by `keepstate train`.",
+        ("train.result:TrainedAdapter",),
+        """\
+A folder without it holds no finished adapter. `keepstate-run.json` beside it is a [RunRecord](#runrecord), written
+before the training starts.""",
+    ),
+    "benchmark.md": Page(
+        "Benchmark config",
+        "A YAML file that `keepstate bench run` reads: `train/assets/benchmark_configs/*.yaml`.",
+        ("bench.benchmark_config:BenchmarkConfig",),
+        "One file is one cell. Unknown keys are refused.",
+    ),
+    "cell.md": Page(
+        "Cell",
+        "`cell.json` in the folder of a cell, `runs/<run>/<name>/`, written by `keepstate bench run`.",
+        ("bench.cells:CellRecord",),
+        "The traces and verdicts of the cell lie beside it. Further keys are for people and not read back.",
     ),
 }
-"""By name: the class of the whole file, and what the page says above its tables."""
+"""By name, in the order of the pipeline."""
 BOUNDS = {
     "minimum": "≥",
     "exclusiveMinimum": ">",
@@ -51,19 +129,27 @@ BOUNDS = {
 }
 
 
-def page(heading: str, kind: type) -> str:
-    """The page in Markdown: one table for `kind`, one for each class within it, the choices last.
+def page(heading: str, *kinds: type) -> str:
+    """The page in Markdown: one table for each of `kinds` and each class within them, the choices last.
 
     Args:
         heading: Title and introduction.
-        kind: A pydantic model, or any class that pydantic can read.
+        kinds: Pydantic models, or any classes that pydantic can read.
     """
-    whole = TypeAdapter(kind).json_schema(schema_generator=_Documented, ref_template="{model}")
-    classes = {kind.__name__: whole, **whole.pop("$defs", {})}
+    classes = schemas(*kinds)
     tables = {name: schema for name, schema in classes.items() if "properties" in schema}
     choices = {name: schema for name, schema in classes.items() if "enum" in schema}
     sections = [section for each in (tables, choices) for name in each for section in _section(name, each[name])]
     return "\n".join([f"{heading} {MADE}\n", *sections])
+
+
+def schemas(*kinds: type) -> dict[str, dict[str, Any]]:
+    """JSON schemas of some classes and of those within them, by name, with what the docstrings say."""
+    found: dict[str, dict[str, Any]] = {}
+    for kind in kinds:
+        whole = TypeAdapter(kind).json_schema(schema_generator=_Documented, ref_template="{model}")
+        found |= {kind.__name__: whole, **whole.pop("$defs", {})}
+    return found
 
 
 class _Documented(GenerateJsonSchema):
@@ -141,7 +227,7 @@ def _type(schema: Mapping[str, Any]) -> str:
     if text == "array":
         text = f"list of {_type(schema.get('items', {}))}"
     if text == "object":
-        inner = schema.get("additionalProperties", {})
+        inner: Any = schema.get("additionalProperties") or next(iter(schema.get("patternProperties", {}).values()), {})
         text = f"object of {_type(inner) if isinstance(inner, dict) else 'anything'}"
     bounds = [f"{sign} {schema[key]}" for key, sign in BOUNDS.items() if key in schema]
     return text + (f" ({', '.join(bounds)})" if bounds else "")
@@ -151,10 +237,17 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+def index() -> str:
+    """The page that lists the pages."""
+    rows = [f"| [{each.title}]({name}) | {_cell(each.file)} |" for name, each in PAGES.items()]
+    return "\n".join([f"# Every file, key by key\n\n{INTRODUCTION} {MADE}\n", "| page | file |\n|---|---|", *rows, ""])
+
+
 def pages() -> Iterator[tuple[Path, str]]:
     """Where each page lies, and what it should hold."""
-    for name, (kind, heading) in PAGES.items():
-        yield DOCS / name, page(heading, resolve_name(kind))
+    yield DOCS / INDEX, index()
+    for name, each in PAGES.items():
+        yield DOCS / name, each.text()
 
 
 if __name__ == "__main__":

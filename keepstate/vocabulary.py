@@ -32,6 +32,7 @@ class Difficulty(StrEnum):
     MEDIUM = "medium"
     """Out of distribution."""
     HARD = "hard"
+    """Further out still."""
 
 
 class RuleSet(StrEnum):
@@ -49,7 +50,9 @@ class FinishReason(StrEnum):
     FINISHED = "finished"
     """The agent called `finish()` (or reached the goal of its task)."""
     TURN_LIMIT = "turn_limit"
+    """The model gave as many answers as it may."""
     TIME_LIMIT = "time_limit"
+    """Answers and actions together took as long as they may."""
     CONTEXT_LIMIT = "context_limit"
     """The conversation no longer fits the model's context."""
     FAILED = "failed"
@@ -60,18 +63,26 @@ class Origin(StrEnum):
     """Where a failure of ours arose. An error in the agent's own code is an observation and has no origin."""
 
     MODEL = "model"
+    """The server or teacher that answers could not be asked."""
     RUNTIME = "runtime"
+    """What executes actions failed by itself."""
     SANDBOX = "sandbox"
+    """An isolated interpreter could not be had."""
     TASK = "task"
+    """The task's environment failed in a tool."""
     GRADER = "grader"
+    """The environment could not grade the episode."""
 
 
 class Rung(StrEnum):
     """How strongly model-written code is isolated, strongest first. Recorded in every trace."""
 
     NAMESPACES = "namespaces"
+    """Root, processes and network of its own: the host is not seen."""
     LANDLOCK = "landlock"
+    """Of files only the standard library; names, sizes and process ids of the host can be told."""
     SECCOMP = "seccomp"
+    """No file and no socket; process ids of the host can be told."""
     PROCESS = "process"
     """A separate process with limits only: not a sandbox, used on explicit request alone."""
     NONE = "none"
@@ -91,9 +102,13 @@ class Adapter(StrEnum):
     """
 
     BASE = "base"
+    """The base model alone."""
     PERSISTENT = "persistent"
+    """With the adapter trained on persistent traces."""
     FORGET = "forget"
+    """With the one trained on forget traces."""
     REACT = "react"
+    """With the one trained on react traces."""
 
     @property
     def runtimes(self) -> tuple[RuntimeName, ...]:

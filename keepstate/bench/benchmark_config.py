@@ -38,12 +38,17 @@ class TaskSource(Closed):
     config: Path | None = None
     """A task-set file such as train/assets/task_configs/easy_100.json."""
     folder: Path | None = None
+    """A folder that `keepstate tasks generate` made."""
     difficulty: Difficulty | None = None
+    """What to sample."""
     family: str = "knapsack"
+    """Of a `difficulty`."""
     rules: RuleSet = RuleSet.STRICT
+    """Of a `difficulty`."""
     count: int | None = Field(default=None, ge=1)
     """At most so many, the first ones. Where it is not given: all of a `folder` or `config`, 100 of a `difficulty`."""
     seed_start: int = 123_456_789
+    """Of a `difficulty`: seed of the set."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> TaskSource:
@@ -109,12 +114,17 @@ class BenchmarkConfig(Closed):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,79}$")
     """Also the cell's folder in the run."""
     adapter: Adapter
+    """Who is measured."""
     runtime: RuntimeName
+    """Where it acts."""
     tasks: TaskSource
+    """What it plays."""
     model: str | None = None
     """Its name on the server, where that is not the adapter's."""
     limits: Limits = Field(default=DEFAULT_LIMITS, validate_default=True)
+    """Where an episode and an action end."""
     sampling: SamplingConfig = SamplingConfig()
+    """How the server picks tokens."""
     context: int = Field(default=DEFAULT_CONTEXT, ge=256)
     """Tokens that the server must offer a conversation."""
     nothink: bool = True
@@ -122,6 +132,7 @@ class BenchmarkConfig(Closed):
     seed: int = 0
     """Another seed repeats the same tasks with other draws."""
     base_url: str = DEFAULT_BASE_URL
+    """Of the server's API."""
     concurrency: int = Field(default=64, ge=1)
     """Episodes at once; a run of several cells takes the largest. The server's cache may allow fewer."""
     isolation: str = Field(default=AUTO, pattern=rf"^({AUTO}|({'|'.join(LADDER)})\{OR_STRONGER}?)$")

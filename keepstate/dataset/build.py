@@ -24,6 +24,7 @@ from keepstate.dataset.manifest import (
     TEMPLATE,
     Balance,
     BuildOptions,
+    IndexLine,
     Length,
     Manifest,
     Source,
@@ -265,8 +266,15 @@ def _write_split(
             digest.update(line)
             shortened.update(about["shortened"])
             masked.update(about.get("masked", {}))
-            line_of_index = {"split": name, "row": place, **about, "content_hash": entry.content.hex()}
-            line_of_index |= {"turns": entry.turns, "tokens": entry.tokens, "trained_tokens": entry.trained}
+            line_of_index: IndexLine = {
+                "split": name,
+                "row": place,
+                **about,
+                "content_hash": entry.content.hex(),
+                "turns": entry.turns,
+                "tokens": entry.tokens,
+                "trained_tokens": entry.trained,
+            }
             index.write(json.dumps(line_of_index).encode() + b"\n")
     return SplitCount(
         rows=len(entries),

@@ -43,8 +43,11 @@ class LeftOut:
     """A file that becomes no row."""
 
     path: str
+    """As its folder was given to the build."""
     reason: str
+    """In a few words: `too long`, `not finished`, `special token in text`, ..."""
     detail: str
+    """What exactly is wrong; empty where the reason says all."""
     source: str = ""
     """File and line that an imported trace comes from."""
 

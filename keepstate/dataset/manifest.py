@@ -6,11 +6,13 @@ file, and compares the data files with it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from pydantic import Field, ValidationError
+from typing_extensions import TypedDict
 
 from keepstate.closed import Closed, explain
 from keepstate.errors import UserError
@@ -29,6 +31,7 @@ class Length(StrEnum):
     """What happens to a conversation longer than `max_tokens`."""
 
     DROP = "drop"
+    """It is left out."""
     CUT = "cut"
     """After the last answer that fits, so that system, goal and whole turns stay; marked in the index."""
     RAISE = "raise"
@@ -39,6 +42,7 @@ class Balance(StrEnum):
     """What is made equal over the arms that are built together."""
 
     NONE = "none"
+    """Nothing."""
     TRAINED = "trained"
     """Trained tokens of the train split: no arm has more than the smallest."""
     TOTAL = "total"
@@ -49,6 +53,7 @@ class TrainTurns(StrEnum):
     """Which answers of a conversation are trained; the others stay as context."""
 
     ALL = "all"
+    """Every one."""
     LAST = "last"
     """Of the row."""
     CLEAN = "clean"
@@ -61,17 +66,21 @@ class BuildOptions(Closed):
     max_tokens: int = Field(default=16_384, gt=0)
     """The training context."""
     length: Length = Length.DROP
+    """What happens to a longer conversation."""
     solved: bool = False
     """Only traces whose task was solved."""
     min_score: float = Field(default=0.0, ge=0, le=1)
+    """Only traces with such a score or a better one."""
     finished: bool = True
     """Only episodes that the agent itself ended."""
     failed: bool = False
     """Also episodes that a failure of ours ended (they are not graded)."""
     train_turns: TrainTurns = Field(default=TrainTurns.ALL, exclude_if=lambda choice: choice is TrainTurns.ALL)
+    """Which answers are trained; not written where all are."""
     paired: bool = False
     """Only tasks that every arm has."""
     balance: Balance = Balance.NONE
+    """What is made equal over the arms."""
     val_fraction: float = Field(default=0.05, ge=0, lt=1)
     """Of the tasks."""
     seed: int = 0
@@ -82,9 +91,13 @@ class SplitCount(Closed):
     """One split."""
 
     rows: int
+    """Conversations."""
     tasks: int
+    """Different ones."""
     turns: int
+    """Answers in all rows."""
     tokens: int
+    """Of all rows."""
     trained_tokens: int
     """Tokens of answers and their end-of-turn tokens."""
     longest: int
@@ -93,11 +106,45 @@ class SplitCount(Closed):
     """Of its JSONL file."""
 
 
+class RowOrigin(TypedDict):
+    """Where a row comes from."""
+
+    path: str
+    """The trace, as its folder was given to the build."""
+    task: str
+    """`<family>-<task_id>`."""
+    shortened: Sequence[str]
+    """Why the row holds less than its trace; empty where it holds all."""
+    masked: NotRequired[dict[str, int]]
+    """Answers that stand in the row and are not trained, by reason."""
+    source: NotRequired[str]
+    """File and line that an imported trace came from."""
+
+
+class IndexLine(RowOrigin):
+    """One row of the data, a line of `index.jsonl`."""
+
+    split: str
+    """`train` or `val`."""
+    row: int
+    """Line of the split's file, counted from 0."""
+    content_hash: str
+    """Of the conversation: half a SHA-256."""
+    turns: int
+    """Answers."""
+    tokens: int
+    """Of the whole row."""
+    trained_tokens: int
+    """Tokens of answers and their end-of-turn tokens."""
+
+
 class Source(Closed):
     """A file that the data depends on."""
 
     name: str
+    """A built-in template's name, or the path as it was given."""
     sha256: str
+    """Of its content."""
 
 
 class Certificate(Closed):
@@ -106,9 +153,13 @@ class Certificate(Closed):
     data_sha256: dict[str, str]
     """Of the JSONL files that were checked, by split. Another file, no certificate."""
     rows: int
+    """Rows that were proven: all."""
     turns: int
+    """Answers in them, each proven with what was sent before it."""
     tokens: int
+    """Of all rows."""
     trained_tokens: int
+    """Tokens of answers and their end-of-turn tokens."""
     unrecorded: int = 0
     """Rows of imported traces, which hold no record of what was sent: proven as rendered, not as sent."""
     axolotl: str | None
@@ -123,11 +174,15 @@ class Manifest(Closed):
     """One data set."""
 
     schema_: Literal["keepstate.dataset.v1"] = Field(default="keepstate.dataset.v1", alias="schema")
+    """Names this format."""
     keepstate: str
     """Version that built it."""
     runtime: RuntimeName
+    """That of every trace in it."""
     template: Source
+    """The chat template that rows were rendered with; `chat_template.jinja` beside this file."""
     tokenizer: Source
+    """The `tokenizer.json` that they were proven with."""
     options: dict[str, Any]
     """As given and as defaulted."""
     read: int
@@ -141,6 +196,7 @@ class Manifest(Closed):
     masked: dict[str, int] = Field(default={}, exclude_if=lambda counts: not counts)
     """Answers that stand in a row and are not trained, by reason."""
     certificate: Certificate | None = None
+    """Null until a `keepstate dataset check` proved every row, and after one that did not."""
 
     @property
     def train_turns(self) -> TrainTurns:

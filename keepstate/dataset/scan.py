@@ -16,11 +16,11 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from keepstate import machine
 from keepstate.dataset.convert import NOT_A_TRACE, Converter, LeftOut, Row, convert_share, open_converter
-from keepstate.dataset.manifest import BuildOptions
+from keepstate.dataset.manifest import BuildOptions, RowOrigin
 from keepstate.dataset.templates import ChatTemplate
 from keepstate.errors import UserError
 from keepstate.files import write_error
@@ -59,7 +59,7 @@ class Arm:
     entries: list[Entry] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
-    def row(self, spool: IO[bytes], entry: Entry) -> tuple[dict[str, Any], bytes]:
+    def row(self, spool: IO[bytes], entry: Entry) -> tuple[RowOrigin, bytes]:
         """The description of a row and its line, newline included."""
         spool.seek(entry.offset)
         return json.loads(spool.readline()), spool.readline()
@@ -119,7 +119,7 @@ def _record(arm: Arm, result: Row | LeftOut, spool: IO[bytes]) -> None:
         return
     entry = Entry(result.task_hash, result.content_hash, spool.tell(), result.turns, result.tokens, result.trained)
     arm.entries.append(entry)
-    about: dict[str, Any] = {"path": result.path, "task": result.task, "shortened": result.shortened}
+    about: RowOrigin = {"path": result.path, "task": result.task, "shortened": result.shortened}
     if result.masked:
         about["masked"] = result.masked
     if result.source:

@@ -27,15 +27,21 @@ class Task(Closed):
     """
 
     schema_: Literal["keepstate.task.v1", "pythonformer.task.v1"] = Field(default=TASK_SCHEMA, alias="schema")
+    """Names this format, or the research code's."""
     task_id: str
+    """Part of the names of its files."""
     family: str
+    """Who can play it."""
     difficulty: str
+    """Name of the parameter set; `research` in a file of the research code."""
     seed: int
+    """Of the set that it was sampled in."""
     public: dict[str, Any]
+    """What an agent may be told."""
     private: dict[str, Any]
+    """What only its environment knows."""
     reference: dict[str, Any]
-    tools: list[Any] | None = None
-    nl: Any = None
+    """The best answer."""
 
     @property
     def name(self) -> str:
@@ -82,6 +88,7 @@ class Verdict(Closed, strict=True, allow_inf_nan=False, revalidate_instances="al
     """
 
     is_solved: bool
+    """Whether the goal of the task was reached."""
     score: float = Field(ge=0, le=1)
     """In [0, 1]; 1.0 is the optimum."""
     metrics: dict[str, Annotated[float, Field(ge=-MOST, le=MOST)]] = Field(default={})

@@ -30,7 +30,7 @@ def make_tasks(
     """Sample `count` tasks.
 
     Args:
-        family_name: A name in the registry, e.g. `knapsack`.
+        family_name: Name of the family, e.g. `knapsack`.
         difficulty: A difficulty that the family has.
         count: How many; task i of a longer list is the same task.
         seed_start: The seed all of them share; each has its own index.

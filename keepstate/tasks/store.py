@@ -23,7 +23,7 @@ MAKE_COMMAND = "keepstate tasks generate --difficulty mini --count 60 --out FOLD
 RESEARCH_DIFFICULTY = "research"
 """Difficulty of a research file, which states measures of the instance and no name."""
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_RESEARCH_ONLY = ("schema_version", "run_name", "generated_at")
+_RESEARCH_ONLY = ("schema_version", "run_name", "generated_at", "tools", "nl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def read_task(path: Path) -> Task:
 
 
 def _as_ours(raw: dict[str, Any]) -> dict[str, Any]:
-    """A research file with its schema under our key and without its run's bookkeeping; anything else as it is."""
+    """A research file with its schema under our key, without what only its code reads; anything else as it is."""
     if RESEARCH_TASK_SCHEMA not in (raw.get("schema"), raw.get("schema_version")):
         return raw
     task = {key: value for key, value in raw.items() if key not in _RESEARCH_ONLY}

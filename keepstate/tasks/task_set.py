@@ -17,10 +17,15 @@ class TaskSetConfig(Closed):
     """Which tasks to make; equal configs give equal bytes."""
 
     family: str = "knapsack"
+    """Name of the task family."""
     difficulty: Difficulty = Difficulty.MINI
+    """Its named parameter set."""
     rules: RuleSet = RuleSet.STRICT
+    """How much it tells an agent that did not look, in a family that has rules."""
     count: int = Field(default=100, ge=1, le=1_000_000)
+    """How many tasks."""
     seed_start: int = 0
+    """Seed of the set: its tasks share it, and sets of two seeds share no task."""
     split: str = Field(default="train", pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")
     """Names the folder: `<family>-<difficulty>-<split>`."""
 

@@ -6,24 +6,18 @@ Axolotl drops unknown keys without a word, so they are refused here, against its
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+from pydantic import BaseModel, Field, ValidationError
 
+from keepstate.closed import explain
 from keepstate.errors import UserError
 from keepstate.places import SHIPPED, home
 from keepstate.vocabulary import RuntimeName
 
-NUMBERS = (
-    "sequence_len", "micro_batch_size", "gradient_accumulation_steps", "batch_size", "num_epochs", "learning_rate"
-)  # fmt: skip
-"""What is computed with here: finite and above 0 where it is given."""
-TEXTS = ("base_model", "adapter", "output_dir", "chat_template_jinja")
-LISTS = ("datasets", "test_datasets")
-REQUIRED = ("base_model", "adapter", "datasets", "output_dir", "sequence_len", "chat_template_jinja")
 CONFIGS = SHIPPED / "train" / "configs"
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
 KEYS = Path(__file__).resolve().parent / "axolotl_keys.txt"
@@ -45,6 +39,65 @@ WITHOUT_EFFECT = frozenset(_WITHOUT_EFFECT.split())
 step are in `decisive` by what they are."""
 SERVICES = ("wandb_", "mlflow_", "comet_", "trackio_", "otel_")
 """Beginnings of the keys of trackers, which compute nothing either."""
+
+
+class KeysRead(BaseModel, extra="ignore", allow_inf_nan=False):
+    """The keys of Axolotl's config that keepstate reads, in their order there.
+
+    Where a key has no default here, or null, Axolotl's own holds. Numbers may be written as YAML takes for a text
+    (`1e-3`).
+    """
+
+    base_model: str = Field(min_length=1)
+    """A folder, or a name on the model hub; `--base-model` replaces it."""
+    chat_template_jinja: str = Field(min_length=1)
+    """The chat template's file: it must be the data set's own, whose path replaces it."""
+    datasets: list[dict[str, Any]] = Field(min_length=1)
+    """How rows are read; `path` in each is replaced by the `train.jsonl` of the data set."""
+    test_datasets: list[dict[str, Any]] | None = Field(default=None, min_length=1)
+    """The same for `val.jsonl`; left out, with `evals_per_epoch` and `eval_steps`, where that has no rows."""
+    dataset_prepared_path: str | None = None
+    """Replaced by a folder of the adapter's, named after the data."""
+    output_dir: str = Field(min_length=1)
+    """The adapter's folder; `--out` replaces it. May name one runtime only: that which is trained."""
+    sequence_len: float = Field(gt=0)
+    """Tokens of a row, at most: longer ones are dropped; `--max-seq-length` replaces it."""
+    adapter: str = Field(min_length=1)
+    """`lora`, or `qlora` for 4 bits, which needs a GPU."""
+    lora_r: float | None = Field(default=None, gt=0)
+    """Rank, told by the adapter's card."""
+    lora_alpha: float | None = Field(default=None, gt=0)
+    """Scale, told by the adapter's card."""
+    micro_batch_size: float | None = Field(default=None, gt=0)
+    """Rows at once; `--batch-size` replaces it."""
+    gradient_accumulation_steps: float | None = Field(default=None, gt=0)
+    """Such batches in one step; `--grad-accum` replaces it."""
+    batch_size: float | None = Field(default=None, gt=0)
+    """Rows of one step, instead of `gradient_accumulation_steps`."""
+    num_epochs: float | None = Field(default=None, gt=0)
+    """Passes over the data; `--epochs` replaces it."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Of the optimiser; `--lr` replaces it."""
+    seed: int | None = None
+    """Decides the order of rows and the adapter's first weights; `--seed` replaces it."""
+    bf16: Any = None
+    """Where it is true and the processor that trains has no such instructions, float32 is used."""
+    lora_mlp_kernel: bool | None = None
+    """Axolotl's kernel, which needs a GPU."""
+    lora_qkv_kernel: bool | None = None
+    """The same."""
+    lora_o_kernel: bool | None = None
+    """The same."""
+    fused_attn_kernel: bool | None = None
+    """The same."""
+    liger_rms_norm: bool | None = None
+    """Liger's kernel, which needs a GPU."""
+    keepstate_profile: Literal["speed", "memory"] | None = None
+    """On a GPU: `speed` spends free memory, `memory` fits 24 GB; `--profile` replaces it. Axolotl's own parts train
+    where it is null."""
+
+
+NUMBERS = tuple(name for name, field in KeysRead.model_fields.items() if field.annotation in (float, float | None))
 
 
 def config_path(runtime: RuntimeName, *, laptop: bool) -> Path:
@@ -73,37 +126,27 @@ def read_axolotl_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not YAML: {error}", "correct the line it names") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} holds no keys", f"the project's own configs are in {CONFIGS}")
-    config = checked(config, str(path))
-    missing = [key for key in REQUIRED if config.get(key) is None]
-    if missing:
-        raise UserError(f"{path}: missing: {', '.join(missing)}", f"see the project's own configs in {CONFIGS}")
-    return config
+    return checked(config, str(path))
 
 
 def checked(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`config` with numbers as numbers (YAML takes 1e-3 for a text).
 
     Raises:
-        UserError: A key that Axolotl would drop in silence, with the nearest known one; a value that is none.
+        UserError: A key that Axolotl would drop in silence, with the nearest known one; a needed one that is missing; a
+            value that is none.
     """
     _check_keys(config, where)
     given = {key: value for key, value in config.items() if value is not None}
-    fixed: dict[str, Any] = {}
-    for key in (key for key in NUMBERS if key in given):
-        try:
-            fixed[key] = given[key] if isinstance(given[key], int) else float(given[key])
-        except (TypeError, ValueError):
-            fixed[key] = math.nan
-        if not 0 < fixed[key] < math.inf:
-            raise UserError(f"{where}: {key} is {given[key]!r}", "a number above 0 is needed")
-    for key in (key for key in TEXTS if key in given):
-        if not isinstance(given[key], str) or not given[key]:
-            raise UserError(f"{where}: {key} is {given[key]!r}", f"a text is needed: see the configs in {CONFIGS}")
-    for key in (key for key in LISTS if key in given):
-        entries = given[key]
-        if not (isinstance(entries, list) and entries and all(isinstance(entry, dict) for entry in entries)):
-            raise UserError(f"{where}: {key} is {entries!r}", f"a list of mappings is needed: see those in {CONFIGS}")
-    return dict(config) | fixed
+    try:
+        read = KeysRead.model_validate(given)
+    except ValidationError as error:
+        fault = explain(error, KeysRead)
+        raise UserError(f"{where}: {fault.message}", f"see the project's own configs in {CONFIGS}") from error
+    numbers = {
+        key: given[key] if isinstance(given[key], int) else getattr(read, key) for key in NUMBERS if key in given
+    }
+    return dict(config) | numbers
 
 
 def _check_keys(config: Mapping[str, Any], where: str) -> None:
@@ -138,8 +181,8 @@ def resolve(
         training_key: Of a message in them, says whether it is trained; None where all answers are.
         overrides: Keys to replace; None means not given.
     """
-    given = checked({key: value for key, value in overrides.items() if value is not None}, "options")
-    resolved = dict(config) | given
+    given = {key: value for key, value in overrides.items() if value is not None}
+    resolved = checked(dict(config) | given, "options")
     resolved["base_model"] = str(absolute_model(str(base_model or config["base_model"])))
     masking = {"message_field_training": training_key} if training_key else {}
     train, val = ({"path": str(dataset / f"{name}.jsonl")} | masking for name in ("train", "val"))

@@ -30,13 +30,19 @@ class TrainedAdapter(Closed):
     key: str
     """Hash of the resolved config and the data: the same key need not be trained again."""
     runtime: RuntimeName
+    """That of the traces that it was trained on."""
     base_model: str
+    """Hub name or folder, as Axolotl got it."""
     base_revision: str | None = None
     """Commit on its hub, or SHA-256 of a folder's weights; None where neither could be had."""
     data_sha256: str
+    """Of `train.jsonl`."""
     template_sha256: str
+    """Of the chat template: a server that prompts by another one is refused."""
     steps: int
+    """Optimiser steps."""
     first_loss: float | None
+    """Of the first logged step."""
     final_loss: float | None
     """Mean of the last ten logged steps."""
     eval_loss: float | None = None
@@ -50,6 +56,7 @@ class TrainedAdapter(Closed):
     versions: dict[str, str] = Field(default={})
     """Of the packages that trained it."""
     keepstate: str = __version__
+    """Version that trained it."""
 
 
 def read_done(output: Path) -> TrainedAdapter | None:

@@ -94,9 +94,8 @@ WRONG: dict[str, tuple[object, ...]] = {
 def test_a_value_of_another_kind_is_named(tmp_path: Path, key: str, value: object) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(yaml.safe_dump(read_axolotl_config(config_path(RuntimeName.REACT, laptop=True)) | {key: value}))
-    with pytest.raises(UserError, match=rf"wrong\.yaml: {key} is ") as caught:
+    with pytest.raises(UserError, match=rf"wrong\.yaml: {key}.* \(found "):
         read_axolotl_config(path)
-    assert "needed" in caught.value.hint
 
 
 def test_numbers_that_yaml_takes_for_texts_are_numbers(tmp_path: Path) -> None:
