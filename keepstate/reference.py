@@ -98,9 +98,7 @@ Axolotl 0.19.0 as it is; one that Axolotl does not know is refused, as it would 
         "Adapter",
         "`keepstate-adapter.json` in the folder of an adapter, written last by `keepstate train`.",
         ("train.result:TrainedAdapter",),
-        """\
-A folder without it holds no finished adapter. `keepstate-run.json` beside it is a [RunRecord](#runrecord), written
-before the training starts.""",
+        "A folder without it holds no finished adapter.",
     ),
     "benchmark.md": Page(
         "Benchmark config",
@@ -140,7 +138,7 @@ def page(heading: str, *kinds: type) -> str:
     tables = {name: schema for name, schema in classes.items() if "properties" in schema}
     choices = {name: schema for name, schema in classes.items() if "enum" in schema}
     sections = [section for each in (tables, choices) for name in each for section in _section(name, each[name])]
-    return "\n".join([f"{heading} {MADE}\n", *sections])
+    return "\n".join([f"{heading}\n\n{MADE}\n", *sections])
 
 
 def schemas(*kinds: type) -> dict[str, dict[str, Any]]:
@@ -188,7 +186,8 @@ def attribute_docstrings(cls: type) -> dict[str, str]:
     """What stands below each attribute of a class, those of its bases included, on one line."""
     found: dict[str, str] = {}
     package = cls.__module__.partition(".")[0]
-    for owner in reversed([base for base in cls.__mro__ if base.__module__.partition(".")[0] == package]):
+    lineage = [*getattr(cls, "__orig_bases__", ()), *reversed(cls.__mro__)]  # a TypedDict tells its bases in the first
+    for owner in [base for base in lineage if base.__module__.partition(".")[0] == package]:
         body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
         assert isinstance(body, ast.ClassDef)
         for field, after in pairwise(body.body):
@@ -208,6 +207,8 @@ def _section(name: str, schema: Mapping[str, Any]) -> Iterator[str]:
     required = schema.get("required", ())
     for key, field in schema["properties"].items():
         default = "" if key in required or "default" not in field else f"`{json.dumps(field['default'])}`"
+        if "$ref" in field and default.startswith("`{"):
+            default = "its own"
         meaning = field.get("description", "") if "$ref" not in field or field.get("description") else ""
         yield f"| `{key}` | {_cell(_type(field))} | {_cell(default)} | {_cell(meaning)} |"
     yield ""
@@ -240,7 +241,9 @@ def _cell(text: str) -> str:
 def index() -> str:
     """The page that lists the pages."""
     rows = [f"| [{each.title}]({name}) | {_cell(each.file)} |" for name, each in PAGES.items()]
-    return "\n".join([f"# Every file, key by key\n\n{INTRODUCTION} {MADE}\n", "| page | file |\n|---|---|", *rows, ""])
+    return "\n".join(
+        [f"# Every file, key by key\n\n{INTRODUCTION}\n\n{MADE}\n", "| page | file |\n|---|---|", *rows, ""]
+    )
 
 
 def pages() -> Iterator[tuple[Path, str]]:

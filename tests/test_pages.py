@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    page for pattern in ("*.md", "docs/*.md", "train/*.md", "benchmarks/**/*.md") for page in ROOT.glob(pattern)
+    page for pattern in ("*.md", "docs/**/*.md", "train/*.md", "benchmarks/**/*.md") for page in ROOT.glob(pattern)
 )
 PAGES.remove(ROOT / "CHANGELOG.md")  # of its day
 PATH = re.compile(r"`((?:keepstate|tests|train|benchmarks|docs|locks)/[^` ]*)`")

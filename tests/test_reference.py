@@ -5,6 +5,7 @@ from typing import Annotated
 
 import pytest
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from keepstate.reference import page, pages
 from keepstate.vocabulary import Origin
@@ -30,6 +31,18 @@ class Outer(BaseModel):
     """The whole."""
 
     inner: Inner
+    other: Inner = Inner(name="a", **{"from": None})
+
+
+class Line(TypedDict):
+    """A line."""
+
+    number: int
+    """Counted from 0."""
+
+
+class LongerLine(Line):
+    """A longer line."""
 
 
 @pytest.mark.parametrize(("path", "text"), list(pages()), ids=lambda each: each.name if isinstance(each, Path) else "")
@@ -38,11 +51,14 @@ def test_the_reference_pages_are_up_to_date(path: Path, text: str) -> None:
 
 
 def test_a_page_holds_types_bounds_defaults_and_docstrings_of_bases_and_aliases_too() -> None:
-    text = page("# Title", Outer)
+    text = page("# Title", Outer, LongerLine)
     assert text.startswith("# Title")
     assert "| `inner` | [Inner](#inner) |  |  |" in text
     assert "## Inner\n\nWithin.\n" in text
     assert "| `name` | string |  | Whose \\| it is. |" in text
     assert "| `places` | list of integer (≥ 1) | `[]` |  |" in text
     assert "| `from` | [Origin](#origin) or null | `null` | Where it arose. |" in text
+    assert "| `other` | [Inner](#inner) | its own |  |" in text
+    assert "## LongerLine\n\nA longer line.\n" in text
+    assert "| `number` | integer |  | Counted from 0. |" in text
     assert text.index("## Inner") < text.index("## Origin")

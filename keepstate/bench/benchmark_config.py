@@ -46,7 +46,8 @@ class TaskSource(Closed):
     rules: RuleSet = RuleSet.STRICT
     """Of a `difficulty`."""
     count: int | None = Field(default=None, ge=1)
-    """At most so many, the first ones. Where it is not given: all of a `folder` or `config`, 100 of a `difficulty`."""
+    """At most so many, the first ones; a set of another size is named. Where it is not given: all of a `folder` or
+    `config`, 100 of a `difficulty`."""
     seed_start: int = 123_456_789
     """Of a `difficulty`: seed of the set."""
 
@@ -103,9 +104,11 @@ class SamplingConfig(Closed, allow_inf_nan=False):
     """How the server picks tokens."""
 
     temperature: float = Field(default=Sampling().temperature, ge=0)
+    """0 takes the likeliest token."""
     max_tokens: int = Field(default=Sampling().max_tokens, ge=1)
     """New tokens a turn."""
     top_p: float | None = Field(default=None, gt=0, le=1)
+    """As the server has it where it is not given."""
 
 
 class BenchmarkConfig(Closed):
@@ -120,15 +123,15 @@ class BenchmarkConfig(Closed):
     tasks: TaskSource
     """What it plays."""
     model: str | None = None
-    """Its name on the server, where that is not the adapter's."""
+    """Its name on the server; the adapter's where it is not given."""
     limits: Limits = Field(default=DEFAULT_LIMITS, validate_default=True)
     """Where an episode and an action end."""
     sampling: SamplingConfig = SamplingConfig()
     """How the server picks tokens."""
     context: int = Field(default=DEFAULT_CONTEXT, ge=256)
-    """Tokens that the server must offer a conversation."""
+    """Tokens that the server must offer a conversation; one that offers fewer is refused."""
     nothink: bool = True
-    """Send `enable_thinking: false` to the chat template."""
+    """Send `enable_thinking: false` to the chat template, and stop where the model thinks all the same."""
     seed: int = 0
     """Another seed repeats the same tasks with other draws."""
     base_url: str = DEFAULT_BASE_URL

@@ -15,7 +15,9 @@ class Message(TypedDict):
     """One message of the conversation, as sent and as recorded."""
 
     role: Literal["system", "user", "assistant"]
+    """Who speaks; `user` is the goal, and after it what the agent saw."""
     content: str
+    """The text."""
 
 
 @dataclass(frozen=True, slots=True)

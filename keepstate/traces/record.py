@@ -31,9 +31,13 @@ class TaskRef(Closed):
     """Which task was played, without what is hidden in it."""
 
     task_id: str
+    """Its id in its family; with that, the name of the episode's files."""
     family: str
+    """Who can play it."""
     difficulty: str
+    """Name of its parameter set."""
     seed: int
+    """Of the set that it was sampled in."""
     content_hash: str
     """SHA-256 of the problem itself: equal in two traces of the same problem under different ids."""
 
@@ -61,8 +65,11 @@ class TokenUsage(Closed):
     """
 
     prompt_tokens: Count | None = None
+    """What was sent; over an episode a token that is sent at every turn counts every time."""
     completion_tokens: Count | None = None
+    """What was answered."""
     total_tokens: Count | None = None
+    """Both."""
     cached_tokens: Count | None = None
     """Prompt tokens that came from the server's prefix cache; None where it does not say."""
 
@@ -190,6 +197,7 @@ class StartEvent(Closed):
 
     type: Literal["StartEvent"] = "StartEvent"
     task: TaskRef
+    """That which is played."""
 
 
 class SystemPromptEvent(Closed):
@@ -197,6 +205,7 @@ class SystemPromptEvent(Closed):
 
     type: Literal["SystemPromptEvent"] = "SystemPromptEvent"
     prompts: tuple[str, ...]
+    """Their texts."""
 
 
 class ModelCallEvent(Closed):
@@ -204,7 +213,9 @@ class ModelCallEvent(Closed):
 
     type: Literal["ModelCallEvent"] = "ModelCallEvent"
     turn: int
+    """Counted from 0."""
     seed: int
+    """Of the sampling: the same for this task, run seed and turn wherever it is played."""
     num_messages: int
     """The first so many of the trace's `messages` were sent."""
     prompt_hash: str
@@ -216,7 +227,9 @@ class ModelResponseEvent(Closed):
 
     type: Literal["ModelResponseEvent"] = "ModelResponseEvent"
     turn: int
+    """That of the `ModelCallEvent` before it."""
     token_usage: TokenUsage
+    """Of this call."""
     truncated: bool
     """The answer was cut at its token limit."""
     seconds: float
@@ -228,13 +241,17 @@ class StepEvent(Closed):
 
     type: Literal["StepEvent"] = "StepEvent"
     turn: int
+    """That of the answer."""
     assistant_text: str
+    """The answer, byte for byte as received."""
     code: str | None
     """What was executed: Python source or a JSON list of calls; None where the answer held no single action."""
     interpreter_result: InterpreterResult
+    """What the action did."""
     observation: str | None
     """The user message that answers; None where the episode ended with this step."""
     token_usage: TokenUsage
+    """Of the call that the answer came from."""
 
 
 class ErrorEvent(Closed):
@@ -251,6 +268,7 @@ class FinishEvent(Closed):
 
     type: Literal["FinishEvent"] = "FinishEvent"
     reason: FinishReason
+    """Why."""
 
 
 Event = Annotated[
@@ -270,12 +288,17 @@ class Summary(Closed):
     """The episode in a few figures."""
 
     task: TaskRef
+    """That which was played."""
     system_prompts: tuple[str, ...]
+    """Texts of the system messages."""
     num_steps: Count
+    """Turns with an answer."""
     finish_reason: FinishReason
+    """Why it ended."""
     errors: dict[str, Count]
     """How many steps ended in an error of the agent's own, by class of error (`NameError`, `ToolCallLimit`, ...)."""
     token_usage: TokenUsage
+    """Of all calls."""
 
 
 _Told = create_model(  # type: ignore[call-overload]
@@ -300,7 +323,9 @@ class Trace(Closed):
     finished_at: str
     """ISO 8601, UTC."""
     summary: Summary
+    """The figures that most readers want."""
     runtime: RuntimeName
+    """What executed the actions."""
     rung: Rung | None
     """How the model's code was isolated; None where the episode failed before that was known."""
     agent: str

@@ -65,9 +65,9 @@ class KeysRead(BaseModel, extra="ignore", allow_inf_nan=False):
     adapter: str = Field(min_length=1)
     """`lora`, or `qlora` for 4 bits, which needs a GPU."""
     lora_r: float | None = Field(default=None, gt=0)
-    """Rank, told by the adapter's card."""
+    """Rank of the adapter."""
     lora_alpha: float | None = Field(default=None, gt=0)
-    """Scale, told by the adapter's card."""
+    """Its scale, times the rank."""
     micro_batch_size: float | None = Field(default=None, gt=0)
     """Rows at once; `--batch-size` replaces it."""
     gradient_accumulation_steps: float | None = Field(default=None, gt=0)
@@ -81,7 +81,8 @@ class KeysRead(BaseModel, extra="ignore", allow_inf_nan=False):
     seed: int | None = None
     """Decides the order of rows and the adapter's first weights; `--seed` replaces it."""
     bf16: Any = None
-    """Where it is true and the processor that trains has no such instructions, float32 is used."""
+    """True, false or `auto`; where it is true and the processor that trains has no such instructions, float32 is used.
+    """
     lora_mlp_kernel: bool | None = None
     """Axolotl's kernel, which needs a GPU."""
     lora_qkv_kernel: bool | None = None
