@@ -1,9 +1,10 @@
 """Episodes that others recorded, as traces: `keepstate traces import`, and every reader where it meets their files.
 
 `research` reads the traces of the research code, `conversations` rows of messages; `sources` takes the JSON values out
-of a file and knows what is not read. `keepstate.traces.reader` chooses among them. `Imported` is the one way in which
-what they found becomes a trace: it names its source and what could not be carried over in `versions`. Nothing is
-invented: limits, sampling, seeds and times that the source does not tell stay empty.
+of a file and knows what is not read. `keepstate.traces.reader` chooses among them, and `folders`, above it, imports
+whole folders. `Imported` is the one way in which what they found becomes a trace: it names its source and what could
+not be carried over in `versions`. Nothing is invented: limits, sampling, seeds and times that the source does not tell
+stay empty.
 """
 
 from __future__ import annotations
