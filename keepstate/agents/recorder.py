@@ -6,14 +6,14 @@ import math
 import platform
 import traceback
 from collections import Counter
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from keepstate import __version__
 from keepstate.errors import EpisodeFailure
 from keepstate.files import ListHash
-from keepstate.models.base import Message, Model, Reply
+from keepstate.models.base import Message, Model, Reply, Sampling
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces.record import (
     ActionResult,
@@ -214,4 +214,4 @@ def _summary(task: TaskRef, events: list[Event], reason: FinishReason) -> Summar
 def sampling_record(model: Model) -> dict[str, Any] | None:
     """How a trace records the sampling of this model."""
     sampling = getattr(model, "sampling", None)
-    return asdict(sampling) if is_dataclass(sampling) and not isinstance(sampling, type) else None
+    return sampling.model_dump() if isinstance(sampling, Sampling) else None

@@ -10,7 +10,6 @@ server (that is `keepstate.serve`) and judges nothing (that is `keepstate.report
 
 from keepstate.bench.benchmark_config import (
     BenchmarkConfig,
-    SamplingConfig,
     TaskSource,
     matrix_configs,
     read_benchmark_config,
@@ -21,7 +20,6 @@ __all__ = [
     "BenchmarkConfig",
     "CellResult",
     "Episode",
-    "SamplingConfig",
     "TaskSource",
     "matrix_configs",
     "read_benchmark_config",

@@ -100,17 +100,6 @@ class TaskSource(Closed):
         return self.model_copy(update=changes)
 
 
-class SamplingConfig(Closed, allow_inf_nan=False):
-    """How the server picks tokens."""
-
-    temperature: float = Field(default=Sampling().temperature, ge=0)
-    """0 takes the likeliest token."""
-    max_tokens: int = Field(default=Sampling().max_tokens, ge=1)
-    """New tokens a turn."""
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    """As the server has it where it is not given."""
-
-
 class BenchmarkConfig(Closed):
     """One cell: who, where, on what, and within which limits."""
 
@@ -126,7 +115,7 @@ class BenchmarkConfig(Closed):
     """Its name on the server; the adapter's where it is not given."""
     limits: Limits = Field(default=DEFAULT_LIMITS, validate_default=True)
     """Where an episode and an action end."""
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: Sampling = Sampling()
     """How the server picks tokens."""
     context: int = Field(default=DEFAULT_CONTEXT, ge=256)
     """Tokens that the server must offer a conversation; one that offers fewer is refused."""

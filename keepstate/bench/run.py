@@ -20,7 +20,7 @@ from keepstate.bench.cells import Cell, make_cell
 from keepstate.bench.served import ServerInfo, ask_server
 from keepstate.errors import UserError
 from keepstate.files import alone_in
-from keepstate.models.base import Model, Sampling
+from keepstate.models.base import Model
 from keepstate.models.endpoint import Endpoint
 from keepstate.models.server import GRACE_SECONDS, ServerModel
 from keepstate.play.admission import Admission
@@ -191,7 +191,7 @@ class _ServerPlayers:
             self._models[key] = ServerModel(
                 self._endpoints[config.base_url],
                 config.served_name,
-                Sampling(**config.sampling.model_dump()),
+                config.sampling,
                 nothink=config.nothink,
                 seconds=seconds,
             )

@@ -14,13 +14,13 @@ from keepstate.bench.benchmark_config import (
     DEFAULT_BASE_URL,
     DEFAULT_CONTEXT,
     BenchmarkConfig,
-    SamplingConfig,
     TaskSource,
     matrix_configs,
     read_benchmark_config,
 )
 from keepstate.cli import FiniteRange, Group
 from keepstate.errors import EXIT_PARTIAL
+from keepstate.models.base import Sampling
 from keepstate.traces.record import DEFAULT_LIMITS, Limits
 from keepstate.vocabulary import Adapter, Difficulty
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from keepstate.play.tally import Tally
 
 RUNS = Path("runs")
-SAMPLING = SamplingConfig()
+SAMPLING = Sampling()
 
 
 def _shared(function: Callable[..., None]) -> Callable[..., None]:
@@ -114,7 +114,7 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
         label,
         adapters=[Adapter(name) for name in adapters] or tuple(Adapter),
         limits=limits,
-        sampling=SamplingConfig(temperature=temperature, max_tokens=max_tokens),
+        sampling=Sampling(temperature=temperature, max_tokens=max_tokens),
         context=context,
         seed=seed,
         base_url=base_url,

@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 
 from keepstate import eventloop
-from keepstate.bench.benchmark_config import BenchmarkConfig, SamplingConfig, TaskSource, matrix_configs
+from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource, matrix_configs
 from keepstate.bench.cells import make_cell
 from keepstate.bench.run import bench
 from keepstate.dataset import BuildOptions, build_datasets, read_manifest
@@ -25,6 +25,7 @@ from keepstate.dataset.check import CheckOptions, check_dataset
 from keepstate.demo.folder import DemoFolder, is_proven, keep_only
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import content_hash, file_hash, write_atomic
+from keepstate.models.base import Sampling
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.collect import CollectPlan, collect
 from keepstate.play.tally import TallyDisplay
@@ -49,7 +50,7 @@ CONTEXT = 4_096
 LIMITS = Limits(turns=4, seconds=600, action_seconds=10)
 """The teacher needs three turns (react four). An untrained base talks until its limits: with five turns and 12 tasks it
 wrote two thirds of all tokens, and the benchmark took 13 minutes on two cores."""
-SAMPLING = SamplingConfig(temperature=0.0, max_tokens=512)
+SAMPLING = Sampling(temperature=0.0, max_tokens=512)
 """Greedy: one adapter of 135M parameters, no draws. The longest answer of the teacher has about 450 tokens."""
 
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from pydantic import ConfigDict, with_config
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
+
+from keepstate.closed import Closed
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -45,14 +47,15 @@ def token_count(told: Any) -> int | None:
     return told if isinstance(told, int) and not isinstance(told, bool) and 0 <= told <= MAX_TOKENS else None
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(Closed, allow_inf_nan=False):
     """How a server picks tokens. The defaults are the specification's; recorded in every trace."""
 
-    temperature: float = 0.2
-    max_tokens: int = 12_288
+    temperature: float = Field(default=0.2, ge=0)
+    """0 takes the likeliest token."""
+    max_tokens: int = Field(default=12_288, ge=1)
     """New tokens a turn; less where the context has no room for them."""
-    top_p: float | None = None
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """As the server has it where it is not given."""
 
 
 PATIENCE = 5.0
@@ -66,7 +69,8 @@ class ContextOverflow(Exception):
 class Model(Protocol):
     """Answers a conversation.
 
-    `name` is recorded in every trace. One that may keep silent for ever has to give up by itself, with a failure.
+    `name` is recorded in every trace, and so is `sampling`, a `Sampling`, of a model that has it. One that may keep
+    silent for ever has to give up by itself, with a failure.
     """
 
     name: str
