@@ -26,7 +26,7 @@ from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
 from keepstate.setup import environments, installing
 from keepstate.traces import read_trace
-from keepstate.traces.record import InterpreterResult, Trace
+from keepstate.traces.record import ActionResult, Trace
 from keepstate.vocabulary import RuntimeName
 
 SCRIPT = Path(__file__).parents[1] / "keepstate" / "dataset" / "inside" / "axolotl_ids.py"
@@ -54,7 +54,7 @@ def sent(trace: Trace, turn: int, habits: Sequence[str]) -> list[Message]:
     return messages
 
 
-def whole(result: InterpreterResult) -> dict[str, object]:
+def whole(result: ActionResult) -> dict[str, object]:
     """A block's result as that agent shows it."""
     return {"success": result.error is None, "result": None, "output": result.output, "error": result.error}
 

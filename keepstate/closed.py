@@ -13,6 +13,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}
+"""Kinds of faults: of a model, of a dataclass."""
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
@@ -44,7 +46,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Explanation:
     place, kind = first["loc"], first["type"]
     keys = _keys(model, place)
     listed = f"allowed keys: {', '.join(keys)}" if keys else ""
-    if kind == "extra_forbidden":
+    if kind in UNKNOWN_KEY:
         near = difflib.get_close_matches(str(place[-1]), keys, n=1, cutoff=0.5)
         listed = f"did you mean {near[0]}? {listed}" if near else listed
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -54,11 +56,15 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Explanation:
 def _fault(first: ErrorDetails) -> str:
     """Place, fault and value found."""
     place, kind = ".".join(map(str, first["loc"])), first["type"]
-    if kind == "extra_forbidden":
+    if kind in UNKNOWN_KEY:
         return f"unknown key {place!r}"
     if kind == "missing":
         return f"missing key {place!r}"
-    message = "a mapping of keys is needed" if kind == "model_type" else first["msg"].removeprefix("Value error, ")
+    message = (
+        "a mapping of keys is needed"
+        if kind in {"model_type", "dataclass_type"}
+        else first["msg"].removeprefix("Value error, ")
+    )
     found = "" if kind == "value_error" else f" (found {_SHORT.repr(first['input'])})"
     return f"{place}: {message}{found}" if place else f"{message}{found}"
 

@@ -14,7 +14,6 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from keepstate.agents.prompts import system_prompt
 from keepstate.agents.recorder import Recorder
@@ -156,11 +155,11 @@ async def _ask(model: Model, limits: Limits, recorder: Recorder, turn: int) -> t
 
 async def _act(interpreter: Runtime, answer: Answer) -> ActionResult:
     if answer.action is None:
-        return ActionResult(output="", error=answer.problem, error_type=FORMAT_ERROR)
+        return ActionResult(output="", error=answer.problem, error_type=FORMAT_ERROR, globals=None, results=())
     with attributed(Origin.RUNTIME):
         result = await interpreter.execute(answer.action)
-    if answer.hint and result.error_type in NO_PYTHON and not result.tool_calls:
-        return replace(result, error=f"{result.error}\n{answer.hint}")
+    if answer.hint and result.error_type in NO_PYTHON and not result.results:
+        return result.model_copy(update={"error": f"{result.error}\n{answer.hint}"})
     return result
 
 
@@ -170,8 +169,8 @@ def _cut(gate: ToolGate, seconds: float) -> ActionResult:
         output="",
         error=f"{CLOCK_CUT}: the episode's {seconds:g} s were over, the action was cut after {len(gate.calls)} calls",
         error_type=CLOCK_CUT,
-        tool_calls=tuple(gate.calls),
-        finished=gate.environment.finished,
+        globals=None,
+        results=tuple(gate.calls),
     )
 
 

@@ -21,7 +21,6 @@ from keepstate.traces.record import (
     Event,
     Failure,
     FinishEvent,
-    InterpreterResult,
     Limits,
     ModelCallEvent,
     ModelResponseEvent,
@@ -31,7 +30,7 @@ from keepstate.traces.record import (
     SystemPromptEvent,
     TaskRef,
     TokenUsage,
-    ToolCallRecord,
+    ToolCall,
     Trace,
 )
 from keepstate.vocabulary import FinishReason, Rung, RuntimeName
@@ -86,7 +85,7 @@ class Recorder:
                 turn=turn,
                 assistant_text=reply.text,
                 code=action,
-                interpreter_result=_result(result),
+                interpreter_result=_bounded_result(result),
                 observation=observation,
                 token_usage=TokenUsage.of(reply),
             )
@@ -125,44 +124,44 @@ class Recorder:
 
 
 @dataclass
-class Room:
+class Budget:
     """What may still be recorded of one step."""
 
     values: int = MAX_STEP_VALUES
     chars: int = MAX_STEP_CHARS
 
 
-def jsonable(value: Any, room: Room | None = None, depth: int = MAX_DEPTH) -> Any:
+def jsonable(value: Any, budget: Budget | None = None, depth: int = MAX_DEPTH) -> Any:
     """`value` as JSON of bounded size: what model-written code passed to a tool may be anything.
 
     Text beyond 10,000 characters, nesting beyond 20 levels, integers beyond 4,096 bits, non-finite numbers and what
-    exceeds `room`, which becomes less by it, are replaced by text that says so.
+    exceeds `budget`, which becomes less by it, are replaced by text that says so.
     """
-    room = room or Room()
+    budget = budget or Budget()
     if not isinstance(value, dict | list | tuple):
-        return _bounded(value, room)
+        return _bounded(value, budget)
     if not depth:
         return "<nested too deep>"
     if isinstance(value, dict):
         kept: dict[str, Any] = {}
         for key, item in value.items():
-            if room.values <= 0:
+            if budget.values <= 0:
                 return {**kept, "<left out>": f"{len(value) - len(kept)} more"}
-            kept[str(_bounded(key, room))] = jsonable(item, room, depth - 1)
+            kept[str(_bounded(key, budget))] = jsonable(item, budget, depth - 1)
         return kept
     items: list[Any] = []
     for item in value:
-        if room.values <= 0:
+        if budget.values <= 0:
             return [*items, f"<{len(value) - len(items)} more left out>"]
-        items.append(jsonable(item, room, depth - 1))
+        items.append(jsonable(item, budget, depth - 1))
     return items
 
 
-def _bounded(value: Any, room: Room) -> Any:
-    room.values -= 1
+def _bounded(value: Any, budget: Budget) -> Any:
+    budget.values -= 1
     if isinstance(value, str):
-        kept = min(MAX_ARGUMENT_CHARS, max(0, room.chars))
-        room.chars -= min(kept, len(value))
+        kept = min(MAX_ARGUMENT_CHARS, max(0, budget.chars))
+        budget.chars -= min(kept, len(value))
         return value if len(value) <= kept else f"{value[:kept]}[... {len(value) - kept} characters left out]"
     if isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
         return f"<integer of {value.bit_length()} bits>"
@@ -175,26 +174,14 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _result(result: ActionResult) -> InterpreterResult:
-    room = Room()
+def _bounded_result(result: ActionResult) -> ActionResult:
+    """`result` with what its calls were given and gave back as bounded JSON."""
+    budget = Budget()
     calls = tuple(
-        ToolCallRecord(
-            tool=call.tool,
-            arguments=jsonable(call.arguments, room),
-            output=jsonable(call.output, room),
-            error=call.error,
-        )
-        for call in result.tool_calls
+        ToolCall(call.tool, jsonable(call.arguments, budget), jsonable(call.output, budget), call.error)
+        for call in result.results
     )
-    return InterpreterResult(
-        output=result.output,
-        error=result.error,
-        error_type=result.error_type,
-        globals=result.globals,
-        results=calls,
-        state_lost=result.state_lost,
-        seconds=round(result.seconds, 6),
-    )
+    return result.model_copy(update={"results": calls, "seconds": round(result.seconds, 6)})
 
 
 def _summary(task: TaskRef, events: list[Event], reason: FinishReason) -> Summary:

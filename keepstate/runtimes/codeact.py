@@ -68,8 +68,7 @@ class CodeActRuntime:
             error=result.error,
             error_type=result.error_type,
             globals=() if ends else result.globals,
-            tool_calls=tuple(self._gate.calls),
-            finished=self._gate.environment.finished,
+            results=tuple(self._gate.calls),
             state_lost=ends and self.name is RuntimeName.PERSISTENT,
             seconds=time.monotonic() - started,
         )

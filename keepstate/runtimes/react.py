@@ -60,8 +60,8 @@ class ReactRuntime:
             output="",
             error=error,
             error_type=kind,
-            tool_calls=tuple(self._gate.calls),
-            finished=self._gate.environment.finished,
+            globals=None,
+            results=tuple(self._gate.calls),
             seconds=time.monotonic() - started,
         )
 

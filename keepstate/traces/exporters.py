@@ -6,6 +6,7 @@ Run `keepstate traces import ... --to atif`. Each format carries less than a tra
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from keepstate.traces.record import StepEvent, TokenUsage, Trace
@@ -78,7 +79,7 @@ def _agent_step(text: str, step: StepEvent | None) -> dict[str, Any]:
         found["extra"] = {
             "code": step.code,
             "error_type": step.interpreter_result.error_type,
-            "tool_calls": [call.model_dump() for call in step.interpreter_result.results],
+            "tool_calls": [asdict(call) for call in step.interpreter_result.results],
         }
     return found
 

@@ -61,7 +61,7 @@ def _names(names: tuple[str, ...]) -> list[str]:
 
 
 def _react(result: ActionResult) -> str:
-    lines = [f"Observation: [{_one_line(call.tool)}] {_outcome(call)}" for call in result.tool_calls]
+    lines = [f"Observation: [{_one_line(call.tool)}] {_outcome(call)}" for call in result.results]
     if result.error:
         lines.append(f"Observation: error: {_one_line(cut(result.error, MAX_ERROR_CHARS))}")
     return "\n".join(lines or ["Observation: no tool was called"])

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from acted import acted
+
 from keepstate.agents.recorder import Recorder
 from keepstate.dataset import BuildOptions, Manifest, build_datasets
 from keepstate.errors import EpisodeFailure
@@ -11,7 +13,7 @@ from keepstate.models.base import Reply
 from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces import write_trace
-from keepstate.traces.record import ActionResult, Limits, Trace
+from keepstate.traces.record import Limits, Trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 ANSWERS = ("Look first.\n```python\nitems = list_items()\n```", "Take it.\n```python\ntake_item('a')\nfinish()\n```")
@@ -47,7 +49,7 @@ def make_trace(
         recorder.asked(turn, turn)
         reply = Reply(text, truncated=truncated)
         recorder.answered(turn, reply, 0.1)
-        recorder.stepped(turn, reply, text, ActionResult(output=""), None if turn == len(answers) - 1 else observation)
+        recorder.stepped(turn, reply, text, acted(), None if turn == len(answers) - 1 else observation)
     if failed:
         return recorder.failed(EpisodeFailure(Origin.SANDBOX, "gone"))
     return recorder.graded(finish, Verdict(is_solved=score == 1.0, score=score))

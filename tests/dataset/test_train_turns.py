@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from acted import acted
 from click.testing import CliRunner
 from made_traces import build_one, make_trace, write_traces
 
@@ -23,19 +24,19 @@ from keepstate.setup.basemodel import ensure_base_model
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces.importing import SOURCE
 from keepstate.traces.observations import render_observation
-from keepstate.traces.record import ActionResult, EpisodeLimits, ToolCall, Trace
+from keepstate.traces.record import ActionResult, Limits, ToolCall, Trace
 from keepstate.vocabulary import FinishReason, RuntimeName
 
 PERSISTENT, REACT = RuntimeName.PERSISTENT, RuntimeName.REACT
-GOOD = ActionResult(output="1")
-NAME_ERROR = ActionResult(output="", error="NameError: x", error_type="NameError")
-CAPPED = ActionResult(output="25", error="ToolCallLimit: 25 calls", error_type="ToolCallLimit")
+GOOD = acted("1")
+NAME_ERROR = acted("", error="NameError: x", error_type="NameError")
+CAPPED = acted("25", error="ToolCallLimit: 25 calls", error_type="ToolCallLimit")
 TOOL_ERROR = (ToolCall("take_item", {}, error="no such item"),)
 
 
 def played(number: int, *results: ActionResult, runtime: RuntimeName = PERSISTENT) -> Trace:
     """An episode whose actions had these results."""
-    recorder = Recorder(trace_task(number), runtime, ScriptedModel([]), EpisodeLimits.default(runtime), seed=0)
+    recorder = Recorder(trace_task(number), runtime, ScriptedModel([]), Limits().of(runtime), seed=0)
     recorder.opened("You act.", f"Task {number}.")
     for turn, result in enumerate(results):
         recorder.asked(turn, turn)
@@ -65,7 +66,7 @@ def test_clean_leaves_out_errors_and_caps_of_actions() -> None:
 
 
 def test_a_tools_error_is_the_actions_in_react_and_the_codes_to_handle_elsewhere() -> None:
-    handled = ActionResult(output="handled", tool_calls=TOOL_ERROR)
+    handled = acted("handled", results=TOOL_ERROR)
     assert turns_trained(played(0, handled, GOOD), TrainTurns.CLEAN) == [0, 1]
     assert turns_trained(played(0, handled, GOOD, runtime=REACT), TrainTurns.CLEAN) == [1]
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from acted import acted
+
 from keepstate.agents.recorder import Recorder
 from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource
 from keepstate.bench.cells import make_cell
@@ -12,7 +14,7 @@ from keepstate.models.base import Reply, Sampling
 from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces import Trace, write_trace
-from keepstate.traces.record import ActionResult, Limits
+from keepstate.traces.record import Limits
 from keepstate.vocabulary import Adapter, Difficulty, FinishReason, Origin, Rung, RuntimeName
 
 
@@ -41,7 +43,7 @@ def made_trace(task: Task, config: BenchmarkConfig, made: Made) -> Trace:
         reply = Reply(f"answer {turn}", made.prompt, made.completion, cached_tokens=made.prompt and made.prompt // 2)
         recorder.answered(turn, reply, 0.1)
         failed = made.error_type if turn == 1 else None
-        result = ActionResult(output="", error="trouble" if failed else None, error_type=failed)
+        result = acted(error="trouble" if failed else None, error_type=failed)
         recorder.stepped(turn, reply, "code", result, None if turn == made.steps - 1 else "seen")
     if made.failure is not None:
         return recorder.failed(EpisodeFailure(made.failure, "lost"))

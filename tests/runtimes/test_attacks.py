@@ -70,8 +70,7 @@ async def test_attack(real_sandbox: Sandbox, host: Host, attack: Attack, capfd: 
             result = await session.run(attack.code)
             _judge(attack, result, secret)
             environment = session.environment
-            assert result.finished == environment.finished, "only the environment says so"
-            counted = [(call.tool, call.arguments) for call in result.tool_calls if call.error is None]
+            counted = [(call.tool, call.arguments) for call in result.results if call.error is None]
             assert len(environment.log) <= attack.calls + 1
             assert counted == environment.log[: len(counted)], "only what was really called is on record"
             assert await canary.output("mine + 1") == "2\n", "an episode that ran beside it"

@@ -28,15 +28,15 @@ async def test_calls_reach_the_environment_in_order(sandbox: Sandbox, runtime: R
         result = await session.run(calls_action(runtime, calls))
         assert session.environment.log == calls
     assert result.error is None
-    assert [(call.tool, call.arguments) for call in result.tool_calls] == calls
-    assert [call.output for call in result.tool_calls] == ["é\n\ud800", 2**70 - 1, None]
+    assert [(call.tool, call.arguments) for call in result.results] == calls
+    assert [call.output for call in result.results] == ["é\n\ud800", 2**70 - 1, None]
 
 
 @EVERY
 async def test_a_refusal_is_the_agents_to_see(sandbox: Sandbox, runtime: RuntimeName) -> None:
     async with opened(runtime, sandbox) as session:
         result = await session.run(calls_action(runtime, [("refuse", {"value": "because"})]))
-    assert [call.error for call in result.tool_calls] == ["refused: because"]
+    assert [call.error for call in result.results] == ["refused: because"]
     if runtime is not REACT:
         assert result.error_type == "ToolError"
         assert result.error is not None
@@ -53,7 +53,7 @@ async def test_a_cap_counts_calls_of_one_action(sandbox: Sandbox, runtime: Runti
             assert result.error_type == "ToolCallLimit"
             assert result.error is not None
             assert "3 tool calls" in result.error
-            assert [call.output for call in result.tool_calls] == ["0", "1", "2"]
+            assert [call.output for call in result.results] == ["0", "1", "2"]
             assert not result.state_lost
         assert len(session.environment.log) == 6
 
@@ -64,9 +64,9 @@ async def test_finish_ends_the_action_at_once_and_is_free(sandbox: Sandbox, runt
     async with opened(runtime, sandbox, Limits(tool_calls=2, action_seconds=10)) as session:
         result = await session.run(calls_action(runtime, calls))
         assert session.environment.log == calls[:3]
-    assert result.finished
+        assert session.environment.finished
     assert result.error is None
-    assert [call.tool for call in result.tool_calls] == ["nothing", "nothing", "finish"]
+    assert [call.tool for call in result.results] == ["nothing", "nothing", "finish"]
 
 
 @EVERY
@@ -149,7 +149,7 @@ os._exit(0)
         asyncio.get_running_loop().call_later(0.5, faulty.released.set)
         result = await session.run(code)
         assert result.error_type == "InterpreterExit"
-        assert [call.output for call in result.tool_calls] == ["wait"]
+        assert [call.output for call in result.results] == ["wait"]
         assert await session.works()
 
 
@@ -164,7 +164,7 @@ async def test_a_tool_that_hangs_holds_up_nobody_and_is_ours(
         hangs = asyncio.create_task(session.run(calls_action(runtime, [("echo", {"value": "wait"})])))
         for number in range(5):
             result = await other.run(calls_action(runtime, [("add", {"a": number, "b": 1})]))
-            assert [call.output for call in result.tool_calls] == [number + 1]
+            assert [call.output for call in result.results] == [number + 1]
         with pytest.raises(EpisodeFailure, match=r"did not return within 0\.4 s") as caught:
             await hangs
         assert caught.value.origin is Origin.TASK
@@ -194,11 +194,11 @@ async def test_all_arguments_of_an_action_are_bounded_together(sandbox: Sandbox,
     async with opened(runtime, sandbox) as session:
         result = await session.run(action)
         assert len(session.environment.log) == 6
-        assert [call.error is None for call in result.tool_calls] == [True] * 6 + [False] * 4
-        assert all(not call.arguments and "10,000 values" in (call.error or "") for call in result.tool_calls[6:])
+        assert [call.error is None for call in result.results] == [True] * 6 + [False] * 4
+        assert all(not call.arguments and "10,000 values" in (call.error or "") for call in result.results[6:])
         assert runtime is REACT or result.output.count("10,000 values and 262,144 characters are allowed") == 4
         again = await session.run(calls_action(runtime, [("echo", {"value": [0] * 1500})]))
-        assert [call.error for call in again.tool_calls] == [None], "each action has its own count"
+        assert [call.error for call in again.results] == [None], "each action has its own count"
 
 
 @CODE
@@ -296,7 +296,7 @@ async def test_finish_cannot_be_swallowed(sandbox: Sandbox, runtime: RuntimeName
     code = "try:\n    finish()\nexcept BaseException:\n    pass\necho('late')\nwhile True: pass"
     async with opened(runtime, sandbox, Limits(action_seconds=1)) as session:
         result = await session.run(code)
-        assert result.finished
+        assert result.error is None
         assert session.environment.log == [("finish", {})]
 
 
@@ -324,17 +324,16 @@ async def test_react_answers_a_bad_action(action: str) -> None:
     async with opened(REACT, None) as session:
         result = await session.run(action)
         assert session.environment.log == []
-        assert not result.finished
-        assert result.error or any(call.error for call in result.tool_calls)
+        assert result.error or any(call.error for call in result.results)
         good = await session.run(calls_action(REACT, [("echo", {"value": "x"})]))
-        assert [call.output for call in good.tool_calls] == ["x"]
+        assert [call.output for call in good.results] == ["x"]
 
 
 async def test_react_goes_on_after_a_refused_call() -> None:
     calls = [("refuse", {"value": "no"}), ("echo", {"value": "yes"})]
     async with opened(REACT, None) as session:
         result = await session.run(calls_action(REACT, calls))
-    assert [(call.error, call.output) for call in result.tool_calls] == [("refused: no", None), (None, "yes")]
+    assert [(call.error, call.output) for call in result.results] == [("refused: no", None), (None, "yes")]
     assert result.globals is None
 
 

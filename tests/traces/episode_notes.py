@@ -1,14 +1,15 @@
 """Traces for tests, noted by the real recorder."""
 
-from dataclasses import replace
 from typing import Any
+
+from acted import acted
 
 from keepstate.agents.recorder import Recorder
 from keepstate.errors import EpisodeFailure
 from keepstate.models.base import Reply, Sampling
 from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
-from keepstate.traces.record import ActionResult, Limits, ToolCall, Trace
+from keepstate.traces.record import Limits, ToolCall, Trace
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
 
@@ -44,9 +45,9 @@ def note_episode(
         counts = {"prompt_tokens": 10 * (turn + 1), "completion_tokens": 3, "cached_tokens": turn or None}
         reply = Reply(text, **counts if counted else {})
         recorder.answered(turn, reply, 0.25)
-        result = ActionResult(output=text, tool_calls=(ToolCall("inspect", arguments or {"a": text}, output=text),))
+        result = acted(text, results=(ToolCall("inspect", arguments or {"a": text}, output=text),))
         if error_type:
-            result = replace(result, error=text or "e", error_type=error_type)
+            result = result.model_copy(update={"error": text or "e", "error_type": error_type})
         last = turn == len(texts) - 1
         recorder.stepped(turn, reply, text, result, None if last else text)
     if failure is not None:

@@ -2,13 +2,15 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
+from acted import acted
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keepstate.traces.observations import MAX_ERROR_CHARS, MAX_GLOBALS, cut, render_observation
-from keepstate.traces.record import ActionResult, ToolCall
+from keepstate.traces.record import ToolCall
 from keepstate.vocabulary import RuntimeName
 
 SPECIAL = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<think>", "</think>", "<tool_call>", "</s>", "<s>", "<pad>"]
@@ -17,12 +19,12 @@ ANY_TEXT = st.one_of(
 )
 
 
-def codeact(**result: object) -> str:
-    return render_observation(RuntimeName.FORGET, ActionResult(**{"output": "", **result}))  # type: ignore[arg-type]
+def codeact(**result: Any) -> str:
+    return render_observation(RuntimeName.FORGET, acted(**result))
 
 
 def react(*calls: ToolCall, error: str | None = None) -> str:
-    return render_observation(RuntimeName.REACT, ActionResult(output="", error=error, tool_calls=calls))
+    return render_observation(RuntimeName.REACT, acted(error=error, results=calls))
 
 
 def test_keys_appear_only_when_they_apply() -> None:
@@ -37,7 +39,7 @@ def test_a_silent_block_still_yields_an_observation() -> None:
 
 
 def test_persistent_and_forget_render_alike() -> None:
-    result = ActionResult(output="é", error="e", globals=("x",))
+    result = acted("é", error="e", globals=("x",))
     assert render_observation(RuntimeName.PERSISTENT, result) == render_observation(RuntimeName.FORGET, result)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from keepstate.agents.recorder import MAX_ARGUMENT_CHARS, Room, jsonable
+from keepstate.agents.recorder import MAX_ARGUMENT_CHARS, Budget, jsonable
 from keepstate.errors import UserError
 from keepstate.traces import BadTrace, TraceError, iter_traces, parse_trace, read_trace, write_trace
 from keepstate.traces.schema import trace_json, verdict_json
@@ -166,6 +166,25 @@ def test_the_limits_of_a_trace_are_read_as_they_are_and_none_is_made_up() -> Non
             parse_trace(json.dumps(value | {"limits": wrong}).encode())
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            {"tool": "a", "arguments": {}, "id": 1},
+            r"unknown key 'events\.4\.StepEvent\.interpreter_result\.results\.0\.id'",
+        ),
+        ({"tool": "a"}, r"missing key 'events\.4\.StepEvent\.interpreter_result\.results\.0\.arguments'"),
+        ({"tool": 3, "arguments": {}}, r"results\.0\.tool: Input should be a valid string \(found 3\)"),
+        (3, r"results\.0: a mapping of keys is needed \(found 3\)"),
+    ],
+)
+def test_what_is_wrong_with_a_tool_call_is_named(call: object, words: str) -> None:
+    value = json.loads(trace_json(note_episode(["a"])))
+    value["events"][4]["interpreter_result"]["results"] = [call]
+    with pytest.raises(TraceError, match=words):
+        parse_trace(json.dumps(value).encode())
+
+
 def test_hostile_arguments_become_bounded_json() -> None:
     deep: list[object] = []
     for _ in range(100_000):
@@ -188,9 +207,9 @@ def test_what_is_recorded_of_a_step_is_bounded_in_all(value: Any) -> None:
     text = json.dumps(safe, allow_nan=False)
     assert len(text) < 1_000_000
     assert "left out" in text
-    room = Room()
+    budget = Budget()
     for _ in range(25):
-        safe = jsonable({"value": value}, room)
+        safe = jsonable({"value": value}, budget)
     assert len(json.dumps(safe)) < 1_000, "nothing is left for the last of many calls"
 
 

@@ -22,12 +22,10 @@ from keepstate.traces.observations import MAX_RESULT_CHARS, render_observation
 from keepstate.traces.parsing import parse_answer
 from keepstate.traces.record import (
     ActionResult,
-    InterpreterResult,
     StepEvent,
     TaskRef,
     TokenUsage,
     ToolCall,
-    ToolCallRecord,
     Trace,
     TraceError,
 )
@@ -232,7 +230,9 @@ class _Talk:
                 f"results of tools beyond {MAX_RESULT_CHARS:,} characters, which keepstate's agent is not shown"
             )
         if len(waiting) == 1:
-            result = ActionResult(output="", tool_calls=tuple(map(_tool_call, self._open)))
+            result = ActionResult(
+                output="", error=None, error_type=None, globals=None, results=tuple(map(_tool_call, self._open))
+            )
             self.messages.append(Message(role="user", content=render_observation(self._runtime, result)))
             self._open = []
 
@@ -262,16 +262,12 @@ class _Talk:
     def _step(self, turn: int, place: int) -> StepEvent:
         after = self.messages[place + 1] if place + 1 < len(self.messages) else None
         text, calls = self.messages[place]["content"], self._actions.get(place, [])
-        done = tuple(
-            ToolCallRecord(tool=call.name, arguments=call.arguments, output=call.result)
-            for call in calls
-            if call.result is not None
-        )
+        done = tuple(_tool_call(call) for call in calls if call.result is not None)
         return StepEvent(
             turn=turn,
             assistant_text=text,
             code=parse_answer(self._runtime, text).action if calls else None,
-            interpreter_result=InterpreterResult(output="", error=None, error_type=None, globals=None, results=done),
+            interpreter_result=ActionResult(output="", error=None, error_type=None, globals=None, results=done),
             observation=after["content"] if after and after["role"] == "user" else None,
             token_usage=TokenUsage(),
         )

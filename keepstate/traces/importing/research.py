@@ -26,12 +26,10 @@ from keepstate.traces.importing import EMPTY_THINKING, UNKNOWN, Imported, canoni
 from keepstate.traces.observations import render_observation
 from keepstate.traces.record import (
     ActionResult,
-    InterpreterResult,
     StepEvent,
     TaskRef,
     TokenUsage,
     ToolCall,
-    ToolCallRecord,
     Trace,
     TraceError,
     known_sum,
@@ -297,16 +295,7 @@ def _step(turn: int, said: str, step: Json, result: ActionResult, observation: s
         turn=turn,
         assistant_text=said,
         code=code if isinstance(code, str) else None,
-        interpreter_result=InterpreterResult(
-            output=result.output,
-            error=result.error,
-            error_type=result.error_type,
-            globals=result.globals,
-            results=tuple(
-                ToolCallRecord(tool=call.tool, arguments=call.arguments, output=call.output, error=call.error)
-                for call in result.tool_calls
-            ),
-        ),
+        interpreter_result=result,
         observation=observation,
         token_usage=_usage(step.get("token_usage")),
     )
@@ -322,7 +311,7 @@ def _result(raw: Json, step: Json) -> ActionResult:
         error=str(error) if error else None,
         error_type=found[-1].rpartition(".")[2] if found else ("Error" if error else None),
         globals=tuple(sorted(map(str, names))) if isinstance(names, list | tuple | dict) else None,
-        tool_calls=tuple(_call(call) for call in calls if isinstance(call, Mapping)) if isinstance(calls, list) else (),
+        results=tuple(_call(call) for call in calls if isinstance(call, Mapping)) if isinstance(calls, list) else (),
     )
 
 
