@@ -48,11 +48,6 @@ class Admission:
         self._waiting: deque[tuple[Seat, asyncio.Future[None]]] = deque()
         self._ended: dict[str, deque[int]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
 
-    @property
-    def open_episodes(self) -> int:
-        """Episodes let in and not yet ended."""
-        return len(self._open)
-
     def estimate(self, kind: str) -> int:
         """Tokens that an episode of this kind is expected to reach: what nine of ten stayed within.
 

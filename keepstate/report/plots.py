@@ -26,24 +26,23 @@ FONT = "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 class Theme:
     """Colours of one dress, of the kinds in order (told apart with any colour vision) and of the rest."""
 
-    name: str
     kinds: tuple[str, str, str]
     text: str
     grid: str
     paper: str
 
 
-LIGHT = Theme("light", ("#0063a3", "#c2500a", "#6b6b6b"), "#1b1b1b", "#e2e2e2", "#ffffff")
-DARK = Theme("dark", ("#62b5f0", "#f0924a", "#a5a5a5"), "#eaeaea", "#3a3a3a", "#16181b")
+LIGHT = Theme(("#0063a3", "#c2500a", "#6b6b6b"), "#1b1b1b", "#e2e2e2", "#ffffff")
+DARK = Theme(("#62b5f0", "#f0924a", "#a5a5a5"), "#eaeaea", "#3a3a3a", "#16181b")
 
 
-def optimality_plot(report: Report, theme: Theme = LIGHT) -> dict[str, Any]:
+def optimality_plot(report: Report, theme: Theme) -> dict[str, Any]:
     """The Vega-Lite specification of optimality by cell, floor and oracle marked."""
     panels = [_optimality_panel(group, theme) for group in report.groups]
     return _finished(panels, theme)
 
 
-def tokens_plot(report: Report, theme: Theme = LIGHT) -> dict[str, Any]:
+def tokens_plot(report: Report, theme: Theme) -> dict[str, Any]:
     """The Vega-Lite specification of tokens per episode by cell, the completion in strong colour."""
     panels = [_tokens_panel(group, theme) for group in report.groups]
     return _finished(panels, theme)
