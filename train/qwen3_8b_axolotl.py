@@ -23,6 +23,7 @@ import click
 import yaml
 
 from keepstate.cli import run
+from keepstate.cli._options import PATH, choice
 from keepstate.cli.train import config_keys, training_options
 from keepstate.dataset import BuildOptions
 from keepstate.dataset.build import build_datasets
@@ -37,22 +38,21 @@ from keepstate.train.axolotl_config import config_path, read_axolotl_config
 from keepstate.train.preflight import check_machine, find_model
 from keepstate.vocabulary import RuntimeName, Tracker
 
-FOLDER = click.Path(path_type=Path)
 AUTO = "auto"
 NAMED = 20
 
 
 @click.command()
-@click.option("--trace-root", type=FOLDER, required=True, help="Folder of .trace.json files, searched to any depth.")
+@click.option("--trace-root", type=PATH, required=True, help="Folder of .trace.json files, searched to any depth.")
 @click.option(
     "--trace-format",
-    type=click.Choice([AUTO, *map(str, RuntimeName)]),
+    type=choice(RuntimeName, AUTO),
     default=AUTO,
     show_default=True,
     help="Runtime that the traces were recorded in; auto reads it from them.",
 )
 @click.option("--trace-samples", type=click.IntRange(1), help="Use only this many traces, drawn by the seed.")
-@click.option("--base-config", type=FOLDER, help="Axolotl YAML; else train/configs/ for the runtime of the traces.")
+@click.option("--base-config", type=PATH, help="Axolotl YAML; else train/configs/ for the runtime of the traces.")
 @training_options
 @click.option("--dry-run", is_flag=True, help="Convert and check, print what would run, train nothing.")
 def command(

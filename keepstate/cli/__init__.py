@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import io
-import math
 import shutil
 import sys
 import sysconfig
@@ -81,17 +80,6 @@ class LazyGroup(Group):
         """List commands by their summaries, so that `--help` imports none."""
         with formatter.section("Commands"):
             formatter.write_dl(list(self._summaries.items()))
-
-
-class FiniteRange(click.FloatRange):
-    """A bounded number: `nan` and `inf`, which pass every comparison of `FloatRange`, are none."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Refuse what is no finite number."""
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
 
 
 @click.group(

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from keepstate import eventloop
-from keepstate.cli import FiniteRange
+from keepstate.cli._options import FiniteRange
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.models.base import Model, Sampling
 from keepstate.models.budget import Budget, BudgetSpent

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from keepstate.cli._options import PATH, RUNTIME
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import atomic_file
 from keepstate.traces.exporters import EXPORTERS, NOT_CARRIED
@@ -15,16 +16,13 @@ from keepstate.traces.importing.folders import Left, export_traces, import_trace
 from keepstate.traces.writer import TRACE_SUFFIX
 from keepstate.vocabulary import RuntimeName
 
-RUNTIMES = click.Choice([str(name) for name in RuntimeName])
 OUT = "data/traces"
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--runtime", type=RUNTIMES, help="Of rows of messages, which do not tell.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help=f"Folder to write, else {OUT}; with --to a file, else stdout."
-)
+@click.argument("sources", nargs=-1, required=True, type=PATH)
+@click.option("--runtime", type=RUNTIME, help="Of rows of messages, which do not tell.")
+@click.option("--out", type=PATH, help=f"Folder to write, else {OUT}; with --to a file, else stdout.")
 @click.option("--to", "form", type=click.Choice(list(EXPORTERS)), help="Write this format, one row a line, instead.")
 def command(sources: tuple[Path, ...], runtime: str | None, out: Path | None, form: str | None) -> None:
     """Read SOURCES (folders or files of traces, rows of messages or ShareGPT) and write keepstate's traces.

@@ -18,7 +18,8 @@ from keepstate.bench.benchmark_config import (
     matrix_configs,
     read_benchmark_config,
 )
-from keepstate.cli import FiniteRange, Group
+from keepstate.cli import Group
+from keepstate.cli._options import FiniteRange
 from keepstate.errors import EXIT_PARTIAL
 from keepstate.models.base import Sampling
 from keepstate.traces.record import DEFAULT_LIMITS, Limits

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from keepstate.bench.results import CellResult, read_results
-from keepstate.cli import FiniteRange
+from keepstate.cli._options import PATH, json_option, margin_option
 from keepstate.errors import UserError
 from keepstate.report.build import comparison_json
 from keepstate.report.figures import MARGIN, compare_cells, shared_tasks
@@ -17,16 +17,10 @@ from keepstate.report.tables import comparison_notes, print_comparison
 
 
 @click.command()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
-@click.option(
-    "--margin",
-    type=FiniteRange(0, 1, min_open=True),
-    default=MARGIN,
-    show_default=True,
-    help="Differences of optimality below it count as equivalent.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Every figure as JSON.")
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
+@margin_option(MARGIN)
+@json_option
 def command(first: Path, second: Path, *, margin: float, as_json: bool) -> None:
     """Compare FIRST with SECOND on the tasks they share: two cells (runs/NAME/CELL), or two runs cell by cell."""
     comparisons = [compare_cells(a, b, margin=margin) for a, b in _pairs(read_results(first), read_results(second))]

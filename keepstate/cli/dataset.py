@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keepstate.cli import FiniteRange, Group
+from keepstate.cli import Group
+from keepstate.cli._options import PATH, RUNTIME, FiniteRange, choice, tokenizer_option
 from keepstate.dataset.convert import UNREADABLE
 from keepstate.dataset.manifest import LEFT_OUT, Balance, BuildOptions, Length, TrainTurns, read_manifest
 from keepstate.dataset.sample import REMEDIES
@@ -27,9 +28,6 @@ NAMED = 5
 NAMED_ROWS = 5
 """Rows named on the screen that a check found wrong."""
 
-FOLDER = click.Path(path_type=Path)
-RUNTIMES = click.Choice([str(name) for name in RuntimeName])
-
 
 @click.group(cls=Group)
 def command() -> None:
@@ -37,27 +35,25 @@ def command() -> None:
 
 
 @command.command(context_settings={"show_default": True})
-@click.option("--traces", type=FOLDER, default="data/traces", help="Folder with a subfolder for each runtime.")
-@click.option("--runtime", "runtimes", type=RUNTIMES, multiple=True, help="Arm to build, repeatable; else all there.")
-@click.option("--out", type=FOLDER, default="data/datasets", help="Folder; each arm gets a subfolder.")
+@click.option("--traces", type=PATH, default="data/traces", help="Folder with a subfolder for each runtime.")
+@click.option("--runtime", "runtimes", type=RUNTIME, multiple=True, help="Arm to build, repeatable; else all there.")
+@click.option("--out", type=PATH, default="data/datasets", help="Folder; each arm gets a subfolder.")
 @click.option("--template", help="chatml, qwen3_nothink or a Jinja file; else what fits the tokenizer.")
-@click.option("--tokenizer", help="Model folder, tokenizer.json, or qwen3; else the laptop's base model.")
+@tokenizer_option("the laptop's base model")
 @click.option("--max-tokens", type=click.IntRange(1), default=DEFAULTS.max_tokens, help="The training context.")
-@click.option("--length", type=click.Choice([str(name) for name in Length]), default="drop", help="For what is longer.")
+@click.option("--length", type=choice(Length), default="drop", help="For what is longer.")
 @click.option("--solved", is_flag=True, help="Only solved tasks.")
 @click.option("--min-score", type=FiniteRange(0, 1), default=0.0, help="Only scores of at least this.")
 @click.option("--unfinished", is_flag=True, help="Also episodes that a limit ended.")
 @click.option("--failed", is_flag=True, help="Also episodes that a failure of ours ended.")
 @click.option(
     "--train-turns",
-    type=click.Choice([str(name) for name in TrainTurns]),
+    type=choice(TrainTurns),
     default="all",
     help="Answers that are trained; clean: not those whose action ended in an error or a cap.",
 )
 @click.option("--paired", is_flag=True, help="Only tasks that every arm has.")
-@click.option(
-    "--balance", type=click.Choice([str(name) for name in Balance]), default="none", help="Equal tokens per arm."
-)
+@click.option("--balance", type=choice(Balance), default="none", help="Equal tokens per arm.")
 @click.option("--val-fraction", type=float, default=DEFAULTS.val_fraction, help="Share of the tasks held out.")
 @click.option("--seed", type=int, default=0, help="Of the split and the order of rows.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes; else one a core.")
@@ -104,10 +100,10 @@ def build(
 
 
 @command.command()
-@click.argument("folders", type=FOLDER, nargs=-1, required=True)
+@click.argument("folders", type=PATH, nargs=-1, required=True)
 @click.option("--server", help="URL of a running vLLM: its own prompt tokens are compared.")
 @click.option("--model", help="Model or adapter on that server; else its first.")
-@click.option("--tokenizer", help="Another tokenizer than the data set's.")
+@tokenizer_option("the data set's")
 @click.option("--training-template", help="Another to train with: a Jinja file, qwen3-stock, or axolotl:NAME.")
 @click.option("--serving-template", help="Another to serve with: a Jinja file, or qwen3-stock.")
 def check(folders: tuple[Path, ...], tokenizer: str | None, **chosen: str | None) -> None:
@@ -154,11 +150,11 @@ def _show_wrong(bad: Sequence[tuple[str, RowReport]], tokenizer_path: Path) -> N
 
 
 @command.command(context_settings={"show_default": True})
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=PATH)
 @click.option("--split", default="train", help="train or val.")
 @click.option("--row", type=int, default=0, help="Counted from 0.")
-@click.option("--tokenizer", help="Another tokenizer than the data set's.")
-@click.option("--html", "page", type=FOLDER, help="Write a page to this file instead.")
+@tokenizer_option("the data set's")
+@click.option("--html", "page", type=PATH, help="Write a page to this file instead.")
 def preview(folder: Path, split: str, row: int, tokenizer: str | None, page: Path | None) -> None:
     """Show a row of the data set in FOLDER: trained text coloured, masked text grey, tokens per turn."""
     from rich.console import Console

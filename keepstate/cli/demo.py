@@ -6,18 +6,16 @@ from pathlib import Path
 
 import click
 
+from keepstate.cli._options import PATH, port_option, sandbox_options
+from keepstate.vocabulary import AUTO
+
 
 @click.command(context_settings={"show_default": True})
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs/demo"), help="Folder of everything that it makes."
-)
+@click.option("--out", type=PATH, default=Path("runs/demo"), help="Folder of everything that it makes.")
 @click.option("--train-tasks", type=click.IntRange(2), default=60, help="Each is played in all three runtimes.")
 @click.option("--eval-tasks", type=click.IntRange(1), default=10, help="Held out, played by every cell.")
-@click.option("--port", type=click.IntRange(1, 65_535), default=8000, help="Of the server, on 127.0.0.1.")
-@click.option(
-    "--isolation", default="auto", help="Rung of the sandbox, RUNG+ for at least that one; see: keepstate doctor"
-)
-@click.option("--allow-unsafe", is_flag=True, help="Run model-written code without a sandbox if there is none.")
+@port_option(1)
+@sandbox_options(AUTO)
 def command(*, out: Path, train_tasks: int, eval_tasks: int, port: int, isolation: str, allow_unsafe: bool) -> None:
     """Run the whole loop on this machine: tasks, traces, data, three adapters, server, benchmark, report.
 

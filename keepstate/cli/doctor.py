@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from keepstate.cli import keepstate_elsewhere
+from keepstate.cli._options import json_option
 from keepstate.errors import EXIT_PARTIAL
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="For programs, with every check of the sandbox.")
+@json_option
 @click.option("--quick", is_flag=True, help="Leave out the sandbox's self-test (a second).")
 @click.option("--verbose", "-v", is_flag=True, help="Show every check of the sandbox.")
 def command(as_json: bool, quick: bool, verbose: bool) -> None:

@@ -7,21 +7,15 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from keepstate.cli import FiniteRange
+from keepstate.cli._options import PATH, margin_option
 from keepstate.report import HTML_FILE, MARGIN, build_report
 from keepstate.report.tables import print_report
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: RUN/report]")
-@click.option(
-    "--margin",
-    type=FiniteRange(0, 1, min_open=True),
-    default=MARGIN,
-    show_default=True,
-    help="Differences of optimality below it count as equivalent.",
-)
+@click.argument("run", type=PATH)
+@click.option("--out", type=PATH, help="Folder of the report.  [default: RUN/report]")
+@margin_option(MARGIN)
 def command(run: Path, *, out: Path | None, margin: float) -> None:
     """Report on the benchmark results in RUN, e.g. runs/bench."""
     report = build_report(run, out, margin=margin)

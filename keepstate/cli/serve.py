@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from keepstate.cli._options import laptop_option, port_option
+
 if TYPE_CHECKING:
     from keepstate.serve import ServingPlan
 
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--lora", "loras", multiple=True, metavar="[NAME=]FOLDER", help="An adapter; repeat it for several.")
 @click.option("--base-model", help="Model folder or hub name; else what the adapters were trained on, else Qwen3-8B.")
-@click.option("--laptop", is_flag=True, help="The small model (SmolLM2-135M) instead of Qwen3-8B.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 picks a free one.")
+@laptop_option
+@port_option(0)
 @click.option("--context", type=click.IntRange(1), help="Tokens; else 40,960 on a GPU, 8,192 on the CPU.")
 @click.option("--template", help="Chat template (name or file); else the adapters', else the one that fits the base.")
 @click.option("--nothink/--no-nothink", default=None, help="Thinking off; else as NOTHINK says, else off.")

@@ -11,6 +11,7 @@ import click
 from pydantic import ValidationError
 
 from keepstate.cli import Group
+from keepstate.cli._options import PATH, choice
 from keepstate.closed import explain
 from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
@@ -27,23 +28,19 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--config", type=click.Path(path_type=Path), help="Task set as JSON; the options below override it.")
+@click.option("--config", type=PATH, help="Task set as JSON; the options below override it.")
 @click.option("--family", help="Task family.  [default: knapsack]")
-@click.option(
-    "--difficulty", type=click.Choice([str(name) for name in Difficulty]), help="Parameter set.  [default: mini]"
-)
+@click.option("--difficulty", type=choice(Difficulty), help="Parameter set.  [default: mini]")
 @click.option(
     "--rules",
-    type=click.Choice([str(name) for name in RuleSet]),
+    type=choice(RuleSet),
     help="How much the environment tells.  [default: strict]",
 )
 @click.option("--count", type=click.IntRange(1), help="How many tasks.  [default: 100]")
 @click.option("--seed-start", type=int, help="Seed of the set.  [default: 0]")
 @click.option("--split", help="Names the folder, <family>-<difficulty>-<split>.  [default: train]")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: data/tasks/<...>]")
-@click.option(
-    "--apart-from", type=click.Path(path_type=Path), multiple=True, help="Folder whose problems must not recur."
-)
+@click.option("--out", type=PATH, help="Folder.  [default: data/tasks/<...>]")
+@click.option("--apart-from", type=PATH, multiple=True, help="Folder whose problems must not recur.")
 def generate(config: Path | None, out: Path | None, apart_from: tuple[Path, ...], **options: str | int | None) -> None:
     """Sample tasks into a folder, one JSON file each. The same options give the same bytes everywhere."""
     given = {key: value for key, value in options.items() if value is not None}
@@ -76,7 +73,7 @@ def _require_unmixed(folder: Path, names: set[str]) -> None:
 
 
 @command.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
 @click.option("--hidden", is_flag=True, help="Also show what the agent must find out, and the reference answer.")
 def show(path: Path, hidden: bool) -> None:
     """Show one task, or sum up a folder of them with the scores of the reference policies."""

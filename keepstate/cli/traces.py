@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keepstate.cli import LazyGroup
+from keepstate.cli._options import PATH, json_option
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.traces import BadTrace, Trace, iter_traces, read_trace
 from keepstate.traces.check import check_folders
@@ -38,7 +39,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, type=PATH)
 @click.option("--paired", is_flag=True, help="Folders (or the subfolders of one) must hold the same tasks.")
 def check(folders: tuple[Path, ...], paired: bool) -> None:
     """Check every trace below FOLDERS; name the broken ones and exit with 1 if there are any."""
@@ -57,8 +58,8 @@ def check(folders: tuple[Path, ...], paired: bool) -> None:
 
 
 @command.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Every figure, as JSON.")
+@click.argument("folders", nargs=-1, required=True, type=PATH)
+@json_option
 def stats(folders: tuple[Path, ...], as_json: bool) -> None:
     """Count what is in FOLDERS: one row per runtime, task set and model. Exit 1 if a file could not be read."""
     groups, bad = _grouped(folders)
@@ -78,7 +79,7 @@ def stats(folders: tuple[Path, ...], as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
 def view(path: Path) -> None:
     """Show the trace at PATH: every message, and what each step cost."""
     show(read_trace(path), Console(highlight=False))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from keepstate.cli._options import PATH, RUNTIME, FiniteRange, choice, laptop_option, together
 from keepstate.vocabulary import RuntimeName, Tracker
 
-FOLDER = click.Path(path_type=Path)
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--max-seq-length": ("sequence_len", {"type": click.IntRange(1), "help": "Training context in tokens."}),
     "--batch-size": ("micro_batch_size", {"type": click.IntRange(1), "help": "Rows at once on the GPU."}),
     "--grad-accum": ("gradient_accumulation_steps", {"type": click.IntRange(1), "help": "Batches of one step."}),
-    "--lr": ("learning_rate", {"type": click.FloatRange(0, min_open=True), "help": "Learning rate."}),
-    "--epochs": ("num_epochs", {"type": click.FloatRange(0, min_open=True), "help": "Passes over the data."}),
+    "--lr": ("learning_rate", {"type": FiniteRange(0, min_open=True), "help": "Learning rate."}),
+    "--epochs": ("num_epochs", {"type": FiniteRange(0, min_open=True), "help": "Passes over the data."}),
     "--seed": ("seed", {"type": click.IntRange(0, 2**32 - 1), "help": "Of the training."}),
     "--profile": (
         "keepstate_profile",
@@ -26,29 +25,25 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 """What replaces a value of the config where it is given: the option, its key in the YAML, what click is told."""
 
 
-def training_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of whatever trains; `config_keys` takes those of `OPTIONS` from what click hands over."""
-    own = (
-        click.option("--out", "--output-dir", "output", type=FOLDER, help="Folder of the adapter; else the config's."),
-        click.option("--base-model", "--model", "base_model", help="Model folder or hub name; else the config's."),
-        *(click.option(name, key, **settings) for name, (key, settings) in OPTIONS.items()),
-        click.option(
-            "--track",
-            "tracker",
-            type=click.Choice([str(name) for name in Tracker]),
-            default=str(Tracker.TRACKIO),
-            show_default=True,
-            help="Who draws the curves: trackio on this machine, a service, or none.",
-        ),
-        click.option(
-            "--fresh/--resume",
-            default=False,
-            help="Begin anew and replace what lies there; else go on from the last checkpoint, which is the default.",
-        ),
-    )
-    for option in reversed(own):
-        command = option(command)
-    return command
+training_options = together(
+    click.option("--out", "--output-dir", "output", type=PATH, help="Folder of the adapter; else the config's."),
+    click.option("--base-model", "--model", "base_model", help="Model folder or hub name; else the config's."),
+    *(click.option(name, key, **settings) for name, (key, settings) in OPTIONS.items()),
+    click.option(
+        "--track",
+        "tracker",
+        type=choice(Tracker),
+        default=str(Tracker.TRACKIO),
+        show_default=True,
+        help="Who draws the curves: trackio on this machine, a service, or none.",
+    ),
+    click.option(
+        "--fresh/--resume",
+        default=False,
+        help="Begin anew and replace what lies there; else go on from the last checkpoint, which is the default.",
+    ),
+)
+"""The options of whatever trains; `config_keys` takes those of `OPTIONS` from what click hands over."""
 
 
 def config_keys(options: dict[str, Any]) -> dict[str, Any]:
@@ -58,10 +53,10 @@ def config_keys(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("runtime", type=click.Choice([str(name) for name in RuntimeName]))
-@click.option("--laptop", is_flag=True, help="The small model on the CPU instead of Qwen3-8B on a GPU.")
-@click.option("--config", type=FOLDER, help="Another Axolotl YAML; else train/configs/ for the runtime.")
-@click.option("--dataset", type=FOLDER, help="Folder of the data set; else data/datasets/RUNTIME.")
+@click.argument("runtime", type=RUNTIME)
+@laptop_option
+@click.option("--config", type=PATH, help="Another Axolotl YAML; else train/configs/ for the runtime.")
+@click.option("--dataset", type=PATH, help="Folder of the data set; else data/datasets/RUNTIME.")
 @training_options
 @click.option("--dry-run", is_flag=True, help="Check all and print the resolved config; train nothing.")
 def command(

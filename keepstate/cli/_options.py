@@ -1,0 +1,101 @@
+"""Options that several commands take, each in one place: the same name, type, words and errors everywhere.
+
+    @click.command()
+    @sandbox_options("auto")
+    def command(isolation: str, allow_unsafe: bool) -> None:
+        ...
+
+Loads nothing that `--help` of a command need not wait for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from keepstate.vocabulary import RuntimeName
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Option = Callable[[Command], Command]
+
+PATH = click.Path(path_type=Path)
+
+
+class FiniteRange(click.FloatRange):
+    """A bounded number: `nan` and `inf`, which pass every comparison of `FloatRange`, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Refuse what is no finite number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+def choice(words: type[StrEnum], *others: str) -> click.Choice[str]:
+    """One of the words of the vocabulary, or of `others`."""
+    return click.Choice([*map(str, words), *others])
+
+
+RUNTIME = choice(RuntimeName)
+
+
+def together(*options: Option[Any]) -> Option[Any]:
+    """Several options as one decorator, in their order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, with every figure and detail.")
+laptop_option = click.option("--laptop", is_flag=True, help="The small model (SmolLM2-135M) instead of Qwen3-8B.")
+
+
+def sandbox_options(isolation: str | None = None) -> Option[Any]:
+    """Where model-written code runs: `isolation` (None where not given and without a default) and `allow_unsafe`."""
+    return together(
+        click.option(
+            "--isolation",
+            default=isolation,
+            show_default=isolation is not None,
+            help="Rung of the sandbox, RUNG+ for at least that one; see: keepstate doctor",
+        ),
+        click.option("--allow-unsafe", is_flag=True, help="Run model-written code without a sandbox if there is none."),
+    )
+
+
+def port_option(least: int) -> Option[Any]:
+    """Where a server is started; port 0, where it is allowed, picks a free one."""
+    free = "" if least else "; 0 picks a free one"
+    return click.option(
+        "--port",
+        type=click.IntRange(least, 65_535),
+        default=8000,
+        show_default=True,
+        help=f"Of the server, on 127.0.0.1{free}.",
+    )
+
+
+def tokenizer_option(otherwise: str) -> Option[Any]:
+    """What counts tokens."""
+    return click.option("--tokenizer", help=f"Model folder, tokenizer.json, or qwen3; else {otherwise}.")
+
+
+def margin_option(default: float) -> Option[Any]:
+    """What counts as equivalent."""
+    return click.option(
+        "--margin",
+        type=FiniteRange(0, 1, min_open=True),
+        default=default,
+        show_default=True,
+        help="Differences of optimality below it count as equivalent.",
+    )
