@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import keepstate
 from keepstate.stages import STAGES
 
 PACKAGE = Path(__file__).parents[1] / "keepstate"
@@ -120,6 +121,7 @@ def test_every_package_has_its_place_in_the_order_that_contributing_tells() -> N
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert packages == {*ORDER, "cli"}
     assert " -> ".join(ORDER) in (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    assert f": {', '.join(ORDER)}." in " ".join((keepstate.__doc__ or "").split())
 
 
 def test_a_stage_its_command_and_its_package_share_one_word_and_one_order() -> None:

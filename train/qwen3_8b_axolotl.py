@@ -6,7 +6,8 @@
 
 Options that are given replace the YAML's values; those that are not never do. `--seed` is also that of the split and of
 `--trace-samples`. A training that was stopped goes on, a finished one is not repeated. Exit 1 if a trace could not be
-read (the others are used). A thin front for `keepstate dataset build` and `keepstate train`.
+read (the others are used). Builds and trains by the functions that `keepstate dataset build` and `keepstate train`
+call; what is its own is the choice of tokenizer, template and sample.
 """
 
 from __future__ import annotations

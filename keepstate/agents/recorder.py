@@ -131,13 +131,12 @@ class Budget:
     chars: int = MAX_STEP_CHARS
 
 
-def jsonable(value: Any, budget: Budget | None = None, depth: int = MAX_DEPTH) -> Any:
+def jsonable(value: Any, budget: Budget, depth: int = MAX_DEPTH) -> Any:
     """`value` as JSON of bounded size: what model-written code passed to a tool may be anything.
 
     Text beyond 10,000 characters, nesting beyond 20 levels, integers beyond 4,096 bits, non-finite numbers and what
     exceeds `budget`, which becomes less by it, are replaced by text that says so.
     """
-    budget = budget or Budget()
     if not isinstance(value, dict | list | tuple):
         return _bounded(value, budget)
     if not depth:

@@ -106,7 +106,7 @@ async def ask_server(base_url: str, configs: Sequence[BenchmarkConfig]) -> Serve
         configs: The cells that need it, for the hint.
 
     Raises:
-        UserError: No server answers there, or it is none of ours.
+        UserError: No server answers there, or what does is no OpenAI-compatible one.
     """
     endpoint, start = Endpoint(base_url), start_command(configs)
     try:

@@ -1,7 +1,7 @@
 """The parity proof of one row: what the server saw and what is trained, turn by turn. Pure; starts nothing.
 
 For every turn, ids(server's prompt) + ids(answer) must be a prefix of the training ids, and the trained labels must be
-exactly the answers with their end-of-turn tokens.
+exactly the answers that are to be trained, with their end-of-turn tokens.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class RowReport:
     context_wrong: int = 0
     """Turns whose context in training is not what the server saw."""
     mask_wrong: int = 0
-    """Turns whose trained tokens are not the answer and its end-of-turn token."""
+    """Turns whose trained tokens are not the answer and its end-of-turn token; not none, where it is not to be trained.
+    """
     trained: int = 0
     trained_wrong: int = 0
     """Trained tokens of wrong turns."""

@@ -61,7 +61,7 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The tokens of one answer and its end-of-turn token: those that are trained."""
+    """The tokens of one answer and its end-of-turn token: those that are trained where the answer is."""
 
     message: int
     """Place in the conversation."""
@@ -71,19 +71,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A proven sample: its ids, and which of them are trained."""
+    """A proven sample: its ids, and where its answers lie. Which of these are trained: `keepstate.dataset.turns`."""
 
     ids: list[int]
     answers: tuple[Span, ...]
     """One a turn, in order."""
 
-    @property
-    def trained(self) -> int:
-        """How many tokens are trained."""
-        return sum(span.end - span.start for span in self.answers)
-
     def labels(self) -> list[int]:
-        """The ids where they are trained, -100 elsewhere."""
+        """The ids of all answers, -100 elsewhere."""
         labels = [-100] * len(self.ids)
         for span in self.answers:
             labels[span.start : span.end] = self.ids[span.start : span.end]

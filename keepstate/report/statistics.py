@@ -34,10 +34,15 @@ class Estimate:
     """A figure, its interval and how many episodes or tasks it comes from."""
 
     value: float
+    """The figure."""
     low: float | None
+    """Lower end of its interval; None where there is none."""
     high: float | None
+    """Upper end."""
     n: int
+    """Of so many."""
     level: float = LEVEL
+    """Of confidence."""
 
     def excludes(self, value: float) -> bool:
         """Whether there is an interval and the whole of it lies on one side of `value`."""
@@ -164,6 +169,7 @@ class Finding(StrEnum):
     UNDECIDED = "undecided"
     """Neither."""
     ONE_TASK = "one task shows nothing"
+    """It has no interval."""
     SAME = "the same episodes"
     """On both sides: nothing was compared."""
 

@@ -22,6 +22,9 @@ async def open_runtime(name: RuntimeName, gate: ToolGate, limits: Limits, sandbo
         gate: Where its tool calls go.
         limits: Of one action.
         sandbox: An open one; react needs none.
+
+    Raises:
+        ValueError: A runtime that executes code, and no sandbox.
     """
     if name is RuntimeName.REACT:
         return ReactRuntime(gate)

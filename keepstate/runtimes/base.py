@@ -1,8 +1,8 @@
 """The one interface of the three runtimes, and the gate through which every tool call passes.
 
 A runtime executes one action of the agent and says what the agent may see of it. What the agent's own code did
-wrong is part of the `ActionResult`; what we did wrong is raised as `EpisodeFailure` (origin sandbox or runtime) and
-never graded.
+wrong is part of the `ActionResult`; what we did wrong is raised as `EpisodeFailure` (origin sandbox, runtime or, of a
+tool, task) and never graded.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Runtime(Protocol):
         """Execute one action: Python source (persistent, forget) or a JSON list of tool calls (react).
 
         Raises:
-            EpisodeFailure: The runtime itself failed.
+            EpisodeFailure: The runtime itself failed, or the task in a tool call.
         """
 
     async def close(self) -> None:

@@ -72,13 +72,13 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
         runtime: What the adapter is for; by default what the data set was built for. Other data is refused.
         overrides: Keys of the config to replace; None means not given.
         fresh: Begin anew, and replace whatever training lies in the folder.
-        tracker: Who draws the curves.
+        tracker: Who draws the curves; by default a database beside the adapter's folder.
         on_progress: Called with every logged step.
-        on_remark: Called with what a user should know.
+        on_remark: Called with what a user should know; by default it is printed to stderr.
 
     Raises:
         UserError: A check failed, the folder holds another training, or Axolotl failed; names the log.
-        KeyboardInterrupt: After the step in progress was saved.
+        KeyboardInterrupt: After the step in progress was saved, or could not be within 15 minutes.
     """
     say = on_remark or (lambda text: print(text, file=sys.stderr, flush=True))
     planning = partial(

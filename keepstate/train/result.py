@@ -28,7 +28,7 @@ class TrainedAdapter(Closed):
     """A finished adapter."""
 
     key: str
-    """Hash of the resolved config and the data: the same key need not be trained again."""
+    """SHA-256 of all that decides it, which `keepstate-run.json` holds: the same key need not be trained again."""
     runtime: RuntimeName
     """That of the traces that it was trained on."""
     base_model: str
@@ -42,9 +42,9 @@ class TrainedAdapter(Closed):
     steps: int
     """Optimiser steps."""
     first_loss: float | None
-    """Of the first logged step."""
+    """Of the first logged step; None where none was a number."""
     final_loss: float | None
-    """Mean of the last ten logged steps."""
+    """Mean of the last ten logged steps; None where a loss was no number."""
     eval_loss: float | None = None
     """Last, on the validation split; None where there is none."""
     seconds: float

@@ -1,7 +1,8 @@
-"""Everything that is decided and checked before a training starts. Starts nothing; does not import Axolotl.
+"""Everything that is decided and checked before a training starts.
 
-config = Path("train/configs/axolotl_smollm2_135m_react_laptop.yaml")
-planned = plan_training(config, dataset=Path("data/datasets/react"))
+    planned = plan_training(config_path(RuntimeName.REACT, laptop=True), dataset=Path("data/datasets/react"))
+
+Starts nothing; does not import Axolotl.
 """
 
 from __future__ import annotations
@@ -82,10 +83,10 @@ def plan_training(
         config: An Axolotl YAML file.
         dataset: Folder made by `keepstate dataset build`.
         output: The adapter's folder; by default the config's.
-        base_model: Instead of the config's.
+        base_model: A model folder or hub name instead of the config's.
         runtime: What the adapter is for; by default what the data set was built for.
         overrides: Keys of the config to replace; None means not given.
-        machine: Also refuse what this machine cannot run.
+        machine: Also refuse what this machine cannot run, choose its GPU and estimate how long it takes.
 
     Raises:
         UserError: Says what is wrong and what to do.

@@ -18,6 +18,7 @@ from keepstate.cli import cli
 from keepstate.dataset import Manifest, build_datasets, read_manifest, scan
 from keepstate.dataset.convert import Converter, LeftOut
 from keepstate.dataset.manifest import BuildOptions
+from keepstate.dataset.parity import MASKED
 from keepstate.dataset.sample import REFUSALS, prove
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
@@ -408,7 +409,8 @@ def test_any_trace_file_is_a_row_of_its_own_texts_or_named(
     turns = json.loads(done.line.encode())["conversations"]
     assert [turn["value"] for turn in turns] == [message["content"] for message in trace.messages]
     sample = prove(trace.messages, load_template("chatml"), small_tokenizer)
-    assert (done.tokens, done.trained) == (len(sample.ids), sample.trained)
+    trained = sum(label != MASKED for label in sample.labels())
+    assert (done.tokens, done.trained) == (len(sample.ids), trained)
 
 
 def test_the_preview_shows_trained_and_masked_text_and_escapes_hostile_text(

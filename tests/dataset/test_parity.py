@@ -85,7 +85,7 @@ def test_a_sample_is_the_tokenizers_own_and_trains_answers_and_end_of_turn_only(
         assert sample.ids[: span.start] == encode(tokenizer, prompt)
         assert sample.ids[span.start : span.end] == [*answer, tokenizer.end_of_turn]
     trained = [label for label in sample.labels() if label != MASKED]
-    assert len(trained) == sample.trained
+    assert len(trained) == sum(span.end - span.start for span in sample.answers)
     assert tokenizer.specials["<think>"] not in trained
     assert tokenizer.decode(trained) == f"{ANSWERS[0]}<|im_end|>{ANSWERS[1]}<|im_end|>"
 

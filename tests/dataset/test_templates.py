@@ -129,7 +129,7 @@ def test_a_conversation_that_the_template_refuses_becomes_no_row(small_tokenizer
     guard = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     strict = ChatTemplate("t", guard + text)
     messages = [*MESSAGES[:2], Message(role="assistant", content="4")]
-    assert prove(messages[1:], strict, small_tokenizer).trained
+    assert prove(messages[1:], strict, small_tokenizer).answers
     with pytest.raises(Refused, match="no system") as caught:
         prove(messages, strict, small_tokenizer)
     assert caught.value.reason == TEMPLATE

@@ -190,7 +190,7 @@ def test_hostile_arguments_become_bounded_json() -> None:
     for _ in range(100_000):
         deep = [deep]
     value = {"deep": deep, "big": 10**5000, "nan": float("nan"), "long": "x" * 20_000, "object": object(), "t": (True,)}
-    safe = jsonable(value)
+    safe = jsonable(value, Budget())
     text = json.dumps(safe, allow_nan=False)
     assert "nested too deep" in text
     assert safe["nan"] == "nan"
@@ -203,7 +203,7 @@ def test_hostile_arguments_become_bounded_json() -> None:
     "value", [[0] * 300_000, {str(n): n for n in range(300_000)}, [["x"] * 50] * 9_000, ["y" * 9_000] * 1_000]
 )
 def test_what_is_recorded_of_a_step_is_bounded_in_all(value: Any) -> None:
-    safe = jsonable(value)
+    safe = jsonable(value, Budget())
     text = json.dumps(safe, allow_nan=False)
     assert len(text) < 1_000_000
     assert "left out" in text

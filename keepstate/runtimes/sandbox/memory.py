@@ -3,7 +3,7 @@
 Every interpreter may use its whole limit, but few do: an idle one costs 2-3 MB. So more are admitted than would fit
 with all limits used up, and should that happen, the largest is ended before the machine suffers, and no new ones are
 admitted meanwhile. Such an end is a failure of ours, not of the agent. Page tables, which no limit of the kernel
-counts, are bounded here too.
+counts, are bounded here too: an interpreter that holds more than its own limit with them is ended, by its code's doing.
 """
 
 from __future__ import annotations
