@@ -13,7 +13,7 @@ from typing import Any
 from keepstate import __version__
 from keepstate.errors import EpisodeFailure
 from keepstate.files import ListHash
-from keepstate.models.base import Message, Model, Reply, Sampling
+from keepstate.models.base import Message, Model, Reply, Sampling, TokenUsage
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces.record import (
     ActionResult,
@@ -29,7 +29,6 @@ from keepstate.traces.record import (
     Summary,
     SystemPromptEvent,
     TaskRef,
-    TokenUsage,
     ToolCall,
     Trace,
 )
@@ -69,9 +68,7 @@ class Recorder:
         """The model answered."""
         self.messages.append({"role": "assistant", "content": reply.text})
         self._events.append(
-            ModelResponseEvent(
-                turn=turn, token_usage=TokenUsage.of(reply), truncated=reply.truncated, seconds=round(seconds, 6)
-            )
+            ModelResponseEvent(turn=turn, token_usage=reply.usage, truncated=reply.truncated, seconds=round(seconds, 6))
         )
 
     def stepped(
@@ -87,7 +84,7 @@ class Recorder:
                 code=action,
                 interpreter_result=_bounded_result(result),
                 observation=observation,
-                token_usage=TokenUsage.of(reply),
+                token_usage=reply.usage,
             )
         )
 

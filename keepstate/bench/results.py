@@ -14,9 +14,10 @@ from typing import Any
 from keepstate.bench.cells import CELL_FILE, dues, read_cell_file
 from keepstate.errors import UserError
 from keepstate.files import existing_folder
+from keepstate.models.base import known_sum
 from keepstate.traces import BadTrace
 from keepstate.traces.reader import trace_files
-from keepstate.traces.record import Trace, known_sum
+from keepstate.traces.record import Trace
 from keepstate.traces.recorded import read_record
 from keepstate.traces.statistics import mean, seconds
 from keepstate.vocabulary import Adapter, FinishReason, Origin, RuntimeName

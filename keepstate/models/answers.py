@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from keepstate.errors import UserError
-from keepstate.models.base import Reply, token_count
+from keepstate.models.base import Reply, TokenUsage, token_count
 from keepstate.models.endpoint import Said, ServerFault, plain
 
 ENDED = frozenset({None, "stop", "eos", "eos_token", "stop_sequence", "end_turn"})
@@ -51,22 +51,17 @@ def read_reply(said: Said, seconds: float | None = None, *, may_think: bool = Tr
         text.encode()
     except UnicodeEncodeError as error:
         raise ServerFault(f"the server answered with broken Unicode: {error}") from error
-    prompt, completion, cached = usage_of(said.body)
-    return Reply(
-        text,
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cached_tokens=cached,
-        truncated=reason in CUT,
-        seconds=seconds,
+    return Reply(text, usage=usage_of(said.body), truncated=reason in CUT, seconds=seconds)
+
+
+def usage_of(body: Any) -> TokenUsage:
+    """Tokens as a completion counts them."""
+    told = _object(_object(body).get("usage"))
+    return TokenUsage(
+        prompt_tokens=token_count(told.get("prompt_tokens")),
+        completion_tokens=token_count(told.get("completion_tokens")),
+        cached_tokens=token_count(_object(told.get("prompt_tokens_details")).get("cached_tokens")),
     )
-
-
-def usage_of(body: Any) -> tuple[int | None, int | None, int | None]:
-    """Tokens of the prompt, of the answer, and of the prompt from the server's cache, as a completion counts them."""
-    usage = _object(_object(body).get("usage"))
-    cached = _object(usage.get("prompt_tokens_details")).get("cached_tokens")
-    return token_count(usage.get("prompt_tokens")), token_count(usage.get("completion_tokens")), token_count(cached)
 
 
 def reasoning_of(body: Any) -> str:

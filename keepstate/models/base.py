@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
@@ -22,16 +22,56 @@ class Message(TypedDict):
     """The text."""
 
 
+Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+"""Up to what a double holds exactly, so that a sum or a mean of counts is one."""
+
+
+class TokenUsage(Closed):
+    """Tokens of one call or the sum over an episode's calls, as counted by the server; None is unknown, never 0.
+
+    A count is a whole number, 0 or more.
+    """
+
+    prompt_tokens: Count | None = None
+    """What was sent; over an episode a token that is sent at every turn counts every time."""
+    completion_tokens: Count | None = None
+    """What was answered."""
+    total_tokens: Count | None = Field(
+        default_factory=lambda told: known_sum((told["prompt_tokens"], told["completion_tokens"]))
+    )
+    """Both; their sum where it is not given."""
+    cached_tokens: Count | None = None
+    """Prompt tokens that came from the server's prefix cache; None where it does not say."""
+
+    @classmethod
+    def over(cls, usages: Sequence[TokenUsage]) -> TokenUsage:
+        """What several calls took; a sum over an unknown count is unknown."""
+        cached = [usage.cached_tokens for usage in usages if usage.cached_tokens is not None]
+        return cls(
+            prompt_tokens=known_sum(usage.prompt_tokens for usage in usages),
+            completion_tokens=known_sum(usage.completion_tokens for usage in usages),
+            total_tokens=known_sum(usage.total_tokens for usage in usages),
+            cached_tokens=sum(cached) if cached else None,  # vLLM leaves the count out where it is 0
+        )
+
+
+def known_sum(counts: Iterable[int | None]) -> int | None:
+    """Their sum; None where one of them is unknown."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """One answer, byte for byte as received."""
 
     text: str
-    prompt_tokens: int | None = None
-    """As the server counted them; None where it does not say, or nothing that is a count."""
-    completion_tokens: int | None = None
-    cached_tokens: int | None = None
-    """Prompt tokens that the server took from its prefix cache, where it says so."""
+    usage: TokenUsage = field(default_factory=TokenUsage)
+    """As the server counted them; unknown where it does not say, or nothing that is a count."""
     truncated: bool = False
     """The answer hit the token limit."""
     seconds: float | None = None

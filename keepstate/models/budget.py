@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from keepstate.errors import UserError
+from keepstate.models.base import TokenUsage
 
 PER = 1_000_000
 """Prices are for so many tokens."""
@@ -83,20 +84,20 @@ class Budget:
             return True
         return bool(self._largest) and self.share + (self._open + 1) * self._largest <= 1
 
-    def spend(self, prompt: int | None, completion: int | None) -> None:
+    def spend(self, usage: TokenUsage) -> None:
         """Count an answer.
 
         Raises:
             UserError: The server does not count its tokens.
         """
-        if prompt is None or completion is None:
+        if usage.prompt_tokens is None or usage.completion_tokens is None:
             raise UserError(
                 "the server does not tell what its answers take, so no budget can be kept",
                 "leave --max-tokens-total and --max-cost out",
             )
         before = self.share
-        self.prompt_tokens += prompt
-        self.completion_tokens += completion
+        self.prompt_tokens += usage.prompt_tokens
+        self.completion_tokens += usage.completion_tokens
         self._largest = max(self._largest, self.share - before)
 
     def __str__(self) -> str:

@@ -141,7 +141,7 @@ class ServerModel:
             reply = await self._ask(messages, seed, size)
         except Refused as refused:
             return await self._fitted(messages, seed, size, refused.words)
-        left = self._room.left(reply.prompt_tokens)
+        left = self._room.left(reply.usage.prompt_tokens)
         if reply.truncated and size < left:  # cut by an estimate
             return await self._fitted(messages, seed, left + 1, had=(reply, size))
         return reply
@@ -156,7 +156,7 @@ class ServerModel:
     ) -> Reply:
         """The longest answer that fits: one new token shows whether any does and how long the prompt is."""
         short, size = had or (await self._shortest(messages, seed), 0)
-        prompt = short.prompt_tokens or None
+        prompt = short.usage.prompt_tokens or None
         told = context_of(await self.endpoint.cards(), self.name)
         for more in self._room.tries(refused, prompt, words, told):
             if more <= size:
@@ -201,7 +201,7 @@ class ServerModel:
         for attempt in itertools.count():
             try:
                 reply = await self._attempt(self._request(messages, seed, size), counting=counting)
-                self._room.saw(messages, reply.prompt_tokens)
+                self._room.saw(messages, reply.usage.prompt_tokens)
                 return reply
             except ServerFault as fault:
                 if not fault.again or attempt >= self._retries or time.monotonic() - started > self._seconds:
@@ -224,7 +224,7 @@ class ServerModel:
             said = await self.endpoint.complete(request, seconds=self._seconds)
             await self._check(said)
             if budget:
-                budget.spend(*usage_of(said.body)[:2])
+                budget.spend(usage_of(said.body))
         seconds = time.monotonic() - started
         reply = await self._read(said, seconds, counting=counting)
         if cache:

@@ -20,7 +20,7 @@ from keepstate.play.admission import Admission, Seat
 from keepstate.play.tally import Tally
 from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
-from keepstate.traces.record import Limits, Trace, known_sum
+from keepstate.traces.record import Limits, Trace
 from keepstate.traces.writer import write_trace
 from keepstate.vocabulary import RuntimeName
 
@@ -126,7 +126,7 @@ class Metered(Relay):
 
     def passed(self, reply: Reply) -> Reply:
         """The same answer."""
-        tokens = known_sum((reply.prompt_tokens, reply.completion_tokens))
+        tokens = reply.usage.total_tokens
         if tokens is not None:  # else the admission goes on expecting what it expected
             self._seat.tokens = tokens
         return reply

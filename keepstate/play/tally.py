@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keepstate.display import Display, Row
+from keepstate.models.base import known_sum
 from keepstate.tasks.base import Verdict
 from keepstate.traces.reader import BadTrace
-from keepstate.traces.record import Trace, known_sum
+from keepstate.traces.record import Trace
 from keepstate.vocabulary import Origin
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from keepstate.traces.record import StepEvent, TokenUsage, Trace
+from keepstate.models.base import TokenUsage
+from keepstate.traces.record import StepEvent, Trace
 
 ATIF_VERSION = "ATIF-v1.8"
 """harborframework.com/docs/trajectory-format; what is written validates against the models of harbor 0.26.0."""

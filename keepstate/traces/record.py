@@ -6,14 +6,13 @@ what was executed, what was shown, what it cost, and how it was graded. A trace 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, create_model, with_config
 
 from keepstate.closed import Closed
-from keepstate.models.base import Message, Reply
+from keepstate.models.base import Count, Message, TokenUsage
 from keepstate.tasks.base import Task, Verdict
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
@@ -21,10 +20,6 @@ TRACE_SCHEMA = "keepstate.trace.v1"
 MISSING_VARIABLE = frozenset({"NameError", "UnboundLocalError"})
 """Errors of a name without a value: Python's NameError and its one subclass. What every figure on missing variables
 counts. The class alone cannot tell a name that a reset took away from one that was never defined; both count."""
-
-
-Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
-"""Up to what a double holds exactly, so that a sum or a mean of counts is one."""
 
 
 class TaskRef(Closed):
@@ -56,53 +51,6 @@ class TaskRef(Closed):
             seed=task.seed,
             content_hash=task.content_hash,
         )
-
-
-class TokenUsage(Closed):
-    """Tokens of one call or the sum over an episode's calls, as counted by the server; None is unknown, never 0.
-
-    A count is a whole number, 0 or more.
-    """
-
-    prompt_tokens: Count | None = None
-    """What was sent; over an episode a token that is sent at every turn counts every time."""
-    completion_tokens: Count | None = None
-    """What was answered."""
-    total_tokens: Count | None = None
-    """Both."""
-    cached_tokens: Count | None = None
-    """Prompt tokens that came from the server's prefix cache; None where it does not say."""
-
-    @classmethod
-    def of(cls, reply: Reply) -> TokenUsage:
-        """What one answer took."""
-        return cls(
-            prompt_tokens=reply.prompt_tokens,
-            completion_tokens=reply.completion_tokens,
-            total_tokens=known_sum((reply.prompt_tokens, reply.completion_tokens)),
-            cached_tokens=reply.cached_tokens,
-        )
-
-    @classmethod
-    def over(cls, usages: Sequence[TokenUsage]) -> TokenUsage:
-        """What several calls took; a sum over an unknown count is unknown."""
-        cached = [usage.cached_tokens for usage in usages if usage.cached_tokens is not None]
-        return cls(
-            prompt_tokens=known_sum(usage.prompt_tokens for usage in usages),
-            completion_tokens=known_sum(usage.completion_tokens for usage in usages),
-            total_tokens=known_sum(usage.total_tokens for usage in usages),
-            cached_tokens=sum(cached) if cached else None,  # vLLM leaves the count out where it is 0
-        )
-
-
-def known_sum(counts: Iterable[int | None]) -> int | None:
-    """Their sum; None where one of them is unknown."""
-    total = 0
-    for count in counts:
-        if count is None:
-            return None
-        total += count
-    return total
 
 
 CODEACT_SECONDS = 900.0

@@ -14,7 +14,7 @@ from stub_http import JsonHandler, answering_with
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models import endpoint as endpoint_module
 from keepstate.models import server as server_module
-from keepstate.models.base import Message, Sampling
+from keepstate.models.base import Message, Sampling, TokenUsage
 from keepstate.models.endpoint import connection
 from keepstate.models.server import ServerModel
 from keepstate.vocabulary import Origin
@@ -116,7 +116,8 @@ async def test_sends_what_was_asked_and_returns_the_text_untouched() -> None:
     with serving(completion(text, prompt_tokens_details={"cached_tokens": 5})) as server:
         reply = await ask(server)
     assert reply.text == text
-    assert (reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens, reply.truncated) == (7, 3, 5, False)
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.cached_tokens) == (7, 3, 5)
+    assert (reply.usage.total_tokens, reply.truncated) == (10, False)
     assert server.requests == [
         {"model": "persistent", "messages": MESSAGES, "temperature": 0.2, "max_tokens": 12288, "seed": 42}
     ]
@@ -132,7 +133,7 @@ async def test_thinking_is_switched_off_only_when_asked() -> None:
 async def test_a_cut_answer_says_so_and_an_empty_one_is_empty() -> None:
     with serving(completion("", finish="length")) as server:
         reply = await ask(server)
-    assert (reply.text, reply.truncated, reply.cached_tokens) == ("", True, None)
+    assert (reply.text, reply.truncated, reply.usage.cached_tokens) == ("", True, None)
 
 
 async def test_a_hiccup_is_retried() -> None:
@@ -202,7 +203,8 @@ async def test_a_usage_that_holds_no_counts_is_unknown(usage: object) -> None:
     status, body = completion("a")
     with serving((status, body | {"usage": usage})) as server:
         reply = await ask(server)
-    assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("a", None, None)
+    assert (reply.text, reply.usage) == ("a", TokenUsage())
+    assert reply.usage.total_tokens is None
 
 
 def answering(message: dict[str, Any], finish: str | None = "stop", **more: Any) -> tuple[int, dict[str, Any]]:

@@ -10,7 +10,7 @@ from keepstate.agents.recorder import Recorder
 from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource
 from keepstate.bench.cells import make_cell
 from keepstate.errors import EpisodeFailure
-from keepstate.models.base import Reply, Sampling
+from keepstate.models.base import Reply, Sampling, TokenUsage
 from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces import Trace, write_trace
@@ -40,7 +40,9 @@ def made_trace(task: Task, config: BenchmarkConfig, made: Made) -> Trace:
     recorder.opened("system", "goal")
     for turn in range(made.steps):
         recorder.asked(turn, turn)
-        reply = Reply(f"answer {turn}", made.prompt, made.completion, cached_tokens=made.prompt and made.prompt // 2)
+        cached = made.prompt and made.prompt // 2
+        usage = TokenUsage(prompt_tokens=made.prompt, completion_tokens=made.completion, cached_tokens=cached)
+        reply = Reply(f"answer {turn}", usage)
         recorder.answered(turn, reply, 0.1)
         failed = made.error_type if turn == 1 else None
         result = acted(error="trouble" if failed else None, error_type=failed)

@@ -6,7 +6,7 @@ from acted import acted
 
 from keepstate.agents.recorder import Recorder
 from keepstate.errors import EpisodeFailure
-from keepstate.models.base import Reply, Sampling
+from keepstate.models.base import Reply, Sampling, TokenUsage
 from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces.record import Limits, ToolCall, Trace
@@ -43,7 +43,7 @@ def note_episode(
     for turn, text in enumerate(texts):
         recorder.asked(turn, turn)
         counts = {"prompt_tokens": 10 * (turn + 1), "completion_tokens": 3, "cached_tokens": turn or None}
-        reply = Reply(text, **counts if counted else {})
+        reply = Reply(text, TokenUsage(**counts) if counted else TokenUsage())
         recorder.answered(turn, reply, 0.25)
         result = acted(text, results=(ToolCall("inspect", arguments or {"a": text}, output=text),))
         if error_type:

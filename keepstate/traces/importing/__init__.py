@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keepstate.files import content_hash
-from keepstate.models.base import Message
+from keepstate.models.base import Message, TokenUsage
 from keepstate.tasks.base import Verdict
 from keepstate.traces.record import (
     ErrorEvent,
@@ -27,7 +27,6 @@ from keepstate.traces.record import (
     Summary,
     SystemPromptEvent,
     TaskRef,
-    TokenUsage,
     Trace,
 )
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_json
-from keepstate.models.base import Message
+from keepstate.models.base import Message, TokenUsage
 from keepstate.traces.importing import EMPTY_THINKING, UNKNOWN, Imported, canonical, without_empty_thinking
 from keepstate.traces.importing.sources import foreign
 from keepstate.traces.observations import MAX_RESULT_CHARS, render_observation
@@ -24,7 +24,6 @@ from keepstate.traces.record import (
     ActionResult,
     StepEvent,
     TaskRef,
-    TokenUsage,
     ToolCall,
     Trace,
     TraceError,

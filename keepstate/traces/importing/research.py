@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from keepstate.closed import explain
 from keepstate.errors import UserError
 from keepstate.files import content_hash
-from keepstate.models.base import Message, token_count
+from keepstate.models.base import Message, TokenUsage, known_sum, token_count
 from keepstate.tasks import environment_for
 from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task, Verdict
 from keepstate.traces.importing import EMPTY_THINKING, UNKNOWN, Imported, canonical, file_word, without_empty_thinking
@@ -28,11 +28,9 @@ from keepstate.traces.record import (
     ActionResult,
     StepEvent,
     TaskRef,
-    TokenUsage,
     ToolCall,
     Trace,
     TraceError,
-    known_sum,
 )
 from keepstate.vocabulary import FinishReason, RuntimeName
 
