@@ -68,7 +68,7 @@ def test_an_answer_that_melts_into_an_added_token_is_refused(tmp_path: Path) -> 
 
 def test_tokens_that_are_plain_text_are_no_reason_to_refuse_and_others_are(tmp_path: Path) -> None:
     tokenizer = TextTokenizer(make_tokenizer("gemma", tmp_path))
-    assert prove(talk("<table>\n\n<code>x</code>"), load_template("gemma"), tokenizer).trained
+    assert prove(talk("<table>\n\n<code>x</code>"), load_template("gemma"), tokenizer).answers
     for spelled in ("<mask>", "<end_of_turn>"):
         with pytest.raises(Refused, match=spelled):
             prove(talk(f"a {spelled}"), load_template("gemma"), tokenizer)
