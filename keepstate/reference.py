@@ -112,6 +112,14 @@ Axolotl 0.19.0 as it is; one that Axolotl does not know is refused, as it would 
         ("bench.cells:CellRecord",),
         "The traces and verdicts of the cell lie beside it. Further keys are for people and not read back.",
     ),
+    "report.md": Page(
+        "Report",
+        "`report.json` in the folder of a report, `runs/<run>/report/`, written by `keepstate report`.",
+        ("report.entries:ReportFile",),
+        """\
+Every figure of a report, for other programs. `keepstate compare --json` prints a list of
+[ComparisonEntry](#comparisonentry), each with the `notes` on its two cells.""",
+    ),
 }
 """By name, in the order of the pipeline."""
 BOUNDS = {
@@ -209,8 +217,7 @@ def _section(name: str, schema: Mapping[str, Any]) -> Iterator[str]:
         default = "" if key in required or "default" not in field else f"`{json.dumps(field['default'])}`"
         if "$ref" in field and default.startswith("`{"):
             default = "its own"
-        meaning = field.get("description", "") if "$ref" not in field or field.get("description") else ""
-        yield f"| `{key}` | {_cell(_type(field))} | {_cell(default)} | {_cell(meaning)} |"
+        yield f"| `{key}` | {_cell(_type(field))} | {_cell(default)} | {_cell(field.get('description', ''))} |"
     yield ""
 
 
@@ -225,11 +232,14 @@ def _type(schema: Mapping[str, Any]) -> str:
     if options := schema.get("anyOf") or schema.get("oneOf"):
         return " or ".join(map(_type, options))
     text: str = schema.get("format", schema.get("type", "anything"))
+    if places := schema.get("prefixItems"):
+        return f"list: {', '.join(map(_type, places))}"
     if text == "array":
         text = f"list of {_type(schema.get('items', {}))}"
     if text == "object":
         inner: Any = schema.get("additionalProperties") or next(iter(schema.get("patternProperties", {}).values()), {})
         text = f"object of {_type(inner) if isinstance(inner, dict) else 'anything'}"
+        text += f" by {_type(keys)}" if "$ref" in (keys := schema.get("propertyNames", {})) else ""
     bounds = [f"{sign} {schema[key]}" for key, sign in BOUNDS.items() if key in schema]
     return text + (f" ({', '.join(bounds)})" if bounds else "")
 

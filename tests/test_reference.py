@@ -44,6 +44,9 @@ class Line(TypedDict):
 class LongerLine(Line):
     """A longer line."""
 
+    pair: tuple[int, str]
+    counts: dict[Origin, int]
+
 
 @pytest.mark.parametrize(("path", "text"), list(pages()), ids=lambda each: each.name if isinstance(each, Path) else "")
 def test_the_reference_pages_are_up_to_date(path: Path, text: str) -> None:
@@ -61,4 +64,6 @@ def test_a_page_holds_types_bounds_defaults_and_docstrings_of_bases_and_aliases_
     assert "| `other` | [Inner](#inner) | its own |  |" in text
     assert "## LongerLine\n\nA longer line.\n" in text
     assert "| `number` | integer |  | Counted from 0. |" in text
+    assert "| `pair` | list: integer, string |  |  |" in text
+    assert "| `counts` | object of integer by [Origin](#origin) |  |  |" in text
     assert text.index("## Inner") < text.index("## Origin")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ from rich.console import Console
 from keepstate.bench.results import CellResult, read_results
 from keepstate.cli._options import PATH, json_option, margin_option
 from keepstate.errors import UserError
-from keepstate.report.build import comparison_json
+from keepstate.report.entries import comparison_entry
 from keepstate.report.figures import MARGIN, compare_cells, shared_tasks
 from keepstate.report.tables import comparison_notes, print_comparison
 
@@ -25,7 +26,9 @@ def command(first: Path, second: Path, *, margin: float, as_json: bool) -> None:
     """Compare FIRST with SECOND on the tasks they share: two cells (runs/NAME/CELL), or two runs cell by cell."""
     comparisons = [compare_cells(a, b, margin=margin) for a, b in _pairs(read_results(first), read_results(second))]
     if as_json:
-        found = [comparison_json(comparison) | {"notes": comparison_notes(comparison)} for comparison in comparisons]
+        found = [
+            asdict(comparison_entry(comparison)) | {"notes": comparison_notes(comparison)} for comparison in comparisons
+        ]
         click.echo(json.dumps(found, indent=2, allow_nan=False))
         return
     console = Console()

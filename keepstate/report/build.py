@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keepstate import __version__
 from keepstate.bench.results import read_results
 from keepstate.files import write_atomic, write_json
-from keepstate.report.figures import MARGIN, CellFigures, Comparison
+from keepstate.report.entries import report_file
+from keepstate.report.figures import MARGIN
 from keepstate.report.model import Report, make_report
 from keepstate.report.tables import COLUMNS, COMPARISON_HEAD, comparison_row, how, markdown
 
@@ -66,57 +67,9 @@ def write_report(report: Report, folder: Path) -> Path:
         write_atomic(folder / f"{name}.svg", drawings[name, "light"])
         write_atomic(folder / f"{name}.png", plots.to_png(light))
     write_atomic(folder / "report.md", markdown(report))
-    write_json(folder / "report.json", figures_json(report))
+    write_json(folder / "report.json", asdict(report_file(report)))
     write_atomic(folder / HTML_FILE, html(report, drawings))
     return folder / HTML_FILE
-
-
-def figures_json(report: Report) -> dict[str, Any]:
-    """Every figure of a report, for other programs: estimates as {value, low, high, n, level}."""
-    return {
-        "schema": "keepstate.report.v2",
-        "name": report.name,
-        "margin": report.margin,
-        "groups": [
-            {
-                "title": group.title,
-                "headline": list(group.headline),
-                "shows": group.shows,
-                "references": group.references,
-                "notes": list(group.notes),
-                "cells": [_cell_json(figures) for figures in group.figures],
-                "comparisons": [comparison_json(comparison) for comparison in group.comparisons],
-            }
-            for group in report.groups
-        ],
-    }
-
-
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """The figures of one comparison."""
-    names = {"first": comparison.first.name, "second": comparison.second.name}
-    found = {"verdict": comparison.verdict, "tasks_needed": comparison.optimality.tasks_needed}
-    return names | found | _plain(comparison, without=("first", "second"))
-
-
-def _cell_json(figures: CellFigures) -> dict[str, Any]:
-    cell = figures.cell
-    about = {"name": cell.name, "label": cell.label, "adapter": cell.adapter, "runtime": cell.runtime}
-    counts = {"digest": cell.digest, "n": figures.n, "episodes": len(cell.episodes)}
-    lost = {"not_graded": cell.not_graded, "missing": cell.missing}
-    return about | counts | lost | _plain(figures, without=("cell",))
-
-
-def _plain(value: Any, without: tuple[str, ...]) -> dict[str, Any]:
-    """The fields of a dataclass as JSON, but for those named."""
-    found = {field.name: getattr(value, field.name) for field in fields(value) if field.name not in without}
-    return {name: _jsonable(item) for name, item in found.items()}
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_jsonable(item) for item in value]
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def html(report: Report, drawings: Mapping[tuple[str, str], str]) -> str:

@@ -30,12 +30,13 @@ MARGIN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class CellFigures:
-    """One cell in figures; None where no episode is graded."""
+class Figures:
+    """What a cell reached; None where no episode is graded."""
 
-    cell: CellResult
     solved: Estimate | None
+    """Share of episodes that reached the optimum."""
     optimality: Estimate | None
+    """Mean score."""
     corrected: Estimate | None
     """(score - floor) / (oracle - floor)."""
     floor: float | None
@@ -43,16 +44,28 @@ class CellFigures:
     oracle: float | None
     """Mean of the best score that the budget of inspections can buy."""
     steps: Estimate | None
+    """Answers in an episode, mean."""
     tokens: Estimate | None
     """Prompt and completion tokens of an episode, summed over its calls: the mean, which has no interval."""
     median_tokens: Estimate | None
+    """Half of the tasks took more."""
     completion_tokens: Estimate | None
+    """Written by the model in an episode: the mean, which has no interval."""
     cached_share: float | None
     """Of prompt tokens, from the server's prefix cache; None where it does not say."""
     missed: Estimate | None
     """Share of episodes in which a variable was missing."""
     rungs: tuple[str, ...]
+    """How model-written code was isolated."""
     endings: dict[FinishReason, int]
+    """How many episodes ended for which reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellFigures(Figures):
+    """One cell in figures."""
+
+    cell: CellResult
 
     @property
     def n(self) -> int:
@@ -114,11 +127,9 @@ def share_of(tasks: Sequence[TaskMean], shares: Sequence[float]) -> Estimate | N
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """`first` against `second` on the tasks that are graded in both; repeats of a task are averaged first."""
+class ComparedFigures:
+    """One cell against another on the tasks that are graded in both; repeats of a task are averaged first."""
 
-    first: CellResult
-    second: CellResult
     n: int
     """Tasks graded in both."""
     left_out: int
@@ -130,11 +141,21 @@ class Comparison:
     tokens_in_all: float | None
     """The ratio of all tokens of the one to all of the other, which has no interval."""
     completion_tokens: Estimate | None
+    """The same of completion tokens alone."""
     steps: Estimate | None
+    """The same of answers."""
     missed: tuple[Estimate | None, Estimate | None]
     """Share of episodes with a missing variable, in each."""
     solved_only: tuple[int, int]
     """Tasks that the first solved more often than the second, and the other way round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(ComparedFigures):
+    """`first` against `second`."""
+
+    first: CellResult
+    second: CellResult
 
     @property
     def verdict(self) -> Finding:

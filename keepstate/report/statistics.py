@@ -179,7 +179,9 @@ class PairedDifference:
     """The mean of paired differences of scores, and two one-sided tests of equivalence."""
 
     difference: Estimate
+    """First minus second."""
     margin: float
+    """Below it they count as equivalent."""
     p_equivalent: float | None
     """Of the hypothesis that the true difference is `margin` or more, either way; None of one pair."""
     p_different: float | None

@@ -190,8 +190,11 @@ class ErrorEvent(Closed):
 
     type: Literal["ErrorEvent"] = "ErrorEvent"
     origin: Origin
+    """Where it arose."""
     message: str
+    """What happened."""
     traceback: str | None = None
+    """The end of Python's; None in imported traces."""
 
 
 class FinishEvent(Closed):
@@ -212,7 +215,9 @@ class Failure(Closed):
     """A failure of ours: such an episode is not graded."""
 
     origin: Origin
+    """Where it arose."""
     message: str
+    """What happened."""
 
 
 class Summary(Closed):

@@ -7,12 +7,14 @@ import re
 import shutil
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from made_results import Made, write_made_cell
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from keepstate.bench.benchmark_config import TaskSource
@@ -23,6 +25,7 @@ from keepstate.cli import report as report_command
 from keepstate.errors import UserError
 from keepstate.files import parse_json
 from keepstate.report import build_report, compare_cells, make_report
+from keepstate.report.entries import ReportFile
 from keepstate.report.figures import cell_figures
 from keepstate.report.statistics import Finding
 from keepstate.report.tables import markdown, print_comparison, print_report
@@ -263,6 +266,8 @@ def test_the_figures_are_there_for_programs(built: Path) -> None:
     cell = next(c for c in figures["groups"][0]["cells"] if c["name"] == "persistent-forget-mini")
     assert cell["missed"]["value"] == 0.75
     assert cell["optimality"]["n"] == 24
+    documented = TypeAdapter(ReportFile).validate_python(figures)
+    assert json.loads(json.dumps(asdict(documented))) == figures, "not as docs/reference/report.md has it"
 
 
 def test_the_terminal_table_fits_eighty_columns(run: Path) -> None:
