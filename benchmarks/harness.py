@@ -29,7 +29,7 @@ from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource
 from keepstate.bench.cells import Cell, make_cell
 from keepstate.bench.run import play_cells
 from keepstate.models.scripted import ScriptedModel
-from keepstate.vocabulary import Adapter, Difficulty, RuntimeName
+from keepstate.vocabulary import Adapter, RuntimeName
 
 CODE = (
     "items = __import__('json').loads(list_items())\nprint(len(items))",
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--server", action="store_true", help="ask over HTTP")
     parser.add_argument("--profile", choices=["tottime", "cumtime"], help="print where this process spends its time")
     options = parser.parse_args()
-    tasks = TaskSource(difficulty=Difficulty.MINI, count=options.episodes)
+    tasks = TaskSource(difficulty="mini", count=options.episodes)
     profile = cProfile.Profile()
     with tempfile.TemporaryDirectory() as name, instant_server(Path(name)) as url:
         for runtime in options.runtime or list(RuntimeName):

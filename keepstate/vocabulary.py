@@ -22,28 +22,6 @@ class RuntimeName(StrEnum):
         return "react" if self is RuntimeName.REACT else "codeact"
 
 
-class Difficulty(StrEnum):
-    """A named parameter set of a task family."""
-
-    MINI = "mini"
-    """Laptop default."""
-    EASY = "easy"
-    """The training distribution."""
-    MEDIUM = "medium"
-    """Out of distribution."""
-    HARD = "hard"
-    """Further out still."""
-
-
-class RuleSet(StrEnum):
-    """How much Opaque Knapsack tells an agent that did not look."""
-
-    PAPER = "paper"
-    """The research rules: a take needs no inspection, a refused take names the reason."""
-    STRICT = "strict"
-    """A take needs an inspection, a refusal tells nothing that an inspection did not."""
-
-
 class FinishReason(StrEnum):
     """Why an episode ended."""
 

@@ -48,6 +48,7 @@ TOP_LEVEL = {
 SHORT_WITH_ONE_IMPORTER = {
     "runtimes/sandbox/guest/preload.py": "what every interpreter has loaded: a list that grows by itself",
     "serve/prompts.py": "the proof that a server sees the tokens that training saw",
+    "tasks/questions.py": "called by families outside the package",
     "stages.py": "names of the pipeline, which the Makefile's help runs without an environment",
 }
 """Modules under 60 lines that a single module imports, each with its reason to stand alone. Those of a plugin have one:

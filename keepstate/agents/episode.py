@@ -20,9 +20,8 @@ from keepstate.agents.recorder import Recorder
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.base import PATIENCE, ContextOverflow, Model, Reply
 from keepstate.runtimes import Sandbox, open_runtime
-from keepstate.runtimes.base import Runtime, ToolGate
-from keepstate.tasks import environment_for
-from keepstate.tasks.base import Task, Verdict
+from keepstate.runtimes.base import Runtime, ToolGate, open_environment
+from keepstate.tasks.base import Task
 from keepstate.traces.observations import render_observation
 from keepstate.traces.parsing import Answer, parse_answer
 from keepstate.traces.record import DEFAULT_LIMITS, ActionResult, Limits, Trace
@@ -65,7 +64,7 @@ async def run_episode(
     recorder = Recorder(task, runtime, model, limits, seed)
     try:
         with attributed(Origin.TASK):
-            environment = environment_for(task)
+            environment = await open_environment(task)
             prompt = system_prompt(runtime, environment.tools, tool_calls=limits.tool_calls)
         gate = ToolGate(environment, limits.tool_calls)
         with attributed(Origin.RUNTIME):
@@ -78,7 +77,7 @@ async def run_episode(
             with attributed(Origin.RUNTIME):
                 await interpreter.close()
         with attributed(Origin.GRADER):
-            verdict = Verdict.model_validate(environment.verdict())
+            verdict = await gate.verdict()
     except EpisodeFailure as failure:
         return recorder.failed(failure)
     return recorder.graded(reason, verdict)

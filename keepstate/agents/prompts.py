@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from keepstate.tasks.base import Tool
+from keepstate.tasks.tools import Tool
 from keepstate.vocabulary import RuntimeName
 
 RUNTIME_PARAGRAPHS: dict[RuntimeName, str] = {

@@ -15,6 +15,7 @@ from keepstate.errors import EpisodeFailure
 from keepstate.files import ListHash
 from keepstate.models.base import Message, Model, Reply, Sampling, TokenUsage
 from keepstate.tasks.base import Task, Verdict
+from keepstate.tasks.families import family_of
 from keepstate.traces.record import (
     ActionResult,
     ErrorEvent,
@@ -50,6 +51,9 @@ class Recorder:
         self.rung: Rung | None = None
         self.task, self.seed = TaskRef.of(task), seed
         self._runtime, self._model, self._limits = runtime, model, limits
+        self._versions = {"keepstate": __version__, "python": platform.python_version()}
+        if source := family_of(task).source:
+            self._versions["family"] = source
         self._started_at = _now()
         self._conversation = ListHash()
         self._events: list[Event] = [StartEvent(task=self.task)]
@@ -112,7 +116,7 @@ class Recorder:
             sampling=sampling_record(self._model),
             seed=self.seed,
             limits=self._limits,
-            versions={"keepstate": __version__, "python": platform.python_version()},
+            versions=self._versions,
             failure=failure,
             verdict=verdict,
             messages=tuple(self.messages),

@@ -17,11 +17,12 @@ from keepstate.closed import Closed, explain
 from keepstate.errors import UserError
 from keepstate.models.base import Sampling
 from keepstate.places import SHIPPED, find
-from keepstate.tasks import load_tasks, make_tasks
+from keepstate.tasks import load_tasks, use_family
 from keepstate.tasks.base import Task
+from keepstate.tasks.families import named_beside
 from keepstate.tasks.task_set import TaskSetConfig, read_task_set
 from keepstate.traces.record import DEFAULT_LIMITS, Limits
-from keepstate.vocabulary import AUTO, LADDER, OR_STRONGER, Adapter, Difficulty, RuleSet, RuntimeName
+from keepstate.vocabulary import AUTO, LADDER, OR_STRONGER, Adapter, RuntimeName
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
 DEFAULT_CONTEXT = 40_960
@@ -39,12 +40,13 @@ class TaskSource(Closed):
     """A task-set file such as train/assets/task_configs/easy_100.json."""
     folder: Path | None = None
     """A folder that `keepstate tasks generate` made."""
-    difficulty: Difficulty | None = None
+    difficulty: str | None = None
     """What to sample."""
-    family: str = "knapsack"
-    """Of a `difficulty`."""
-    rules: RuleSet = RuleSet.STRICT
-    """Of a `difficulty`."""
+    family: str | None = None
+    """Of a `difficulty`, `knapsack` where it is not given; of the tasks in a `folder`, where its file must be named. A
+    name, a module, or a Python file."""
+    rules: str | None = None
+    """Of a `difficulty`; the family's first where it is not given."""
     count: int | None = Field(default=None, ge=1)
     """At most so many, the first ones; a set of another size is named. Where it is not given: all of a `folder` or
     `config`, 100 of a `difficulty`."""
@@ -64,20 +66,21 @@ class TaskSource(Closed):
         Raises:
             UserError: They cannot be read or made.
         """
+        if self.family is not None:
+            use_family(self.family)
         if self.folder is not None:
             return load_tasks(self.folder)[: self.count]
         if self.config is not None:
             whole = read_task_set(self.config)
         else:
             whole = TaskSetConfig(
-                family=self.family,
-                difficulty=self.difficulty or Difficulty.MINI,
+                family=self.family or "knapsack",
+                difficulty=self.difficulty,
                 rules=self.rules,
                 count=self.count or SAMPLED,
                 seed_start=self.seed_start,
             )
-        count = min(self.count or whole.count, whole.count)
-        return list(make_tasks(whole.family, whole.difficulty, count, whole.seed_start, rules=whole.rules))
+        return whole.make(self.count)
 
     def capped(self) -> str | None:
         """What `count` makes of a set of another size, in words; None where it changes nothing.
@@ -97,7 +100,8 @@ class TaskSource(Closed):
     def beside(self, folder: Path) -> TaskSource:
         """The same with relative paths resolved against `folder`."""
         changes = {name: folder / path for name in ("config", "folder") if (path := getattr(self, name)) is not None}
-        return self.model_copy(update=changes)
+        family = None if self.family is None else named_beside(self.family, folder)
+        return self.model_copy(update={**changes, "family": family})
 
 
 class BenchmarkConfig(Closed):

@@ -23,9 +23,8 @@ from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.closed import explain
 from keepstate.errors import UserError
 from keepstate.files import canonical_json, changed_keys, content_hash, parse_json, write_json
-from keepstate.tasks import environment_for
 from keepstate.tasks.base import Task, Verdict
-from keepstate.tasks.policies import reference_scores
+from keepstate.tasks.families import environment_for, reference_scores
 from keepstate.traces import BadTrace, verdict_path
 from keepstate.traces.recorded import Due, read_record
 from keepstate.traces.statistics import write_summaries

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from keepstate import eventloop
-from keepstate.cli._options import FiniteRange
+from keepstate.cli._options import FiniteRange, family_option
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.models.base import Model, Sampling
 from keepstate.models.budget import Budget, BudgetSpent
@@ -32,6 +32,7 @@ ALL = "all"
 
 @click.command("collect")
 @click.option("--tasks", "folder", type=click.Path(path_type=Path), required=True, help="Folder of task files.")
+@family_option()
 @click.option("--runtime", type=click.Choice([*map(str, RuntimeName), ALL]), default=ALL, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("data/traces"), show_default=True)
 @click.option("--teacher", type=click.Choice(["scripted", "llm"]), default="scripted", show_default=True)

@@ -99,3 +99,21 @@ def margin_option(default: float) -> Option[Any]:
         show_default=True,
         help="Differences of optimality below it count as equivalent.",
     )
+
+
+def family_option(*, exposed: bool = False) -> Option[Any]:
+    """The option `--family`, whose family is loaded before the command runs.
+
+    Args:
+        exposed: Give the command its name as `family`; most need only that it is loaded.
+    """
+
+    def use(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+        if value is None:
+            return None
+        from keepstate.tasks import use_family
+
+        return use_family(value).name
+
+    words = "Of the tasks, where it is your own: a file (my_tasks.py) or a module."
+    return click.option("--family", callback=use, expose_value=exposed, help=words)

@@ -19,11 +19,11 @@ from keepstate.bench.benchmark_config import (
     read_benchmark_config,
 )
 from keepstate.cli import Group
-from keepstate.cli._options import FiniteRange
+from keepstate.cli._options import FiniteRange, family_option
 from keepstate.errors import EXIT_PARTIAL
 from keepstate.models.base import Sampling
 from keepstate.traces.record import DEFAULT_LIMITS, Limits
-from keepstate.vocabulary import Adapter, Difficulty
+from keepstate.vocabulary import Adapter
 
 if TYPE_CHECKING:
     from keepstate.play.tally import Tally
@@ -54,6 +54,7 @@ def command() -> None:
 @click.argument("configs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--run", "run_name", default="bench", show_default=True, help="Results go to runs/NAME.")
 @click.option("--base-url", help="Of the server, ending in /v1; the config's where not given.")
+@family_option()
 @_shared
 def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | None, **options: Any) -> None:
     """Play the cells of CONFIGS (YAML), all at once. Repeating the command plays only what is missing."""
@@ -65,7 +66,8 @@ def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | Non
 
 @command.command("matrix")
 @click.option("--tasks", "path", type=click.Path(path_type=Path), help="Folder of tasks, or a task-set JSON.")
-@click.option("--difficulty", type=click.Choice(list(map(str, Difficulty))), help="Or: sample tasks of this one.")
+@click.option("--difficulty", help="Or: sample tasks of this one.")
+@family_option(exposed=True)
 @click.option(
     "--count", type=click.IntRange(1), help="At most so many; all of --tasks, 100 of --difficulty if not given."
 )
@@ -87,6 +89,7 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
     *,
     path: Path | None,
     difficulty: str | None,
+    family: str | None,
     count: int | None,
     seed_start: int,
     adapters: tuple[str, ...],
@@ -105,7 +108,7 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
     if (path is None) == (difficulty is None):
         raise click.UsageError("give either --tasks or --difficulty")
     where = {"difficulty": difficulty} if path is None else {("folder" if path.is_dir() else "config"): path}
-    source = TaskSource.model_validate({**where, "count": count, "seed_start": seed_start})
+    source = TaskSource.model_validate({**where, "family": family, "count": count, "seed_start": seed_start})
     label = source.load()[0].difficulty
     limits = Limits(turns=turns, tool_calls=tool_calls)
     if seconds is not None:

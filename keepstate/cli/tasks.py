@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -11,15 +12,24 @@ import click
 from pydantic import ValidationError
 
 from keepstate.cli import Group
-from keepstate.cli._options import PATH, choice
+from keepstate.cli._options import PATH, family_option
 from keepstate.closed import explain
 from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
-from keepstate.files import canonical_json
-from keepstate.tasks import environment_for, load_tasks, make_tasks, read_task, read_tasks, write_tasks
-from keepstate.tasks.policies import POLICIES, reference_scores
+from keepstate.files import canonical_json, write_atomic
+from keepstate.tasks import (
+    Task,
+    environment_for,
+    load_tasks,
+    read_task,
+    read_tasks,
+    reference_scores,
+    use_family,
+    write_tasks,
+)
+from keepstate.tasks.families import family_of
+from keepstate.tasks.family import CEILING, FLOOR
 from keepstate.tasks.task_set import TaskSetConfig, read_task_set
-from keepstate.vocabulary import Difficulty, RuleSet
 
 
 @click.group(cls=Group)
@@ -29,37 +39,57 @@ def command() -> None:
 
 @command.command()
 @click.option("--config", type=PATH, help="Task set as JSON; the options below override it.")
-@click.option("--family", help="Task family.  [default: knapsack]")
-@click.option("--difficulty", type=choice(Difficulty), help="Parameter set.  [default: mini]")
-@click.option(
-    "--rules",
-    type=choice(RuleSet),
-    help="How much the environment tells.  [default: strict]",
-)
+@family_option(exposed=True)
+@click.option("--difficulty", help="Parameter set of the family.  [default: its first; mini]")
+@click.option("--rules", help="Rule set of the family, if it has any.  [default: its first; strict]")
 @click.option("--count", type=click.IntRange(1), help="How many tasks.  [default: 100]")
 @click.option("--seed-start", type=int, help="Seed of the set.  [default: 0]")
 @click.option("--split", help="Names the folder, <family>-<difficulty>-<split>.  [default: train]")
 @click.option("--out", type=PATH, help="Folder.  [default: data/tasks/<...>]")
 @click.option("--apart-from", type=PATH, multiple=True, help="Folder whose problems must not recur.")
 def generate(config: Path | None, out: Path | None, apart_from: tuple[Path, ...], **options: str | int | None) -> None:
-    """Sample tasks into a folder, one JSON file each. The same options give the same bytes everywhere."""
+    """Sample tasks into a folder, one JSON file each. The same options give the same bytes everywhere.
+
+    Families: knapsack (if none is named), navigation, rule_diagnosis, those of installed packages, or your own.
+    """
     given = {key: value for key, value in options.items() if value is not None}
     base = read_task_set(config).model_dump() if config else {}
     try:
-        wanted = TaskSetConfig.model_validate({**base, **given})
+        wanted = TaskSetConfig.model_validate({**base, **given}).resolved()
     except ValidationError as error:
         raise UserError(explain(error, TaskSetConfig).message, "see: keepstate tasks generate --help") from error
     folder = out or Path("data/tasks") / wanted.folder_name
-    avoid = [task for other in apart_from for task in load_tasks(other)]
-    tasks = list(
-        make_tasks(
-            wanted.family, wanted.difficulty, wanted.count, wanted.seed_start, rules=wanted.rules, apart_from=avoid
-        )
-    )
+    tasks = wanted.make(apart_from=[task for other in apart_from for task in load_tasks(other)])
     _require_unmixed(folder, {f"{task.name}.json" for task in tasks})
     with CountDisplay(str(folder)) as shown:
         write_tasks(folder, shown.each(tasks))
     click.echo(folder)
+
+
+@command.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="FILE.py")
+def new(path: Path) -> None:
+    """Write a small family of your own, which works, to start from."""
+    from keepstate.tasks import starter
+
+    if path.suffix != ".py" or path.exists():
+        what = "exists already" if path.exists() else "is no name of a Python file"
+        raise UserError(f"{path} {what}", "choose another name, e.g. keepstate tasks new my_tasks.py")
+    write_atomic(path, Path(starter.__file__).read_text(encoding="utf-8").replace("FILE.py", path.name))
+    click.echo(path)
+    click.echo(f"prove it: keepstate tasks check {path}", err=True)
+    click.echo(f"use it: keepstate tasks generate --family {path}", err=True)
+
+
+@command.command()
+@click.argument("family", metavar="FAMILY")
+@click.option("--count", type=click.IntRange(1), default=10, show_default=True, help="Tasks of every difficulty.")
+def check(family: str, count: int) -> None:
+    """Prove FAMILY (a file, module or name): seeds, JSON, tools, its reference answer, its policies and its plan."""
+    from keepstate.tasks.checking import check_family
+
+    for line in check_family(use_family(family), count):
+        click.echo(line)
 
 
 def _require_unmixed(folder: Path, names: set[str]) -> None:
@@ -74,6 +104,7 @@ def _require_unmixed(folder: Path, names: set[str]) -> None:
 
 @command.command()
 @click.argument("path", type=PATH)
+@family_option()
 @click.option("--hidden", is_flag=True, help="Also show what the agent must find out, and the reference answer.")
 def show(path: Path, hidden: bool) -> None:
     """Show one task, or sum up a folder of them with the scores of the reference policies."""
@@ -84,7 +115,6 @@ def show(path: Path, hidden: bool) -> None:
 
 
 def _show_task(path: Path, hidden: bool) -> None:
-
     task = read_task(path)
     environment = environment_for(task)
     click.echo(f"{task.name}  {task.difficulty}  {task.schema_}  content {task.content_hash[:16]}\n")
@@ -92,28 +122,44 @@ def _show_task(path: Path, hidden: bool) -> None:
     for tool in environment.tools:
         click.echo(f"{tool.signature}\n    {tool.description}")
     scores = ", ".join(f"{name} {score:.3f}" for name, score in reference_scores(task).items())
-    click.echo(f"\nreference policies: {scores}")
+    click.echo(f"\nreference policies: {scores or 'none'}")
     if hidden:
-        for item, properties in task.private.get("items", {}).items():
-            mark = "*" if item in task.reference.get("optimal_item_ids", ()) else " "
-            click.echo(f"{mark} {item}  {canonical_json(properties)}")
-        click.echo(f"reference: {canonical_json(task.reference)}")
+        for key, value in task.private.items():
+            click.echo(f"{key}:" if isinstance(value, dict) else f"{key}: {canonical_json(value)}")
+            for name, inner in value.items() if isinstance(value, dict) else ():
+                click.echo(f"  {name}  {canonical_json(inner)}")
+        click.echo(f"reference: {canonical_json(task.reference) if task.reference else 'none'}")
 
 
 def _show_folder(folder: Path) -> None:
-
     tasks, bad = read_tasks(folder)
-    kinds = Counter((task.family, task.difficulty, str(task.public.get("rules", "paper"))) for task in tasks)
+    kinds = Counter((task.family, task.difficulty, _rules(task)) for task in tasks)
     for (family, difficulty, rules), count in sorted(kinds.items()):
-        click.echo(f"{count} tasks: {family}, {difficulty}, {rules} rules")
-    if tasks:
-        scores = [reference_scores(task) for task in tasks]
-        for policy, words in POLICIES.items():
-            if values := [score[policy] for score in scores if policy in score]:
-                solved = sum(value >= 1.0 for value in values)
-                click.echo(f"{policy:>8}: mean score {fmean(values):.3f}, solved {solved} of {len(values)} ({words})")
+        click.echo(f"{count} tasks: {family}, {difficulty}{f', {rules} rules' if rules else ''}")
+    for family in sorted({task.family for task in tasks}):
+        _show_policies([task for task in tasks if task.family == family])
     for file in bad:
         click.echo(f"left out: {file.path}: {file.reason}", err=True)
     if bad:
         click.echo(f"{len(bad)} of {len(tasks) + len(bad)} files are no tasks", err=True)
         sys.exit(EXIT_PARTIAL)
+
+
+def _rules(task: Task) -> str:
+    """The rule set of a task; empty where its family has none. Research files are of the first that there was."""
+    return str(task.public.get("rules", "paper" if "paper" in family_of(task).rules else ""))
+
+
+def _show_policies(tasks: Sequence[Task]) -> None:
+    """What the reference policies score on tasks of one family, and what there is none of."""
+    family = family_of(tasks[0])
+    scores = [reference_scores(task) for task in tasks]
+    for policy in dict.fromkeys([*family.policies, *(name for each in scores for name in each)]):
+        if values := [each[policy] for each in scores if policy in each]:
+            solved = sum(value >= 1.0 for value in values)
+            words = family.policies.get(policy, "no description")
+            click.echo(f"{policy:>8}: mean score {fmean(values):.3f}, solved {solved} of {len(values)} ({words})")
+    if not all(task.reference for task in tasks):
+        click.echo(f"{family.name} has no reference answer: a score is no share of an optimum")
+    if lacking := [name for name in (FLOOR, CEILING) if not all(name in each for each in scores)]:
+        click.echo(f"{family.name} has no {' and no '.join(lacking)} policy: scores are not corrected for chance")

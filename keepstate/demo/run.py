@@ -42,7 +42,7 @@ from keepstate.train import TrainingDisplay, train
 from keepstate.train.axolotl_config import config_path
 from keepstate.train.result import WEIGHTS, TrainedAdapter
 from keepstate.train.run_folder import OtherTraining
-from keepstate.vocabulary import Difficulty, RuntimeName, Tracker
+from keepstate.vocabulary import RuntimeName, Tracker
 
 TRAIN_SEED, EVAL_SEED = 0, 123_456_789
 CONTEXT = 4_096
@@ -103,8 +103,8 @@ class Demo:
 
     def make_tasks(self) -> None:
         """Training and held-out tasks, disjoint by content."""
-        training = list(make_tasks("knapsack", Difficulty.MINI, self.train_tasks, TRAIN_SEED))
-        held_out = list(make_tasks("knapsack", Difficulty.MINI, self.eval_tasks, EVAL_SEED, apart_from=training))
+        training = list(make_tasks("knapsack", "mini", self.train_tasks, TRAIN_SEED))
+        held_out = list(make_tasks("knapsack", "mini", self.eval_tasks, EVAL_SEED, apart_from=training))
         require_disjoint(training, held_out)
         for folder, tasks in ((self.folder.tasks("train"), training), (self.folder.tasks("eval"), held_out)):
             keep_only(folder.glob("*.json"), ".json", tasks)
@@ -240,9 +240,7 @@ class Demo:
     def _configs(self) -> list[BenchmarkConfig]:
         tasks = TaskSource(folder=self.folder.tasks("eval"), count=self.eval_tasks)
         base_url = f"http://127.0.0.1:{self.port}/v1"
-        return list(
-            matrix_configs(tasks, Difficulty.MINI, limits=LIMITS, sampling=SAMPLING, context=CONTEXT, base_url=base_url)
-        )
+        return list(matrix_configs(tasks, "mini", limits=LIMITS, sampling=SAMPLING, context=CONTEXT, base_url=base_url))
 
     @contextmanager
     def _timed(self, title: str) -> Iterator[None]:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import queue
-import threading
-import weakref
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from keepstate.errors import EpisodeFailure
-from keepstate.tasks.base import Environment, ToolError
+from keepstate.errors import EpisodeFailure, UserError
+from keepstate.runtimes.aside import Aside, Hangs, failed
+from keepstate.tasks.base import Environment, Task, Verdict
+from keepstate.tasks.families import environment_for, family_of
+from keepstate.tasks.tools import ToolError
 from keepstate.traces.record import ActionResult, ToolCall
 from keepstate.vocabulary import Origin, Rung, RuntimeName
 
@@ -69,7 +67,7 @@ class ToolGate:
     _free: int = 0
     _chars: int = 0
     _values: int = 0
-    _aside: _Aside | None = None
+    _aside: Aside | None = None
     _asked: asyncio.Future[ToolCall] | None = None
     """The call that has not returned yet."""
 
@@ -137,18 +135,16 @@ class ToolGate:
         except ToolError as error:
             return ToolCall(tool, arguments, error=str(error))
         except BaseException as error:  # SystemExit and the like too: what a task raises is never the agent's doing
-            raise EpisodeFailure(Origin.TASK, f"tool {tool}: {type(error).__name__}: {error}") from error
+            raise failed(f"tool {tool}", type(self.environment), error) from error
 
     def _attempt_aside(self, tool: str, arguments: dict[str, Any]) -> asyncio.Future[ToolCall]:
-        if self._aside is None:
-            self._aside = _Aside()
-        asked = self._asked = self._aside.run(lambda: self._attempt(tool, arguments))
-        hangs = EpisodeFailure(Origin.TASK, f"tool {tool} did not return within {TOOL_SECONDS:g} s")
-        timer = asked.get_loop().call_later(TOOL_SECONDS, _settle, asked, None, hangs)
+        kind = type(self.environment)
+        asked = self._asked = self._thread().run(
+            lambda: self._attempt(tool, arguments), what=f"tool {tool}", kind=kind, seconds=TOOL_SECONDS
+        )
 
         def returned(done: asyncio.Future[ToolCall]) -> None:
-            timer.cancel()
-            if done.cancelled() or done.exception() is hangs:
+            if done.cancelled() or isinstance(done.exception(), Hangs):
                 return  # it runs still
             self._asked = None
             if done.exception() is None:
@@ -156,6 +152,51 @@ class ToolGate:
 
         asked.add_done_callback(returned)
         return asked
+
+    async def verdict(self) -> Verdict:
+        """Grade the episode as it stands.
+
+        Raises:
+            EpisodeFailure: The environment failed, or gave no verdict (origin grader).
+        """
+        kind = type(self.environment)
+
+        def grade() -> Verdict:
+            try:
+                return Verdict.model_validate(self.environment.verdict())
+            except BaseException as error:
+                raise failed("verdict", kind, error, Origin.GRADER) from error
+
+        if self.environment.in_memory:
+            return grade()
+        return await self._thread().run(grade, what="verdict", kind=kind, seconds=TOOL_SECONDS, origin=Origin.GRADER)
+
+    def _thread(self) -> Aside:
+        if self._aside is None:
+            self._aside = Aside()
+        return self._aside
+
+
+async def open_environment(task: Task) -> Environment:
+    """A new environment that plays `task`: its family's own code, so in time, and aside unless it is quick.
+
+    Raises:
+        EpisodeFailure: It failed (origin task).
+        UserError: The family is not known here.
+    """
+    kind = family_of(task).environment
+    if kind.in_memory:
+        return environment_for(task)
+
+    def make() -> Environment:
+        try:
+            return environment_for(task)
+        except UserError as error:
+            raise EpisodeFailure(Origin.TASK, error.message) from error
+        except BaseException as error:
+            raise failed(kind.__name__, kind, error) from error
+
+    return await Aside().run(make, what=kind.__name__, kind=kind, seconds=TOOL_SECONDS)
 
 
 TOO_LARGE = (
@@ -184,46 +225,3 @@ def _size(value: Any) -> tuple[int, int]:
         elif isinstance(value, int):
             chars += value.bit_length() // 3
     return values, chars
-
-
-class _Aside:
-    """Runs calls one after another in a thread, so that one that waits or hangs holds up nobody else.
-
-    The thread is a daemon: what never returns does not hold up the end of the program either. It ends with this object.
-    """
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        threading.Thread(target=_work, args=(self._jobs,), name="keepstate tools", daemon=True).start()
-        weakref.finalize(self, self._jobs.put, None)
-
-    def run(self, action: Callable[[], ToolCall]) -> asyncio.Future[ToolCall]:
-        """Run `action`, which raises nothing but `EpisodeFailure`."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[ToolCall] = loop.create_future()
-
-        def job() -> None:
-            record = failure = None
-            try:
-                record = action()
-            except EpisodeFailure as raised:
-                failure = raised
-            with suppress(RuntimeError):  # the loop has been closed: nobody waits
-                loop.call_soon_threadsafe(_settle, future, record, failure)
-
-        self._jobs.put(job)
-        return future
-
-
-def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-    while (job := jobs.get()) is not None:
-        job()
-        del job
-
-
-def _settle(future: asyncio.Future[ToolCall], record: ToolCall | None, failure: EpisodeFailure | None) -> None:
-    if not future.done():
-        if record is None:
-            future.set_exception(failure or RuntimeError("no outcome"))
-        else:
-            future.set_result(record)

@@ -7,12 +7,14 @@ host process only; runtimes reach it through tool calls. Nothing here executes a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from keepstate.closed import Closed
 from keepstate.files import content_hash
+from keepstate.tasks.tools import BoundTool, Tool, ToolError, echo, tools_of
 
 TASK_SCHEMA: Literal["keepstate.task.v1"] = "keepstate.task.v1"
 RESEARCH_TASK_SCHEMA = "pythonformer.task.v1"
@@ -41,7 +43,9 @@ class Task(Closed):
     private: dict[str, Any]
     """What only its environment knows."""
     reference: dict[str, Any]
-    """The best answer."""
+    """The best answer; empty where none is known: then a score is no share of an optimum."""
+    family_source: str | None = None
+    """File or module that the family was loaded from, and its SHA-256; null where it comes with keepstate."""
 
     @property
     def name(self) -> str:
@@ -52,32 +56,6 @@ class Task(Closed):
     def content_hash(self) -> str:
         """SHA-256 of what makes this task the problem it is (not of its id, seed or schema)."""
         return content_hash({"family": self.family, "public": self.public, "private": self.private})
-
-
-class Parameter(Closed):
-    """One argument of a tool."""
-
-    name: str
-    type: str
-
-
-class Tool(Closed):
-    """What an agent is told about one tool."""
-
-    name: str
-    description: str
-    parameters: tuple[Parameter, ...] = ()
-    returns: str = "None"
-
-    @property
-    def signature(self) -> str:
-        """The Python signature, e.g. `inspect(item_id: str) -> str`."""
-        arguments = ", ".join(f"{p.name}: {p.type}" for p in self.parameters)
-        return f"{self.name}({arguments}) -> {self.returns}"
-
-
-class ToolError(Exception):
-    """A tool refused a call; the agent sees the message: a Python exception in CodeAct, an error line in ReAct."""
 
 
 class Verdict(Closed, strict=True, allow_inf_nan=False, revalidate_instances="always"):
@@ -96,30 +74,59 @@ class Verdict(Closed, strict=True, allow_inf_nan=False, revalidate_instances="al
 
 
 class Environment(ABC):
-    """One task being played. Made anew for every episode; not thread-safe."""
+    """One task being played. Made anew for every episode; not thread-safe.
 
-    tools: tuple[Tool, ...]
-    """Every family has a `finish()` tool or ends by its goal; `finish` never counts against the cap on tool calls."""
+    Its tools are the methods marked with `@tool`.
+
+    Args:
+        task: What is played; `task.private` and `task.reference` are never shown to an agent by anything else.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    """What the agent is told of them, in the order of the methods."""
     goal: str
-    """The first user message of the episode."""
+    """The first user message of the episode; set it in `__init__`."""
+    finished: bool = False
+    """Whether the episode is over by the agent's own doing: a tool sets it. Most have a tool called `finish` for that,
+    which does not count against the cap on tool calls."""
     in_memory: bool = False
     """Whether every call returns within a millisecond: no files, no network, no long search. Such calls are run where
     all episodes are served; those of other environments in a thread, one after another, each 0.03 ms dearer."""
+    _bound: dict[str, BoundTool] = {}  # noqa: RUF012 - replaced in every subclass, never changed
 
-    @property
-    @abstractmethod
-    def finished(self) -> bool:
-        """Whether the episode is over by the agent's own doing."""
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._bound = tools_of(cls)
+        if taken := sorted(cls._bound.keys() & vars(Environment).keys()):
+            raise TypeError(f"a tool cannot be called {taken[0]!r}: every environment has something of that name")
+        if "tools" not in vars(cls):
+            cls.tools = tuple(bound.told for bound in cls._bound.values())
 
-    @abstractmethod
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    @classmethod
+    def bound_tools(cls) -> Mapping[str, BoundTool]:
+        """The tools by name, with the types of their arguments and results."""
+        return cls._bound
+
     def call(self, tool: str, arguments: dict[str, Any]) -> Any:
         """Run one tool call and return a JSON-able value.
 
         `arguments` come from model-written code: any JSON value under any name must be expected.
 
         Raises:
-            ToolError: The call is refused; nothing has changed.
+            ToolError: No such tool, wrong arguments, or the tool's own reason; nothing has changed.
         """
+        bound = self._bound.get(tool) if isinstance(tool, str) else None
+        if bound is None:
+            raise ToolError(f"unknown tool {echo(tool)}; tools: {', '.join(self._bound)}")
+        if not bound.names(arguments):
+            wanted = ", ".join(bound.types) or "no arguments"
+            raise ToolError(f"{tool} takes {wanted}, got {echo(arguments)}")
+        if self.finished:
+            raise ToolError("the task is finished")
+        return getattr(self, bound.method)(**bound.checked(arguments))
 
     @abstractmethod
     def verdict(self) -> Verdict:

@@ -17,7 +17,7 @@ from keepstate.closed import explain
 from keepstate.errors import UserError
 from keepstate.files import existing_folder, parse_json, write_json
 from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task
-from keepstate.tasks.generate import environment_for
+from keepstate.tasks.families import UnknownFamily, environment_for
 
 MAKE_COMMAND = "keepstate tasks generate --difficulty mini --count 60 --out FOLDER"
 RESEARCH_DIFFICULTY = "research"
@@ -68,7 +68,7 @@ def read_tasks(folder: Path) -> tuple[list[Task], list[BadTask]]:
     """The tasks of a folder by file name, and the files that are none.
 
     Raises:
-        UserError: The folder is missing, or holds no JSON file at all.
+        UserError: The folder is missing, or holds no JSON file at all, or the user must name his family.
     """
     existing_folder(folder, "tasks", MAKE_COMMAND.replace("FOLDER", str(folder)))
     tasks: list[Task] = []
@@ -76,6 +76,8 @@ def read_tasks(folder: Path) -> tuple[list[Task], list[BadTask]]:
     for path in sorted(folder.glob("*.json")):
         try:
             tasks.append(read_task(path))
+        except UnknownFamily:
+            raise
         except UserError as error:
             bad.append(BadTask(path, error.message.removeprefix(f"{path}: ")))
     if not tasks and not bad:
@@ -106,6 +108,8 @@ def read_task(path: Path) -> Task:
         raise UserError(f"{path}: task_id {task.task_id[:80]!r} cannot be part of a file name", hint)
     try:
         environment_for(task)
+    except UnknownFamily:
+        raise
     except UserError as error:
         raise UserError(f"{path}: {error.message}", error.hint) from error
     return task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -10,18 +11,20 @@ from keepstate.closed import Closed, explain
 from keepstate.errors import UserError
 from keepstate.files import parse_json
 from keepstate.places import SHIPPED, find
-from keepstate.vocabulary import Difficulty, RuleSet
+from keepstate.tasks.base import Task
+from keepstate.tasks.families import named_beside, use_family
+from keepstate.tasks.generate import checked_difficulty, checked_rules, make_tasks
 
 
 class TaskSetConfig(Closed):
     """Which tasks to make; equal configs give equal bytes."""
 
     family: str = "knapsack"
-    """Name of the task family."""
-    difficulty: Difficulty = Difficulty.MINI
-    """Its named parameter set."""
-    rules: RuleSet = RuleSet.STRICT
-    """How much it tells an agent that did not look, in a family that has rules."""
+    """A name, a module, or a Python file, whose relative path starts at the folder of this config."""
+    difficulty: str | None = None
+    """One that the family has; its first where it is not given."""
+    rules: str | None = None
+    """A rule set that the family has; its first where it is not given."""
     count: int = Field(default=100, ge=1, le=1_000_000)
     """How many tasks."""
     seed_start: int = 0
@@ -29,10 +32,47 @@ class TaskSetConfig(Closed):
     split: str = Field(default="train", pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")
     """Names the folder: `<family>-<difficulty>-<split>`."""
 
+    def resolved(self) -> TaskSetConfig:
+        """The same by the family's name, difficulty and rule set, once its family is loaded.
+
+        Raises:
+            UserError: There is no such family, or it has no such difficulty or rule set.
+        """
+        source = use_family(self.family)
+        return self.model_copy(
+            update={
+                "family": source.name,
+                "difficulty": checked_difficulty(source, self.difficulty),
+                "rules": checked_rules(source, self.rules),
+            }
+        )
+
     @property
     def folder_name(self) -> str:
-        """Name of the folder that these tasks go to."""
+        """Name of the folder that these tasks go to, of a resolved config."""
         return f"{self.family}-{self.difficulty}-{self.split}"
+
+    def make(self, count: int | None = None, apart_from: Collection[Task] = ()) -> list[Task]:
+        """Sample the tasks.
+
+        Args:
+            count: At most so many, the first ones.
+            apart_from: Tasks whose problems must not recur.
+
+        Raises:
+            UserError: See `resolved` and `make_tasks`.
+        """
+        whole = self.resolved()
+        return list(
+            make_tasks(
+                whole.family,
+                str(whole.difficulty),
+                min(count or whole.count, whole.count),
+                whole.seed_start,
+                rules=whole.rules,
+                apart_from=apart_from,
+            )
+        )
 
 
 def read_task_set(path: Path) -> TaskSetConfig:
@@ -44,7 +84,8 @@ def read_task_set(path: Path) -> TaskSetConfig:
     path = find(path)
     hint = f"keys: {', '.join(TaskSetConfig.model_fields)}"
     try:
-        return TaskSetConfig.model_validate(parse_json(path.read_bytes()))
+        config = TaskSetConfig.model_validate(parse_json(path.read_bytes()))
+        return config.model_copy(update={"family": named_beside(config.family, path.parent)})
     except OSError as error:
         raise UserError(
             f"{path}: cannot read: {error.strerror}",

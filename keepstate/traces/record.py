@@ -275,8 +275,8 @@ class Trace(Closed):
     limits: Annotated[Limits, BeforeValidator(_as_played, json_schema_input_type=_Told)] | None
     """Those that held; None where nobody tells."""
     versions: dict[str, str]
-    """Of keepstate and Python; an imported trace names its source, its place there (file and line) and what was not
-    carried over instead."""
+    """Of keepstate and Python, and `family`: file and SHA-256 of a family that was not keepstate's. An imported trace
+    names its source, its place there (file and line) and what was not carried over instead."""
     failure: Failure | None
     """A failure of ours; None in a graded episode."""
     verdict: Verdict | None

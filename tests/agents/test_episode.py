@@ -15,7 +15,7 @@ from keepstate.agents.episode import run_episode, turn_seed
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.base import ContextOverflow, Message, Reply
 from keepstate.models.scripted import ScriptedModel
-from keepstate.runtimes import Sandbox
+from keepstate.runtimes import Sandbox, base
 from keepstate.tasks import environment_for, make_tasks
 from keepstate.tasks.base import Environment, Task, Verdict
 from keepstate.traces import read_trace, write_trace
@@ -242,7 +242,7 @@ async def test_a_call_that_the_clock_overtakes_counts(
         monkeypatch.setattr(made, "in_memory", False, raising=False)
         return made
 
-    monkeypatch.setattr(loop, "environment_for", slow)
+    monkeypatch.setattr(base, "environment_for", slow)
     limits = Limits(turns=40, seconds=0.3, tool_calls=3, action_seconds=5)
     trace, _ = await play([calls(runtime, "list_items"), calls(runtime, "finish")], runtime, sandbox, limits)
     assert trace.failure is None
@@ -342,7 +342,7 @@ def broken(environment: Environment, name: str) -> Environment:
 async def test_a_defect_of_the_task_is_ours(
     runtime: RuntimeName, method: str, origin: Origin, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "environment_for", lambda task: broken(environment_for(task), method))
+    monkeypatch.setattr(base, "environment_for", lambda task: broken(environment_for(task), method))
     limits = Limits(turns=1, seconds=30, tool_calls=3, action_seconds=5)
     trace, _ = await play([calls(runtime, "list_items")], runtime, sandbox, limits)
     assert trace.failure is not None
@@ -369,7 +369,7 @@ async def test_a_verdict_out_of_bounds_is_our_failure(
         environment.verdict = lambda: verdict  # type: ignore[assignment, method-assign, return-value]
         return environment
 
-    monkeypatch.setattr(loop, "environment_for", graded)
+    monkeypatch.setattr(base, "environment_for", graded)
     limits = Limits(turns=1, seconds=30, tool_calls=3, action_seconds=5)
     trace, _ = await play([calls(RuntimeName.REACT, "list_items")], RuntimeName.REACT, sandbox, limits)
     assert trace.failure is not None
@@ -381,7 +381,7 @@ async def test_a_task_that_cannot_be_set_up_is_ours(sandbox: Sandbox, monkeypatc
     def defect(task: Task) -> Environment:
         raise KeyError(task.task_id)
 
-    monkeypatch.setattr(loop, "environment_for", defect)
+    monkeypatch.setattr(base, "environment_for", defect)
     trace = await run_episode(TASK, runtime=REACT, model=ScriptedModel([]), sandbox=sandbox, limits=FAST)
     assert trace.failure is not None
     assert trace.failure.origin is Origin.TASK

@@ -4,7 +4,7 @@ import pytest
 
 from keepstate.agents.prompts import RUNTIME_PARAGRAPHS, system_prompt
 from keepstate.tasks import environment_for, make_tasks
-from keepstate.tasks.base import Parameter, Tool
+from keepstate.tasks.tools import Parameter, Tool
 from keepstate.vocabulary import RuntimeName
 
 TOOLS = environment_for(next(iter(make_tasks("knapsack", "mini", 1, 0)))).tools

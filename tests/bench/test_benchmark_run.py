@@ -50,16 +50,14 @@ from keepstate.traces import read_trace
 from keepstate.traces.check import check_folders
 from keepstate.traces.record import Limits
 from keepstate.train import result
-from keepstate.vocabulary import Difficulty, FinishReason, Origin, RuntimeName
+from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 REACT = RuntimeName.REACT
 
 
 def react_cell(stub: StubServer, *, count: int = 6, **changes: Any) -> BenchmarkConfig:
     values = {"name": "cell", "adapter": "base", "runtime": "react", "base_url": stub.url, "concurrency": 4}
-    return BenchmarkConfig.model_validate(
-        values | {"tasks": TaskSource(difficulty=Difficulty.MINI, count=count)} | changes
-    )
+    return BenchmarkConfig.model_validate(values | {"tasks": TaskSource(difficulty="mini", count=count)} | changes)
 
 
 def figures(tallies: list[Tally]) -> list[tuple[int, int, int]]:
@@ -73,7 +71,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 async def test_all_cells_are_played_at_once_and_kept(tmp_path: Path) -> None:
     with serving(StubServer()) as stub:
-        tasks = TaskSource(difficulty=Difficulty.MINI, count=3)
+        tasks = TaskSource(difficulty="mini", count=3)
         configs = list(matrix_configs(tasks, "mini", base_url=stub.url))
         tallies = await bench(configs, tmp_path, allow_unsafe=True, concurrency=1)
         assert figures(tallies) == [(0, 3, 0)] * 8
@@ -660,7 +658,7 @@ def command(*arguments: object) -> Result:
 def test_the_commands_play_and_say_what_came_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with serving(StubServer(context=2_048)) as stub:
-        write_tasks(tmp_path / "tasks", TaskSource(difficulty=Difficulty.MINI, count=2).load())
+        write_tasks(tmp_path / "tasks", TaskSource(difficulty="mini", count=2).load())
         arguments = ("--tasks", "tasks", "--base-url", stub.url, "--context", 2048, "--adapter", "react")
         result = command("matrix", *arguments)
         assert result.exit_code == 0, result.output

@@ -142,12 +142,7 @@ def test_the_comparison_finds_a_masked_answer_that_is_trained(small_tokenizer: T
     prompts = local_prompts(load_template("chatml"), small_tokenizer)
     labels, flags = sample.labels(), [False, True, True]
     wrong = compare(
-        messages,
-        TrainingRow(sample.ids, labels),
-        prompts,
-        small_tokenizer,
-        small_tokenizer.specials["<|im_end|>"],
-        flags,
+        messages, TrainingRow(sample.ids, labels), prompts, small_tokenizer, small_tokenizer.end_of_turn, flags
     )
     assert wrong.mask_wrong
     assert wrong.first is not None
@@ -155,8 +150,8 @@ def test_the_comparison_finds_a_masked_answer_that_is_trained(small_tokenizer: T
     span = sample.answers[0]
     labels[span.start : span.end] = [MASKED] * (span.end - span.start)
     right = TrainingRow(sample.ids, labels)
-    assert compare(messages, right, prompts, small_tokenizer, small_tokenizer.specials["<|im_end|>"], flags).good
-    assert not compare(messages, right, prompts, small_tokenizer, small_tokenizer.specials["<|im_end|>"]).good
+    assert compare(messages, right, prompts, small_tokenizer, small_tokenizer.end_of_turn, flags).good
+    assert not compare(messages, right, prompts, small_tokenizer, small_tokenizer.end_of_turn).good
 
 
 @pytest.mark.train_env

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from keepstate.agents.episode import run_episode
 from keepstate.errors import UserError
 from keepstate.models.scripted import ScriptedModel
-from keepstate.models.teacher import ScriptedTeacher, decide
-from keepstate.models.teacher_text import best_packing
+from keepstate.models.teacher import ScriptedTeacher
 from keepstate.runtimes import Sandbox
 from keepstate.tasks import make_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.families.knapsack.solver import solve
+from keepstate.tasks.families.knapsack.teacher import decide
+from keepstate.tasks.families.knapsack.teacher_text import best_packing
 from keepstate.traces.record import Limits, Trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 

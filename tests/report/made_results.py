@@ -15,7 +15,7 @@ from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces import Trace, write_trace
 from keepstate.traces.record import Limits
-from keepstate.vocabulary import Adapter, Difficulty, FinishReason, Origin, Rung, RuntimeName
+from keepstate.vocabulary import Adapter, FinishReason, Origin, Rung, RuntimeName
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def write_made_cell(
     runtime: RuntimeName,
     episode: Callable[[int], Made | None],
     count: int = 12,
-    difficulty: Difficulty = Difficulty.MINI,
+    difficulty: str = "mini",
     **settings: object,
 ) -> BenchmarkConfig:
     """Write a cell whose episode on task i is `episode(i)`; None leaves the task unplayed."""

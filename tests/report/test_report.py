@@ -29,10 +29,10 @@ from keepstate.report.entries import ReportFile
 from keepstate.report.figures import cell_figures
 from keepstate.report.statistics import Finding
 from keepstate.report.tables import markdown, print_comparison, print_report
-from keepstate.tasks.policies import reference_scores
+from keepstate.tasks import reference_scores
 from keepstate.tasks.store import load_tasks, write_tasks
 from keepstate.traces.statistics import write_summaries
-from keepstate.vocabulary import Adapter, Difficulty, FinishReason, Origin, RuntimeName
+from keepstate.vocabulary import Adapter, FinishReason, Origin, RuntimeName
 
 PERSISTENT, FORGET, REACT = RuntimeName
 
@@ -167,7 +167,7 @@ def test_what_is_missing_is_told(run: Path, tmp_path: Path) -> None:
 
 
 def test_cells_on_different_tasks_are_never_compared(run: Path) -> None:
-    write_made_cell(run, Adapter.PERSISTENT, PERSISTENT, lambda _: Made(), 4, Difficulty.EASY)
+    write_made_cell(run, Adapter.PERSISTENT, PERSISTENT, lambda _: Made(), 4, "easy")
     report = make_report("r", read_results(run))
     assert len(report.groups) == 2
     easy = next(group for group in report.groups if "easy" in group.title)
@@ -314,7 +314,7 @@ def test_compare_command(run: Path, tmp_path: Path) -> None:
     assert len(whole) == 8
     assert {row["optimality"]["difference"]["value"] for row in whole} == {0.0}
     assert {row["verdict"] for row in whole} == {"the same episodes"}
-    write_made_cell(tmp_path / "other", Adapter.BASE, REACT, lambda _: Made(), 2, Difficulty.EASY)
+    write_made_cell(tmp_path / "other", Adapter.BASE, REACT, lambda _: Made(), 2, "easy")
     result = CliRunner().invoke(compare_command.command, [str(run), str(tmp_path / "other")])
     assert isinstance(result.exception, UserError)
 
@@ -382,7 +382,7 @@ def test_a_terminal_without_arrows_and_a_folder_whose_name_is_no_text(
 
 def repeated(folder: Path) -> Path:
     """A folder of 4 tasks, each under three ids."""
-    tasks = TaskSource(difficulty=Difficulty.MINI, count=4).load()
+    tasks = TaskSource(difficulty="mini", count=4).load()
     write_tasks(
         folder, [task.model_copy(update={"task_id": f"{task.task_id}-r{i}"}) for task in tasks for i in range(3)]
     )

@@ -9,7 +9,8 @@ from typing import Any
 
 from keepstate.runtimes import Sandbox, open_runtime
 from keepstate.runtimes.base import Runtime, ToolGate
-from keepstate.tasks.base import Environment, Parameter, Tool, ToolError, Verdict
+from keepstate.tasks.base import Environment, Verdict
+from keepstate.tasks.tools import Parameter, Tool, ToolError
 from keepstate.traces.record import ActionResult, Limits
 from keepstate.vocabulary import Rung, RuntimeName
 

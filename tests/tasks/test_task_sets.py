@@ -8,10 +8,17 @@ from click.testing import CliRunner, Result
 
 from keepstate.cli import cli
 from keepstate.errors import UserError
-from keepstate.tasks import load_tasks, make_tasks, problem_hash, read_tasks, require_disjoint, write_tasks
+from keepstate.tasks import (
+    load_tasks,
+    make_tasks,
+    problem_hash,
+    read_tasks,
+    reference_scores,
+    require_disjoint,
+    write_tasks,
+)
 from keepstate.tasks.base import RESEARCH_TASK_SCHEMA
 from keepstate.tasks.families import family, names
-from keepstate.tasks.policies import reference_scores
 from keepstate.tasks.task_set import TaskSetConfig, read_task_set
 
 ROOT = Path(__file__).parents[2]
@@ -166,7 +173,7 @@ def test_a_bad_config_is_explained(tmp_path: Path, content: str | None, says: st
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match=says):
-        read_task_set(path)
+        read_task_set(path).resolved()
 
 
 def test_generate_writes_the_set_and_options_override_the_config(tmp_path: Path) -> None:
@@ -202,4 +209,5 @@ def test_show_tells_the_hidden_part_only_when_asked(tmp_path: Path) -> None:
     plain, hidden = tasks_command("show", path).stdout, tasks_command("show", path, "--hidden").stdout
     assert "inspect(item_id: str) -> str" in plain
     assert secret not in plain
-    assert f"* {secret}" in hidden
+    assert "reference: " in hidden
+    assert secret in hidden.partition("reference: ")[2]

@@ -15,7 +15,8 @@ from keepstate.errors import EpisodeFailure
 from keepstate.runtimes.base import ToolGate
 from keepstate.runtimes.sandbox.block import BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.zygote import RungUnavailable, Zygote
-from keepstate.tasks.base import Environment, ToolError, Verdict
+from keepstate.tasks.base import Environment, Verdict
+from keepstate.tasks.tools import ToolError
 from keepstate.traces.record import Limits
 from keepstate.vocabulary import Rung
 
@@ -145,9 +146,10 @@ class RungReport:
 class _NoTask(Environment):
     """An environment without tools."""
 
-    tools = ()
     goal = ""
-    finished = False
+
+    def __init__(self) -> None:
+        """No task."""
 
     def call(self, tool: str, arguments: dict[str, Any]) -> Any:
         raise ToolError("there are no tools")

@@ -1,80 +1,157 @@
-"""The registry of task families: every module or package in this folder that defines `FAMILY` is one.
+"""Where families are found: in this folder, in packages that offer one, and in files and modules that the user names.
 
-Adding a family is adding one file here. `names()` lists them without importing any; `family(name)` imports one.
+Every module or package in this folder that defines a subclass of `Family` is one that comes with keepstate. A package
+offers its own under the entry-point group `keepstate.families`. A file or module is loaded only where the user names it
+(`--family my_tasks.py`), never because a task file does: reading others' tasks runs nothing of theirs.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from pydantic import BaseModel
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 from keepstate.errors import UserError
 from keepstate.tasks.base import Environment, Task
-from keepstate.vocabulary import Difficulty, RuleSet
+from keepstate.tasks.family import Family
+from keepstate.tasks.loading import from_entry_point, from_file, from_module, place_of, the_family
+
+GROUP = "keepstate.families"
+_NAMED: dict[str, Family] = {}
+"""Loaded because the user named them, by their name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """What a family samples: the parts of a `Task` that make it the problem it is."""
-
-    public: dict[str, Any]
-    private: dict[str, Any]
-    reference: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """One tool call of a reference policy."""
-
-    tool: str
-    arguments: dict[str, Any]
-
-
-class Family(Protocol):
-    """Samples tasks, plays them, and proves that its own best answer scores 1.0."""
-
-    name: str
-    difficulties: Mapping[Difficulty, BaseModel]
-    """Parameters of each difficulty; part of what seeds a task."""
-
-    def sample(self, bits: np.random.BitGenerator, parameters: BaseModel, rules: RuleSet) -> Instance:
-        """Draw one instance from the raw stream of `bits` (raw, because numpy keeps that stream across versions)."""
-
-    def environment(self, task: Task) -> Environment:
-        """Play `task`.
-
-        Raises:
-            UserError: The task's content is not of this family's form.
-        """
-
-    def gold(self, task: Task) -> Sequence[Move]:
-        """Calls that reach the reference answer; they use hidden data and must score 1.0."""
-
-    def reference_scores(self, task: Task) -> dict[str, float]:
-        """Scores of the reference policies, by name; see `keepstate.tasks.policies`."""
+class UnknownFamily(UserError):
+    """A task is of a user's family that he has not named: no fault of the task's file."""
 
 
 def names() -> list[str]:
-    """Every family, in alphabetical order."""
+    """The families that come with keepstate, in alphabetical order."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-@functools.cache
+def offered() -> dict[str, EntryPoint]:
+    """Families of installed packages, by name."""
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
 def family(name: str) -> Family:
-    """The family called `name`.
+    """The family called `name`: one that was named by the user, comes with keepstate, or an installed package offers.
 
     Raises:
         UserError: There is none.
     """
-    known = names()
-    if name not in known:
-        raise UserError(f"unknown task family {name!r}", f"families: {', '.join(known)}")
-    found: Family = importlib.import_module(f"{__name__}.{name}").FAMILY
+    return _NAMED.get(name) or _known(name)
+
+
+@functools.cache
+def _known(name: str) -> Family:
+    if name in names():
+        return the_family(import_module(f"{__name__}.{name}"), name)
+    if entry := offered().get(name):
+        return from_entry_point(entry)
+    known = ", ".join([*names(), *offered()])
+    raise UserError(
+        f"unknown task family {name!r}",
+        f"families: {known}; one of your own: --family my_tasks.py, or --family my_package.module",
+    )
+
+
+def named_beside(named: str, folder: Path) -> str:
+    """What a config in `folder` calls a family: a relative path starts there."""
+    return str(folder / Path(named).expanduser()) if _is_file(named) else named
+
+
+def _is_file(named: str) -> bool:
+    return named.endswith(".py") or "/" in named
+
+
+def use_family(named: str) -> Family:
+    """The family that the user names, loaded: a name, a Python file or a dotted module. Its name then stands for it.
+
+    Args:
+        named: What `--family` or a config says.
+
+    Raises:
+        UserError: There is none, it has an error (told with file and line), or two have one name.
+    """
+    if _is_file(named):
+        found = from_file(Path(named).expanduser().resolve())
+    elif "." in named:
+        found = from_module(named)
+    else:
+        return family(named)
+    other = _NAMED.get(found.name)
+    if found.name in names() or (other and other.source != found.source):
+        taken = (other.source if other else None) or "the one that comes with keepstate"
+        raise UserError(f"{named}: another family is called {found.name!r}: {taken}", "set another name = ... in it")
+    _NAMED[found.name] = found
     return found
+
+
+def family_of(task: Task) -> Family:
+    """The family of a task.
+
+    Raises:
+        UnknownFamily: It is a user's own; says how to name it.
+        UserError: It is not known here.
+    """
+    try:
+        return family(task.family)
+    except UserError as error:
+        if task.family_source is None:
+            raise
+        where = task.family_source.partition(" ")[0]
+        raise UnknownFamily(
+            f"{task.name} is of the family {task.family!r}, which was in {where}",
+            f"name that file or module: --family {where}",
+        ) from error
+
+
+def environment_for(task: Task) -> Environment:
+    """A new environment that plays `task`.
+
+    Raises:
+        UserError: The family is unknown, or the content is not valid.
+    """
+    found = family_of(task)
+    with told(found, f"{found.environment.__name__}(task)"):
+        environment = found.environment(task)
+        if not isinstance(getattr(environment, "goal", None), str):
+            raise TypeError(f"{found.environment.__name__} has no text as its goal: set self.goal in __init__")
+    return environment
+
+
+def reference_scores(task: Task) -> dict[str, float]:
+    """Score in [0, 1] of each reference policy of the task's family; none where it has none.
+
+    Raises:
+        UserError: The task's family is unknown, or its content is not valid.
+    """
+    found = family_of(task)
+    with told(found, "reference_scores"):
+        return dict(found.reference_scores(task))
+
+
+@contextmanager
+def told(source: Family, doing: str) -> Iterator[None]:
+    """Tell what the code of a user's family raises as an error of that file, with its line.
+
+    Raises:
+        UserError: Something was raised. Of a family that comes with keepstate it is raised as it is: our bug.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if source.source is None:
+            raise
+        raise UserError(
+            f"{place_of(error, source)}: {doing} of the family {source.name} failed: {type(error).__name__}: {error}",
+            "mend that file, then prove it with: keepstate tasks check",
+        ) from error

@@ -6,6 +6,7 @@ The field names are those of the research code's files, so that these load as th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -13,7 +14,15 @@ from pydantic import Field, ValidationError, model_validator
 from keepstate.closed import Closed, explain
 from keepstate.errors import UserError
 from keepstate.tasks.base import Task
-from keepstate.vocabulary import RuleSet
+
+
+class RuleSet(StrEnum):
+    """How much an agent is told that did not look."""
+
+    STRICT = "strict"
+    """A take needs an inspection, a refusal tells nothing that an inspection did not."""
+    PAPER = "paper"
+    """The research rules: a take needs no inspection, a refused take names the reason."""
 
 
 class Public(Closed):

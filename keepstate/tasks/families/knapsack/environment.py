@@ -6,28 +6,11 @@ Arguments come from model-written code and are checked as such: a refused call r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
-from keepstate.tasks.base import Environment, Parameter, Task, Tool, ToolError, Verdict
-from keepstate.tasks.families.knapsack.content import Content, content_of
-from keepstate.vocabulary import RuleSet
-
-ECHO_CHARS = 60
-"""Most characters of the agent's own words that a refusal repeats."""
-
-_ITEM = (Parameter(name="item_id", type="str"),)
-TOOLS = (
-    Tool(name="list_items", description="JSON list of all item ids.", returns="str"),
-    Tool(
-        name="inspect",
-        description='JSON with the item\'s "class", "value" and "weight". Each distinct item costs one inspection.',
-        parameters=_ITEM,
-        returns="str",
-    ),
-    Tool(name="take_item", description="Put one item into the knapsack.", parameters=_ITEM),
-    Tool(name="finish", description="End the task."),
-)
+from keepstate.tasks.base import Environment, Task, Verdict
+from keepstate.tasks.families.knapsack.content import Content, Item, RuleSet, content_of
+from keepstate.tasks.tools import ToolError, echo, tool
 
 
 class KnapsackEnvironment(Environment):
@@ -37,10 +20,10 @@ class KnapsackEnvironment(Environment):
         UserError: The task's content is not valid.
     """
 
-    tools = TOOLS
     in_memory = True
 
     def __init__(self, task: Task) -> None:
+        super().__init__(task)
         self._content: Content = content_of(task)
         self._strict = self._content.public.rules is RuleSet.STRICT
         self._inspected: set[str] = set()
@@ -48,28 +31,16 @@ class KnapsackEnvironment(Environment):
         self._weight = 0
         self._value = 0
         self._refused = 0
-        self._finished = False
         self.goal = _goal(self._content)
-        self._actions: dict[str, Callable[..., str | None]] = {
-            "list_items": self._list_items,
-            "inspect": self._inspect,
-            "take_item": self._take_item,
-            "finish": self._finish,
-        }
 
-    @property
-    def finished(self) -> bool:
-        """Whether `finish()` was called."""
-        return self._finished
-
-    def call(self, tool: str, arguments: dict[str, Any]) -> str | None:
-        """Run one tool call; see `TOOLS`.
+    def call(self, tool: str, arguments: dict[str, Any]) -> Any:
+        """Run one tool call, and count it if it is refused.
 
         Raises:
             ToolError: Unknown tool, wrong arguments, or against the rules; nothing has changed.
         """
         try:
-            return self._checked(tool, arguments)
+            return super().call(tool, arguments)
         except ToolError:
             self._refused += 1
             raise
@@ -93,41 +64,30 @@ class KnapsackEnvironment(Environment):
             },
         )
 
-    def _checked(self, tool: str, arguments: dict[str, Any]) -> str | None:
-        action = self._actions.get(tool) if isinstance(tool, str) else None
-        if action is None:
-            raise ToolError(f"unknown tool {_echo(tool)}; tools: {', '.join(self._actions)}")
-        expected = [p.name for t in TOOLS if t.name == tool for p in t.parameters]
-        if not isinstance(arguments, dict) or list(arguments) != expected:
-            wanted = ", ".join(expected) or "no arguments"
-            raise ToolError(f"{tool} takes {wanted}, got {_echo(arguments)}")
-        if self._finished:
-            raise ToolError("the task is finished")
-        for name, value in arguments.items():
-            if not isinstance(value, str):
-                raise ToolError(f"{name} must be a str, got {type(value).__name__}")
-            if value not in self._content.private.items:
-                raise ToolError(f"no item {_echo(value)}")
-        return action(**arguments)
-
-    def _list_items(self) -> str:
+    @tool
+    def list_items(self) -> str:
+        """JSON list of all item ids."""
         return json.dumps(self._content.public.item_ids, separators=(",", ":"))
 
-    def _inspect(self, item_id: str) -> str:
+    @tool
+    def inspect(self, item_id: str) -> str:
+        """JSON with the item's "class", "value" and "weight". Each distinct item costs one inspection."""
+        item = self._item(item_id)
         budget = self._content.public.inspect_budget
         if item_id not in self._inspected and len(self._inspected) >= budget:
             raise ToolError(f"inspection budget used up: {budget} of {budget}")
         self._inspected.add(item_id)
-        item = self._content.private.items[item_id]
         properties = {"class": item.class_, "value": item.value, "weight": item.weight}
         return json.dumps(properties, separators=(",", ":"))
 
-    def _take_item(self, item_id: str) -> None:
+    @tool
+    def take_item(self, item_id: str) -> None:
+        """Put one item into the knapsack."""
+        item = self._item(item_id)
         if item_id in self._taken:
             raise ToolError(f"already taken: {item_id}")
         if self._strict and item_id not in self._inspected:
             raise ToolError(f"not inspected: {item_id}")
-        item = self._content.private.items[item_id]
         if not self._content.allows(item.class_):
             raise ToolError(f"class {item.class_} is not allowed: {item_id}")
         free = self._content.public.capacity - self._weight
@@ -137,8 +97,15 @@ class KnapsackEnvironment(Environment):
         self._weight += item.weight
         self._value += item.value
 
-    def _finish(self) -> None:
-        self._finished = True
+    @tool
+    def finish(self) -> None:
+        """End the task."""
+        self.finished = True
+
+    def _item(self, item_id: str) -> Item:
+        if item_id not in self._content.private.items:
+            raise ToolError(f"no item {echo(item_id)}")
+        return self._content.private.items[item_id]
 
 
 def _goal(content: Content) -> str:
@@ -156,13 +123,3 @@ def _goal(content: Content) -> str:
         present = sorted({item.class_ for item in content.private.items.values()})
         lines += [f"Classes: {', '.join(present)}", "Some classes are not allowed; a refused take says so."]
     return "\n".join([*lines, "Call finish() when done."])
-
-
-def _echo(value: object) -> str:
-    """What the agent sent, short enough to repeat."""
-    try:
-        text = value if isinstance(value, str) else json.dumps(value)
-    except (TypeError, ValueError, RecursionError):
-        text = type(value).__name__
-    text = text.encode("utf-8", "replace").decode()
-    return repr(text if len(text) <= ECHO_CHARS else text[:ECHO_CHARS] + "…")

@@ -23,12 +23,12 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
-from keepstate.tasks.base import Task, ToolError
-from keepstate.tasks.families import Move
-from keepstate.tasks.families.knapsack.content import Candidates, Content, content_of
+from keepstate.tasks.base import Task
+from keepstate.tasks.families.knapsack.content import Candidates, Content, RuleSet, content_of
 from keepstate.tasks.families.knapsack.environment import KnapsackEnvironment
 from keepstate.tasks.families.knapsack.solver import best_by_capacity, best_of_few, solve, worth_of_unseen
-from keepstate.vocabulary import RuleSet
+from keepstate.tasks.plan import Move
+from keepstate.tasks.tools import ToolError
 
 LOOKED_AT = 16
 """Packings that `best` looks at more closely: those that promise most as long as left-overs are not counted."""
@@ -101,7 +101,7 @@ def _played(task: Task, inspect: Iterable[str], take: Iterable[str]) -> float:
     environment = KnapsackEnvironment(task)
     for move in [*_moves("inspect", inspect), *_moves("take_item", take)]:
         try:
-            environment.call(move.tool, move.arguments)
+            environment.call(move.tool, dict(move.arguments))
         except ToolError:
             continue
     return environment.verdict().score

@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from keepstate.closed import Closed
-from keepstate.tasks.families import Instance
 from keepstate.tasks.families.knapsack.solver import Packing, solve
-from keepstate.vocabulary import Difficulty, RuleSet
+from keepstate.tasks.family import Instance
 
 MAX_ATTEMPTS = 10_000
 """Instances drawn before giving up; the named difficulties accept one in one to three."""
@@ -41,18 +40,18 @@ class KnapsackParameters(Closed):
     """Capacity as a share of the total weight of allowed items."""
 
 
-DIFFICULTIES: Mapping[Difficulty, KnapsackParameters] = MappingProxyType(
+DIFFICULTIES: Mapping[str, KnapsackParameters] = MappingProxyType(
     {
-        Difficulty.MINI: KnapsackParameters(
+        "mini": KnapsackParameters(
             items=(8, 14), weight=(5, 20), value=(10, 100), classes=4, allowed_classes=2, capacity_ratio=(0.40, 0.60)
         ),
-        Difficulty.EASY: KnapsackParameters(
+        "easy": KnapsackParameters(
             items=(25, 40), weight=(5, 20), value=(10, 100), classes=15, allowed_classes=3, capacity_ratio=(0.35, 0.50)
         ),
-        Difficulty.MEDIUM: KnapsackParameters(
+        "medium": KnapsackParameters(
             items=(80, 120), weight=(5, 50), value=(10, 500), classes=26, allowed_classes=5, capacity_ratio=(0.40, 0.60)
         ),
-        Difficulty.HARD: KnapsackParameters(
+        "hard": KnapsackParameters(
             items=(30, 50), weight=(1, 25), value=(1, 80), classes=11, allowed_classes=3, capacity_ratio=(0.28, 0.45)
         ),
     }
@@ -60,7 +59,7 @@ DIFFICULTIES: Mapping[Difficulty, KnapsackParameters] = MappingProxyType(
 """The named difficulties (design figures of arXiv 2603.01209; `mini` is ours)."""
 
 
-def sample(bits: np.random.BitGenerator, parameters: KnapsackParameters, rules: RuleSet) -> Instance:
+def sample(bits: np.random.BitGenerator, parameters: KnapsackParameters, rules: str) -> Instance:
     """Draw instances until one passes the checks of `_accepted`.
 
     Raises:
@@ -73,7 +72,7 @@ def sample(bits: np.random.BitGenerator, parameters: KnapsackParameters, rules: 
     raise RuntimeError(f"no instance among {MAX_ATTEMPTS} draws satisfies {parameters!r}")
 
 
-def _attempt(bits: np.random.BitGenerator, parameters: KnapsackParameters, rules: RuleSet) -> Instance | None:
+def _attempt(bits: np.random.BitGenerator, parameters: KnapsackParameters, rules: str) -> Instance | None:
     count = int(_bounded(_raw(bits, 1), *parameters.items)[0])
     raw = _raw(bits, parameters.allowed_classes + 2 + 4 * count)
     names = string.ascii_uppercase[: parameters.classes]
@@ -111,7 +110,7 @@ def _attempt(bits: np.random.BitGenerator, parameters: KnapsackParameters, rules
             "capacity": capacity,
             "allowed_classes": [names[class_] for class_ in allowed],
             "inspect_budget": _budget(parameters, count, capacity, len(optimum.chosen)),
-            "rules": str(rules),
+            "rules": rules,
         },
         private={"items": items},
         reference={

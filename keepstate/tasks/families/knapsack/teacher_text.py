@@ -1,15 +1,13 @@
 """What the scripted teacher writes: thoughts, code blocks and tool calls, in the formats of the agents.
 
-Pure text from a `Script` and what was learnt; decides nothing. Kept short: these answers train a 135M-parameter model,
+Pure text from `Decisions` and what was learnt; decides nothing. Kept short: these answers train a 135M-parameter model,
 so code does the arithmetic (CodeAct), and ids and numbers are copied, never computed, where a later block needs them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 Known = Mapping[str, tuple[int, int]]
 """Value and weight of each usable item, by id, in the order of inspection."""
@@ -62,17 +60,6 @@ class Goal:
 
     capacity: int
     allowed: tuple[str, ...]
-
-
-def codeact(thought: str, code: str) -> str:
-    """An answer of a CodeAct agent."""
-    return f"{thought}\n\n```python\n{code}\n```"
-
-
-def react(thought: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """An answer of a ReAct agent."""
-    action = json.dumps([{"tool": tool, "args": dict(arguments)} for tool, arguments in calls], separators=(",", ":"))
-    return f"Thought: {thought}\nAction: {action}"
 
 
 def setup_code(style: Style) -> str:
