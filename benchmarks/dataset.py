@@ -108,7 +108,7 @@ def one_process(folder: Path, template: ChatTemplate, tokenizer_path: Path) -> N
         prompt_ids = local_prompts(template, tokenizer)
         start = time.process_time()
         for talk, sample in zip(talks, samples, strict=True):
-            assert compare(talk, sample, prompt_ids, tokenizer, tokenizer.end_of_turn).good
+            assert compare(talk, sample, prompt_ids, tokenizer, tokenizer.specials["<|im_end|>"]).good
         checked.append(time.process_time() - start)
     tokens = sum(row.tokens for row in rows if isinstance(row, Row))
     count, best = len(paths), min(built)

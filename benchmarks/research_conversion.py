@@ -101,7 +101,7 @@ def report(traces: Sequence[Trace], habits: Sequence[str], tokenizer: TextTokeni
             turn = len(messages) // 2 - 1
             return tokenizer.ids(template.render(sent(trace, turn, habits), generation_prompt=True))
 
-        reports.append(compare(trace.messages, found, prompt_ids, tokenizer, tokenizer.end_of_turn))
+        reports.append(compare(trace.messages, found, prompt_ids, tokenizer, tokenizer.specials["<|im_end|>"]))
     return total(reports)
 
 

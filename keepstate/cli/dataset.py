@@ -14,6 +14,7 @@ from keepstate.cli._options import PATH, RUNTIME, FiniteRange, choice, tokenizer
 from keepstate.dataset.convert import UNREADABLE
 from keepstate.dataset.manifest import LEFT_OUT, Balance, BuildOptions, Length, TrainTurns, read_manifest
 from keepstate.dataset.sample import REMEDIES
+from keepstate.dataset.templates import BUILT_IN, OWN
 from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.vocabulary import RuntimeName
@@ -38,7 +39,12 @@ def command() -> None:
 @click.option("--traces", type=PATH, default="data/traces", help="Folder with a subfolder for each runtime.")
 @click.option("--runtime", "runtimes", type=RUNTIME, multiple=True, help="Arm to build, repeatable; else all there.")
 @click.option("--out", type=PATH, default="data/datasets", help="Folder; each arm gets a subfolder.")
-@click.option("--template", help="chatml, qwen3_nothink or a Jinja file; else what fits the tokenizer.")
+@click.option(
+    "--template",
+    "--chat-template",
+    "template",
+    help=f"{', '.join(BUILT_IN)}, a Jinja file, or {OWN}: the model's; else what fits the tokenizer.",
+)
 @tokenizer_option("the laptop's base model")
 @click.option("--max-tokens", type=click.IntRange(1), default=DEFAULTS.max_tokens, help="The training context.")
 @click.option("--length", type=choice(Length), default="drop", help="For what is longer.")

@@ -17,6 +17,7 @@ from typing import IO
 
 from keepstate import __version__
 from keepstate.dataset.convert import TOO_LONG, LeftOut
+from keepstate.dataset.fitting import fitting_template, require_append_only
 from keepstate.dataset.manifest import (
     INDEX,
     LEFT_OUT,
@@ -67,7 +68,7 @@ def build_datasets(
     Args:
         arms: Folders of traces by the runtime that they were recorded in. All are read, for pairing and balance.
         out: Folders to write `train.jsonl`, `val.jsonl`, `manifest.json` and `chat_template.jinja` into, by runtime.
-        template: A built-in chat template's name or a Jinja file; None chooses the built-in one for the tokenizer.
+        template: A built-in chat template's name, a Jinja file or `own`, the model's; None: what fits the tokenizer.
         tokenizer_path: A model folder or `tokenizer.json`.
         options: Which traces become rows.
         jobs: Processes; by default one a core.
@@ -77,7 +78,8 @@ def build_datasets(
         What was written, by runtime.
 
     Raises:
-        UserError: Nothing to read, nothing left to train on, a conversation too long under `length="raise"`.
+        UserError: The template rewrites history, nothing to read, nothing left to train on, a conversation too long
+            under `length="raise"`.
     """
     if len(arms) < 2 and (options.paired or options.balance is not Balance.NONE):
         raise UserError(
@@ -85,7 +87,8 @@ def build_datasets(
             "name more: --runtime persistent --runtime forget, or leave --paired and --balance out",
         )
     tokenizer = TextTokenizer(tokenizer_path)
-    chat_template = load_template(template or fitting_template(tokenizer))
+    chat_template = load_template(template or fitting_template(tokenizer), tokenizer.path.parent)
+    require_append_only(chat_template)
     sources = {
         "template": Source(name=chat_template.name, sha256=chat_template.sha256),
         "tokenizer": Source(name=str(tokenizer_path), sha256=tokenizer.sha256),
@@ -112,11 +115,6 @@ def build_datasets(
             runtime: _write(folder, runtime, read[runtime], choices[runtime], chat_template, sources, options)
             for runtime, folder in out.items()
         }
-
-
-def fitting_template(tokenizer: TextTokenizer) -> str:
-    """The built-in template for a model: `qwen3_nothink` where it has think tokens, else `chatml`."""
-    return "qwen3_nothink" if "<think>" in tokenizer.specials else "chatml"
 
 
 def choose(arms: Mapping[RuntimeName, Sequence[Entry]], options: BuildOptions) -> dict[RuntimeName, ChosenRows]:

@@ -20,6 +20,7 @@ from keepstate import machine
 from keepstate.dataset.convert import sharegpt_line
 from keepstate.dataset.manifest import INDEX, TEMPLATE, Certificate, Manifest, TrainTurns, read_manifest
 from keepstate.dataset.parity import PromptIds, RowReport, TrainingRow, compare, local_prompts
+from keepstate.dataset.sample import end_of_turn
 from keepstate.dataset.server_ids import server_prompts
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
@@ -32,6 +33,7 @@ from keepstate.setup import environments, installing
 from keepstate.traces.reader import read_trace
 from keepstate.traces.record import ModelCallEvent
 
+FITTING = "build it for the model that is to be trained: keepstate dataset build --tokenizer FOLDER"
 SCRIPT = Path(__file__).parent / "inside" / "axolotl_ids.py"
 AXOLOTLS_OWN = "axolotl:"
 CHARS_PER_JOB = 200_000
@@ -101,6 +103,7 @@ def check_dataset(options: CheckOptions) -> CheckReport:
     tokenizer = TextTokenizer(tokenizer_path)
     if options.tokenizer_path is None and tokenizer.sha256 != manifest.tokenizer.sha256:
         raise UserError(f"{tokenizer.path} is not the tokenizer the data was built with", "build again, or --tokenizer")
+    end = _end_of_turn(options.folder, tokenizer)
     prompts: PromptIds
     if options.server:
         prompts = server_prompts(options.server, options.model)
@@ -109,11 +112,13 @@ def check_dataset(options: CheckOptions) -> CheckReport:
     report = CheckReport()
     with scratch_folder(Path(tempfile.gettempdir()), "keepstate-check.") as work:
         ids = Path(work) / "ids.jsonl"
-        _run_axolotl(options, manifest, tokenizer.path.parent, ids)
+        _run_axolotl(options, manifest, tokenizer.path.parent, ids, end)
         with ids.open() as lines:
             versions = json.loads(next(lines))
             for (trace, held), line in zip(_conversations(options.folder, manifest), lines, strict=True):
-                report.add(trace, _compare(held, line, prompts, tokenizer), recorded=held.recorded)
+                report.add(
+                    trace, _compare(held, line, prompts, tokenizer, tokenizer.specials[end]), recorded=held.recorded
+                )
     if options.as_built:
         if not report.bad:
             report.certificate = _certificate(options, manifest, report, versions["axolotl"])
@@ -133,12 +138,12 @@ class HeldConversation:
     """Whether the hash of a prompt, taken when it was sent, was found in the trace and compared."""
 
 
-def _compare(held: HeldConversation, line: str, prompts: PromptIds, tokenizer: TextTokenizer) -> RowReport:
+def _compare(held: HeldConversation, line: str, prompts: PromptIds, tokenizer: TextTokenizer, end: int) -> RowReport:
     row = json.loads(line)
     if isinstance(held.messages, str):
         return RowReport(tokens=len(row["input_ids"]), problem=held.messages)
     made = TrainingRow(row["input_ids"], row["labels"])
-    return compare(held.messages, made, prompts, tokenizer, tokenizer.end_of_turn, held.trained)
+    return compare(held.messages, made, prompts, tokenizer, end, held.trained)
 
 
 def _conversations(folder: Path, manifest: Manifest) -> Iterator[tuple[str, HeldConversation]]:
@@ -191,8 +196,16 @@ def _require_traces(folder: Path) -> None:
             )
 
 
-def _run_axolotl(options: CheckOptions, manifest: Manifest, tokenizer: Path, out: Path) -> None:
-    """Let Axolotl tokenise every split into `out`."""
+def _end_of_turn(folder: Path, tokenizer: TextTokenizer) -> str:
+    """What ends an answer in the data set's template."""
+    token = end_of_turn(load_template(folder / TEMPLATE), tokenizer)
+    if token is None:
+        raise UserError(f"{tokenizer.path} has no token that ends an answer as {folder / TEMPLATE} does", FITTING)
+    return token
+
+
+def _run_axolotl(options: CheckOptions, manifest: Manifest, tokenizer: Path, out: Path, end: str) -> None:
+    """Let Axolotl tokenise every split into `out`; `end` is the token that ends an answer."""
     files = [options.folder / f"{name}.jsonl" for name in manifest.splits]
     size = sum(path.stat().st_size for path in files)
     jobs = max(1, min(machine.cores(), size // CHARS_PER_JOB))
@@ -201,11 +214,11 @@ def _run_axolotl(options: CheckOptions, manifest: Manifest, tokenizer: Path, out
     command: list[str | Path] = [python, "-I", SCRIPT, "--tokenizer", tokenizer.resolve(), "--template", template]
     if manifest.train_turns is not TrainTurns.ALL:
         command += ["--training-key", TRAINING_KEY]
-    command += ["--out", out, "--jobs", str(jobs), *files]
+    command += ["--out", out, "--end-of-turn", end, "--jobs", str(jobs), *files]
     quiet = environments.NO_TELEMETRY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    code, end = run_logged(command, out.with_suffix(".log"), env=os.environ | quiet)
+    code, said = run_logged(command, out.with_suffix(".log"), env=os.environ | quiet)
     if code:
-        raise UserError(f"Axolotl could not tokenise {options.folder}:\n{end}", "see keepstate doctor")
+        raise UserError(f"Axolotl could not tokenise {options.folder}:\n{said}", "see keepstate doctor")
 
 
 def _axolotl_template(options: CheckOptions, scratch: Path) -> str:

@@ -100,7 +100,7 @@ def compare(
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     report.turns = len(answers)
     for turn, number in enumerate(answers):
-        answer = [*tokenizer.ids(messages[number]["content"]), end_of_turn]
+        answer = [*tokenizer.piece(messages[number]["content"]), end_of_turn]
         seen = prompt_ids(messages[:number]) + answer
         context_wrong = row.ids[: len(seen)] != seen
         wanted = answer if trained is None or trained[turn] else [MASKED] * len(answer)

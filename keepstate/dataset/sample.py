@@ -32,11 +32,11 @@ REMEDIES = {
     SURROGATE: "the text was cut inside a character: mend it in the source",
     SPECIAL: "no option helps, as a server would read the token too: reword the text in the source, or leave it out",
     THINKING: "training and serving are without thinking: take it out of the source, or collect with thinking off",
-    NO_PREFIX: "choose a template that only appends: --template chatml or qwen3_nothink",
+    NO_PREFIX: "choose a template that only appends and strips nothing off texts: leave --chat-template out",
     MELTS: "take white space off the beginning of answers in the source; if all rows are refused: --template chatml",
-    NO_END: "choose a template that ends each turn by a special token: --template chatml or qwen3_nothink",
+    NO_END: "choose a template that ends each turn by a special token: leave --chat-template out",
     PLACEHOLDER: "leave such rows out of the source",
-    TEMPLATE: "no server with this template could have held it: choose another one: --template chatml or qwen3_nothink",
+    TEMPLATE: "no server with this template could have held it: choose another one: leave --chat-template out",
 }
 """What to do about each reason."""
 REFUSALS = frozenset(REMEDIES)
@@ -138,21 +138,34 @@ def _proven(messages: Sequence[Message], template: ChatTemplate, tokenizer: Text
         answer = messages[number]["content"]
         if not whole.startswith(prompt) or not whole.startswith(answer, len(prompt)) or len(prompt) < done:
             raise Refused(NO_PREFIX, f"message {number}: the template renders history otherwise than prompts")
-        ids.extend(tokenizer.ids(whole[done : len(prompt)]))
+        ids.extend(tokenizer.ids(whole[done : len(prompt)], inside=done > 0))
         start = len(ids)
         ids.extend(tokenizer.piece(answer))
-        tail = tokenizer.split(prompt)[-1]
+        tail = tokenizer.after_controls(prompt)
         if tail and tokenizer.piece(tail + answer) != tokenizer.piece(tail) + tokenizer.piece(answer):
             raise Refused(MELTS, f"message {number} begins with {answer[:8]!r}")
         done = len(prompt) + len(answer)
-        end_of_turn = tokenizer.special_at(whole, done)
-        if end_of_turn is None:
+        end = tokenizer.special_at(whole, done)
+        if end is None:
             raise Refused(NO_END, f"message {number}: no special token follows the answer in the template")
-        ids.append(tokenizer.specials[end_of_turn])
-        done += len(end_of_turn)
+        ids.append(tokenizer.specials[end])
+        done += len(end)
         answers.append(Span(number, start, len(ids)))
-    ids.extend(tokenizer.ids(whole[done:]))
+    ids.extend(tokenizer.ids(whole[done:], inside=True))
     return Sample(ids, tuple(answers))
+
+
+def end_of_turn(template: ChatTemplate, tokenizer: TextTokenizer) -> str | None:
+    """The special token by which a template ends an answer; None where it writes none behind it.
+
+    Raises:
+        UserError: The template is none that can be used.
+    """
+    answer = "4"
+    talk: list[Message] = [{"role": "user", "content": "2 + 2"}, {"role": "assistant", "content": answer}]
+    prompt = template.render(talk[:1], generation_prompt=True)
+    whole = template.render(talk)
+    return tokenizer.special_at(whole, len(prompt) + len(answer)) if whole.startswith(prompt + answer) else None
 
 
 def prompts(messages: Sequence[Message], template: ChatTemplate) -> Iterator[tuple[int, str]]:

@@ -2,8 +2,9 @@
 
 The same file goes to Axolotl (`chat_template: jinja`, `chat_template_jinja: <path>`) and to vLLM (`--chat-template`);
 both render text with it by transformers' `apply_chat_template`, then tokenise the text. Here it is rendered with the
-same environment, filters, tags and functions; a test compares the bytes. Refused by name is what a template cannot be
-proven with: the tokenizer's special tokens as variables (`bos_token`), and today's date (`strftime_now`).
+same environment, filters, tags and functions; a test compares the bytes. What transformers takes from the tokenizer in
+use (`bos_token`) is written into a template when it is read together with a model, so that the file says it wherever
+it goes. Refused by name is what cannot be proven: such tokens without a model, and today's date (`strftime_now`).
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keepstate.errors import UserError
+from keepstate.model_files import SPECIAL_TOKENS, own_template, special_tokens
 from keepstate.models.base import Message
 
 if TYPE_CHECKING:
     import jinja2
 
 FOLDER = Path(__file__).with_name("chat_templates")
-BUILT_IN = ("qwen3_nothink", "chatml")
-"""`qwen3_nothink` for Qwen3 with thinking off, `chatml` for models without thinking."""
+BUILT_IN = ("qwen3_nothink", "chatml", "llama3", "mistral", "mistral_v7", "gemma")
+"""`qwen3_nothink` for Qwen3 with thinking off, `chatml` for Qwen2.5, SmolLM2 and others without thinking; `mistral_v7`
+where a system prompt has tokens of its own."""
+OWN = "own"
+"""The model's own template, as `--chat-template`."""
 
 QWEN3_STOCK = "qwen3-stock"
 """For comparison only: it is not append-only."""
-
-SPECIAL_TOKENS = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-"""Variables that transformers gives the values of the tokenizer in use; a template is rendered here without one."""
 
 
 class TemplateRefusal(UserError):
@@ -52,6 +54,10 @@ class ChatTemplate:
         """SHA-256 (hex) of the source."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
+    def __reduce__(self) -> tuple[type[ChatTemplate], tuple[str, str]]:
+        """For other processes: what is compiled cannot be sent, and is compiled there."""
+        return ChatTemplate, (self.name, self.text)
+
     @cached_property
     def _compiled(self) -> jinja2.Template:
         import jinja2.meta
@@ -67,7 +73,7 @@ class ChatTemplate:
             ) from error
         if special := sorted(variables & SPECIAL_TOKENS):
             raise UserError(
-                f"chat template {self.name} uses {', '.join(special)}, which another tokenizer's files decide",
+                f"chat template {self.name} uses {', '.join(special)}, which no tokenizer_config.json at hand tells",
                 f"write the token itself into it, as '<|im_end|>', or use one of: {', '.join(BUILT_IN)}",
             )
         return compiled
@@ -147,20 +153,51 @@ def _strftime_now(_format: str) -> None:
     )
 
 
-def load_template(name: str | Path) -> ChatTemplate:
-    """The built-in template `name`, the one in the file of that path, or `qwen3-stock`, the one Qwen3 ships with.
+def load_template(name: str | Path, model: Path | None = None) -> ChatTemplate:
+    """The template called `name`.
+
+    Args:
+        name: A built-in one, a Jinja file, `own` (the model's), or `qwen3-stock`, the one that Qwen3 ships with.
+        model: The folder of the model that it is for. Its special tokens are written into a file that asks for them.
 
     Raises:
-        UserError: None of these exists.
+        UserError: There is none of that name.
     """
     if name == QWEN3_STOCK:
         from keepstate.setup.qwen3 import qwen3_template
 
         return ChatTemplate(QWEN3_STOCK, qwen3_template())
+    if name == OWN:
+        text = own_template(model) if model else None
+        if model is None or text is None:
+            raise UserError(f"{model or 'no model'} has no chat template of its own", f"choose: {', '.join(BUILT_IN)}")
+        return ChatTemplate(OWN, _with_tokens(text, model))
     path = FOLDER / f"{name}.jinja" if str(name) in BUILT_IN else Path(name)
     try:
-        return ChatTemplate(str(name), path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return ChatTemplate(str(name), _with_tokens(text, model) if model else text)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"no chat template {str(name)!r}: {error}", f"name a Jinja file, or one of: {', '.join(BUILT_IN)}"
         ) from error
+
+
+def template_by_name(model: str) -> str | None:
+    """The built-in template of a hub's model that is not here, by its name; None where the name does not tell."""
+    name = model.lower()
+    if "qwen3" in name:
+        return "chatml" if "instruct-2507" in name or "coder" in name else "qwen3_nothink"
+    known = {"chatml": ("qwen2", "smollm"), "llama3": ("llama-3", "llama3"), "gemma": ("gemma-2", "gemma-3")}
+    return next((template for template, words in known.items() if any(word in name for word in words)), None)
+
+
+def _with_tokens(text: str, model: Path) -> str:
+    """`text` with the values of the special tokens that it asks for set at its beginning, as far as the model tells."""
+    import jinja2.meta
+
+    try:
+        asked = jinja2.meta.find_undeclared_variables(_environment().parse(text))
+    except jinja2.TemplateSyntaxError:
+        return text  # said, with its line, when it is rendered
+    tokens = special_tokens(model)
+    return "".join(f"{{% set {name} = {tokens[name]!r} %}}\n" for name in sorted(asked & tokens.keys())) + text

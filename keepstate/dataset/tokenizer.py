@@ -11,11 +11,16 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from keepstate.errors import UserError
 from keepstate.files import file_hash
 
-END_OF_TURN = "<|im_end|>"
+PLAIN_TEXT = re.compile(
+    r"[\s\u2581]+|</?(?:table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|blockquote|strong|em|b|i|u|s|sub|sup|code|a|html"
+    r"|body|img|span|bbox|ul|ol|li|p|div|iframe|footer|header)>"
+)
+"""Tokens that Gemma's tokenizer adds for white space and HTML: not special, they are that text and steer nothing."""
 CACHED_PIECES = 512
 """Pieces kept: the system prompt and the template's own words. What comes once pushes out what came once."""
 CACHED_CHARS = 20_000
@@ -53,8 +58,16 @@ class TextTokenizer:
             )
         self.specials: dict[str, int] = {token.content: number for number, token in added.items()}
         """Special tokens and every other text that is one token wherever it stands, with their ids."""
-        longest_first = sorted(self.specials, key=len, reverse=True)
-        self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
+        self.controls = frozenset(
+            token.content for token in added.values() if token.special or not PLAIN_TEXT.fullmatch(token.content)
+        )
+        """Those of them that steer a conversation and must not stand in its texts."""
+        self._special = _any_of(self.specials)
+        self._control = _any_of(self.controls)
+        first = next((text for text in self.controls if len(self._raw_ids(text)) == 1), "")
+        alone = self._raw_ids("a")
+        self._behind = first if first and self._raw_ids(first + "a")[1:] != alone else ""
+        """Where the tokenizer treats a text's beginning as no other place: what stands before a piece instead."""
         self._cached = lru_cache(maxsize=CACHED_PIECES)(self._encode)
 
     @property
@@ -62,48 +75,69 @@ class TextTokenizer:
         """SHA-256 (hex) of the file."""
         return file_hash(self.path)
 
-    @property
-    def end_of_turn(self) -> int:
-        """Id of the token that ends an answer: ChatML's.
-
-        Raises:
-            UserError: The tokenizer has none.
-        """
-        if END_OF_TURN not in self.specials:
-            raise UserError(f"{self.path} has no {END_OF_TURN}", "keepstate's templates need a ChatML tokenizer")
-        return self.specials[END_OF_TURN]
-
-    def _encode(self, text: str) -> tuple[int, ...]:
+    def _raw_ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.raw.encode_batch_fast([text], add_special_tokens=False)[0].ids)  # no offsets: 13-20 % faster
 
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return self._raw_ids(self._behind + text)[bool(self._behind) :]
+
     def piece(self, text: str) -> tuple[int, ...]:
-        """The ids of text without special tokens."""
+        """The ids of text without special tokens that stands behind one, as all text in a conversation does."""
         return self._cached(text) if len(text) <= CACHED_CHARS else self._encode(text)
 
     def split(self, text: str) -> list[str]:
         """Text before, special token, text between, special token, ...: odd places hold special tokens."""
-        return self._special.split(text) if self._special else [text]
+        return self._special.split(text)
 
-    def ids(self, text: str) -> list[int]:
-        """The ids of `text`, special tokens in it read as such; nothing is added around it."""
+    def after_controls(self, text: str) -> str:
+        """What of `text` stands behind its last token that nothing can melt into."""
+        return self._control.split(text)[-1]
+
+    def ids(self, text: str, *, inside: bool = False) -> list[int]:
+        """The ids of `text`, special tokens in it read as such; nothing is added around it.
+
+        Args:
+            text: A whole conversation.
+            inside: It is a part of one instead, that stands behind a special token.
+        """
         found: list[int] = []
         for place, part in enumerate(self.split(text)):
             if place % 2:
                 found.append(self.specials[part])
             elif part:
-                found.extend(self.piece(part))
+                begins = not place and not inside and self._behind
+                found.extend(self._raw_ids(part) if begins else self.piece(part))
         return found
 
     def spelled_special(self, text: str) -> str | None:
-        """The first special token that `text` spells, or None."""
-        found = self._special.search(text) if self._special else None
+        """The first token that steers a conversation that `text` spells, or None."""
+        found = self._control.search(text)
         return found.group() if found else None
 
     def special_at(self, text: str, place: int) -> str | None:
         """The special token that begins at `place` of `text`, or None."""
-        found = self._special.match(text, place) if self._special else None
+        found = self._control.match(text, place)
         return found.group() if found else None
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens shown."""
         return str(self.raw.decode(list(ids), skip_special_tokens=False))
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """A pattern of one group that finds the longest of `texts` at a place: a tree, since Gemma has 6,415 of them."""
+    tree: dict[str, Any] = {}
+    for text in texts:
+        node = tree
+        for letter in text:
+            node = node.setdefault(letter, {})
+        node[""] = {}
+    return re.compile(f"({_branches(tree)})" if tree else "((?!))")
+
+
+def _branches(node: dict[str, Any]) -> str:
+    ends = "" in node
+    ways = [re.escape(letter) + _branches(below) for letter, below in node.items() if letter]
+    if not ways:
+        return ""
+    return f"(?:{'|'.join(ways)})" + ("?" if ends else "")

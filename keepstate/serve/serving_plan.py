@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keepstate.dataset.templates import BUILT_IN, FOLDER, load_template
+from keepstate.dataset.templates import BUILT_IN, FOLDER, load_template, template_by_name
 from keepstate.errors import UserError
+from keepstate.model_files import snapshot
 from keepstate.places import log_file
 from keepstate.serve.adapters import BASE, ServedAdapter, read_adapters
 from keepstate.serve.ports import HOST, free_port
@@ -157,13 +158,14 @@ def _template(given: str | Path | None, base: str, adapters: Sequence[ServedAdap
 
 def _fitting_template(base: str) -> str:
     """The built-in template for a base model, by its tokenizer or, where that is not here, by its name."""
-    if (Path(base) / "tokenizer.json").is_file():
-        from keepstate.dataset.build import fitting_template  # 0.2 s that most plans need not wait for
+    folder = Path(base) if Path(base).is_dir() else snapshot(base)
+    if folder and (folder / "tokenizer.json").is_file():
+        from keepstate.dataset.fitting import fitting_template  # 0.2 s that most plans need not wait for
         from keepstate.dataset.tokenizer import TextTokenizer
 
-        return fitting_template(TextTokenizer(Path(base)))
-    if "qwen3" in base.lower():
-        return "qwen3_nothink"
+        return fitting_template(TextTokenizer(folder))
+    if named := template_by_name(base):
+        return named
     raise UserError(
         f"which chat template {base} needs is not known before it is fetched",
         f"name it: --template {'|'.join(BUILT_IN)}, or a Jinja file",

@@ -24,7 +24,7 @@ ROLES = {told: role for role, told in SHAREGPT_ROLES.items()}
 def folder(tmp_path: Path, small_tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data set of eight traces of keepstate's and one of the research code, in `t`."""
 
-    def ids(plan: CheckOptions, manifest: Manifest, _tokenizer: Path, out: Path) -> None:
+    def ids(plan: CheckOptions, manifest: Manifest, _tokenizer: Path, out: Path, _end: str) -> None:
         lines = [json.dumps({"axolotl": "0"})]
         for split in manifest.splits:
             for row in (plan.folder / f"{split}.jsonl").read_text().splitlines():

@@ -83,7 +83,7 @@ def test_a_sample_is_the_tokenizers_own_and_trains_answers_and_end_of_turn_only(
     for span, (number, prompt) in zip(sample.answers, prompts(talk, template), strict=True):
         answer = encode(tokenizer, talk[number]["content"])
         assert sample.ids[: span.start] == encode(tokenizer, prompt)
-        assert sample.ids[span.start : span.end] == [*answer, tokenizer.end_of_turn]
+        assert sample.ids[span.start : span.end] == [*answer, tokenizer.specials["<|im_end|>"]]
     trained = [label for label in sample.labels() if label != MASKED]
     assert len(trained) == sum(span.end - span.start for span in sample.answers)
     assert tokenizer.specials["<think>"] not in trained
@@ -134,7 +134,7 @@ def test_roles_out_of_order_are_refused(roles: str, small_tokenizer: TextTokeniz
 
 def report_of(talk: Sequence[Message], ids: list[int], labels: list[int], tokenizer: TextTokenizer, name: str):  # type: ignore[no-untyped-def]
     prompt_ids = local_prompts(load_template(name), tokenizer)
-    return compare(talk, TrainingRow(ids, labels), prompt_ids, tokenizer, tokenizer.end_of_turn)
+    return compare(talk, TrainingRow(ids, labels), prompt_ids, tokenizer, tokenizer.specials["<|im_end|>"])
 
 
 def test_the_comparison_finds_every_single_wrong_id_and_label(small_tokenizer: TextTokenizer) -> None:
@@ -160,7 +160,7 @@ def test_what_qwens_template_on_both_sides_gets_wrong(qwen3: TextTokenizer) -> N
     """Every turn but the last is trained without the think block that the server puts before it."""
     talk = [*TALK[:4], *TALK[6:]]
     ids = encode(qwen3, stock().render(talk))
-    report = compare(talk, TrainingRow(ids, ids), local_prompts(stock(), qwen3), qwen3, qwen3.end_of_turn)
+    report = compare(talk, TrainingRow(ids, ids), local_prompts(stock(), qwen3), qwen3, qwen3.specials["<|im_end|>"])
     assert (report.turns, report.context_wrong) == (2, 1)
     lines = list(show(report.first, qwen3))  # type: ignore[arg-type]
     assert any("'<think>'" in line and line.startswith(">") for line in lines)

@@ -142,7 +142,12 @@ def test_the_comparison_finds_a_masked_answer_that_is_trained(small_tokenizer: T
     prompts = local_prompts(load_template("chatml"), small_tokenizer)
     labels, flags = sample.labels(), [False, True, True]
     wrong = compare(
-        messages, TrainingRow(sample.ids, labels), prompts, small_tokenizer, small_tokenizer.end_of_turn, flags
+        messages,
+        TrainingRow(sample.ids, labels),
+        prompts,
+        small_tokenizer,
+        small_tokenizer.specials["<|im_end|>"],
+        flags,
     )
     assert wrong.mask_wrong
     assert wrong.first is not None
@@ -150,8 +155,8 @@ def test_the_comparison_finds_a_masked_answer_that_is_trained(small_tokenizer: T
     span = sample.answers[0]
     labels[span.start : span.end] = [MASKED] * (span.end - span.start)
     right = TrainingRow(sample.ids, labels)
-    assert compare(messages, right, prompts, small_tokenizer, small_tokenizer.end_of_turn, flags).good
-    assert not compare(messages, right, prompts, small_tokenizer, small_tokenizer.end_of_turn).good
+    assert compare(messages, right, prompts, small_tokenizer, small_tokenizer.specials["<|im_end|>"], flags).good
+    assert not compare(messages, right, prompts, small_tokenizer, small_tokenizer.specials["<|im_end|>"]).good
 
 
 @pytest.mark.train_env

@@ -29,7 +29,7 @@ CHUNK = 8
 _strategy: Any
 
 
-def load_strategy(tokenizer: str, template: str, dataset: dict[str, Any]) -> None:
+def load_strategy(tokenizer: str, template: str, dataset: dict[str, Any], end_of_turn: str | None = None) -> None:
     """Set up Axolotl's tokenising strategy in this process."""
     global _strategy  # noqa: PLW0603  (a process pool's initializer has no other place for its state)
     from axolotl.loaders import load_tokenizer
@@ -48,6 +48,8 @@ def load_strategy(tokenizer: str, template: str, dataset: dict[str, Any]) -> Non
             "train_on_inputs": False,
         }
     )
+    if end_of_turn:
+        cfg["eot_tokens"] = [end_of_turn]
     _strategy = load(load_tokenizer(cfg), cfg, ds_cfg=dataset)
 
 
@@ -74,6 +76,7 @@ def main() -> None:
     parser.add_argument("--template", required=True, help="A Jinja file, or the name of a template of Axolotl's own.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dataset", default=json.dumps(DATASET), help="Axolotl's dataset entry, as JSON.")
+    parser.add_argument("--end-of-turn", help="The token that ends an answer; else the tokenizer's end of text.")
     parser.add_argument("--training-key", help="Of a message: whether it is trained.")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("files", nargs="+", type=Path)
@@ -81,7 +84,7 @@ def main() -> None:
 
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before Axolotl is imported
     masking = {"message_field_training": args.training_key} if args.training_key else {}
-    load_strategy(args.tokenizer, args.template, json.loads(args.dataset) | masking)
+    load_strategy(args.tokenizer, args.template, json.loads(args.dataset) | masking, args.end_of_turn)
     from importlib.metadata import version
 
     with args.out.open("w", encoding="utf-8") as out:

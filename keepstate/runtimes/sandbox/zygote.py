@@ -1,7 +1,7 @@
 """The host's side of the zygote: starts it, asks it for workers, ends it with everything below it.
 
-One zygote serves one rung. It is started by exec with an environment of two variables, never forked from the host, so
-that no task, answer or key of the host's memory can be in it. Does not choose the rung and keeps no spares.
+One zygote serves one rung. It is started by exec with an environment of its own (`ENVIRONMENT`), never forked from the
+host, so that no task, answer or key of the host's memory can be in it. Does not choose the rung and keeps no spares.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The part of the sandbox that runs on the other side: the zygote and the workers that execute model-written code.
 
 Uses the standard library only and imports nothing of keepstate, because it runs in an interpreter of its own
-(`python -P -s -S -B`, empty environment) to which keepstate is not importable. The host starts it by `BOOT`, which
-makes this folder importable under the name `guest`; inside, imports are relative. The host imports the same modules
-as `keepstate.runtimes.sandbox.guest` where both sides must agree (frames, output, syscall tables).
+(`python -P -s -S -B`, `LANG` and `PATH` alone) to which keepstate is not importable. The host starts it by `BOOT`,
+which makes this folder importable under the name `guest`; inside, imports are relative. The host imports the same
+modules as `keepstate.runtimes.sandbox.guest` where both sides must agree (frames, output, syscall tables).
 """
 
 BOOT = """

@@ -78,7 +78,7 @@ def _name(error: BaseException) -> str:
     kind = type(error)
     module = kind.__module__
     name = str(kind.__qualname__)
-    return name if module in ("builtins", "__main__", "keepstate") else f"{module}.{name}"
+    return name if module in ("builtins", "__main__") else f"{module}.{name}"
 
 
 def _syntax(error: SyntaxError, sources: Sources) -> list[str]:

@@ -1,6 +1,6 @@
 """The warm process that all workers of one sandbox are forked from. It never runs model code itself.
 
-Started by the host with an empty environment, so that nothing of the host's memory is in it or in its children. Talks
+Started by the host with an environment of its own, so that nothing of the host is in it or in its children. Talks
 over a socket that keeps messages apart (`SOCK_SEQPACKET`): each request asks for one worker, each answer brings the
 host's end of the worker's connection and a descriptor of its process. Ends when the host does.
 """
