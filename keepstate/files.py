@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -279,36 +279,6 @@ def file_hash(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], *, unknown: Collection[str] = ()) -> list[str]:
-    """What two nested mappings differ in, a line a key: `limits.turns: 10 -> 20`, sorted.
-
-    Args:
-        before: What was recorded.
-        now: What is asked for.
-        unknown: Outer keys whose None means "not known": not compared where one side does not know them.
-    """
-    skipped = [key for key in unknown if before.get(key) is None or now.get(key) is None]
-    old, new = (dict(_flat({k: v for k, v in side.items() if k not in skipped})) for side in (before, now))
-    return [
-        f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, dict):
-            yield from _flat(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return f"{text[:12]}..." if len(text) == 64 else text
 
 
 def existing_folder(path: Path, what: str, command: str) -> Path:

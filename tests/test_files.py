@@ -20,7 +20,6 @@ from keepstate.files import (
     ListHash,
     atomic_file,
     canonical_json,
-    changed_keys,
     content_hash,
     parse_json,
     scratch_folder,
@@ -37,15 +36,6 @@ def test_the_hash_of_a_growing_list_is_that_of_the_whole(items: list[Any], stops
     running = ListHash()
     for stop in [*sorted(stops), len(items), len(items)]:
         assert running.of(items[:stop]) == content_hash(items[:stop])
-
-
-def test_changed_keys_are_named_with_both_values_and_what_is_unknown_is_not_compared() -> None:
-    before = {"limits": {"turns": 10, "seconds": 60}, "weights": None, "seed": 1, "data": "a" * 64}
-    now = {"limits": {"turns": 20, "seconds": 60}, "weights": "b", "data": "c" * 64}
-    changes = ["data: aaaaaaaaaaaa... -> cccccccccccc...", "limits.turns: 10 -> 20", "seed: 1 -> None"]
-    assert changed_keys(before, now, unknown=("weights",)) == changes
-    assert changed_keys(before, now)[-1] == "weights: None -> b"
-    assert changed_keys(before, before) == []
 
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', "1e400", "-1e999", "{"])

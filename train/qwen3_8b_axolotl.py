@@ -70,7 +70,7 @@ def command(
     config = read_axolotl_config(path)
     overrides = config_keys(options)
     place = options["output"] or Path(config["output_dir"])
-    if not dry_run and (options["fresh"] or read_done(place) is None):  # before data is made for nothing
+    if not dry_run and read_done(place) is None:  # before data is made for nothing
         check_machine(config | overrides, place)
     found = find_traces(trace_root, runtime)
     if base_config is None:

@@ -1,7 +1,6 @@
 """A cell on disk: its folder, its `cell.json`, which episodes lie there graded, and whether they still belong to it.
 
-`cell.json` holds what decides the results and its digest. Repeating a run keeps finished episodes; a cell that was made
-with another config is refused, and the changed keys are named. Plays nothing.
+`cell.json` holds what decides the results and its digest: see `keepstate.resume`. Plays nothing.
 """
 
 from __future__ import annotations
@@ -22,17 +21,20 @@ from keepstate.agents.prompts import system_prompt
 from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.closed import explain
 from keepstate.errors import UserError
-from keepstate.files import canonical_json, changed_keys, content_hash, parse_json, write_json
+from keepstate.files import canonical_json, content_hash, parse_json, write_json
+from keepstate.resume import OtherWork, changed_keys
 from keepstate.tasks.base import Task, Verdict
 from keepstate.tasks.families import environment_for, reference_scores
-from keepstate.traces import BadTrace, verdict_path
-from keepstate.traces.recorded import Due, read_record
+from keepstate.traces import BadTrace
+from keepstate.traces.recorded import Due, graded, read_record
 from keepstate.traces.statistics import write_summaries
-from keepstate.traces.writer import TRACE_SUFFIX
+from keepstate.traces.writer import TRACE_SUFFIX, remove_trace
 from keepstate.vocabulary import Adapter, RuntimeName
 
 CELL_SCHEMA = "keepstate.cell.v1"
 CELL_FILE = "cell.json"
+ELSEWHERE = "--run NAME"
+"""The option that keeps results of two configs."""
 MOST_TURNS = 2**53
 _SURROGATE = re.compile("[\ud800-\udfff]")
 TOLD_BY_SERVER = {
@@ -69,21 +71,21 @@ class Cell:
         )
 
     def changes(self) -> list[str]:
-        """What differs from the config that the recorded episodes were played with: `key: old -> new`."""
-        record = self._record()
+        """What differs from the config that the cell which lies there was made with: `key: old -> new`."""
+        try:
+            record = self._record()
+        except UserError as error:
+            return [error.message]
         return changed_keys(record.config, self.decisive, unknown=TOLD_BY_SERVER) if record else []
 
     def refuse_other(self) -> None:
         """Refuse to mix episodes of two configs in one cell.
 
         Raises:
-            UserError: It was made with another config; names what differs.
+            OtherWork: Finished episodes of another config lie there; names what differs.
         """
-        if changes := self.changes():
-            raise UserError(
-                f"{self.folder} was made with another config: {'; '.join(changes)}",
-                "repeat with --fresh to replace its results, or with --run NAME to keep both",
-            )
+        if (changes := self.changes()) and any(graded(self.folder)):
+            raise OtherWork(f"{self.folder} holds finished episodes", changes, ELSEWHERE)
 
     def exists(self) -> bool:
         """Whether an earlier run wrote its `cell.json`."""
@@ -137,11 +139,10 @@ class Cell:
 
         The last goes last: as long as a trace is left, it tells of which config.
         """
-        patterns = (f"*{TRACE_SUFFIX}", "summary_*.json", CELL_FILE)
-        for path in [path for pattern in patterns for path in self.folder.glob(pattern)]:
-            if path.name.endswith(TRACE_SUFFIX):
-                verdict_path(self.folder, path.name.removesuffix(TRACE_SUFFIX)).unlink(missing_ok=True)
-            path.unlink()
+        for path in [*self.folder.glob(f"*{TRACE_SUFFIX}")]:
+            remove_trace(path)
+        for path in (*self.folder.glob("summary_*.json"), self.folder / CELL_FILE):
+            path.unlink(missing_ok=True)
 
     def write(self) -> None:
         """Write `cell.json`; what was known of the model when the first episodes were played stays."""
@@ -203,7 +204,7 @@ def dues(folder: Path, config: Mapping[str, Any], tasks: Mapping[str, str]) -> I
         tasks: Content hashes of its tasks, by name.
     """
     for name, content in tasks.items():
-        yield Due(folder, name, content, RuntimeName(config["runtime"]), config["seed"], config.get("model"))
+        yield Due(folder, name, content, config)
 
 
 _KNOWN: dict[str, dict[str, float]] = {}

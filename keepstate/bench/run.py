@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from keepstate.bench.benchmark_config import BenchmarkConfig
-from keepstate.bench.cells import Cell, make_cell
+from keepstate.bench.cells import ELSEWHERE, Cell, make_cell
 from keepstate.bench.served import ServerInfo, ask_server
 from keepstate.errors import UserError
 from keepstate.files import alone_in
@@ -27,6 +27,7 @@ from keepstate.play.admission import Admission
 from keepstate.play.jobs import Job, play
 from keepstate.play.tally import Tally
 from keepstate.tasks.base import Task
+from keepstate.traces.recorded import refuse_others
 
 Player = Callable[[Cell, Task], Model]
 """Who plays a task of a cell: one shared server model, or a script in tests and benchmarks."""
@@ -47,7 +48,7 @@ async def bench(
     Args:
         configs: One a cell.
         run: Folder of the run; each cell gets one inside.
-        fresh: Replace results that were made with another config.
+        fresh: Replace what other options made.
         concurrency: Episodes at once on each server; the largest of the configs' own where None.
         isolation: Rung of the sandbox; the configs' own where None.
         allow_unsafe: Run model-written code without a sandbox where there is none.
@@ -67,11 +68,9 @@ async def bench(
     with ExitStack() as held:
         for cell in cells:
             held.enter_context(alone_in(cell.folder))
-        for cell in cells if fresh else ():  # once all are held: a run that is refused clears nothing
-            if cell.changes():
-                cell.clear()
         return await play_cells(
             cells,
+            fresh=fresh,
             concurrency=concurrency,
             pools={url: server.pool_tokens for url, server in servers.items()},
             isolation=isolation,
@@ -89,6 +88,7 @@ async def play_cells(
     cells: Sequence[Cell],
     *,
     player: Player | None = None,
+    fresh: bool = False,
     concurrency: int | None = None,
     pools: Mapping[str, int | None] | None = None,
     isolation: str | None = None,
@@ -100,6 +100,7 @@ async def play_cells(
     Args:
         cells: The cells of one run; their folders are made.
         player: Who plays; each cell's model on its server where None.
+        fresh: Replace what other options made.
         concurrency: Episodes at once on each server; the largest of the cells' own where None.
         pools: Tokens that the cache of each server holds, by base URL, where known.
         isolation: Rung of the sandbox; the cells' own where None.
@@ -112,11 +113,10 @@ async def play_cells(
     Raises:
         UserError: A cell was made with another config, the server went away, the disk is full, ...
     """
-    for cell in cells:
-        cell.refuse_other()
     limit = concurrency or max((cell.config.concurrency for cell in cells), default=1)
     context = max((cell.config.context for cell in cells), default=1)
     tallies = [Tally(cell.config.name, cell.folder, len(cell.tasks)) for cell in cells]
+    kept = _kept(cells, tallies, fresh=fresh)
     of_tally = {id(tally): cell for tally, cell in zip(tallies, cells, strict=True)}
 
     async def over(job: Job) -> None:
@@ -127,8 +127,8 @@ async def play_cells(
     async with AsyncExitStack() as stack:
         player = player or _ServerPlayers(stack, limit)
         owed: dict[str, list[list[Job]]] = defaultdict(list)
-        for cell, tally in zip(cells, tallies, strict=True):
-            if jobs := _owed(cell, tally, player, isolation):
+        for cell, tally, names in zip(cells, tallies, kept, strict=True):
+            if jobs := _owed(cell, tally, names, player, isolation):
                 owed[cell.config.base_url].append(jobs)
         on_progress(tallies)
         admissions = {url: Admission(limit, (pools or {}).get(url), context) for url in owed}
@@ -137,12 +137,27 @@ async def play_cells(
     return tallies
 
 
-def _owed(cell: Cell, tally: Tally, player: Player, isolation: str | None) -> list[Job]:
-    """What is to be played of a cell; what lies recorded is counted instead."""
-    recorded, tally.replaced = cell.recorded()
-    tally.remarks = cell.remarks()
-    for verdict in recorded.values():
-        tally.keep(verdict)
+def _kept(cells: Sequence[Cell], tallies: Sequence[Tally], *, fresh: bool) -> list[set[str]]:
+    """Tasks of each cell that lie recorded, which are counted; what makes way is cleared once no cell is refused."""
+    for cell in () if fresh else cells:
+        cell.refuse_other()
+    for cell in cells:
+        if cell.changes():
+            cell.clear()
+    kept = []
+    for cell, tally in zip(cells, tallies, strict=True):
+        recorded, tally.replaced = cell.recorded()
+        if not fresh:
+            refuse_others(cell.folder, tally.replaced, ELSEWHERE)
+        for verdict in recorded.values():
+            tally.keep(verdict)
+        tally.remarks = cell.remarks()
+        kept.append(set(recorded))
+    return kept
+
+
+def _owed(cell: Cell, tally: Tally, kept: set[str], player: Player, isolation: str | None) -> list[Job]:
+    """What is to be played of a cell."""
     config = cell.config
     jobs = [
         Job(
@@ -155,7 +170,7 @@ def _owed(cell: Cell, tally: Tally, player: Player, isolation: str | None) -> li
             isolation or config.isolation,
         )
         for task in cell.tasks
-        if task.name not in recorded
+        if task.name not in kept
     ]
     if jobs or not cell.exists():
         cell.write()

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from keepstate import eventloop
-from keepstate.cli._options import FiniteRange, family_option
+from keepstate.cli._options import FiniteRange, family_option, fresh_option
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.models.base import Model, Sampling
 from keepstate.models.budget import Budget, BudgetSpent
@@ -57,7 +57,7 @@ ALL = "all"
     help="Rung of the sandbox, RUNG+ for at least that one; see: keepstate doctor",
 )
 @click.option("--allow-unsafe", is_flag=True, help="Run the teacher's code without a sandbox if there is none.")
-@click.option("--fresh", is_flag=True, help="Replace finished episodes of another model, seed, limits or sampling.")
+@fresh_option
 def command(  # noqa: PLR0913 - one parameter an option
     *,
     folder: Path,
@@ -103,7 +103,7 @@ def command(  # noqa: PLR0913 - one parameter an option
 
     async def run(on_progress: Callable[[Sequence[Tally]], None]) -> list[Tally]:
         limits = Limits(turns=turns, tool_calls=tool_calls)
-        plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, keep_others=not fresh)
+        plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, fresh=fresh)
         if not (base_url and model_name):
             return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
         endpoint = Endpoint(base_url, concurrency=concurrency, cache=answers, budget=budget)

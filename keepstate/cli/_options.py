@@ -57,6 +57,12 @@ def together(*options: Option[Any]) -> Option[Any]:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, with every figure and detail.")
+fresh_option = click.option(
+    "--fresh",
+    is_flag=True,
+    help="Replace what other options made, which is refused otherwise. What the same options made goes on.",
+)
+"""The one meaning that it has everywhere: see `keepstate.resume`."""
 laptop_option = click.option("--laptop", is_flag=True, help="The small model (SmolLM2-135M) instead of Qwen3-8B.")
 
 

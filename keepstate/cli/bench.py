@@ -19,7 +19,7 @@ from keepstate.bench.benchmark_config import (
     read_benchmark_config,
 )
 from keepstate.cli import Group
-from keepstate.cli._options import FiniteRange, family_option
+from keepstate.cli._options import FiniteRange, family_option, fresh_option
 from keepstate.errors import EXIT_PARTIAL
 from keepstate.models.base import Sampling
 from keepstate.traces.record import DEFAULT_LIMITS, Limits
@@ -38,7 +38,7 @@ def _shared(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--concurrency", type=click.IntRange(1), help="Episodes at once; the config's where not given."),
         click.option("--isolation", help="Rung of the sandbox, RUNG+ for at least that one; see: keepstate doctor"),
         click.option("--allow-unsafe", is_flag=True, help="Run model-written code without a sandbox if there is none."),
-        click.option("--fresh", is_flag=True, help="Replace results that were made with another config."),
+        fresh_option,
     )
     for option in reversed(options):
         function = option(function)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from keepstate.cli._options import PATH, RUNTIME, FiniteRange, choice, laptop_option, together
+from keepstate.cli._options import PATH, RUNTIME, FiniteRange, choice, fresh_option, laptop_option, together
 from keepstate.vocabulary import RuntimeName, Tracker
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -37,11 +37,7 @@ training_options = together(
         show_default=True,
         help="Who draws the curves: trackio on this machine, a service, or none.",
     ),
-    click.option(
-        "--fresh/--resume",
-        default=False,
-        help="Begin anew and replace what lies there; else go on from the last checkpoint, which is the default.",
-    ),
+    fresh_option,
 )
 """The options of whatever trains; `config_keys` takes those of `OPTIONS` from what click hands over."""
 

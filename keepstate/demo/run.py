@@ -40,8 +40,7 @@ from keepstate.tasks.generate import require_disjoint
 from keepstate.traces.record import Limits
 from keepstate.train import TrainingDisplay, train
 from keepstate.train.axolotl_config import config_path
-from keepstate.train.result import WEIGHTS, TrainedAdapter
-from keepstate.train.run_folder import OtherTraining
+from keepstate.train.result import WEIGHTS
 from keepstate.vocabulary import RuntimeName, Tracker
 
 TRAIN_SEED, EVAL_SEED = 0, 123_456_789
@@ -118,7 +117,7 @@ class Demo:
         def teacher(task: Task, runtime: RuntimeName) -> ScriptedTeacher:
             return ScriptedTeacher(task, runtime)
 
-        plan = CollectPlan(tasks, tuple(RuntimeName), teacher, self.folder.traces)
+        plan = CollectPlan(tasks, tuple(RuntimeName), teacher, self.folder.traces, fresh=True)
 
         with TallyDisplay() as shown:
             tallies = eventloop.run(
@@ -172,27 +171,20 @@ class Demo:
     def train_adapters(self) -> None:
         """Three adapters by configs that differ in data and output only."""
         for runtime, dataset in self.folder.datasets().items():
-            try:
-                adapter = self._train(runtime, dataset)
-            except OtherTraining as other:  # of a demo of another size, whose traces made way too
-                _say(f"{other.message}\n  it makes way")
-                adapter = self._train(runtime, dataset, fresh=True)
+            with TrainingDisplay(str(runtime)) as show:
+                adapter = train(
+                    config_path(runtime, laptop=True),
+                    dataset=dataset,
+                    output=self.folder.adapter(runtime),
+                    base_model=basemodel.folder(),
+                    runtime=runtime,
+                    fresh=True,  # that of a demo of another size makes way, as its traces did
+                    tracker=Tracker.NONE,  # 3 s of imports a training; its folder has every loss in progress.jsonl
+                    on_progress=show,
+                    on_remark=_say,
+                )
             loss = "" if adapter.final_loss is None else f", loss {adapter.final_loss:.3f}"
             _say(f"{runtime}: {adapter.steps} steps in {adapter.seconds:.0f} s{loss}")
-
-    def _train(self, runtime: RuntimeName, dataset: Path, *, fresh: bool = False) -> TrainedAdapter:
-        with TrainingDisplay(str(runtime)) as show:
-            return train(
-                config_path(runtime, laptop=True),
-                dataset=dataset,
-                output=self.folder.adapter(runtime),
-                base_model=basemodel.folder(),
-                runtime=runtime,
-                fresh=fresh,
-                tracker=Tracker.NONE,  # 3 s of imports a training; its folder has every loss in progress.jsonl
-                on_progress=show,
-                on_remark=_say,
-            )
 
     def play_cells(self) -> None:
         """Base and adapters on one server, in every runtime whose answers they can give; all cells at once."""

@@ -1,32 +1,41 @@
 """Letting a teacher play every task in one or more runtimes, concurrently, and recording it.
 
-Resumable: an episode that is already recorded, graded, and of the same task, model, seed and limits is not played
-again. A failure of ours that stays one (see `keepstate.play.jobs`) is recorded without a verdict, and played again next
-time. Selects nothing: a badly played episode is recorded like any other.
+`collection.json` beside the traces holds what decides them: see `keepstate.resume`. Tasks are not in it, so that a
+collection grows by more of them. A failure of ours that stays one (see `keepstate.play.jobs`) is recorded without a
+verdict, and played again next time. Selects nothing: a badly played episode is recorded like any other.
 """
 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from keepstate.agents.prompts import system_prompt
 from keepstate.agents.recorder import sampling_record
-from keepstate.errors import UserError
-from keepstate.files import alone_in
+from keepstate.files import alone_in, content_hash
 from keepstate.models.base import Model, Relay, Reply
 from keepstate.play.admission import Admission
 from keepstate.play.jobs import Job, play
 from keepstate.play.tally import Tally
-from keepstate.tasks.base import Task, Verdict
-from keepstate.traces.reader import BadTrace
+from keepstate.resume import OtherWork, Record
+from keepstate.tasks.base import Task
+from keepstate.tasks.families import environment_for
+from keepstate.traces import BadTrace
 from keepstate.traces.record import DEFAULT_LIMITS, Limits
-from keepstate.traces.recorded import Due, OtherEpisode, read_record
+from keepstate.traces.recorded import Due, graded, other_options, read_record, refuse_others
+from keepstate.traces.writer import remove_trace
 from keepstate.vocabulary import AUTO, RuntimeName
 
+COLLECTION_FILE = "collection.json"
+COLLECTION_SCHEMA = "keepstate.collection.v1"
+ELSEWHERE = "--out FOLDER"
+"""The option that keeps traces of two teachers."""
 BLANK_LINES = re.compile(r"\A\s*[\r\n]")
 
 Teacher = Callable[[Task, RuntimeName], Model]
@@ -45,8 +54,8 @@ class CollectPlan:
     seed: int = 0
     concurrency: int = 8
     limits: Limits = DEFAULT_LIMITS
-    keep_others: bool = False
-    """Refuse to replace finished episodes of another task, model, seed, limits or sampling."""
+    fresh: bool = False
+    """Replace what other options made."""
 
 
 async def collect(
@@ -69,9 +78,11 @@ async def collect(
 
     Raises:
         UserError: Nothing could be played as asked (no sandbox, unknown model, full disk, another process plays there
-            now, ...).
+            now, finished traces of other options lie there, ...).
     """
     tallies = [Tally(str(runtime), plan.out / runtime, len(plan.tasks)) for runtime in plan.runtimes]
+    if not plan.tasks:
+        return tallies
 
     async def over(_: Job) -> None:
         on_progress(tallies)
@@ -79,45 +90,84 @@ async def collect(
     with ExitStack() as held:
         for tally in tallies:
             held.enter_context(alone_in(tally.folder))
-        jobs = [job for tally in tallies for job in _owed(plan, tally, isolation)]
-        others = [file for tally in tallies for file in tally.replaced if isinstance(file, OtherEpisode)]
-        if plan.keep_others and others:
-            raise UserError(
-                f"{len(others)} finished episodes of other options would be replaced, first {others[0].path}:"
-                f" {others[0].reason}",
-                "repeat with another --out to keep both, or with --fresh to replace them",
-            )
+        jobs = [job for tally in tallies for job in _Collection(plan, tally).owed(isolation)]
         on_progress(tallies)
         await play([(Admission(plan.concurrency), jobs)], allow_unsafe=allow_unsafe, on_over=over)
     return tallies
 
 
-def _owed(plan: CollectPlan, tally: Tally, isolation: str) -> Iterator[Job]:
-    """Episodes to play in one runtime; those that lie recorded are counted instead."""
-    runtime = RuntimeName(tally.name)
-    for task in plan.tasks:
-        verdict = _recorded(plan, tally, task, runtime)
-        if verdict is None:
-            player = partial(_trainable, plan.teacher, task, runtime, tally)
-            yield Job(tally, task, runtime, player, plan.limits.of(runtime), plan.seed, isolation)
-        else:
-            tally.keep(verdict)
+class _Collection:
+    """The traces of one runtime, and what decides them."""
 
+    def __init__(self, plan: CollectPlan, tally: Tally) -> None:
+        self._plan, self._tally = plan, tally
+        self._runtime = RuntimeName(tally.name)
+        self._limits = plan.limits.of(self._runtime)
+        self._record = Record(tally.folder / COLLECTION_FILE, COLLECTION_SCHEMA, self._decisive())
+        self._begun, self._lock = False, threading.Lock()
 
-def _recorded(plan: CollectPlan, tally: Tally, task: Task, runtime: RuntimeName) -> Verdict | None:
-    """The verdict of exactly this episode, if it lies there."""
-    model = plan.teacher(task, runtime)
-    due = Due(tally.folder, task.name, task.content_hash, runtime, plan.seed, model.name)
-    trace = read_record(due, mend=True)
-    if isinstance(trace, BadTrace):
-        tally.replaced.append(trace)
-        return None
-    if trace is None or trace.verdict is None:
-        return None
-    if trace.limits == plan.limits.of(runtime) and trace.sampling == sampling_record(model):
-        return trace.verdict
-    tally.replaced.append(OtherEpisode(due.path, "played with other limits or sampling"))
-    return None
+    def _decisive(self) -> dict[str, Any]:
+        models = [self._plan.teacher(task, self._runtime) for task in self._plan.tasks]  # says so if it cannot play one
+        families = {task.family: task for task in self._plan.tasks}
+        prompts = {
+            family: system_prompt(self._runtime, environment_for(task).tools, tool_calls=self._limits.tool_calls)
+            for family, task in families.items()
+        }
+        return {
+            "model": models[0].name,
+            "runtime": str(self._runtime),
+            "family": "+".join(sorted(families)),
+            "seed": self._plan.seed,
+            "limits": self._limits.model_dump(),
+            "sampling": sampling_record(models[0]),
+            "prompt": content_hash(prompts),
+        }
+
+    def owed(self, isolation: str) -> Iterator[Job]:
+        """Episodes to play; those that lie recorded are counted instead.
+
+        Raises:
+            OtherWork: Finished traces of other options lie there, and are not to be replaced.
+        """
+        folder = self._tally.folder
+        others = list(self._others())
+        if others and not self._plan.fresh:
+            raise OtherWork(f"{folder} holds {len(others)} finished traces", others[0][1], ELSEWHERE)
+        making_way = {path for path, _ in others}
+        for task in self._plan.tasks:
+            due = Due(folder, task.name, task.content_hash, self._record.decisive)
+            trace = None if due.path in making_way else read_record(due, mend=True)
+            if isinstance(trace, BadTrace):
+                self._tally.replaced.append(trace)
+            elif trace is not None and trace.verdict is not None:
+                self._tally.keep(trace.verdict)
+                continue
+            player = partial(_trainable, self._plan.teacher, task, self._runtime, self._tally)
+            yield Job(self._tally, task, self._runtime, player, self._limits, self._plan.seed, isolation, self._begin)
+        if not self._plan.fresh:
+            refuse_others(folder, self._tally.replaced, ELSEWHERE)
+
+    def _others(self) -> Iterator[tuple[Path, list[str]]]:
+        """Finished traces of other options: by their record; those of older versions have none, and tell themselves."""
+        changes = self._record.changes()
+        if changes == []:
+            return
+        for path, trace in graded(self._tally.folder):
+            if trace is not None and trace.limits is None:
+                continue  # imported: no teacher's
+            if differs := changes or (trace and other_options(trace, self._record.decisive)):
+                yield path, differs
+
+    def _begin(self) -> None:
+        """Before the first trace is written: what other options made goes, their record last, and ours is written."""
+        with self._lock:
+            if self._begun:
+                return
+            for path, _ in list(self._others()):
+                remove_trace(path)
+            if self._record.changes() != []:
+                self._record.write()
+            self._begun = True
 
 
 def _trainable(teacher: Teacher, task: Task, runtime: RuntimeName, tally: Tally) -> Model:

@@ -42,6 +42,8 @@ class Job:
     seed: int
     isolation: str
     """Rung of the sandbox."""
+    begin: Callable[[], None] = lambda: None
+    """Called in the thread that writes, before each trace is written."""
     attempt: int = 0
 
 
@@ -134,13 +136,18 @@ class Metered(Relay):
 
 async def _shielded_write(job: Job, trace: Trace) -> None:
     """Write an episode in a thread. A cancelled run waits for the write: until then the folder is not another's."""
-    writing = asyncio.get_running_loop().run_in_executor(None, write_trace, job.tally.folder, trace)
+    writing = asyncio.get_running_loop().run_in_executor(None, _write, job, trace)
     try:
         await asyncio.shield(writing)
     except asyncio.CancelledError:
         await asyncio.wait((writing,))
         writing.exception()  # looked at: on a full disk all fail, one is told, and asyncio would print the others
         raise
+
+
+def _write(job: Job, trace: Trace) -> None:
+    job.begin()
+    write_trace(job.tally.folder, trace)
 
 
 def _first(errors: BaseExceptionGroup[UserError]) -> UserError:

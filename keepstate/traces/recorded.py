@@ -2,23 +2,25 @@
 
 The record of an episode is its trace. The verdict beside it is a copy for other programs, written after it: a run that
 was killed in between leaves a trace without one, and the copy is made again, not the episode. A trace that cannot be
-read, that is another episode's or another model's, or that its verdict contradicts is no record: it is named, and
-played again.
+read, or that its verdict contradicts, is no record: it is named, and played again. A finished episode of another task
+or of other options in the place of one that is due is refused, as all of other options is (see `keepstate.resume`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
+from typing import Any
 
 from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_json, write_atomic
+from keepstate.resume import OtherWork, changed_keys
 from keepstate.traces.reader import BadTrace, load_trace, read_fault
 from keepstate.traces.record import Trace, TraceError
 from keepstate.traces.schema import verdict_json
-from keepstate.traces.writer import trace_path, verdict_path
-from keepstate.vocabulary import RuntimeName
+from keepstate.traces.writer import TRACE_SUFFIX, trace_path, verdict_path
 
 GRADED_FAILURE = "failed by our doing and graded all the same"
 UNGRADED = "neither graded nor failed"
@@ -33,11 +35,8 @@ class Due:
     """Name of the task."""
     content_hash: str
     """Of the task."""
-    runtime: RuntimeName
-    seed: int
-    """Of the run."""
-    model: str | None
-    """Who plays; None where that is not known."""
+    options: Mapping[str, Any]
+    """What it is played with: `runtime`, `seed`, `model`, `limits`, `sampling`; None or missing: not known."""
 
     @property
     def path(self) -> Path:
@@ -45,8 +44,12 @@ class Due:
         return trace_path(self.folder, self.task)
 
 
+@dataclass(frozen=True, slots=True)
 class OtherEpisode(BadTrace):
     """A finished, graded episode in its own place that is not the one that is due."""
+
+    changes: tuple[str, ...]
+    """What differs, as `keepstate.resume.changed_keys` has it."""
 
 
 class Copy(Enum):
@@ -115,15 +118,55 @@ def _objection(due: Due, trace: Trace) -> BadTrace | None:
     """Why this is no record, or that of another episode."""
     if (trace.verdict is None) == (trace.failure is None):
         return BadTrace(due.path, GRADED_FAILURE if trace.verdict else UNGRADED)
-    found = {
-        "task": (trace.task.name, due.task),
-        "content of the task": (trace.task.content_hash[:12], due.content_hash[:12]),
-        "runtime": (str(trace.runtime), str(due.runtime)),
-        "seed": (trace.seed, due.seed),
-        "model": (trace.model, due.model or trace.model),
-    }
-    wrong = [f"{what} {there}, not {here}" for what, (there, here) in found.items() if there != here]
-    if not wrong:
+    changes = changed_keys({"task": trace.task.name}, {"task": due.task})
+    changes += changed_keys({"content of the task": trace.task.content_hash}, {"content of the task": due.content_hash})
+    changes += other_options(trace, due.options)
+    if not changes:
         return None
+    reason = f"another episode: {changes[0]}"
     finished = trace.verdict is not None and trace.task.name == due.task
-    return (OtherEpisode if finished else BadTrace)(due.path, f"another episode: {wrong[0]}")
+    return OtherEpisode(due.path, reason, tuple(changes)) if finished else BadTrace(due.path, reason)
+
+
+def other_options(trace: Trace, options: Mapping[str, Any]) -> list[str]:
+    """What a trace tells of its own options that differs from `options`, where both are known. See `Due`."""
+    told = {
+        "runtime": str(trace.runtime),
+        "model": trace.model,
+        "seed": trace.seed,
+        "limits": trace.limits and trace.limits.model_dump(),
+        "sampling": trace.sampling,
+    }
+    return changed_keys(told, {key: options.get(key) for key in told}, unknown=told)
+
+
+def graded(folder: Path) -> Iterator[tuple[Path, Trace | None]]:
+    """The graded episodes that lie in `folder`, so what could be lost there; None for one that cannot be looked at."""
+    for path in sorted(folder.glob(f"*{TRACE_SUFFIX}")):
+        try:
+            trace = load_trace(path)
+        except TraceError:
+            continue
+        except OSError:
+            yield path, None
+            continue
+        if trace.verdict is not None and trace.failure is None:
+            yield path, trace
+
+
+def refuse_others(folder: Path, found: Iterable[BadTrace], elsewhere: str) -> None:
+    """Refuse to play an episode in the place of another that is finished.
+
+    Args:
+        folder: Of the episodes.
+        found: What lies in the places of those that are due and is no record of them.
+        elsewhere: The option that keeps both.
+
+    Raises:
+        OtherWork: There is a finished one.
+    """
+    if others := [file for file in found if isinstance(file, OtherEpisode)]:
+        first = others[0]
+        raise OtherWork(
+            f"{folder} holds {len(others)} finished episodes (first {first.path.name})", first.changes, elsewhere
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from keepstate.files import write_atomic
+from keepstate.files import write_atomic, write_error
 from keepstate.traces.record import Trace
 from keepstate.traces.schema import trace_json, verdict_json
 
@@ -42,3 +42,16 @@ def write_trace(folder: Path, trace: Trace) -> Path:
     write_atomic(path, trace_json(trace))
     write_atomic(verdict, verdict_json(trace))
     return path
+
+
+def remove_trace(path: Path) -> None:
+    """Remove a trace and the verdict beside it, which goes first.
+
+    Raises:
+        UserError: It may not be removed.
+    """
+    try:
+        verdict_path(path.parent, path.name.removesuffix(TRACE_SUFFIX)).unlink(missing_ok=True)
+        path.unlink()
+    except OSError as error:
+        raise write_error(path, error) from error

@@ -19,6 +19,7 @@ from keepstate import machine
 from keepstate.errors import UserError
 from keepstate.places import caches
 from keepstate.processes import GuardedProcess, log_end, log_text
+from keepstate.resume import OtherWork
 from keepstate.setup import environments, installing
 from keepstate.train import preflight, tracking
 from keepstate.train.axolotl_config import PLUGIN_FOLDER, needs_gpu, read_axolotl_config
@@ -37,6 +38,7 @@ MEASURED_STEPS = 3
 KILLED = 128 + 9
 OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "cudaErrorMemoryAllocation")
 """What torch and CUDA call it."""
+GOES_ON = "the same command goes on"
 DISK_FULL = "No space left on device"
 LEAST_FREE_GIB = 1 / 1024
 """Of disk: with fewer the log may lack its end, and so those words."""
@@ -71,7 +73,7 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
         base_model: A model folder or hub name instead of the config's.
         runtime: What the adapter is for; by default what the data set was built for. Other data is refused.
         overrides: Keys of the config to replace; None means not given.
-        fresh: Begin anew, and replace whatever training lies in the folder.
+        fresh: Replace another training that lies in the folder; see `keepstate.resume`.
         tracker: Who draws the curves; by default a database beside the adapter's folder.
         on_progress: Called with every logged step.
         on_remark: Called with what a user should know; by default it is printed to stderr.
@@ -92,12 +94,21 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
     )
     place = output or Path(read_axolotl_config(config)["output_dir"])
     # What is finished is so whatever this machine could train; else that comes first, before data is asked for.
-    planned = planning(machine=fresh or read_done(place) is None)
+    checked = read_done(place) is None
+    planned = planning(machine=checked)
     with alone(planned.output):
-        if not fresh and (done := finished(planned)) is not None:
+        try:
+            done, replaces = finished(planned), False
+        except OtherWork as other:
+            if not fresh:
+                raise
+            planned = planned if checked else planning(machine=True)
+            done, replaces = None, True
+            say(f"{other.message}\n  it makes way")
+        if done is not None:
             say(f"{planned.output} is trained already from this config and data")
             return done
-        return _train(planned, tracker, on_progress or (lambda _: None), say, fresh=fresh)
+        return _train(planned, tracker, on_progress or (lambda _: None), say, fresh=replaces)
 
 
 def _train(
@@ -122,8 +133,7 @@ def _train(
     follower = Follower(planned.output / PROGRESS)
     follower.look()  # what earlier runs left; from here on it tells of this one
     env = _environment(planned) | tracking.environment(tracker, planned.output, run)
-    again = "the same command" + (" without --fresh" if fresh else "")
-    _run(planned, python, env, follower, on_progress, say, again)
+    _run(planned, python, env, follower, on_progress, say)
     adapter = _summary(planned, follower)
     write_result(planned.output, adapter, planned.config, planned.manifest)
     return adapter
@@ -136,9 +146,8 @@ def _run(
     follower: Follower,
     on_progress: Callable[[TrainingProgress], None],
     say: Callable[[str], None],
-    again: str,
 ) -> None:
-    """Run Axolotl to its end; `again` is the command that goes on where it did not come there."""
+    """Run Axolotl to its end."""
     output = planned.output
     command: list[str | Path] = [python, "-m", "axolotl.cli.train", output / RESOLVED]
     with (
@@ -156,13 +165,13 @@ def _run(
             finally:
                 kept = checkpoints(output)
                 say(
-                    f"kept: {kept[-1]}; {again} goes on from it"
+                    f"kept: {kept[-1]}; {GOES_ON} from it"
                     if kept
-                    else f"nothing was saved yet: {again} begins anew"
+                    else "nothing was saved yet: the same command begins anew"
                 )
             raise
     if code or not follower.finished or not (output / WEIGHTS).is_file():
-        raise _failure(planned, code, earlier, again)
+        raise _failure(planned, code, earlier)
 
 
 def _follow(
@@ -209,22 +218,22 @@ def _environment(planned: TrainingPlan) -> dict[str, str]:
     return os.environ | caches(planned.output / "prepared") | own
 
 
-def _failure(planned: TrainingPlan, code: int, earlier: int, again: str) -> UserError:
+def _failure(planned: TrainingPlan, code: int, earlier: int) -> UserError:
     """Why Axolotl failed, by what it said in this run: behind the first `earlier` bytes of the log."""
     log = planned.output / LOG
     text = log_text(log, earlier)[-20_000:]
     if any(words in text for words in OUT_OF_MEMORY):
-        return UserError(f"the GPU's memory did not suffice (log: {log})", preflight.smaller(planned.config, again))
+        return UserError(f"the GPU's memory did not suffice (log: {log})", preflight.smaller(planned.config, ran=True))
     if code == KILLED:
         return UserError(
             f"Axolotl was killed from outside, most often for want of main memory (log: {log})",
-            f"end other programs, then {again} goes on; with less memory: {preflight.smaller(planned.config, again)}",
+            f"end other programs, then {GOES_ON}; with less memory: {preflight.smaller(planned.config, ran=True)}",
         )
     if DISK_FULL in text or machine.free_disk_gib(planned.output) < LEAST_FREE_GIB:
-        return UserError(f"no disk space left for {planned.output} (log: {log})", f"free some, then {again} goes on")
+        return UserError(f"no disk space left for {planned.output} (log: {log})", f"free some, then {GOES_ON}")
     return UserError(
         f"Axolotl ended with code {code}; the end of {log}:\n{log_end(text)}",
-        f"mend it, then {again} goes on where it stopped",
+        f"mend it, then {GOES_ON} where it stopped",
     )
 
 

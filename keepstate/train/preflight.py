@@ -120,21 +120,20 @@ def about_cpu_memory(config: Mapping[str, Any], longest: int) -> list[str]:
     return [f"its longest row takes about {needed:.0f} GiB of memory, this machine has {there:.0f}: {smaller(config)}"]
 
 
-def smaller(config: Mapping[str, Any], again: str | None = None) -> str:
+def smaller(config: Mapping[str, Any], *, ran: bool = False) -> str:
     """The flag that fits into less memory, the one that changes least first.
 
     Args:
         config: Axolotl's.
-        again: Where memory ran out in a training (in which profile `speed` had spent what was free): the words for the
-            command that goes on with it.
+        ran: Memory ran out in a training, in which profile `speed` had spent what was free; it can go on with less.
     """
-    goes_on = f"{again} goes on with " if again else ""
-    if again and config.get("keepstate_profile") == "speed":
+    goes_on = "the same command goes on with " if ran else ""
+    if ran and config.get("keepstate_profile") == "speed":
         return f"{goes_on}every layer recomputed: --profile memory"
     if int(config.get("micro_batch_size") or 1) > 1:
         return f"{goes_on}one row at once, the same rows a step: --batch-size 1 --grad-accum {rows_a_step(config)}"
     flag = f"a shorter context: --max-seq-length {int(config['sequence_len']) // 2}"
-    return f"{flag} --fresh (longer rows are dropped: another training, which begins anew)" if again else flag
+    return f"{flag} --fresh (longer rows are dropped: another training, which begins anew)" if ran else flag
 
 
 def check_place(config: Path, keys: Mapping[str, Any], runtime: RuntimeName | None) -> None:

@@ -1,8 +1,7 @@
 """The adapter's folder: which training lies there, how far it came, and what a new one may do about it.
 
-`keepstate-run.json` holds what decides the training and its digest. The same training goes on from its last whole
-checkpoint; another one is refused, and the keys that differ are named, unless it is to replace what lies there. Files
-that no training made are never touched. Starts nothing.
+`keepstate-run.json` holds what decides the training: see `keepstate.resume`. The same training goes on from its last
+whole checkpoint. Files that no training made are never touched. Starts nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from typing import Any
 import yaml
 
 from keepstate.errors import UserError
-from keepstate.files import TEMPORARY, changed_keys, write_atomic, write_json
+from keepstate.files import TEMPORARY, write_atomic
 from keepstate.processes import only_one
+from keepstate.resume import OtherWork, Record
 from keepstate.train.result import DONE, WEIGHTS, TrainedAdapter, read_done
 from keepstate.train.training_plan import TrainingPlan
 
@@ -63,52 +63,38 @@ def _refuse_foreign(output: Path) -> None:
         raise UserError(f"{output} holds files that no keepstate training made", "name another folder: --out")
 
 
-class OtherTraining(UserError):
-    """The folder holds work of another training."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(what, "keep both: --out OTHER_FOLDER; or replace what lies there: --fresh")
-
-
 def finished(planned: TrainingPlan) -> TrainedAdapter | None:
     """The adapter that `planned` would make, where it lies there already. Changes nothing.
 
     Raises:
-        OtherTraining: The folder holds work of another training; names what differs.
+        OtherWork: The folder holds work of another training; names what differs.
     """
     output = planned.output
     done, kept = read_done(output), checkpoints(output)
     if done is None and not kept and not (output / WEIGHTS).is_file():
         return None  # nothing that could be lost
     if done is None and (output / DONE).is_file():
-        raise OtherTraining(f"{output} holds a finished adapter that this keepstate cannot read ({DONE})")
-    if changes := _changes(planned, done):
+        changes = [f"{DONE} cannot be read by this keepstate"]
+    else:
+        changes = _changes(planned, done)
+    if changes:
         what = f"an adapter, finished after {done.steps} steps," if done else kept[-1].name if kept else "weights"
-        raise OtherTraining("\n  ".join([f"{output} holds {what} of another training:", *changes]))
+        raise OtherWork(f"{output} holds {what}", changes, "--out OTHER_FOLDER")
     return done
+
+
+def _record(planned: TrainingPlan) -> Record:
+    return Record(planned.output / RUN, SCHEMA, planned.decisive)
 
 
 def _changes(planned: TrainingPlan, done: TrainedAdapter | None) -> list[str]:
     """What differs from the training that lies there."""
-    recorded = _recorded(planned.output)
-    if recorded is not None:
-        return changed_keys(recorded, planned.decisive)
+    if (changes := _record(planned).changes()) is not None:
+        return changes
     older = planned.output / OLDER_RUN
     key = done.key if done else older.read_text().strip() if older.is_file() else None
     same = key in (planned.key, planned.older_key)
     return [] if same else ["what it was trained from was not written down, other than that it is not this"]
-
-
-def _recorded(output: Path) -> dict[str, Any] | None:
-    """What decides the training that lies there; None where that was not written down."""
-    try:
-        value = json.loads((output / RUN).read_bytes())
-        recorded: dict[str, Any] = value["decisive"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OtherTraining(f"{output / RUN} cannot be read, so nobody knows what was trained there") from error
-    return recorded
 
 
 def checkpoints(output: Path) -> list[Path]:
@@ -155,7 +141,7 @@ def prepare(planned: TrainingPlan, tracker: Mapping[str, Any], *, fresh: bool) -
     with suppress(FileNotFoundError):  # a crash may have cut the last line
         whole_lines, newline, _ = (output / PROGRESS).read_bytes().rpartition(b"\n")
         write_atomic(output / PROGRESS, whole_lines + newline)
-    write_json(output / RUN, {"schema": SCHEMA, "digest": planned.key, "decisive": planned.decisive})
+    _record(planned).write()
     resolved = planned.config | dict(tracker) | ({"resume_from_checkpoint": str(last)} if last else {})
     write_atomic(output / RESOLVED, yaml.safe_dump(resolved, sort_keys=False))
     return last

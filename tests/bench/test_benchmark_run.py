@@ -43,6 +43,7 @@ from keepstate.play.collect import CollectPlan, collect
 from keepstate.play.jobs import RETRIES
 from keepstate.play.tally import Tally, TallyDisplay
 from keepstate.report import make_report
+from keepstate.resume import OtherWork
 from keepstate.serve import loaded
 from keepstate.serve.loaded import AdapterContent, noted
 from keepstate.tasks import write_tasks
@@ -165,7 +166,10 @@ SPOILED = {
     "verdict of another": (lambda trace, verdict, other: edited(verdict, finished_at="2020"), "says otherwise"),
     "verdict failed": (lambda trace, verdict, other: edited(verdict, status="failed"), "says otherwise"),
     "another task's": (lambda trace, verdict, other: shutil.copy(other, trace), "another episode: task"),
-    "another model's": (lambda trace, verdict, other: edited(trace, model="gpt"), "another episode: model gpt"),
+    "another model's": (
+        lambda trace, verdict, other: edited(trace, model="gpt"),
+        "another episode: model: gpt -> base",
+    ),
     "failed and graded": (lambda trace, verdict, other: edited(trace, failure=FAILURE), "graded all the same"),
     "neither": (lambda trace, verdict, other: edited(trace, verdict=None), "neither graded nor failed"),
     "another's, verdict gone": (
@@ -173,6 +177,14 @@ SPOILED = {
         "another episode: task",
     ),
 }
+
+
+async def collected(cell: BenchmarkConfig, stub: StubServer, out: Path, *, fresh: bool = False) -> Tally:
+    """The episodes of `cell` collected into `out` with the same model as teacher."""
+    async with ServerModel(stub.url, "base") as teacher:
+        tasks = make_cell(cell, out).tasks
+        (tally,) = await collect(CollectPlan(tasks, (REACT,), lambda _task, _runtime: teacher, out.parent, fresh=fresh))
+    return tally
 
 
 @pytest.mark.parametrize("state", SPOILED)
@@ -194,14 +206,19 @@ async def test_a_trace_and_its_verdict_are_the_same_to_bench_collect_report_and_
         assert [(reason or "") in text for text in seen.unreadable] == [True] * bool(reason)
         if state not in ("verdict written anew", "another model's"):
             assert list(check_folders([folder]).problems) == [trace]
-        (tally,) = await bench([cell], tmp_path)
+        finished = state == "another model's"
+        for play in (bench([cell], tmp_path), collected(cell, stub, out)) if finished else ():
+            before = files(tmp_path)
+            with pytest.raises(OtherWork, match=r"1 finished episodes? .*|1 finished traces") as caught:
+                await play
+            assert caught.value.message.endswith("of other options:\n  model: gpt -> base")
+            assert files(tmp_path) == before
+        (tally,) = await bench([cell], tmp_path, fresh=finished)
         assert figures([tally]) == [(1, 1, 0) if reason else (2, 0, 0)]
         assert [(file.path, (reason or "") in file.reason) for file in tally.replaced] == [(trace, True)] * bool(reason)
-        async with ServerModel(stub.url, "base") as teacher:
-            plan = CollectPlan(make_cell(cell, tmp_path).tasks, (REACT,), lambda _task, _runtime: teacher, out.parent)
-            (collected,) = await collect(plan)
-        assert (collected.kept, collected.played) == ((1, 1) if reason else (2, 0))
-        assert len(collected.replaced) == bool(reason)
+        tally = await collected(cell, stub, out, fresh=finished)
+        assert (tally.kept, tally.played) == ((1, 1) if reason else (2, 0))
+        assert len(tally.replaced) == (bool(reason) and not finished), "what fresh replaces is not named again"
     assert check_folders([folder]).good
     assert check_folders([out]).good
     if reason is None and state != "verdict written anew":
@@ -246,27 +263,52 @@ async def test_a_changed_config_is_refused_with_its_keys_and_fresh_replaces(tmp_
         assert figures(await bench([changed], tmp_path, fresh=True)) == [(5, 0, 0)], "fresh keeps what still belongs"
 
 
-async def test_a_cell_file_with_the_limits_of_an_action_nested_is_still_the_same_cells(tmp_path: Path) -> None:
-    """As versions before 29 November 2026 wrote it."""
+async def test_where_no_episode_was_finished_another_config_takes_the_cell(tmp_path: Path) -> None:
+    with serving(StubServer(rule=lambda request: (422, "no"))) as stub:
+        with pytest.raises(UserError, match="gives no answers"):
+            await bench([react_cell(stub, count=2)], tmp_path)
+        assert (tmp_path / "cell" / "cell.json").exists()
+        stub.rule = look_then_finish
+        assert figures(await bench([react_cell(stub, count=1, seed=1)], tmp_path)) == [(0, 1, 0)]
+    (cell,) = read_results(tmp_path)
+    assert (len(cell.episodes), cell.not_graded, cell.unreadable) == (1, {}, ())
+
+
+async def test_a_cell_whose_file_cannot_be_read_is_refused_and_fresh_replaces_it(tmp_path: Path) -> None:
     with serving(StubServer()) as stub:
         await bench([react_cell(stub)], tmp_path)
-        path = tmp_path / "cell" / "cell.json"
-        value = json.loads(path.read_text())
-        action = {"tool_calls": 25, "seconds": 30.0, "memory_mib": 256, "output_chars": 10_000}
-        value["config"]["limits"] = {"turns": 40, "seconds": 600.0, "runtime": action}
-        write_json(path, value)
-        assert figures(await bench([react_cell(stub)], tmp_path)) == [(6, 0, 0)]
-        assert read_results(tmp_path)[0].config["limits"] == {
-            "turns": 40,
-            "seconds": 600.0,
-            "tool_calls": 25,
-            "action_seconds": 30.0,
-            "memory_mib": 256,
-            "output_chars": 10_000,
-        }
-        write_json(path, value | {"config": value["config"] | {"limits": {"turns": 40, "runtime": action}}})
-        with pytest.raises(UserError, match=r"another config: limits\.seconds: "):
+        (tmp_path / "cell" / "cell.json").write_text("{")
+        before = files(tmp_path)
+        with pytest.raises(OtherWork, match=r"not a keepstate\.cell\.v1 file"):
             await bench([react_cell(stub)], tmp_path)
+        assert files(tmp_path) == before
+        assert figures(await bench([react_cell(stub)], tmp_path, fresh=True)) == [(0, 6, 0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"limits__turns": 7}, "limits.turns: 7 -> 40"),
+        ({"limits__memory_mib": 64}, "limits.memory_mib: 64 -> 256"),
+        ({"sampling__temperature": 1.0}, "sampling.temperature: 1.0 -> 0.2"),
+        ({"seed": 3}, "seed: 3 -> 0"),
+    ],
+)
+async def test_a_finished_trace_of_other_options_in_a_cell_is_no_episode_of_it_and_is_kept(
+    changes: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    with serving(StubServer()) as stub:
+        await bench([react_cell(stub, count=2), react_cell(stub, count=2, name="other")], tmp_path)
+        trace = next((tmp_path / "cell").glob("*.trace.json"))
+        edited(trace, **changes)
+        before = files(tmp_path)
+        with pytest.raises(OtherWork) as caught:
+            await bench([react_cell(stub, count=2, name="other", seed=0), react_cell(stub, count=2)], tmp_path)
+        assert caught.value.message.splitlines()[1:] == [f"  {named}"]
+        assert trace.name in caught.value.message
+        assert files(tmp_path) == before
+        assert read_results(tmp_path)[0].unreadable == (f"{trace.name}: another episode: {named}",)
+        assert figures(await bench([react_cell(stub, count=2)], tmp_path, fresh=True)) == [(1, 1, 0)]
 
 
 async def test_a_run_killed_while_it_clears_results_leaves_none_that_pass_for_the_new_configs(
@@ -426,7 +468,7 @@ async def test_what_the_server_loaded_counts_not_what_lies_in_the_folder_now(mod
         assert cell["config"]["base"] == {"name": "small"}
         with (
             noted(port, os.getpid(), {"name": "small"}, {"react": adapter}, "b" * 64),
-            pytest.raises(UserError, match=r"another config: template: a+\.\.\. -> b+"),
+            pytest.raises(UserError, match=r"of other options:\n  template: a+\.\.\. -> b+"),
         ):
             await bench([react_cell(stub, adapter="react", count=2)], model / "run")
         assert cell["config"]["template"] == "a" * 64

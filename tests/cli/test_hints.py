@@ -153,7 +153,7 @@ def test_commands_and_options_that_messages_name_are_there(path: Path) -> None:
 
 
 def test_a_wrong_hint_would_be_found() -> None:
-    assert list(wrong_commands("go on: keepstate train X --resume or --batch-size 1")) == []
+    assert list(wrong_commands("go on: keepstate train X --fresh or --batch-size 1")) == []
     assert list(wrong_commands("keepstate train X --fast; keepstate dataset make; python -m keepstate.nothing")) != []
     assert len(list(wrong_commands("keepstate serve --fast; then keepstate dataset make"))) == 2
     assert stray_options("go on: keepstate train X --fresh, or name another: --out") == {"--out"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import shutil
 import signal
 import sys
@@ -22,14 +23,15 @@ from keepstate.files import alone_in
 from keepstate.models.base import Message, Reply
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play import jobs
-from keepstate.play.collect import CollectPlan, Teacher, collect
+from keepstate.play.collect import COLLECTION_FILE, CollectPlan, Teacher, collect
 from keepstate.play.jobs import RETRIES
 from keepstate.play.tally import Tally, TallyDisplay
+from keepstate.resume import OtherWork
 from keepstate.tasks import make_tasks, write_tasks
 from keepstate.tasks.base import Task
 from keepstate.traces import read_trace
 from keepstate.traces.check import check_folders
-from keepstate.traces.record import Trace
+from keepstate.traces.record import Limits, Trace
 from keepstate.vocabulary import Origin, RuntimeName
 
 REACT = (RuntimeName.REACT,)
@@ -45,6 +47,10 @@ def plan(tasks: list[Task], out: Path, teacher: Teacher = ScriptedTeacher, **cha
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def path_of(task: Task, out: Path) -> Path:
+    return out / "react" / f"{task.name}.trace.json"
 
 
 def command(*arguments: object) -> Result:
@@ -71,7 +77,7 @@ async def test_plays_every_task_in_every_runtime_and_the_second_run_plays_nothin
     written = contents(tmp_path)
     assert set(written) == {
         f"{runtime}/{task.name}.{end}" for runtime in RuntimeName for task in tasks for end in ("json", "trace.json")
-    }
+    } | {f"{runtime}/{COLLECTION_FILE}" for runtime in RuntimeName}
     second = await collect(everything, allow_unsafe=True)
     assert [(tally.played, tally.kept) for tally in second] == [(0, 3)] * 3
     assert [tally.score for tally in second] == pytest.approx([tally.score for tally in first])
@@ -108,10 +114,12 @@ async def test_only_what_is_missing_or_differs_is_played(tmp_path: Path) -> None
     (react / f"{tasks[0].name}.trace.json").unlink()
     (react / f"{tasks[1].name}.trace.json").write_text("{")
     other = tasks_of(1, seed=9)[0].model_copy(update={"task_id": tasks[2].task_id})
-    (tally,) = await collect(plan([tasks[0], tasks[1], other, tasks[3]], tmp_path))
+    changed = [tasks[0], tasks[1], other, tasks[3]]
+    with pytest.raises(OtherWork, match=r"1 finished episodes \(first .*\n  content of the task: "):
+        await collect(plan(changed, tmp_path))
+    (tally,) = await collect(plan(changed, tmp_path, fresh=True))
     assert (tally.played, tally.kept) == (3, 1)
     assert read_trace(react / f"{other.name}.trace.json").task.content_hash == other.content_hash
-    assert (await collect(plan(tasks[3:], tmp_path, seed=1)))[0].played == 1
 
 
 async def test_a_run_killed_between_trace_and_verdict_is_mended_and_files_that_are_no_record_are_named(
@@ -139,8 +147,6 @@ async def test_a_run_killed_between_trace_and_verdict_is_mended_and_files_that_a
     assert "it may hold a finished episode" in caught.value.hint
     with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
         await collect(plan(tasks, tmp_path / "good"))  # a file, where a folder is needed
-    (other,) = await collect(plan(tasks[3:], tmp_path, seed=1))
-    assert ["seed 0, not 1" in file.reason for file in other.replaced] == [True]
 
 
 async def test_our_failures_are_counted_recorded_without_score_and_played_again(tmp_path: Path) -> None:
@@ -239,7 +245,7 @@ async def test_cancelling_loses_only_the_episodes_in_flight(tmp_path: Path) -> N
     with pytest.raises(asyncio.CancelledError):
         await running
     assert seen == [0, 1, 2, 3]
-    assert len(contents(tmp_path)) == 6
+    assert len(contents(tmp_path)) == 6 + 1
     (resumed,) = await collect(plan(tasks, tmp_path))
     assert (resumed.played, resumed.kept) == (3, 3)
 
@@ -262,15 +268,65 @@ def test_finished_episodes_of_other_options_are_replaced_on_request_alone(tmp_pa
     arguments = ("--tasks", tmp_path / "tasks", "--runtime", "react", "--out", tmp_path / "traces")
     assert command(*arguments).exit_code == 0
     written = contents(tmp_path / "traces")
-    for other in (("--seed", 1), ("--turns", 7)):
+    for other, changed in ((("--seed", 1), "seed: 0 -> 1"), (("--turns", 7), "limits.turns: 40 -> 7")):
         refused = command(*arguments, *other)
-        assert isinstance(refused.exception, UserError)
-        assert "2 finished episodes of other options would be replaced" in refused.exception.message
+        assert isinstance(refused.exception, OtherWork)
+        folder = tmp_path / "traces" / "react"
+        assert refused.exception.message == f"{folder} holds 2 finished traces of other options:\n  {changed}"
         assert "--fresh" in refused.exception.hint
         assert contents(tmp_path / "traces") == written
-    result = command(*arguments, "--seed", 1, "--fresh")
-    assert result.exit_code == 0, result.output
-    assert "react: 2 recorded, 0 kept" in result.stdout
+    for kept in (0, 2):
+        result = command(*arguments, "--seed", 1, "--fresh")
+        assert result.exit_code == 0, result.output
+        assert f"react: {2 - kept} recorded, {kept} kept" in result.stdout, "fresh keeps what these options made"
+    assert contents(tmp_path / "traces").keys() == written.keys()
+
+
+async def test_more_tasks_go_on_with_a_collection_and_what_fresh_replaces_leaves_no_mixture(tmp_path: Path) -> None:
+    tasks = tasks_of(4)
+    await collect(plan(tasks[:2], tmp_path))
+    (tally,) = await collect(plan(tasks, tmp_path))
+    assert (tally.played, tally.kept) == (2, 2)
+    with pytest.raises(OtherWork, match=r"4 finished traces of other options:\n  seed: 0 -> 1"):
+        await collect(plan(tasks[:1], tmp_path, seed=1))
+    imported = tmp_path / "react" / "knapsack-imported.trace.json"
+    imported.write_text(json.dumps(json.loads(path_of(tasks[0], tmp_path).read_text()) | {"limits": None}))
+    (tally,) = await collect(plan(tasks[:1], tmp_path, seed=1, fresh=True))
+    assert tally.played == 1
+    left = {path.name for path in (tmp_path / "react").glob("*.trace.json")}
+    assert left == {imported.name, path_of(tasks[0], tmp_path).name}
+
+
+async def test_a_replacement_that_cannot_be_played_replaces_nothing(tmp_path: Path) -> None:
+    tasks = tasks_of(2)
+    await collect(plan(tasks, tmp_path))
+    written = contents(tmp_path)
+    error = UserError("no server answers", "start it")
+    with pytest.raises(UserError, match="no server answers"):
+        await collect(plan(tasks, tmp_path, lambda _task, _runtime: Failing(error), seed=1, fresh=True))
+    assert contents(tmp_path) == written
+
+
+async def test_where_no_episode_was_finished_nothing_is_refused(tmp_path: Path) -> None:
+    tasks = tasks_of(2)
+    failing = EpisodeFailure(Origin.MODEL, "no answer")
+    (tally,) = await collect(plan(tasks, tmp_path, lambda _task, _runtime: Failing(failing)))
+    assert tally.failures.total() == 2
+    (tally,) = await collect(plan(tasks, tmp_path, seed=1))
+    assert tally.played == 2
+    assert json.loads((tmp_path / "react" / COLLECTION_FILE).read_text())["decisive"]["seed"] == 1
+
+
+async def test_a_collection_of_an_older_version_goes_on_by_what_its_traces_tell(tmp_path: Path) -> None:
+    tasks = tasks_of(3)
+    await collect(plan(tasks[:2], tmp_path))
+    record = tmp_path / "react" / COLLECTION_FILE
+    record.unlink()
+    with pytest.raises(OtherWork, match=r"2 finished traces of other options:\n  limits\.turns: 40 -> 7"):
+        await collect(plan(tasks[2:], tmp_path, limits=Limits(turns=7)))
+    (tally,) = await collect(plan(tasks, tmp_path))
+    assert (tally.played, tally.kept) == (1, 2)
+    assert record.exists()
 
 
 def test_a_line_is_said_now_and_then_also_while_no_episode_ends(

@@ -16,7 +16,8 @@ from made_data import write_dataset
 from keepstate import machine
 from keepstate.errors import UserError
 from keepstate.files import TEMPORARY
-from keepstate.train import TrainedAdapter, TrainingPlan, plan_training, read_done, train
+from keepstate.resume import OtherWork
+from keepstate.train import TrainedAdapter, TrainingPlan, launch, plan_training, read_done, train
 from keepstate.train.axolotl_config import WITHOUT_EFFECT, config_path, known_keys, read_axolotl_config
 from keepstate.train.result import DONE, WEIGHTS, write_result
 from keepstate.train.run_folder import (
@@ -28,7 +29,6 @@ from keepstate.train.run_folder import (
     PROGRESS,
     RESOLVED,
     RUN,
-    OtherTraining,
     alone,
     checkpoints,
     finished,
@@ -127,7 +127,9 @@ def test_another_training_is_refused_by_name_and_loses_nothing(planner: Planner,
     if ended:
         finish(planned)
     before = files(planned.output)
-    with pytest.raises(OtherTraining, match="another training") as caught:
+    with pytest.raises(
+        OtherWork, match=r"out holds (checkpoint-5|an adapter, finished after 4 steps,) of other options:"
+    ) as caught:
         finished(planner(TWO | OTHER[words]))
     assert caught.value.message.splitlines()[1:] == [f"  {words}"]
     assert "--fresh" in caught.value.hint
@@ -146,15 +148,15 @@ def test_the_same_data_and_model_elsewhere_are_the_same(planner: Planner, datase
 def test_other_data_and_another_model_are_named(planner: Planner, model: Path, tmp_path: Path) -> None:
     prepare(planner(), {}, fresh=False)
     write_checkpoint(tmp_path / "out" / "checkpoint-5")
-    with pytest.raises(OtherTraining, match=r"data\.train: ") as caught:
+    with pytest.raises(OtherWork, match=r"data\.train: ") as caught:
         finished(planner(dataset=write_dataset(tmp_path / "other", [[("2 + 2", "4")]])))
     assert "data.val" not in caught.value.message  # the empty split is the same
     (model / "model.safetensors").write_bytes(b"other weights")
-    with pytest.raises(OtherTraining, match=r"base_model\.weights: None -> "):
+    with pytest.raises(OtherWork, match=r"base_model\.weights: None -> "):
         finished(planner())
 
 
-def test_a_finished_adapter_is_not_trained_again_and_fresh_replaces_it(planner: Planner, dataset: Path) -> None:
+def test_a_finished_adapter_is_not_trained_again_and_what_makes_way_goes_whole(planner: Planner, dataset: Path) -> None:
     planned = planner()
     prepare(planned, {}, fresh=False)
     adapter = finish(planned)
@@ -196,8 +198,29 @@ def test_what_is_finished_is_so_on_a_machine_that_could_not_train_it(
     prepare(planned, {}, fresh=False)
     adapter = finish(planned)
     assert train(config, **places) == adapter
-    with pytest.raises(OtherTraining, match="seed: 42 -> 1"):
+    assert train(config, fresh=True, **places) == adapter, "the same training goes on, or is done, all the same"
+    with pytest.raises(OtherWork, match="seed: 42 -> 1"):
         train(config, overrides={"seed": 1}, **places)
+    before = files(tmp_path / "out")
+    with pytest.raises(UserError, match="needs a CUDA GPU"):
+        train(config, overrides={"seed": 1}, fresh=True, **places)
+    assert files(tmp_path / "out") == before, "what cannot be trained here replaces nothing"
+
+
+@pytest.mark.parametrize(("seed", "replaces"), [(42, False), (1, True)])
+def test_fresh_replaces_another_training_and_goes_on_with_the_same(
+    seed: int, replaces: bool, planner: Planner, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = planner()
+    prepare(planned, {}, fresh=False)
+    write_checkpoint(planned.output / "checkpoint-5")
+    begun: list[bool] = []
+    said: list[str] = []
+    monkeypatch.setattr(launch, "_train", lambda *_, fresh: begun.append(fresh))
+    places = {"dataset": dataset, "base_model": Path(planned.config["base_model"]), "output": planned.output}
+    train(LAPTOP, overrides={"seed": seed}, fresh=True, on_remark=said.append, **places)
+    assert begun == [replaces]
+    assert [("seed: 42 -> 1" in text, "makes way" in text) for text in said] == [(True, True)] * replaces
 
 
 def test_nothing_is_refused_where_nothing_could_be_lost(planner: Planner) -> None:
@@ -212,11 +235,11 @@ def test_a_finished_adapter_of_an_unknown_kind_is_kept(planner: Planner) -> None
     prepare(planned, {}, fresh=False)
     finish(planned)
     (planned.output / DONE).write_text('{"schema": "of the future"}')
-    with pytest.raises(OtherTraining, match="cannot read"):
+    with pytest.raises(OtherWork, match=r"keepstate-adapter\.json cannot be read"):
         finished(planned)
     (planned.output / DONE).unlink()
     (planned.output / RUN).write_text("{")
-    with pytest.raises(OtherTraining, match="nobody knows"):
+    with pytest.raises(OtherWork, match="nobody knows"):
         finished(planned)
 
 
@@ -255,7 +278,7 @@ def test_what_the_first_version_wrote_still_counts(planner: Planner) -> None:
     out.mkdir()
     kept = write_checkpoint(out / "checkpoint-5")
     (out / OLDER_RUN).write_text(planned.older_key + "\n")
-    with pytest.raises(OtherTraining, match="not written down"):
+    with pytest.raises(OtherWork, match="not written down"):
         finished(planner({"seed": 1}))
     assert finished(planned) is None
     assert prepare(planned, {}, fresh=False) == kept
@@ -263,7 +286,7 @@ def test_what_the_first_version_wrote_still_counts(planner: Planner) -> None:
     (out / RUN).unlink()
     adapter = finish(planned, planned.older_key)
     assert finished(planned) == adapter
-    with pytest.raises(OtherTraining, match="not written down"):
+    with pytest.raises(OtherWork, match="not written down"):
         finished(planner({"seed": 1}))
 
 

@@ -26,12 +26,12 @@ def test_out_of_memory_names_the_flag(dataset: Path, model: Path, tmp_path: Path
     planned.output.mkdir()
     log = planned.output / LOG
     log.write_text("torch.OutOfMemoryError: CUDA out of memory\n")
-    assert "--max-seq-length 2048 --fresh" in _failure(planned, 1, 0, AGAIN).hint
+    assert "--max-seq-length 2048 --fresh" in _failure(planned, 1, 0).hint
     planned.config["keepstate_profile"] = "speed"
-    assert f"{AGAIN} goes on with every layer recomputed: --profile memory" in _failure(planned, 1, 0, AGAIN).hint
+    assert f"{AGAIN} goes on with every layer recomputed: --profile memory" in _failure(planned, 1, 0).hint
     planned.config.update(keepstate_profile="memory", micro_batch_size=2, gradient_accumulation_steps=8)
-    assert "--batch-size 1 --grad-accum 16" in _failure(planned, 1, 0, AGAIN).hint
-    assert "--fresh" not in _failure(planned, 1, 0, AGAIN).hint
+    assert "--batch-size 1 --grad-accum 16" in _failure(planned, 1, 0).hint
+    assert "--fresh" not in _failure(planned, 1, 0).hint
 
 
 def test_a_failure_is_explained_by_its_own_part_of_the_log(dataset: Path, model: Path, tmp_path: Path) -> None:
@@ -41,11 +41,11 @@ def test_a_failure_is_explained_by_its_own_part_of_the_log(dataset: Path, model:
     log.write_text("torch.OutOfMemoryError: CUDA out of memory, in an earlier run: Gr\u00fc\u00dfe\n")
     earlier = log.stat().st_size
     log.write_bytes(log.read_bytes() + b"ValueError: x\n")
-    failure = _failure(planned, 1, earlier, AGAIN)
+    failure = _failure(planned, 1, earlier)
     assert "ValueError: x" in failure.message
     assert "OutOfMemory" not in failure.message
-    assert "killed" in _failure(planned, 137, earlier, AGAIN).message
-    assert "memory did not suffice" in _failure(planned, 1, 0, AGAIN).message
+    assert "killed" in _failure(planned, 137, earlier).message
+    assert "memory did not suffice" in _failure(planned, 1, 0).message
 
 
 @pytest.mark.parametrize("free", [0, 1 << 30])
@@ -56,7 +56,7 @@ def test_a_full_disk_is_called_so_also_where_the_log_found_no_place(
     planned.output.mkdir()
     (planned.output / LOG).write_text("  File tra" if not free else "OSError: [Errno 28] No space left on device")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    failure = _failure(planned, 1, 0, AGAIN)
+    failure = _failure(planned, 1, 0)
     assert "no disk space left" in failure.message
     assert failure.hint == f"free some, then {AGAIN} goes on"
 

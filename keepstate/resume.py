@@ -1,0 +1,89 @@
+"""The one rule of resuming, for `traces collect`, `bench` and `train`.
+
+What decides a result is written down beside it. Asked for the same again, a command goes on where it stopped. Asked for
+something else, it refuses and names the keys that differ, with both values: `--fresh` replaces what lies there, another
+folder keeps both. Where nothing finished lies, nothing could be lost and nothing is refused. Values are compared, not
+digests: a record of an older layout counts as what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keepstate.errors import UserError
+from keepstate.files import content_hash, parse_json, write_json
+
+
+class OtherWork(UserError):
+    """A folder holds finished work that other options made.
+
+    Args:
+        holds: The folder and what lies there.
+        changes: What differs, as `changed_keys` has it.
+        elsewhere: The option that keeps both.
+    """
+
+    def __init__(self, holds: str, changes: Sequence[str], elsewhere: str) -> None:
+        message = "\n  ".join([f"{holds} of other options:", *changes])
+        super().__init__(message, f"keep both: {elsewhere}; or replace what lies there: --fresh")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What decides the work in a folder, and the file there that tells it."""
+
+    path: Path
+    schema: str
+    decisive: Mapping[str, Any]
+    """JSON values by key; nested mappings are compared key by key."""
+
+    def changes(self) -> list[str] | None:
+        """What differs from the work that lies there, as `changed_keys` has it; None where no record lies there."""
+        try:
+            return changed_keys(parse_json(self.path.read_bytes())["decisive"], self.decisive)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return [f"{self.path.name} cannot be read, so nobody knows what made it"]
+
+    def write(self) -> None:
+        """Write it.
+
+        Raises:
+            UserError: The disk is full, or the place cannot be written.
+        """
+        digest = content_hash(self.decisive)
+        write_json(self.path, {"schema": self.schema, "digest": digest, "decisive": self.decisive})
+
+
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], *, unknown: Collection[str] = ()) -> list[str]:
+    """What two nested mappings differ in, a line a key: `limits.turns: 10 -> 20`, sorted.
+
+    Args:
+        before: What was recorded.
+        now: What is asked for.
+        unknown: Outer keys whose None means "not known": not compared where one side does not know them.
+    """
+    skipped = [key for key in unknown if before.get(key) is None or now.get(key) is None]
+    old, new = (dict(_flat({k: v for k, v in side.items() if k not in skipped})) for side in (before, now))
+    return [
+        f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, dict):
+            yield from _flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text
