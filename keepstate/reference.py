@@ -46,8 +46,11 @@ class Page:
 
     def text(self) -> str:
         """The whole page, in Markdown."""
-        classes = [resolve_name(f"keepstate.{kind}") for kind in self.kinds]
-        return page("\n\n".join(filter(None, (f"# {self.title}", self.file, self.about))), *classes)
+        return page("\n\n".join(filter(None, (f"# {self.title}", self.file, self.about))), self.schemas())
+
+    def schemas(self) -> dict[str, dict[str, Any]]:
+        """Those of all its classes, by name."""
+        return schemas(*(resolve_name(f"keepstate.{kind}") for kind in self.kinds))
 
 
 PAGES = {
@@ -110,7 +113,7 @@ Axolotl 0.19.0 as it is; one that Axolotl does not know is refused, as it would 
         "Cell",
         "`cell.json` in the folder of a cell, `runs/<run>/<name>/`, written by `keepstate bench run`.",
         ("bench.cells:CellRecord",),
-        "The traces and verdicts of the cell lie beside it. Further keys are for people and not read back.",
+        "The traces and verdicts of the cell lie beside it.",
     ),
     "report.md": Page(
         "Report",
@@ -135,14 +138,13 @@ BOUNDS = {
 }
 
 
-def page(heading: str, *kinds: type) -> str:
-    """The page in Markdown: one table for each of `kinds` and each class within them, the choices last.
+def page(heading: str, classes: Mapping[str, dict[str, Any]]) -> str:
+    """The page in Markdown: one table for each class, the choices last.
 
     Args:
         heading: Title and introduction.
-        kinds: Pydantic models, or any classes that pydantic can read.
+        classes: Their `schemas`, by name.
     """
-    classes = schemas(*kinds)
     tables = {name: schema for name, schema in classes.items() if "properties" in schema}
     choices = {name: schema for name, schema in classes.items() if "enum" in schema}
     sections = [section for each in (tables, choices) for name in each for section in _section(name, each[name])]
@@ -150,7 +152,7 @@ def page(heading: str, *kinds: type) -> str:
 
 
 def schemas(*kinds: type) -> dict[str, dict[str, Any]]:
-    """JSON schemas of some classes and of those within them, by name, with what the docstrings say."""
+    """JSON schemas of classes that pydantic can read and of those within them, by name, with what docstrings say."""
     found: dict[str, dict[str, Any]] = {}
     for kind in kinds:
         whole = TypeAdapter(kind).json_schema(schema_generator=_Documented, ref_template="{model}")

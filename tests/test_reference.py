@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from keepstate.reference import page, pages
+from keepstate.reference import PAGES, page, pages, schemas
 from keepstate.vocabulary import Origin
 
 
@@ -53,8 +53,18 @@ def test_the_reference_pages_are_up_to_date(path: Path, text: str) -> None:
     assert path.read_text() == text, "run: python -m keepstate.reference"
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_every_key_and_every_choice_has_a_meaning(name: str) -> None:
+    """But for those that can have one value only, such as the name of a format."""
+    for kind, schema in PAGES[name].schemas().items():
+        assert schema.get("description"), kind
+        assert all(schema.get("meanings", {"": "none"}).values()), kind
+        told = {key: field for key, field in schema.get("properties", {}).items() if "const" not in field}
+        assert not [key for key, field in told.items() if not field.get("description")], kind
+
+
 def test_a_page_holds_types_bounds_defaults_and_docstrings_of_bases_and_aliases_too() -> None:
-    text = page("# Title", Outer, LongerLine)
+    text = page("# Title", schemas(Outer, LongerLine))
     assert text.startswith("# Title")
     assert "| `inner` | [Inner](#inner) |  |  |" in text
     assert "## Inner\n\nWithin.\n" in text

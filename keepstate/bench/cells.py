@@ -31,7 +31,7 @@ from keepstate.traces.statistics import write_summaries
 from keepstate.traces.writer import TRACE_SUFFIX, remove_trace
 from keepstate.vocabulary import Adapter, RuntimeName
 
-CELL_SCHEMA = "keepstate.cell.v1"
+CELL_SCHEMA: Literal["keepstate.cell.v1"] = "keepstate.cell.v1"
 CELL_FILE = "cell.json"
 ELSEWHERE = "--run NAME"
 """The option that keeps results of two configs."""
@@ -146,30 +146,31 @@ class Cell:
 
     def write(self) -> None:
         """Write `cell.json`; what was known of the model when the first episodes were played stays."""
-        first, record = self.tasks[0], self._record()
-        known = {key: record.config[key] for key in TOLD_BY_SERVER if record and record.config.get(key) is not None}
+        first, before = self.tasks[0], self._record()
+        known = {key: before.config[key] for key in TOLD_BY_SERVER if before and before.config.get(key) is not None}
         decisive = self.decisive | known
         served = {key: value for key, value in self.served.items() if key != "remarks"}
-        write_json(
-            self.folder / CELL_FILE,
-            {
-                "schema": CELL_SCHEMA,
-                "name": self.config.name,
-                "adapter": self.config.adapter,
-                "runtime": self.config.runtime,
-                "family": first.family,
-                "difficulty": "+".join(sorted({task.difficulty for task in self.tasks})),
-                "rules": first.public.get("rules"),
-                "digest": content_hash(decisive),
-                "config": decisive,
-                "remarks": self.remarks(),
-                "server": {"base_url": self.config.base_url, **served},
-                "isolation": self.config.isolation,
-                "versions": {"keepstate": __version__, "python": platform.python_version()},
-                "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "tasks": {task.name: {"hash": task.content_hash, **_references(task)} for task in self.tasks},
+        record = CellRecord(
+            schema=CELL_SCHEMA,
+            name=self.config.name,
+            adapter=self.config.adapter,
+            runtime=self.config.runtime,
+            family=first.family,
+            difficulty="+".join(sorted({task.difficulty for task in self.tasks})),
+            rules=first.public.get("rules"),
+            digest=content_hash(decisive),
+            config=decisive,
+            remarks=tuple(self.remarks()),
+            server={"base_url": self.config.base_url, **served},
+            isolation=self.config.isolation,
+            versions={"keepstate": __version__, "python": platform.python_version()},
+            written_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            tasks={
+                task.name: TaskEntry.model_validate({"hash": task.content_hash, **_references(task)})
+                for task in self.tasks
             },
         )
+        write_json(self.folder / CELL_FILE, record.model_dump(mode="json", by_alias=True))
 
 
 def make_cell(
@@ -230,12 +231,13 @@ def _references(task: Task) -> dict[str, float]:
 
 
 class TaskEntry(BaseModel):
-    """A task in `cell.json`: its content hash, and what each reference policy of its family scores on it."""
+    """A task of a cell: its hash, and under the name of each reference policy of its family what that scores on it."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
     __pydantic_extra__: dict[str, Annotated[float, Field(strict=True, ge=0, le=1)]]
 
     hash: str
+    """SHA-256 of the problem itself, as in its traces."""
 
     @property
     def references(self) -> dict[str, float]:
@@ -244,21 +246,41 @@ class TaskEntry(BaseModel):
 
 
 class CellRecord(BaseModel):
-    """What of a `cell.json` is read back; further keys are for people."""
+    """One cell: what decides its results, and which tasks belong to it."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     schema_: Literal["keepstate.cell.v1"] = Field(alias="schema")
     name: str
+    """Also that of its folder."""
     adapter: Adapter
+    """Who is measured."""
     runtime: RuntimeName
+    """Where it acts."""
     family: str
+    """Of the tasks."""
     difficulty: str
+    """Of the tasks; several are joined by +."""
     rules: str | None
+    """Of the tasks; null where their family has none."""
     digest: str
+    """SHA-256 of `config`."""
     config: dict[str, Any]
-    tasks: dict[Annotated[str, Field(pattern=r"^[^\x00]+$")], TaskEntry]
+    """What decides the results: keys of the benchmark config, hashes of tasks and system prompt, and what is known of
+    the model that plays (`weights`, `adapter_config`, `base`, `template`; null where it is not). One with another
+    config is refused."""
     remarks: tuple[str, ...] = ()
+    """What a reader must know of the model that played."""
+    server: dict[str, Any] = {}
+    """Where it was played, and what that server told of the model; for people."""
+    isolation: str | None = None
+    """Rung of the sandbox that was asked for; each trace tells which it was."""
+    versions: dict[str, str] = {}
+    """Of keepstate and Python."""
+    written_at: str | None = None
+    """ISO 8601, UTC."""
+    tasks: dict[Annotated[str, Field(pattern=r"^[^\x00]+$")], TaskEntry]
+    """By name."""
 
     @field_validator("config")
     @classmethod
