@@ -77,13 +77,9 @@ class GuardedProcess:
         except subprocess.TimeoutExpired:
             return None
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the program's end and return its exit code.
-
-        Raises:
-            subprocess.TimeoutExpired: It still runs after `timeout` seconds.
-        """
-        return self._guard.wait(timeout)
+    def wait(self) -> int:
+        """Wait for the program's end and return its exit code."""
+        return self._guard.wait()
 
     def stop(self) -> int:
         """End the program and everything it started: SIGTERM, then SIGKILL after 10 s. Safe to call twice."""

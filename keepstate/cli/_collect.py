@@ -8,13 +8,28 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from keepstate import eventloop
-from keepstate.cli._options import FiniteRange, family_option, fresh_option
+from keepstate.cli._options import (
+    PATH,
+    FiniteRange,
+    base_url_option,
+    choice,
+    concurrency_option,
+    family_option,
+    fresh_option,
+    limits_of,
+    limits_options,
+    sampling_of,
+    sampling_options,
+    sandbox_options,
+    seed_option,
+)
 from keepstate.errors import EXIT_PARTIAL, UserError
-from keepstate.models.base import Model, Sampling
+from keepstate.models.base import Model
 from keepstate.models.budget import Budget, BudgetSpent
 from keepstate.models.cache import AnswerCache
 from keepstate.models.endpoint import Endpoint
@@ -24,39 +39,30 @@ from keepstate.play.collect import CollectPlan, collect
 from keepstate.play.tally import Tally, TallyDisplay
 from keepstate.tasks import read_tasks
 from keepstate.tasks.base import Task
-from keepstate.traces.record import DEFAULT_LIMITS, Limits
-from keepstate.vocabulary import Origin, RuntimeName
+from keepstate.vocabulary import AUTO, Origin, RuntimeName
 
 ALL = "all"
 
 
 @click.command("collect")
-@click.option("--tasks", "folder", type=click.Path(path_type=Path), required=True, help="Folder of task files.")
+@click.option("--tasks", "folder", type=PATH, required=True, help="Folder of task files.")
 @family_option()
-@click.option("--runtime", type=click.Choice([*map(str, RuntimeName), ALL]), default=ALL, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("data/traces"), show_default=True)
+@click.option("--runtime", type=choice(RuntimeName, ALL), default=ALL, show_default=True, help="To play in.")
+@click.option("--out", type=PATH, default=Path("data/traces"), show_default=True, help="Each runtime gets a subfolder.")
 @click.option("--teacher", type=click.Choice(["scripted", "llm"]), default="scripted", show_default=True)
-@click.option("--base-url", help="OpenAI-compatible endpoint of the llm teacher, ending in /v1.")
+@base_url_option(otherwise="; for --teacher llm")
 @click.option("--model", "model_name", help="Its model name. Its key: KEEPSTATE_API_KEY.")
-@click.option("--temperature", type=FiniteRange(0), default=Sampling().temperature, show_default=True)
-@click.option("--max-tokens", type=click.IntRange(1), default=Sampling().max_tokens, show_default=True)
+@sampling_options()
 @click.option("--retries", type=click.IntRange(0), default=RETRIES, show_default=True, help="Of a failed request.")
-@click.option("--cache", type=click.Path(path_type=Path), help="SQLite file of its answers: none is paid for twice.")
+@click.option("--cache", type=PATH, help="SQLite file of its answers: none is paid for twice.")
 @click.option("--max-tokens-total", type=click.IntRange(1), help="Stop when all answers together took so many.")
 @click.option("--max-cost", type=FiniteRange(0, min_open=True), help="Stop when they cost so much, by the prices.")
 @click.option("--price-in", type=FiniteRange(0), default=0.0, help="Of a million prompt tokens.")
 @click.option("--price-out", type=FiniteRange(0), default=0.0, help="Of a million completion tokens.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed plays the same tasks differently.")
-@click.option("--turns", type=click.IntRange(1), default=DEFAULT_LIMITS.turns, show_default=True)
-@click.option("--tool-calls", type=click.IntRange(2), default=DEFAULT_LIMITS.tool_calls, show_default=True)
-@click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Episodes at once.")
-@click.option(
-    "--isolation",
-    default="auto",
-    show_default=True,
-    help="Rung of the sandbox, RUNG+ for at least that one; see: keepstate doctor",
-)
-@click.option("--allow-unsafe", is_flag=True, help="Run the teacher's code without a sandbox if there is none.")
+@seed_option
+@limits_options(least_tool_calls=2)
+@concurrency_option(8)
+@sandbox_options(AUTO)
 @fresh_option
 def command(  # noqa: PLR0913 - one parameter an option
     *,
@@ -66,8 +72,6 @@ def command(  # noqa: PLR0913 - one parameter an option
     teacher: str,
     base_url: str | None,
     model_name: str | None,
-    temperature: float,
-    max_tokens: int,
     retries: int,
     cache: Path | None,
     max_tokens_total: int | None,
@@ -75,12 +79,11 @@ def command(  # noqa: PLR0913 - one parameter an option
     price_in: float,
     price_out: float,
     seed: int,
-    turns: int,
-    tool_calls: int,
     concurrency: int,
+    fresh: bool,
     isolation: str,
     allow_unsafe: bool,
-    fresh: bool,
+    **options: Any,
 ) -> None:
     """Let a teacher play every task, and record it. Repeating the command plays only what is missing."""
     if (teacher == "llm") != bool(base_url and model_name) or (teacher == "scripted" and (base_url or model_name)):
@@ -96,18 +99,17 @@ def command(  # noqa: PLR0913 - one parameter an option
         click.echo(f"left out: {file.path}: {file.reason}", err=True)
     if not tasks:
         raise UserError(f"no valid task in {folder}", "make some with: keepstate tasks generate")
+    limits, sampling = limits_of(options), sampling_of(options)
     runtimes = tuple(RuntimeName) if runtime == ALL else (RuntimeName(runtime),)
 
     def scripted(task: Task, name: RuntimeName) -> Model:
-        return ScriptedTeacher(task, name, seed=seed, tool_calls=tool_calls)
+        return ScriptedTeacher(task, name, seed=seed, tool_calls=limits.tool_calls)
 
     async def run(on_progress: Callable[[Sequence[Tally]], None]) -> list[Tally]:
-        limits = Limits(turns=turns, tool_calls=tool_calls)
         plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, fresh=fresh)
         if not (base_url and model_name):
             return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
         endpoint = Endpoint(base_url, concurrency=concurrency, cache=answers, budget=budget)
-        sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
         async with aclosing(endpoint), ServerModel(endpoint, model_name, sampling, retries=retries) as server:
             served.append(server)
             plan = replace(plan, teacher=lambda _task, _name: server)

@@ -2,8 +2,9 @@
 
     @click.command()
     @sandbox_options("auto")
-    def command(isolation: str, allow_unsafe: bool) -> None:
-        ...
+    @limits_options()
+    def command(isolation: str, allow_unsafe: bool, **options: Any) -> None:
+        within = limits_of(options)
 
 Loads nothing that `--help` of a command need not wait for.
 """
@@ -14,11 +15,15 @@ import math
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from keepstate.vocabulary import RuntimeName
+
+if TYPE_CHECKING:
+    from keepstate.models.base import Sampling
+    from keepstate.traces.record import Limits
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
@@ -63,6 +68,9 @@ fresh_option = click.option(
     help="Replace what other options made, which is refused otherwise. What the same options made goes on.",
 )
 """The one meaning that it has everywhere: see `keepstate.resume`."""
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Another seed plays the same tasks with other draws."
+)
 laptop_option = click.option("--laptop", is_flag=True, help="The small model (SmolLM2-135M) instead of Qwen3-8B.")
 
 
@@ -76,6 +84,28 @@ def sandbox_options(isolation: str | None = None) -> Option[Any]:
             help="Rung of the sandbox, RUNG+ for at least that one; see: keepstate doctor",
         ),
         click.option("--allow-unsafe", is_flag=True, help="Run model-written code without a sandbox if there is none."),
+    )
+
+
+def concurrency_option(default: int | None = None) -> Option[Any]:
+    """How many episodes are played at once; without a default the config's."""
+    otherwise = "" if default else "; the config's where not given"
+    return click.option(
+        "--concurrency",
+        type=click.IntRange(1),
+        default=default,
+        show_default=default is not None,
+        help=f"Episodes at once{otherwise}.",
+    )
+
+
+def base_url_option(default: str | None = None, *, otherwise: str = "") -> Option[Any]:
+    """The server that answers."""
+    return click.option(
+        "--base-url",
+        default=default,
+        show_default=default is not None,
+        help=f"Of the OpenAI-compatible server, ending in /v1{otherwise}.",
     )
 
 
@@ -123,3 +153,59 @@ def family_option(*, exposed: bool = False) -> Option[Any]:
 
     words = "Of the tasks, where it is your own: a file (my_tasks.py) or a module."
     return click.option("--family", callback=use, expose_value=exposed, help=words)
+
+
+def limits_options(*, least_tool_calls: int = 1) -> Option[Any]:
+    """What an episode may use up; `limits_of` takes it from what click hands over."""
+    from keepstate.traces.record import DEFAULT_LIMITS
+
+    return together(
+        click.option(
+            "--turns", type=click.IntRange(1), default=DEFAULT_LIMITS.turns, show_default=True, help="Of an episode."
+        ),
+        click.option("--seconds", type=FiniteRange(0, min_open=True), help="Of an episode; 900, react 600."),
+        click.option(
+            "--tool-calls",
+            type=click.IntRange(least_tool_calls),
+            default=DEFAULT_LIMITS.tool_calls,
+            show_default=True,
+            help="Of an action.",
+        ),
+    )
+
+
+def limits_of(options: dict[str, Any]) -> Limits:
+    """Take the options of `limits_options` out of `options`."""
+    from keepstate.traces.record import Limits
+
+    given = {key: options.pop(key) for key in ("turns", "seconds", "tool_calls")}
+    return Limits.model_validate({key: value for key, value in given.items() if value is not None})
+
+
+def sampling_options() -> Option[Any]:
+    """How a server picks tokens; `sampling_of` takes it from what click hands over."""
+    from keepstate.models.base import Sampling
+
+    return together(
+        click.option(
+            "--max-tokens",
+            type=click.IntRange(1),
+            default=Sampling().max_tokens,
+            show_default=True,
+            help="Of an answer.",
+        ),
+        click.option(
+            "--temperature",
+            type=FiniteRange(0),
+            default=Sampling().temperature,
+            show_default=True,
+            help="Of the server's draws; 0 draws nothing.",
+        ),
+    )
+
+
+def sampling_of(options: dict[str, Any]) -> Sampling:
+    """Take the options of `sampling_options` out of `options`."""
+    from keepstate.models.base import Sampling
+
+    return Sampling(temperature=options.pop("temperature"), max_tokens=options.pop("max_tokens"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,30 +19,27 @@ from keepstate.bench.benchmark_config import (
     read_benchmark_config,
 )
 from keepstate.cli import Group
-from keepstate.cli._options import FiniteRange, family_option, fresh_option
+from keepstate.cli._options import (
+    PATH,
+    base_url_option,
+    choice,
+    concurrency_option,
+    family_option,
+    fresh_option,
+    limits_of,
+    limits_options,
+    sampling_of,
+    sampling_options,
+    sandbox_options,
+    seed_option,
+)
 from keepstate.errors import EXIT_PARTIAL
-from keepstate.models.base import Sampling
-from keepstate.traces.record import DEFAULT_LIMITS, Limits
 from keepstate.vocabulary import Adapter
 
 if TYPE_CHECKING:
     from keepstate.play.tally import Tally
 
 RUNS = Path("runs")
-SAMPLING = Sampling()
-
-
-def _shared(function: Callable[..., None]) -> Callable[..., None]:
-    """The options that both commands have."""
-    options = (
-        click.option("--concurrency", type=click.IntRange(1), help="Episodes at once; the config's where not given."),
-        click.option("--isolation", help="Rung of the sandbox, RUNG+ for at least that one; see: keepstate doctor"),
-        click.option("--allow-unsafe", is_flag=True, help="Run model-written code without a sandbox if there is none."),
-        fresh_option,
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
 
 
 @click.group(cls=Group)
@@ -51,11 +48,13 @@ def command() -> None:
 
 
 @command.command("run")
-@click.argument("configs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("configs", nargs=-1, required=True, type=PATH)
 @click.option("--run", "run_name", default="bench", show_default=True, help="Results go to runs/NAME.")
-@click.option("--base-url", help="Of the server, ending in /v1; the config's where not given.")
+@base_url_option(otherwise="; the config's where not given")
 @family_option()
-@_shared
+@concurrency_option()
+@sandbox_options()
+@fresh_option
 def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | None, **options: Any) -> None:
     """Play the cells of CONFIGS (YAML), all at once. Repeating the command plays only what is missing."""
     loaded = [read_benchmark_config(path) for path in configs]
@@ -65,26 +64,23 @@ def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | Non
 
 
 @command.command("matrix")
-@click.option("--tasks", "path", type=click.Path(path_type=Path), help="Folder of tasks, or a task-set JSON.")
+@click.option("--tasks", "path", type=PATH, help="Folder of tasks, or a task-set JSON.")
 @click.option("--difficulty", help="Or: sample tasks of this one.")
 @family_option(exposed=True)
 @click.option(
     "--count", type=click.IntRange(1), help="At most so many; all of --tasks, 100 of --difficulty if not given."
 )
 @click.option("--seed-start", type=int, default=123_456_789, show_default=True, help="Of tasks that are sampled.")
-@click.option("--adapter", "adapters", multiple=True, type=click.Choice(list(map(str, Adapter))), help="Only these.")
+@click.option("--adapter", "adapters", multiple=True, type=choice(Adapter), help="Only these.")
 @click.option("--run", "run_name", default="matrix", show_default=True, help="Results go to runs/NAME.")
-@click.option("--base-url", default=DEFAULT_BASE_URL, show_default=True, help="Of the server, ending in /v1.")
-@click.option("--turns", type=click.IntRange(1), default=DEFAULT_LIMITS.turns, show_default=True)
-@click.option("--seconds", type=FiniteRange(min=0, min_open=True), help="Of an episode; 900, react 600.")
-@click.option(
-    "--tool-calls", type=click.IntRange(1), default=DEFAULT_LIMITS.tool_calls, show_default=True, help="An action."
-)
-@click.option("--max-tokens", type=click.IntRange(1), default=SAMPLING.max_tokens, show_default=True, help="A turn.")
-@click.option("--temperature", type=FiniteRange(0), default=SAMPLING.temperature, show_default=True)
+@base_url_option(DEFAULT_BASE_URL)
+@limits_options()
+@sampling_options()
 @click.option("--context", type=click.IntRange(256), default=DEFAULT_CONTEXT, show_default=True, help="Least tokens.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed repeats with other draws.")
-@_shared
+@seed_option
+@concurrency_option()
+@sandbox_options()
+@fresh_option
 def matrix_command(  # noqa: PLR0913 - one parameter an option
     *,
     path: Path | None,
@@ -95,11 +91,6 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
     adapters: tuple[str, ...],
     run_name: str,
     base_url: str,
-    turns: int,
-    seconds: float | None,
-    tool_calls: int,
-    max_tokens: int,
-    temperature: float,
     context: int,
     seed: int,
     **options: Any,
@@ -110,15 +101,12 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
     where = {"difficulty": difficulty} if path is None else {("folder" if path.is_dir() else "config"): path}
     source = TaskSource.model_validate({**where, "family": family, "count": count, "seed_start": seed_start})
     label = source.load()[0].difficulty
-    limits = Limits(turns=turns, tool_calls=tool_calls)
-    if seconds is not None:
-        limits = limits.model_copy(update={"seconds": seconds})
     configs = matrix_configs(
         source,
         label,
         adapters=[Adapter(name) for name in adapters] or tuple(Adapter),
-        limits=limits,
-        sampling=Sampling(temperature=temperature, max_tokens=max_tokens),
+        limits=limits_of(options),
+        sampling=sampling_of(options),
         context=context,
         seed=seed,
         base_url=base_url,

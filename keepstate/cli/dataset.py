@@ -60,7 +60,12 @@ def command() -> None:
 )
 @click.option("--paired", is_flag=True, help="Only tasks that every arm has.")
 @click.option("--balance", type=choice(Balance), default="none", help="Equal tokens per arm.")
-@click.option("--val-fraction", type=float, default=DEFAULTS.val_fraction, help="Share of the tasks held out.")
+@click.option(
+    "--val-fraction",
+    type=FiniteRange(0, 1, max_open=True),
+    default=DEFAULTS.val_fraction,
+    help="Share of the tasks held out.",
+)
 @click.option("--seed", type=int, default=0, help="Of the split and the order of rows.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes; else one a core.")
 def build(
@@ -194,8 +199,6 @@ def tokenizer_folder(name: str | None) -> Path:
 
 
 def _options(chosen: dict[str, Any]) -> BuildOptions:
-    if not 0 <= chosen["val_fraction"] < 1:
-        raise UserError(f"--val-fraction is {chosen['val_fraction']}", "choose 0 or more, and less than 1")
     chosen["finished"] = not chosen.pop("unfinished")
     return BuildOptions.model_validate(chosen)
 
