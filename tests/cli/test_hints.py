@@ -31,7 +31,7 @@ RAISED_BY = {
     "dataset": ["dataset build", "dataset check", "dataset preview"],
     "report": ["report", "compare", "bench run"],
     "serve": ["serve"],
-    "tasks": ["tasks generate", "bench matrix"],
+    "tasks": ["tasks generate", "bench matrix", "traces collect"],
     "traces": ["traces collect", "traces import", "traces check", "traces stats"],
 }
 """The commands that show the messages of a folder. Every other file may speak of any command."""
