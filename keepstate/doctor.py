@@ -27,7 +27,7 @@ from keepstate.serve.ports import is_free, served_names
 from keepstate.serve.serving_plan import PORT
 from keepstate.setup import basemodel, environments, qwen3
 from keepstate.setup.environments import Name, State
-from keepstate.train.estimate import cpu_memory_gib
+from keepstate.train.sizes import cpu_memory_gib
 from keepstate.vocabulary import Rung
 
 MEMORY_GIB = 8

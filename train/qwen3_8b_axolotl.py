@@ -32,11 +32,13 @@ from keepstate.dataset.convert import UNREADABLE
 from keepstate.dataset.manifest import LEFT_OUT, read_manifest
 from keepstate.dataset.templates import FOLDER as TEMPLATES
 from keepstate.errors import EXIT_PARTIAL, UserError
+from keepstate.model_files import snapshot
 from keepstate.places import find
 from keepstate.traces import BadTrace, Trace, iter_traces
 from keepstate.train import TrainingDisplay, plan_training, read_done, train
 from keepstate.train.axolotl_config import config_path, read_axolotl_config
-from keepstate.train.preflight import check_machine, find_model
+from keepstate.train.base_model import is_other, output_folder
+from keepstate.train.preflight import ON_THE_HUB, check_machine, find_model
 from keepstate.vocabulary import RuntimeName, Tracker
 
 AUTO = "auto"
@@ -64,14 +66,15 @@ def command(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Train Qwen3-8B on a folder of traces."""
+    """Train Qwen3-8B, or the model that --base-model names, on a folder of traces."""
     runtime = None if trace_format == AUTO else RuntimeName(trace_format)
     path = base_config or config_path(runtime or RuntimeName.PERSISTENT, laptop=False)
     config = read_axolotl_config(path)
     overrides = config_keys(options)
-    place = options["output"] or Path(config["output_dir"])
+    base_model = options["base_model"] or str(config["base_model"])
+    place = output_folder(config, options["output"], options["base_model"], runtime)
     if not dry_run and read_done(place) is None:  # before data is made for nothing
-        check_machine(config | overrides, place)
+        check_machine(config | overrides | {"base_model": base_model}, place)
     found = find_traces(trace_root, runtime)
     if base_config is None:
         path = config_path(found.runtime, laptop=False)
@@ -80,10 +83,11 @@ def command(
     if trace_samples is not None:
         seed = int((config | overrides).get("seed", 0))
         trace_root = link_samples(found, trace_samples, seed, dataset / "sampled-traces")
-    counted_by, stands_in = tokenizer(options["base_model"] or str(config["base_model"]), dry_run=dry_run)
+    counted_by, stands_in = tokenizer(base_model, dry_run=dry_run)
     if stands_in:
         overrides["chat_template_jinja"] = str(TEMPLATES / "chatml.jinja")
-    bad = convert(trace_root, found.runtime, dataset, config | overrides, counted_by)
+    template = None if is_other(config, options["base_model"]) else str((config | overrides)["chat_template_jinja"])
+    bad = convert(trace_root, found.runtime, dataset, config | overrides, (template, counted_by))
     run: dict[str, Any] = {"dataset": dataset, "output": options["output"], "base_model": options["base_model"]}
     run |= {"overrides": overrides, "runtime": found.runtime}
     if dry_run:
@@ -152,14 +156,23 @@ def link_samples(found: Found, count: int, seed: int, folder: Path) -> Path:
     return folder
 
 
-def convert(traces: Path, runtime: RuntimeName, dataset: Path, config: dict[str, Any], tokenizer_path: Path) -> int:
-    """Write the data set, say what is in it, and return how many files could not be used."""
+def convert(
+    traces: Path,
+    runtime: RuntimeName,
+    dataset: Path,
+    config: dict[str, Any],
+    rendered_by: tuple[str | None, Path],
+) -> int:
+    """Write the data set, say what is in it, and return how many files could not be used.
+
+    `rendered_by` are chat template (None: what fits) and tokenizer.
+    """
+    template, tokenizer_path = rendered_by
     options = BuildOptions(max_tokens=int(config["sequence_len"]), seed=int(config.get("seed", 0)))
-    template = Path(config["chat_template_jinja"])
     manifest = build_datasets(
         {runtime: traces},
         {runtime: dataset},
-        template=find(template),
+        template=find(template) if template else None,
         tokenizer_path=tokenizer_path,
         options=options,
     )[runtime]
@@ -200,8 +213,10 @@ def tokenizer(model: str, *, dry_run: bool) -> tuple[Path, bool]:
     Raises:
         UserError: The model is a folder that is not there, or no tokenizer can be had.
     """
-    if (found := find_model(model)) is not None:
+    if (found := find_model(model) or snapshot(model)) is not None:
         return found, False
+    if not ON_THE_HUB.match(model):
+        raise UserError(f"the tokenizer of {model} is not here", "fetch the model, and name its folder: --model FOLDER")
     from keepstate.setup.qwen3 import ensure_qwen3_tokenizer
 
     try:

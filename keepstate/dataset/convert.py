@@ -25,6 +25,7 @@ from keepstate.traces.record import ModelResponseEvent, Trace, TraceError
 from keepstate.vocabulary import FinishReason, RuntimeName
 
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
+ROLES = {told: role for role, told in SHAREGPT_ROLES.items()}
 NOT_A_TRACE = "not a trace"
 UNREADABLE = frozenset({NOT_A_TRACE, *REFUSALS})
 """Reasons that tell of something wrong with a file; the others tell of something not wanted."""
@@ -184,6 +185,12 @@ def sharegpt_line(messages: Sequence[Message], trained: Sequence[bool] | None = 
         for turn, is_trained in zip(answers, trained, strict=True):
             turn[TRAINING_KEY] = is_trained
     return json.dumps({"conversations": turns}, ensure_ascii=False)
+
+
+def messages_of(line: str) -> list[Message]:
+    """The conversation in a line of ShareGPT JSONL that a build wrote."""
+    turns = json.loads(line)["conversations"]
+    return [Message(role=ROLES[turn["from"]], content=turn["value"]) for turn in turns]  # type: ignore[typeddict-item]
 
 
 def open_converter(

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keepstate.dataset.convert import SHAREGPT_ROLES
+from keepstate.dataset.convert import SHAREGPT_ROLES, messages_of
 from keepstate.dataset.manifest import INDEX, TEMPLATE, read_manifest
 from keepstate.dataset.sample import prove
 from keepstate.dataset.templates import load_template
@@ -26,8 +26,6 @@ from keepstate.traces.view import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
-
-ROLES = {value: key for key, value in SHAREGPT_ROLES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +70,10 @@ def preview(folder: Path, split: str, row: int, tokenizer_path: Path | None = No
     tokenizer = TextTokenizer(tokenizer_path or Path(manifest.tokenizer.name))
     before = sum(manifest.splits[name].rows for name in list(manifest.splits)[: list(manifest.splits).index(split)])
     about = json.loads(_line(folder / INDEX, before + row))
-    turns = json.loads(_line(folder / f"{split}.jsonl", row))["conversations"]
-    messages = [Message(role=ROLES[turn["from"]], content=turn["value"]) for turn in turns]  # type: ignore[typeddict-item]
-    trained = [turn.get(TRAINING_KEY, True) for turn in turns if ROLES[turn["from"]] == "assistant"]
-    segments = _segments(messages, trained, folder, tokenizer)
+    line = _line(folder / f"{split}.jsonl", row)
+    turns = [turn for turn in json.loads(line)["conversations"] if turn["from"] == SHAREGPT_ROLES["assistant"]]
+    trained = [turn.get(TRAINING_KEY, True) for turn in turns]
+    segments = _segments(messages_of(line), trained, folder, tokenizer)
     return Preview(printable(f"{folder} {split} {row}"), printable(about["path"]), tuple(segments))
 
 

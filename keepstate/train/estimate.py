@@ -1,6 +1,6 @@
-"""What a training will take, told before it starts: GPU memory and time. Figures of other machines; measures nothing.
+"""How long a training will take, told before it starts. Figures of other machines; measures nothing.
 
-memory_gib(config)      estimate(config, tokens, "NVIDIA H100 80GB HBM3").words()
+estimate(config, tokens, "NVIDIA H100 80GB HBM3").words()
 
 The speed is an assumption until the first steps are done: `Estimate.against` then says what they took.
 """
@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from keepstate import machine
+from keepstate.model_shape import ModelShape
 from keepstate.train.progress import TrainingProgress
+from keepstate.train.sizes import CONTEXT, LAPTOP, REFERENCE, flops_per_token
 
-FIXED_GIB = 9.2
-PER_1K_TOKENS_GIB = 0.43
-"""Qwen3-8B, r=64, every layer recomputed: NF4 weights, LoRA with its optimiser, activations. The two lines give the
-16.1 GiB that were reserved at 16,384 tokens (H100)."""
 GPU_SPEED = {
     "H200": {"speed": 11_500, "memory": 8_400},
     "H100": {"speed": 11_500, "memory": 8_400},
@@ -31,20 +29,10 @@ CPU_SPEED = {"amx_bf16": (390, 390), "avx512_bf16": (260, 675)}
 """Tokens per second of SmolLM2-135M on two idle cores, slowest and fastest measured, by the instruction set that the
 kernel names. The first is of 2026-11-24, before attention in blocks and memory that is kept; the second of two machines
 with the same instructions (2026-11-26 and 28)."""
-CPU_GIB = 1.8
-CPU_GIB_PER_1K_TOKENS = 2.5
-"""Main memory of a laptop training: a step took 2.8 GiB at 650 tokens, 4.9 at 1,480, 10.9 at 4,096, and Axolotl .5."""
-
-
-def memory_gib(config: Mapping[str, Any]) -> float:
-    """GPU memory that Qwen3-8B takes with every layer recomputed. Not a figure for other models."""
-    tokens = int(config["sequence_len"]) * int(config.get("micro_batch_size", 1))
-    return FIXED_GIB + PER_1K_TOKENS_GIB * tokens / 1024
-
-
-def cpu_memory_gib(tokens: int) -> float:
-    """Main memory that SmolLM2 takes with a longest row of `tokens`. Not a figure for other models."""
-    return CPU_GIB + CPU_GIB_PER_1K_TOKENS * tokens / 1000
+SAME = 0.02
+"""A model whose arithmetic is as close as this to the measured one's is that one."""
+ROW = 1_000
+"""Tokens of a row on the laptop, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +68,33 @@ class Estimate:
         return " to ".join(f"{speed:,.0f}" for speed in sorted({self.slowest or 0, self.fastest or 0}))
 
 
-def estimate(config: Mapping[str, Any], tokens: int, gpu: str | None) -> Estimate:
+def estimate(config: Mapping[str, Any], tokens: int, gpu: str | None, shape: ModelShape | None) -> Estimate:
     """What all epochs over `tokens` are assumed to take.
 
     Args:
         config: Axolotl's.
         tokens: Of the training split.
         gpu: Name of the GPU; None on the CPU.
+        shape: Of the base model: one that was not measured is assumed as fast as its arithmetic allows. None: unknown.
     """
     total = tokens * float(config.get("num_epochs") or 1)
+    measured, length = (LAPTOP, ROW) if gpu is None else (REFERENCE, CONTEXT)
+    if shape is None:
+        return Estimate(total, None, None, "how large the base model is is not known")
+    rank = int(config.get("lora_r") or 0)
+    ratio = flops_per_token(measured, rank=rank, length=length) / flops_per_token(shape, rank=rank, length=length)
+    other = "" if abs(ratio - 1) <= SAME else f" of another model, {1 / ratio:.2g} times its arithmetic"
     if gpu is None:
         known = next((name for name in CPU_SPEED if name in machine.cpu_flags()), None)
         slowest, fastest = CPU_SPEED[known] if known else (None, None)
         share = machine.cores() / 2
         if slowest and fastest:
-            return Estimate(total, slowest * share, fastest * share, f"measured with {known} on two idle cores")
+            ground = f"measured with {known} on two idle cores{other}"
+            return Estimate(total, slowest * share * ratio, fastest * share * ratio, ground)
     elif known := next((name for name in GPU_SPEED if name in gpu), None):
         speed = GPU_SPEED[known][config.get("keepstate_profile") or "memory"]
         ground = f"measured on an {known}" if known == MEASURED_ON else f"estimated for an {known} from an H100"
-        return Estimate(total, speed, speed, ground)
+        return Estimate(total, speed * ratio, speed * ratio, ground + other)
     return Estimate(total, None, None, "how fast this machine is was not measured")
 
 

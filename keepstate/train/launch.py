@@ -23,6 +23,7 @@ from keepstate.resume import OtherWork
 from keepstate.setup import environments, installing
 from keepstate.train import preflight, tracking
 from keepstate.train.axolotl_config import PLUGIN_FOLDER, needs_gpu, read_axolotl_config
+from keepstate.train.base_model import output_folder
 from keepstate.train.estimate import Estimate
 from keepstate.train.progress import Follower, TrainingProgress
 from keepstate.train.result import WEIGHTS, TrainedAdapter, read_done, write_result
@@ -92,7 +93,7 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
         runtime=runtime,
         overrides=overrides,
     )
-    place = output or Path(read_axolotl_config(config)["output_dir"])
+    place = output_folder(read_axolotl_config(config), output, base_model, runtime)
     # What is finished is so whatever this machine could train; else that comes first, before data is asked for.
     checked = read_done(place) is None
     planned = planning(machine=checked)

@@ -5,28 +5,35 @@ Each refusal is a `UserError` with the next command. Starts nothing and imports 
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from keepstate import machine
+from keepstate.dataset.convert import messages_of
 from keepstate.dataset.manifest import TEMPLATE, Manifest, read_manifest
+from keepstate.dataset.templates import BUILT_IN, FOLDER, load_template
+from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
 from keepstate.files import file_hash
+from keepstate.machine import GIB
+from keepstate.model_files import snapshot
+from keepstate.model_shape import KNOWN, ModelShape, read_shape
 from keepstate.places import find, home
 from keepstate.setup import basemodel, qwen3
 from keepstate.train.axolotl_config import absolute_model, needs_gpu, rows_a_step
-from keepstate.train.estimate import CPU_SPEED, cpu_memory_gib, memory_gib
+from keepstate.train.base_model import BaseModel
+from keepstate.train.estimate import CPU_SPEED
+from keepstate.train.sizes import cpu_memory_gib, disk_gib, gpu_memory_gib
 from keepstate.vocabulary import RuntimeName
 
-DISK_GIB = {True: 12, False: 1}
-"""Three checkpoints of 2 GiB, data and log; or the laptop's."""
-HUB_GIB = 16
-"""Qwen3-8B in bf16, fetched once."""
+UNKNOWN_DISK_GIB = 2.0
+"""Asked for where the base model's sizes are not known."""
+LEAST_CONTEXT = 512
+"""Tokens: no shorter one is proposed."""
 ON_THE_HUB = re.compile(r"Qwen/Qwen3-[\d.]+B", re.IGNORECASE)
 """Models that have Qwen3's tokenizer, without which their data is neither counted nor proven."""
 NO_GPU_HINT = "look further: keepstate doctor; without a GPU, train the small model: keepstate train RUNTIME --laptop"
@@ -45,14 +52,20 @@ def check_machine(config: Mapping[str, Any], output: Path) -> machine.Gpu | None
         UserError: No GPU for a config that needs one, too little memory in all or free, or no disk space.
     """
     gpu = check_gpu(config) if needs_gpu(config) else None
-    least = cpu_memory_gib(SHORT_ROW)
+    shape = BaseModel.of(config).shape
+    least = _cpu_gib(config, shape, SHORT_ROW) if shape else 0.0
     if gpu is None and machine.memory_gib() < least:
         raise UserError(
             f"this machine has {machine.memory_gib():.1f} GiB of memory, the training takes {least:.1f} GiB and more",
-            smaller(config),
+            "end other programs, or train a smaller model: --base-model",
         )
-    machine.require_disk(output, DISK_GIB[gpu is not None], "the training", "name another folder: --out")
+    needed = disk_gib(config, shape, gpu=gpu is not None) if shape else UNKNOWN_DISK_GIB
+    machine.require_disk(output, needed, "the training", "name another folder: --out")
     return gpu
+
+
+def _cpu_gib(config: Mapping[str, Any], shape: ModelShape, tokens: int) -> float:
+    return cpu_memory_gib(tokens, shape, int(config.get("lora_r") or 0))
 
 
 def check_gpu(config: Mapping[str, Any]) -> machine.Gpu:
@@ -70,18 +83,27 @@ def check_gpu(config: Mapping[str, Any]) -> machine.Gpu:
     if not found:
         raise UserError("this config needs a CUDA GPU, and this machine has none", NO_GPU_HINT)
     gpu = found[0] if named is not None else max(found, key=free_gib)
-    needed, free = memory_gib(config), free_gib(gpu)
+    shape, free = BaseModel.of(config).shape, free_gib(gpu)
+    if shape is None:
+        return gpu
+    needed = gpu_memory_gib(config, shape)
+    asked = f"{config['base_model']} with {config['sequence_len']:,} tokens needs about {needed:.0f} GiB"
     if gpu.memory_gib < needed:
         raise UserError(
-            f"{gpu.name} has {gpu.memory_gib:.0f} GiB, this config needs about {needed:.0f} GiB", smaller(config)
+            f"{gpu.name} has {gpu.memory_gib:.0f} GiB, {asked}", smaller(config, fits=_on_gpu(config, gpu.memory_gib))
         )
     if free < needed:
         raise UserError(
-            f"{free:.0f} of the {gpu.memory_gib:.0f} GiB of {gpu.name} are free, this config needs about "
-            f"{needed:.0f} GiB",
-            f"end the programs that hold the rest (nvidia-smi names them), or {smaller(config)}",
+            f"{free:.0f} of the {gpu.memory_gib:.0f} GiB of {gpu.name} are free, {asked}",
+            "end the programs that hold the rest (nvidia-smi names them), or "
+            f"{smaller(config, fits=_on_gpu(config, free))}",
         )
     return gpu
+
+
+def _on_gpu(config: Mapping[str, Any], gib: float) -> Callable[[ModelShape, int], bool]:
+    """Whether a model fits into `gib` of GPU memory with rows of so many tokens."""
+    return lambda shape, tokens: gpu_memory_gib({**config, "sequence_len": tokens}, shape) <= gib
 
 
 def free_gib(gpu: machine.Gpu) -> float:
@@ -114,26 +136,43 @@ def lacks_bf16() -> bool:
 
 def about_cpu_memory(config: Mapping[str, Any], longest: int) -> list[str]:
     """A remark where a row of `longest` tokens may not fit into main memory."""
-    needed, there = cpu_memory_gib(min(longest, int(config["sequence_len"]))), machine.memory_gib()
+    shape, there = BaseModel.of(config).shape, machine.memory_gib()
+    needed = _cpu_gib(config, shape, min(longest, int(config["sequence_len"]))) if shape else 0.0
     if needed <= there:
         return []
-    return [f"its longest row takes about {needed:.0f} GiB of memory, this machine has {there:.0f}: {smaller(config)}"]
+    flag = smaller(config, fits=lambda model, tokens: _cpu_gib(config, model, tokens) <= there)
+    return [f"its longest row takes about {needed:.0f} GiB of memory, this machine has {there:.0f}: {flag}"]
 
 
-def smaller(config: Mapping[str, Any], *, ran: bool = False) -> str:
+def smaller(
+    config: Mapping[str, Any], *, ran: bool = False, fits: Callable[[ModelShape, int], bool] | None = None
+) -> str:
     """The flag that fits into less memory, the one that changes least first.
 
     Args:
         config: Axolotl's.
         ran: Memory ran out in a training, in which profile `speed` had spent what was free; it can go on with less.
+        fits: Whether a model with so many tokens a row would fit; None where that is not known: half as many are named.
     """
     goes_on = "the same command goes on with " if ran else ""
     if ran and config.get("keepstate_profile") == "speed":
         return f"{goes_on}every layer recomputed: --profile memory"
     if int(config.get("micro_batch_size") or 1) > 1:
         return f"{goes_on}one row at once, the same rows a step: --batch-size 1 --grad-accum {rows_a_step(config)}"
-    flag = f"a shorter context: --max-seq-length {int(config['sequence_len']) // 2}"
+    shape, tokens = BaseModel.of(config).shape, int(config["sequence_len"]) // 2
+    while fits and shape and tokens > LEAST_CONTEXT and not fits(shape, tokens):
+        tokens //= 2
+    if fits and shape and not fits(shape, tokens):
+        return _smaller_model(shape, int(config["sequence_len"]), fits)
+    flag = f"a shorter context: --max-seq-length {tokens}"
     return f"{flag} --fresh (longer rows are dropped: another training, which begins anew)" if ran else flag
+
+
+def _smaller_model(shape: ModelShape, tokens: int, fits: Callable[[ModelShape, int], bool]) -> str:
+    """What fits where not even short rows of a model do: the largest known one, of its kind if there is one."""
+    fitting = [name for name, known in KNOWN.items() if fits(known, tokens)]
+    name = max(fitting, key=lambda name: (KNOWN[name].kind == shape.kind, KNOWN[name].parameters), default=None)
+    return "a smaller model: --base-model" + (f" (of the size of {name} or less)" if name else " on a larger machine")
 
 
 def check_place(config: Path, keys: Mapping[str, Any], runtime: RuntimeName | None) -> None:
@@ -152,13 +191,19 @@ def check_place(config: Path, keys: Mapping[str, Any], runtime: RuntimeName | No
 
 
 def check_data(
-    dataset: Path, config: Mapping[str, Any], runtime: RuntimeName | None = None
+    dataset: Path, config: Mapping[str, Any], runtime: RuntimeName | None = None, model: BaseModel | None = None
 ) -> tuple[Manifest, list[str]]:
     """The data set's manifest, and remarks.
 
+    Args:
+        dataset: Its folder.
+        config: Axolotl's.
+        runtime: What the adapter is for; None: whatever the data is of.
+        model: The base model where it is another one than the config was written for: its template is wanted then.
+
     Raises:
         UserError: No data set, built for another runtime, files changed since it was built or proven, or another chat
-            template than the config's.
+            template than the config's or the model's.
     """
     manifest = read_manifest(dataset)
     if runtime is not None and manifest.runtime is not runtime:
@@ -172,16 +217,7 @@ def check_data(
             f"{changed[0]} is not the file that the manifest names",
             f"build it again: {_build_command(dataset, manifest)}",
         )
-    from keepstate.dataset.templates import FOLDER, load_template
-
-    wanted = load_template(find(str(config["chat_template_jinja"])))
-    held = load_template(dataset / TEMPLATE)
-    if wanted.text != held.text:
-        name = Path(wanted.name).stem if Path(wanted.name).resolve().parent == FOLDER else wanted.name
-        raise UserError(
-            f"{dataset} was built with the chat template {manifest.template.name}, the config names {name}",
-            f"build it again: {_build_command(dataset, manifest, template=name, model=str(config['base_model']))}",
-        )
+    _check_template(dataset, manifest, config, model)
     if manifest.certificate is None:
         return manifest, [f"the data is not certified; prove it: keepstate dataset check {dataset}"]
     if any(manifest.certificate.data_sha256.get(name) != split.sha256 for name, split in manifest.splits.items()):
@@ -189,6 +225,31 @@ def check_data(
             f"{dataset}: the certificate is for other data", f"prove it again: keepstate dataset check {dataset}"
         )
     return manifest, []
+
+
+def _check_template(dataset: Path, manifest: Manifest, config: Mapping[str, Any], model: BaseModel | None) -> None:
+    """Refuse data built with another chat template than the config's; with another base model, than what fits that.
+
+    A template of the user's own (no built-in one) was tried when the data was built, and is kept with any model.
+    """
+    held = load_template(dataset / TEMPLATE)
+    if held.sha256 != manifest.template.sha256:
+        raise UserError(
+            f"{dataset / TEMPLATE} is not the chat template that the manifest names",
+            f"build it again: {_build_command(dataset, manifest)}",
+        )
+    own = all(held.text != load_template(name).text for name in BUILT_IN)
+    fitting = model.fitting_template() if model else None
+    if model and own:
+        return
+    wanted = fitting or load_template(find(str(config["chat_template_jinja"])))
+    if wanted.text != held.text:
+        name = Path(wanted.name).stem if Path(wanted.name).resolve().parent == FOLDER else wanted.name
+        whose = f"{model.name} needs" if model and fitting else "the config names"
+        raise UserError(
+            f"{dataset} was built with the chat template {manifest.template.name}, {whose} {name}",
+            f"build it again: {_build_command(dataset, manifest, template=name, model=str(config['base_model']))}",
+        )
 
 
 def _build_command(
@@ -210,9 +271,13 @@ def _build_command(
 
 
 def own_tokenizer(model: str) -> tuple[str, Path] | None:
-    """What `--tokenizer` takes for a base model, and the file that it means, there or not. Of hubs' models, Qwen3's."""
-    folder = absolute_model(model)
-    if isinstance(folder, Path):
+    """What `--tokenizer` takes for a base model, and the file that it means, there or not.
+
+    Of hubs' models those that were fetched, and Qwen3's.
+    """
+    found = absolute_model(model)
+    folder = found if isinstance(found, Path) else snapshot(model)
+    if folder:
         return str(folder), folder / "tokenizer.json"
     return ("qwen3", qwen3.folder() / "tokenizer.json") if ON_THE_HUB.match(model) else None
 
@@ -243,15 +308,16 @@ def about_model(name: str, manifest: Manifest, dataset: Path) -> list[str]:
     Raises:
         UserError: The data was proven with a tokenizer that makes other tokens of it than the model's.
     """
-    there = find_model(name) is not None or is_cached(name)
-    remarks = [] if there else [f"{name} is fetched from the model hub first (Qwen3-8B: {HUB_GIB} GiB)"]
+    there, shape = find_model(name) is not None or snapshot(name) is not None, read_shape(name)
+    size = f" ({shape.weight_bytes / GIB:.1f} GiB)" if shape else ""
+    remarks = [] if there else [f"{name} is fetched from the model hub first{size}"]
     option, tokenizer = own_tokenizer(name) or ("", Path())
     if not tokenizer.is_file() and option != "qwen3":
         return remarks
     proven = manifest.tokenizer
     if proven.sha256 == (file_hash(tokenizer) if tokenizer.is_file() else qwen3.FILES[tokenizer.name]):
         return remarks
-    same = _same_tokens(Path(proven.name), tokenizer, dataset / "train.jsonl")
+    same = _same_tokens(Path(proven.name), tokenizer, dataset)
     if same is False:
         raise UserError(
             f"{dataset} was proven with the tokenizer {proven.name}; {tokenizer} makes other tokens of it: "
@@ -266,21 +332,11 @@ def about_model(name: str, manifest: Manifest, dataset: Path) -> list[str]:
     return remarks
 
 
-def _same_tokens(proven: Path, trained: Path, rows: Path) -> bool | None:
+def _same_tokens(proven: Path, trained: Path, dataset: Path) -> bool | None:
     """Whether two tokenizers make the same tokens of the first rows; None where one is gone."""
-    from keepstate.dataset.tokenizer import TextTokenizer
-
     if not (proven.exists() and trained.exists()):
         return None
-    ours, theirs = TextTokenizer(proven).raw, TextTokenizer(trained).raw
-    with rows.open(encoding="utf-8") as file:
-        turns = [turn for line in islice(file, COMPARED_ROWS) for turn in json.loads(line)["conversations"]]
-    texts = [f"<|im_start|>{turn['value']}<|im_end|>\n" for turn in turns]
-    return all(ours.encode(text).ids == theirs.encode(text).ids for text in texts)
-
-
-def is_cached(name: str) -> bool:
-    """Whether a hub model was fetched before."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    return any((hub / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json"))
+    ours, theirs, template = TextTokenizer(proven), TextTokenizer(trained), load_template(dataset / TEMPLATE)
+    with (dataset / "train.jsonl").open(encoding="utf-8") as file:
+        texts = [template.render(messages_of(line)) for line in islice(file, COMPARED_ROWS)]
+    return all(ours.ids(text) == theirs.ids(text) for text in texts)

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from keepstate.dataset.manifest import TEMPLATE, Manifest, TrainTurns
+from keepstate.dataset.templates import load_template
 from keepstate.dataset.turns import TRAINING_KEY
 from keepstate.files import content_hash, file_hash
 from keepstate.machine import Gpu
 from keepstate.train import estimate, preflight
 from keepstate.train.axolotl_config import decisive, needs_gpu, read_axolotl_config, resolve
+from keepstate.train.base_model import BaseModel, is_other, keys_for, output_folder, turn_ends
 from keepstate.train.result import base_identity
 from keepstate.vocabulary import RuntimeName
 
@@ -92,22 +94,27 @@ def plan_training(
         UserError: Says what is wrong and what to do.
     """
     raw = read_axolotl_config(config)
-    if output is None:
-        preflight.check_place(config, raw, runtime)
-    dataset, output = dataset.resolve(), (output or Path(raw["output_dir"])).resolve()
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    gpu = preflight.check_machine(raw | given, output) if machine else None
-    manifest, remarks = preflight.check_data(
-        dataset, raw | given | ({"base_model": str(base_model)} if base_model else {}), runtime
-    )
+    asked = raw | given | ({"base_model": str(base_model)} if base_model else {})
+    model, other = BaseModel.of(asked), is_other(raw, base_model)
+    place = output_folder(raw, output, base_model, runtime)
+    if place == Path(raw["output_dir"]) and output is None:
+        preflight.check_place(config, raw, runtime)
+    dataset, output = dataset.resolve(), place.resolve()
+    preflight.find_model(str(asked["base_model"]))  # before it is looked into
+    fitted, about_base = keys_for(model, asked) if other else ({}, [])
+    given = fitted | given
+    asked |= given
+    gpu = preflight.check_machine(asked, output) if machine else None
+    manifest, remarks = preflight.check_data(dataset, asked, runtime, model if other else None)
+    remarks = about_base + remarks
+    given |= turn_ends(model, load_template(dataset / TEMPLATE))
     longest = max(split.longest for split in manifest.splits.values())
-    if longest > int((raw | given)["sequence_len"]):
-        remarks.append(
-            f"rows longer than {(raw | given)['sequence_len']} tokens are dropped; the longest has {longest}"
-        )
+    if longest > int(asked["sequence_len"]):
+        remarks.append(f"rows longer than {asked['sequence_len']} tokens are dropped; the longest has {longest}")
     if machine and gpu is None:
-        remarks += preflight.about_cpu_memory(raw | given, longest)
-    if not needs_gpu(raw | given) and raw.get("bf16") is True and preflight.lacks_bf16():
+        remarks += preflight.about_cpu_memory(asked, longest)
+    if not needs_gpu(asked) and raw.get("bf16") is True and preflight.lacks_bf16():
         given = {"bf16": False} | given
         remarks.append("this processor has no bf16 instructions: training in float32, which is faster here")
     data = {name: split.sha256 for name, split in manifest.splits.items()}
@@ -128,7 +135,7 @@ def plan_training(
     assumed = None
     if machine:
         tokens = manifest.splits["train"].tokens
-        assumed = estimate.estimate(resolved, tokens, gpu.name if gpu else None)
+        assumed = estimate.estimate(resolved, tokens, gpu.name if gpu else None, model.shape)
         remarks.append(assumed.words())
     template = file_hash(dataset / TEMPLATE)
     return TrainingPlan(

@@ -17,7 +17,7 @@ from keepstate.machine import Gpu
 from keepstate.runtimes.sandbox import Check, RungReport
 from keepstate.setup import basemodel, environments
 from keepstate.setup.environments import spec
-from keepstate.train.estimate import cpu_memory_gib
+from keepstate.train.sizes import cpu_memory_gib
 from keepstate.vocabulary import Rung
 
 

@@ -13,11 +13,11 @@ Row = Sequence[tuple[str, str]]
 """Texts of a user and of the model, in turn."""
 
 
-def write_dataset(folder: Path, rows: Sequence[Row], *, longest: int = 9) -> Path:
+def write_dataset(folder: Path, rows: Sequence[Row], *, longest: int = 9, template: str = "chatml") -> Path:
     """Write `rows` as the training split of a data set with an empty validation split."""
     folder.mkdir(parents=True)
-    template = load_template("chatml")
-    (folder / TEMPLATE).write_text(template.text)
+    source = load_template(template)
+    (folder / TEMPLATE).write_text(source.text)
     splits = {}
     for name, chosen in (("train", rows), ("val", ())):
         path = folder / f"{name}.jsonl"
@@ -30,7 +30,7 @@ def write_dataset(folder: Path, rows: Sequence[Row], *, longest: int = 9) -> Pat
     Manifest(
         keepstate="0",
         runtime=RuntimeName.PERSISTENT,
-        template=Source(name="chatml", sha256=template.sha256),
+        template=Source(name=template, sha256=source.sha256),
         tokenizer=Source(name="none", sha256="0"),
         options={},
         read=len(rows),
