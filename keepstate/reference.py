@@ -103,6 +103,14 @@ Axolotl 0.19.0 as it is; one that Axolotl does not know is refused, as it would 
         ("train.result:TrainedAdapter",),
         "A folder without it holds no finished adapter.",
     ),
+    "record.md": Page(
+        "Record of what was made",
+        "`collection.json` beside collected traces, `keepstate-run.json` in the folder of an adapter, written first.",
+        ("resume:RecordFile",),
+        """\
+By it a command that is repeated goes on where it stopped, and one with other options is refused. A cell of a benchmark
+has the same in its [cell.json](cell.md), as `config`.""",
+    ),
     "benchmark.md": Page(
         "Benchmark config",
         "A YAML file that `keepstate bench run` reads: `train/assets/benchmark_configs/*.yaml`.",

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_json, write_json
 
@@ -29,6 +31,17 @@ class OtherWork(UserError):
     def __init__(self, holds: str, changes: Sequence[str], elsewhere: str) -> None:
         message = "\n  ".join([f"{holds} of other options:", *changes])
         super().__init__(message, f"keep both: {elsewhere}; or replace what lies there: --fresh")
+
+
+class RecordFile(TypedDict):
+    """What decides the work in a folder."""
+
+    schema: str
+    """Names this format: of whose work."""
+    digest: str
+    """SHA-256 of `decisive`."""
+    decisive: Mapping[str, Any]
+    """All that decides it, by key. The same command with another value is refused, naming the key and both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +69,8 @@ class Record:
             UserError: The disk is full, or the place cannot be written.
         """
         digest = content_hash(self.decisive)
-        write_json(self.path, {"schema": self.schema, "digest": digest, "decisive": self.decisive})
+        file: RecordFile = {"schema": self.schema, "digest": digest, "decisive": self.decisive}
+        write_json(self.path, file)
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], *, unknown: Collection[str] = ()) -> list[str]:

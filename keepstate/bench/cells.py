@@ -267,8 +267,8 @@ class CellRecord(BaseModel):
     """SHA-256 of `config`."""
     config: dict[str, Any]
     """What decides the results: keys of the benchmark config, hashes of tasks and system prompt, and what is known of
-    the model that plays (`weights`, `adapter_config`, `base`, `template`; null where it is not). One with another
-    config is refused."""
+    the model that plays (`weights`, `adapter_config`, `base`, `template`; null where it is not). Another one in
+    the same folder is refused."""
     remarks: tuple[str, ...] = ()
     """What a reader must know of the model that played."""
     server: dict[str, Any] = {}

@@ -117,11 +117,11 @@ async def play_cells(
     context = max((cell.config.context for cell in cells), default=1)
     tallies = [Tally(cell.config.name, cell.folder, len(cell.tasks)) for cell in cells]
     kept = _kept(cells, tallies, fresh=fresh)
-    of_tally = {id(tally): cell for tally, cell in zip(tallies, cells, strict=True)}
+    in_folder = {cell.folder: cell for cell in cells}
 
     async def over(job: Job) -> None:
         if job.tally.done == job.tally.total:
-            await asyncio.to_thread(of_tally[id(job.tally)].summarise)
+            await asyncio.to_thread(in_folder[job.tally.folder].summarise)
         on_progress(tallies)
 
     async with AsyncExitStack() as stack:
