@@ -76,6 +76,12 @@ stands in `public`, `private` and `reference`.""",
 UTF-8 JSON, one key a line, and one message or event a line. `<family>-<task_id>.json` beside it is its verdict
 ([VerdictFile](#verdictfile)), written last. Unknown keys are refused.""",
     ),
+    "summary.md": Page(
+        "Summary of traces",
+        "`summary_<agent>-<family>.json` in the folder of a cell, written by `keepstate bench run`.",
+        ("traces.statistics:EpisodeFigures",),
+        "`keepstate traces stats --json` prints a list of the same, each with its `runtime`, `tasks` and `model`.",
+    ),
     "dataset.md": Page(
         "Data set",
         "`manifest.json` in the folder of a data set, written by `keepstate dataset build`.",

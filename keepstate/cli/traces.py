@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import click
 from rich import box
@@ -17,7 +16,7 @@ from keepstate.cli._options import PATH, json_option
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.traces import BadTrace, Trace, iter_traces, read_trace
 from keepstate.traces.check import check_folders
-from keepstate.traces.statistics import summarise
+from keepstate.traces.statistics import EpisodeFigures, summarise
 from keepstate.traces.view import printable, show
 
 COMMANDS = {
@@ -99,7 +98,7 @@ def _grouped(folders: tuple[Path, ...]) -> tuple[dict[tuple[str, str, str], list
     return groups, bad
 
 
-def _print_table(rows: list[tuple[tuple[str, str, str], dict[str, Any]]]) -> None:
+def _print_table(rows: list[tuple[tuple[str, str, str], EpisodeFigures]]) -> None:
     table = Table(
         "runtime",
         "tasks",

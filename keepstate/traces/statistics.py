@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from keepstate.files import write_json
 from keepstate.traces.reader import BadTrace, iter_traces
@@ -21,15 +22,61 @@ NO_VERDICT = "no verdict"
 """Of episodes that no failure of ours ended and nobody graded: imported ones."""
 
 
-def summarise(traces: Iterable[Trace]) -> dict[str, Any]:
-    """The figures of some episodes.
+class MetricFigures(TypedDict):
+    """One metric over the graded episodes that have it."""
 
-    Returns:
-        The research code's keys (`average_is_solved`, `average_runtime` in seconds, `average_steps`,
-        `average_total_tokens`, `metrics.<name>.{mean,median,min,max}`, `num_tasks_executed`, `num_tasks_solved`), then
-        ours. Averages are over graded episodes, None where there is none; tokens are summed over an episode's calls,
-        and their average is None where those of an episode are unknown.
+    mean: float
+    """The mean."""
+    median: float
+    """Half of them lie above."""
+    min: float
+    """The least."""
+    max: float
+    """The greatest."""
+
+
+class EpisodeFigures(TypedDict):
+    """The figures of some episodes: the research code's keys, then ours.
+
+    Averages are over graded episodes, null where there is none.
     """
+
+    average_is_solved: float | None
+    """Share that were solved."""
+    average_runtime: float | None
+    """Wall-clock seconds; null where those of one are not known."""
+    average_steps: float | None
+    """Answers."""
+    average_total_tokens: float | None
+    """Of prompts and answers, summed over the calls of an episode; null where those of one are not known."""
+    metrics: dict[str, MetricFigures]
+    """Whatever else the family counts, by name."""
+    num_tasks_executed: int
+    """Episodes in all."""
+    num_tasks_solved: int
+    """Solved ones."""
+    num_graded: int
+    """Graded ones."""
+    num_not_graded: dict[str, int]
+    """The others, by where a failure of ours arose; `no verdict` where none did, as in imported traces."""
+    average_score: float | None
+    """In [0, 1]."""
+    average_prompt_tokens: float | None
+    """As `average_total_tokens`, of what was sent."""
+    average_completion_tokens: float | None
+    """As `average_total_tokens`, of what was answered."""
+    missing_variable_share: float | None
+    """Share in which the agent relied on a name without a value (`NameError`, `UnboundLocalError`)."""
+    episodes_with_error: dict[str, int]
+    """Graded episodes with an error of the agent's own, by its class."""
+    finish_reasons: dict[str, int]
+    """Episodes by why they ended."""
+    rungs: dict[str, int]
+    """Episodes by how model-written code was isolated."""
+
+
+def summarise(traces: Iterable[Trace]) -> EpisodeFigures:
+    """The figures of some episodes."""
     episodes = list(traces)
     graded = [trace for trace in episodes if trace.verdict is not None]
     verdicts = [trace.verdict for trace in graded if trace.verdict is not None]
@@ -97,7 +144,7 @@ def mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if values and len(known) == len(values) else None
 
 
-def _metrics(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+def _metrics(rows: Sequence[dict[str, float]]) -> dict[str, MetricFigures]:
     columns: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         for name, value in row.items():
