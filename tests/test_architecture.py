@@ -47,6 +47,7 @@ TOP_LEVEL = {
 """Modules at the top of the package import no room, but for `python -m keepstate` and what looks at all of them."""
 SHORT_WITH_ONE_IMPORTER = {
     "runtimes/sandbox/guest/preload.py": "what every interpreter has loaded: a list that grows by itself",
+    "traces/importing/harbor.py": "one format: each has a module of its own, and one line in the registry",
     "serve/prompts.py": "the proof that a server sees the tokens that training saw",
     "tasks/questions.py": "called by families outside the package",
     "stages.py": "names of the pipeline, which the Makefile's help runs without an environment",

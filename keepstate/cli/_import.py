@@ -23,13 +23,16 @@ OUT = "data/traces"
 @click.argument("sources", nargs=-1, required=True, type=PATH)
 @click.option("--runtime", type=RUNTIME, help="Of rows of messages, which do not tell.")
 @click.option("--out", type=PATH, help=f"Folder to write, else {OUT}; with --to a file, else stdout.")
+@click.option("--strip-empty-think", is_flag=True, help="Take empty think blocks off: the template writes them again.")
 @click.option("--to", "form", type=click.Choice(list(EXPORTERS)), help="Write this format, one row a line, instead.")
-def command(sources: tuple[Path, ...], runtime: str | None, out: Path | None, form: str | None) -> None:
-    """Read SOURCES (folders or files of traces, rows of messages or ShareGPT) and write keepstate's traces.
+def command(
+    sources: tuple[Path, ...], runtime: str | None, out: Path | None, strip_empty_think: bool, form: str | None
+) -> None:
+    """Read SOURCES (folders or files of traces, rows of messages, logs of other programs) and write keepstate's traces.
 
     What was imported before is not written twice. Exit 1 if something could not be read: it is named.
     """
-    left = Left(partial(click.echo, err=True))
+    left = Left(partial(click.echo, err=True), strip_empty_think)
     name = RuntimeName(runtime) if runtime else None
     if form is None:
         counts = import_traces(sources, name, left, out=out or Path(OUT))

@@ -52,6 +52,7 @@ def command() -> None:
 @click.option("--min-score", type=FiniteRange(0, 1), default=0.0, help="Only scores of at least this.")
 @click.option("--unfinished", is_flag=True, help="Also episodes that a limit ended.")
 @click.option("--failed", is_flag=True, help="Also episodes that a failure of ours ended.")
+@click.option("--strip-empty-think", is_flag=True, help="Take empty think blocks off: the template writes them again.")
 @click.option(
     "--train-turns",
     type=choice(TrainTurns),

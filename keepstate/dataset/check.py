@@ -30,6 +30,7 @@ from keepstate.files import ListHash, scratch_folder
 from keepstate.models.base import Message
 from keepstate.processes import run_logged
 from keepstate.setup import environments, installing
+from keepstate.traces.importing import stripped
 from keepstate.traces.reader import read_trace
 from keepstate.traces.record import ModelCallEvent
 
@@ -153,15 +154,18 @@ def _conversations(folder: Path, manifest: Manifest) -> Iterator[tuple[str, Held
             with (folder / f"{name}.jsonl").open(encoding="utf-8") as rows:
                 for row in rows:
                     about = json.loads(next(index))
-                    yield about["path"], _held(about, row, manifest.train_turns)
+                    yield about["path"], _held(about, row, manifest)
 
 
-def _held(about: dict[str, Any], row: str, train_turns: TrainTurns) -> HeldConversation:
+def _held(about: dict[str, Any], row: str, manifest: Manifest) -> HeldConversation:
     """The conversation as the trace holds it, as far as the row goes."""
+    train_turns = manifest.train_turns
     try:
         trace = read_trace(Path(about["path"]))
     except UserError as error:
         return HeldConversation(error.message)
+    if manifest.options.get("strip_empty_think"):
+        trace = stripped(trace)
     count = len(json.loads(row)["conversations"])
     messages = trace.messages[:count]
     trained = training_flags(messages, masked_answers(trace, messages, train_turns), train_turns)

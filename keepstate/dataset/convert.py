@@ -19,7 +19,7 @@ from keepstate.dataset.templates import ChatTemplate
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.dataset.turns import TRAINING_KEY, counted, masked_answers, training_flags
 from keepstate.models.base import Message
-from keepstate.traces.importing import ASSUMED, PLACE
+from keepstate.traces.importing import ASSUMED, PLACE, stripped
 from keepstate.traces.reader import load_trace
 from keepstate.traces.record import ModelResponseEvent, Trace, TraceError
 from keepstate.vocabulary import FinishReason, RuntimeName
@@ -92,6 +92,8 @@ class Converter:
         source = ""
         try:
             trace = load_trace(path)
+            if self.options.strip_empty_think:
+                trace = stripped(trace)
             source = trace.versions.get(PLACE, "")
             for reason, detail in self._objections(trace):
                 return LeftOut(str(path), reason, detail, source)

@@ -77,6 +77,8 @@ class BuildOptions(Closed):
     """Also episodes that a failure of ours ended (they are not graded)."""
     train_turns: TrainTurns = Field(default=TrainTurns.ALL, exclude_if=lambda choice: choice is TrainTurns.ALL)
     """Which answers are trained; not written where all are."""
+    strip_empty_think: bool = Field(default=False, exclude_if=lambda strip: not strip)
+    """Leave empty think blocks before answers out, which the template writes again."""
     paired: bool = False
     """Only tasks that every arm has."""
     balance: Balance = Balance.NONE

@@ -31,7 +31,8 @@ REMEDIES = {
     EMPTY: "leave such rows out of the source",
     SURROGATE: "the text was cut inside a character: mend it in the source",
     SPECIAL: "no option helps, as a server would read the token too: reword the text in the source, or leave it out",
-    THINKING: "training and serving are without thinking: take it out of the source, or collect with thinking off",
+    THINKING: "training and serving are without thinking: take it out of the source, or collect with thinking off; an"
+    " empty block before answers, which the template writes again, is taken off by --strip-empty-think",
     NO_PREFIX: "choose a template that only appends and strips nothing off texts: leave --chat-template out",
     MELTS: "take white space off the beginning of answers in the source; if all rows are refused: --template chatml",
     NO_END: "choose a template that ends each turn by a special token: leave --chat-template out",

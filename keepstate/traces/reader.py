@@ -18,9 +18,9 @@ from keepstate.closed import explain
 from keepstate.errors import UserError
 from keepstate.files import existing_folder, parse_json
 from keepstate.traces.importing import SOURCE
-from keepstate.traces.importing.conversations import conversation_trace
+from keepstate.traces.importing.formats import foreign, format_of, traces_of
 from keepstate.traces.importing.research import research_trace, verdict_of
-from keepstate.traces.importing.sources import foreign, iter_values
+from keepstate.traces.importing.sources import iter_values
 from keepstate.traces.record import TRACE_SCHEMA, Trace, TraceError
 from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
 from keepstate.vocabulary import RuntimeName
@@ -32,6 +32,12 @@ class BadTrace:
 
     path: Path
     reason: str
+    other: bool = False
+    """It holds another format, which an import reads."""
+
+
+class OtherFormat(TraceError):
+    """The content is of another format, which an import reads."""
 
 
 def read_trace(path: Path) -> Trace:
@@ -60,7 +66,7 @@ def iter_traces(folder: Path) -> Iterator[tuple[Path, Trace | BadTrace]]:
         try:
             yield path, load_trace(path)
         except (TraceError, OSError) as error:
-            yield path, BadTrace(path, read_fault(error))
+            yield path, BadTrace(path, read_fault(error), isinstance(error, OtherFormat))
 
 
 def iter_conversations(path: Path, runtime: RuntimeName | None) -> Iterator[tuple[str, Trace | BadTrace]]:
@@ -78,7 +84,9 @@ def iter_conversations(path: Path, runtime: RuntimeName | None) -> Iterator[tupl
             yield place, BadTrace(Path(place), str(value))
             continue
         try:
-            yield place, trace_of(value, own) if is_trace(value) else conversation_trace(value, runtime, place)
+            found = iter([trace_of(value, own)]) if is_trace(value) else traces_of(value, runtime, place)
+            for trace in found:
+                yield place, BadTrace(Path(place), str(trace)) if isinstance(trace, TraceError) else trace
         except (TraceError, ValueError, RecursionError) as error:
             yield place, BadTrace(Path(place), str(error))
 
@@ -153,8 +161,8 @@ def trace_of(value: dict[str, Any], path: Path | None = None) -> Trace:
             raise TraceError(explain(error, Trace).message) from error
     if is_trace(value):
         return _imported(value, path)
-    if isinstance(value.get("messages") or value.get("conversations"), list):
-        raise TraceError("it is a row of messages, no trace: name it *.json, then keepstate traces import reads it")
+    if found := format_of(value):
+        raise OtherFormat(f"it is {found.name}, no trace: keepstate traces import reads it")
     raise TraceError(foreign(value) or f"schema is {value.get('schema')!r}, expected {TRACE_SCHEMA!r}")
 
 

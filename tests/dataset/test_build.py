@@ -244,6 +244,21 @@ def test_thinking_is_never_trained_whatever_the_tokenizer_knows(
     assert "collect with thinking off" in caught.value.hint
 
 
+def test_an_empty_think_block_is_taken_off_when_asked_and_a_thought_is_refused_all_the_same(
+    tmp_path: Path, small_tokenizer: TextTokenizer
+) -> None:
+    answers = [["<think>\n\n</think>\n\nLook.", "Done."], ["<think>\nhm\n</think>\n\nLook.", "Done."]]
+    root = write_traces(tmp_path / "t", [make_trace(n, answers=each) for n, each in enumerate(answers)])
+    with pytest.raises(UserError, match="thinking in an answer 2") as caught:
+        build(root, tmp_path / "d", small_tokenizer)
+    assert "--strip-empty-think" in caught.value.hint
+    manifest = build(root, tmp_path / "d", small_tokenizer, strip_empty_think=True)
+    assert manifest.left_out == {"thinking in an answer": 1}
+    assert manifest.options["strip_empty_think"] is True
+    (row,) = (json.loads(line) for name in manifest.splits for line in (tmp_path / f"d/{name}.jsonl").open())
+    assert [turn["value"] for turn in row["conversations"] if turn["from"] == "gpt"] == ["Look.", "Done."]
+
+
 def test_a_row_that_is_refused_names_file_line_and_what_to_do(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
     talk = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     rows = [talk, [*talk, {"role": "system", "content": "x"}], [{**talk[0], "content": "v"}, talk[1]], talk]

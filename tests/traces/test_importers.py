@@ -15,11 +15,19 @@ from keepstate.tasks import make_tasks
 from keepstate.traces import Trace, TraceError, parse_trace, read_trace
 from keepstate.traces.check import trace_problems
 from keepstate.traces.exporters import to_atif, to_messages, to_sharegpt
-from keepstate.traces.importing import NOT_CARRIED, PLACE
-from keepstate.traces.importing.conversations import conversation_trace
+from keepstate.traces.importing import NOT_CARRIED, PLACE, stripped
+from keepstate.traces.importing.formats import traces_of
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 TASK = {"task_id": "a1", "family": "knapsack", "seed": 3, "difficulty": {"name": "easy"}, "nl": "Fill the sack."}
+
+
+def conversation_trace(row: Any, runtime: RuntimeName, place: str = "") -> Trace:
+    """The one trace in a value."""
+    (trace,) = traces_of(row, runtime, place)
+    if isinstance(trace, TraceError):
+        raise trace
+    return trace
 
 
 def step(turn: int, text: str, **result: Any) -> dict[str, Any]:
@@ -271,26 +279,57 @@ def test_a_row_that_would_lose_something_is_refused(row: dict[str, Any], words: 
         conversation_trace(row, RuntimeName.REACT)
 
 
-def test_an_empty_think_block_is_left_to_the_template_and_named() -> None:
+def test_an_empty_think_block_is_taken_off_when_asked_and_a_thought_never() -> None:
     empty = "<think>\n\n</think>\n\n"
-    trace = conversation_trace(said(answer(f"{empty}yes"), answer("<think>x</think>no")), RuntimeName.FORGET)
+    told = conversation_trace(said(answer(f"{empty}yes"), answer("<think>x</think>no")), RuntimeName.FORGET)
+    assert [text for _, text in texts(told)] == ["u", f"{empty}yes", "<think>x</think>no"]
+    assert stripped(stripped(told)) == stripped(told)
+    trace = stripped(told)
     assert [text for _, text in texts(trace)] == ["u", "yes", "<think>x</think>no"]
     assert trace.steps[0].assistant_text == "yes"
-    assert "the empty think block before answers" in trace.versions[NOT_CARRIED]
     acting = conversation_trace(said(answer(empty, CALL), result("", "1"), answer(empty * 2 + "b")), RuntimeName.REACT)
+    assert texts(acting)[1][1].startswith(f"{empty}Action: ")
+    acting = stripped(acting)
     assert [text for _, text in texts(acting)][1::2] == ['Action: [{"tool": "sql", "args": {"query": "é"}}]', "b"]
-    events = parse_trace(research(step(0, f"{empty}a"), step(1, "b"), FINISH))
+    events = stripped(parse_trace(research(step(0, f"{empty}a"), step(1, "b"), FINISH)))
     assert [step.assistant_text for step in events.steps] == ["a", "b"]
     assert list(trace_problems(events)) == []
-    for made in (acting, events):
+    for made in (trace, acting, events):
         assert "the empty think block before answers" in made.versions[NOT_CARRIED]
+
+
+@pytest.mark.parametrize("key", ["weight", "train", "trainable", "loss"])
+def test_an_answer_that_is_not_to_be_trained_is_refused_by_name(key: str) -> None:
+    for value in (0, 0.0, False, "0", 0.5):
+        with pytest.raises(TraceError, match=f"message 1 has {key} .*traces train every answer"):
+            conversation_trace(said(answer("a") | {key: value}, answer("b")), RuntimeName.REACT)
+    kept = said({"role": "system", "content": "s", key: 0}, answer("a") | {key: 1}, answer("b") | {key: None})
+    assert len(conversation_trace(kept, RuntimeName.REACT).messages) == 4
+    with pytest.raises(TraceError, match=f"the row has {key} 0"):
+        conversation_trace(said(answer("a"), **{key: 0}), RuntimeName.REACT)
+
+
+def test_a_verdict_that_contradicts_itself_is_told(tmp_path: Path) -> None:
+    (tmp_path / "knapsack-a1.trace.json").write_bytes(research(step(0, "a"), FINISH))
+    for solved, score, odd in ((True, 0.1, True), (False, 1.0, True), (True, 1.0, False), (False, 0.9, False)):
+        told = {"status": "completed", "result": {"is_solved": solved, "score": score}}
+        (tmp_path / "knapsack-a1.json").write_text(json.dumps(told))
+        trace = read_trace(tmp_path / "knapsack-a1.trace.json")
+        assert ("verdict contradicts itself" in trace.versions[NOT_CARRIED]) is odd
+        assert trace.verdict is not None
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"schema_version": "ATIF-v1.8", "steps": []}, "ATIF trajectory"),
-        ({"type": "user", "message": {}, "uuid": "1"}, "Claude Code"),
+        ({"schema_version": "ATIF-v1.8", "steps": []}, "ATIF trajectory without steps"),
+        (
+            {"schema_version": "ATIF-v2.0", "steps": [{}]},
+            "trajectory of version ATIF-v2.0, .* not read yet",
+        ),
+        ({"type": "user", "message": {}, "uuid": "1"}, "this is one event of a Claude Code session.* not read yet"),
+        ({"object": "response", "output": []}, "Responses API"),
+        ({"contents": []}, "Gemini"),
         ({"prompt": "q", "completion": "a"}, "prompt and completion"),
         ({"instruction": "q", "input": "", "output": "a"}, "Alpaca"),
         ({"trajectory": []}, "trajectory"),
@@ -306,7 +345,7 @@ def test_a_format_that_is_not_read_is_named(row: Any, words: str) -> None:
 
 
 def test_a_trace_of_another_format_is_named_in_a_trace_file_too() -> None:
-    with pytest.raises(TraceError, match="it is an ATIF trajectory"):
+    with pytest.raises(TraceError, match="it is an ATIF trajectory, no trace: keepstate traces import reads it"):
         parse_trace(b'{"schema_version": "ATIF-v1.8"}')
     with pytest.raises(TraceError, match="it is a row of messages"):
         parse_trace(json.dumps(said(answer("a"))).encode())

@@ -1,10 +1,11 @@
 """Episodes that others recorded, as traces: `keepstate traces import`, and every reader where it meets their files.
 
-`research` reads the traces of the research code, `conversations` rows of messages; `sources` takes the JSON values out
-of a file and knows what is not read. `keepstate.traces.reader` chooses among them, and `folders`, above it, imports
-whole folders. `Imported` is the one way in which what they found becomes a trace: it names its source and what could
-not be carried over in `versions`. Nothing is invented: limits, sampling, seeds and times that the source does not tell
-stay empty.
+`sources` takes the JSON values out of a file; `formats` is the registry: it says what a value is and which module reads
+it (`research`, `atif`, `inspect_logs`, `smolagents`, `verifiers`, `harbor`, and `conversations` for rows of messages).
+All but the first tell an episode as OpenAI messages (`Told`), which `conversations` makes a trace of. `folders`, above
+`keepstate.traces.reader`, imports whole folders. `Imported` is the one way in which what they found becomes a trace: it
+names its source and what could not be carried over in `versions`. Nothing is invented: limits, sampling, seeds and
+times that the source does not tell stay empty.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keepstate.files import content_hash
-from keepstate.models.base import Message, TokenUsage
-from keepstate.tasks.base import Verdict
+from keepstate.models.base import Message, TokenUsage, known_sum, token_count
+from keepstate.tasks.base import MOST, Verdict
 from keepstate.traces.record import (
     ErrorEvent,
     Event,
     Failure,
     FinishEvent,
+    ModelCallEvent,
     StartEvent,
     StepEvent,
     Summary,
@@ -38,11 +40,17 @@ PLACE = "imported from place"
 ASSUMED = "runtime assumed"
 """Key of `versions`: the source does not tell in which CodeAct runtime it was recorded."""
 UNKNOWN = "unknown"
+FAMILY = "imported"
 EMPTY_THINKING = "the empty think block before answers, which the chat template writes"
 _EMPTY_THINKING = re.compile(r"\s*(?:<think>\s*</think>\s*)+")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _COMMA = re.compile(r"\s*,\s*")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """`value`, if it is a JSON object, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def file_word(told: str) -> str:
@@ -56,6 +64,31 @@ def without_empty_thinking(answer: str) -> str:
     return answer[found.end() :] if found else answer
 
 
+def stripped(trace: Trace) -> Trace:
+    """The trace without empty think blocks before its answers; itself where there are none.
+
+    What was sent held them, so a trace of our own loses the hashes of that, and counts as imported.
+    """
+
+    def spoken(event: Event) -> Event:
+        if not isinstance(event, StepEvent):
+            return event
+        return event.model_copy(update={"assistant_text": without_empty_thinking(event.assistant_text)})
+
+    def said(message: Message) -> Message:
+        answers = message["role"] == "assistant"
+        return Message(role="assistant", content=without_empty_thinking(message["content"])) if answers else message
+
+    messages = tuple(map(said, trace.messages))
+    if messages == trace.messages:
+        return trace
+    lost = [trace.versions.get(NOT_CARRIED), EMPTY_THINKING]
+    lost += [] if SOURCE in trace.versions else ["hashes of what was sent, which held it"]
+    versions = {SOURCE: "a trace of keepstate", **trace.versions, NOT_CARRIED: "; ".join(filter(None, lost))}
+    events = tuple(spoken(event) for event in trace.events if not isinstance(event, ModelCallEvent))
+    return trace.model_copy(update={"messages": messages, "events": events, "versions": versions})
+
+
 def canonical(value: Any) -> Any:
     """`value` as it is hashed: what a text holds between braces is sorted, as each process prints a set otherwise."""
     if isinstance(value, str):
@@ -63,6 +96,68 @@ def canonical(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: canonical(item) for key, item in value.items()}
     return [canonical(item) for item in value] if isinstance(value, list) else value
+
+
+def graded(score: Any, lost: set[str], metrics: Mapping[str, Any] | None = None) -> Verdict | None:
+    """The verdict of a source that tells one number: 1 is solved. What is none in [0, 1] is named as lost.
+
+    Args:
+        score: What the source tells.
+        lost: What is not carried over, which takes what is no number.
+        metrics: What else it counts.
+    """
+    if not isinstance(score, int | float) or not 0 <= score <= 1:
+        if score is not None:
+            lost.add("a score that is no number from 0 to 1")
+        return None
+    told = metrics or {}
+    numbers = {name: float(value) for name, value in told.items() if type(value) in {int, float} and abs(value) <= MOST}
+    if odd := sorted(told.keys() - numbers.keys()):
+        lost.add(f"metrics that are no numbers: {', '.join(odd)}")
+    return Verdict(is_solved=score == 1, score=float(score), metrics=numbers)
+
+
+def usage_of(prompt: Any, completion: Any, cached: Any = None) -> TokenUsage:
+    """Tokens as a source counts them; some write whole numbers as fractions."""
+    counts = [
+        token_count(int(told) if isinstance(told, float) and told == int(told) else told)
+        for told in (prompt, completion, cached)
+    ]
+    return TokenUsage(
+        prompt_tokens=counts[0],
+        completion_tokens=counts[1],
+        total_tokens=known_sum(counts[:2]),
+        cached_tokens=counts[2],
+    )
+
+
+@dataclass(slots=True)
+class Told:
+    """What a format tells of one episode, its conversation as OpenAI messages. `conversations` makes it a trace."""
+
+    source: str
+    """The format, as traces name it."""
+    messages: list[Any]
+    task_id: Any = None
+    """What tells this task from others; None: its goal does."""
+    family: str = FAMILY
+    name: str | None = None
+    """The task's id as a file's name may hold it, where the format has one."""
+    task: TaskRef | None = None
+    """The task itself, where it is keepstate's."""
+    runtime: RuntimeName | None = None
+    """None where the format does not tell."""
+    model: str = UNKNOWN
+    started_at: str = ""
+    finished_at: str = ""
+    finish: FinishReason = FinishReason.FINISHED
+    errors: list[str] = field(default_factory=list)
+    verdict: Verdict | None = None
+    usage: TokenUsage = field(default_factory=TokenUsage)
+    usages: list[TokenUsage] = field(default_factory=list)
+    """Of each answer, in order, where it tells."""
+    lost: set[str] = field(default_factory=set)
+    """What is not carried over."""
 
 
 @dataclass(slots=True)

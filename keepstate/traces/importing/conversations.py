@@ -1,5 +1,7 @@
 """Conversations from elsewhere: rows of OpenAI `messages` or of ShareGPT `conversations`, one episode a row.
 
+All other formats tell their episodes as such messages too, so what is said here of calls and results holds for them.
+
 Run `keepstate traces import file.jsonl --runtime persistent --out data/traces`. A row that would lose a tool call or an
 image is refused; for the react runtime tool calls become the actions they are. What else it holds beside its texts
 (names, reasoning, tools) is not carried over and named in each trace.
@@ -9,15 +11,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_json
 from keepstate.models.base import Message, TokenUsage
-from keepstate.traces.importing import EMPTY_THINKING, UNKNOWN, Imported, canonical, without_empty_thinking
-from keepstate.traces.importing.sources import foreign
+from keepstate.traces.importing import UNKNOWN, Imported, Told, canonical, without_empty_thinking
 from keepstate.traces.observations import MAX_RESULT_CHARS, render_observation
 from keepstate.traces.parsing import parse_answer
 from keepstate.traces.record import (
@@ -28,7 +29,7 @@ from keepstate.traces.record import (
     Trace,
     TraceError,
 )
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import FinishReason, RuntimeName
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system",
@@ -58,55 +59,89 @@ THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 MEDIA = re.compile(
     r"(input_)?(image|video|audio|picture|photo)s?(_(url|path|file|data|id)s?)?|.*attachments?", re.IGNORECASE
 )
-FAMILY = "imported"
+UNTRAINED_KEYS = ("weight", "train", "training", "trainable", "loss", "loss_weight")
+"""Keys by which OpenAI, Axolotl, tinker, ms-swift and others leave an answer out of training, unless 1 or true."""
 
 
-def conversation_trace(row: Any, runtime: RuntimeName | None, place: str = "") -> Trace:
-    """The trace of one row.
+def is_row(value: Any) -> bool:
+    """Whether a value is a row of messages, or the list of them alone."""
+    return isinstance(value, list) or (isinstance(value, Mapping) and _key(value) is not None)
+
+
+def told_of(row: Any) -> Iterator[Told]:
+    """What a row tells: `{"messages": [...]}`, `{"conversations": [...]}`, each also with a `system` text, or the list.
+
+    Raises:
+        TraceError: It holds an image, or is not to be trained.
+    """
+    row = {"messages": row} if isinstance(row, list) else row
+    key = _key(row) or "messages"
+    _refuse_media(row, "it")
+    _refuse_untrained(row, "the row")
+    messages, read = list(row[key]), {key, "id", "task_id"}
+    if row.get("system") and isinstance(row["system"], str):  # where others keep the first message
+        messages.insert(0, {"role": "system", "content": row["system"]})
+        read.add("system")
+    lost = {"verdict, times, tokens and limits, which the row does not tell"}
+    if extra := sorted(set(map(str, row)) - read):
+        lost.add(f"keys {', '.join(extra)}")
+    told = row.get("task_id") or row.get("id")
+    yield Told(f"rows of {key}", messages, task_id=told, lost=lost)
+
+
+def _key(row: Mapping[str, Any]) -> str | None:
+    return next((key for key in ("messages", "conversations") if isinstance(row.get(key), list)), None)
+
+
+def talk_trace(told: Told, runtime: RuntimeName | None, place: str = "") -> Trace:
+    """The trace of one episode.
 
     Args:
-        row: `{"messages": [...]}`, `{"conversations": [...]}`, each also with a `system` text, or the list alone.
-        runtime: Where its agent acted.
-        place: Where the row comes from, recorded in the trace.
+        told: The episode.
+        runtime: Where its agent acted, of one that does not tell.
+        place: Where it comes from, recorded in the trace.
 
     Raises:
         TraceError: It holds no conversation, or more than text can hold.
         UserError: The runtime is not told.
     """
-    row = {"messages": row} if isinstance(row, list) else row
-    if not isinstance(row, Mapping):
-        raise TraceError(f"a JSON {type(row).__name__}, where a row of messages is needed")
-    key = next((key for key in ("messages", "conversations") if isinstance(row.get(key), list)), None)
-    if key is None:
-        raise TraceError(foreign(row) or "neither `messages` nor `conversations` is a list")
+    runtime = told.runtime or runtime
     if runtime is None:
-        raise UserError(f"{place}: a row does not tell its runtime", f"add --runtime {'|'.join(RuntimeName)}")
-    _refuse_media(row, "it")
+        raise UserError(f"{place}: {told.source} do not tell the runtime", f"add --runtime {'|'.join(RuntimeName)}")
     talk = _Talk(runtime)
-    read = {key, "id", "task_id"}
-    if row.get("system") and isinstance(row["system"], str):  # where others keep the first message
-        talk.messages.append(Message(role="system", content=row["system"]))
-        read.add("system")
-    for number, message in enumerate(row[key]):
+    for number, message in enumerate(told.messages):
         talk.add(number, message)
     talk.end()
     if not any(message["role"] == "assistant" for message in talk.messages):
         raise TraceError("nobody answers in it")
-    if extra := sorted(set(map(str, row)) - read):
-        talk.lost.add(f"keys {', '.join(extra)}")
     goal = canonical(next((message["content"] for message in talk.messages if message["role"] == "user"), ""))
-    told = row.get("task_id") or row.get("id")
-    task = TaskRef(
-        task_id=content_hash(told if told is not None else goal)[:12],
-        family=FAMILY,
+    task = told.task or TaskRef(
+        task_id=told.name or content_hash(goal if told.task_id is None else told.task_id)[:12],
+        family=told.family,
         difficulty=UNKNOWN,
         seed=0,
         content_hash=content_hash(goal),
     )
-    lost = [*sorted(talk.lost), "verdict, times, tokens and limits, which the row does not tell"]
-    imported = Imported(f"rows of {key}", task, runtime, talk.messages, not_carried=lost, place=place)
-    imported.steps = talk.steps()
-    return imported.trace()
+    steps, usage = talk.steps(), told.usage
+    if len(told.usages) == len(steps):
+        usage = TokenUsage.over(told.usages) if usage.total_tokens is None else usage
+        steps = [step.model_copy(update={"token_usage": usage}) for step, usage in zip(steps, told.usages, strict=True)]
+    return Imported(
+        told.source,
+        task,
+        runtime,
+        talk.messages,
+        steps=steps,
+        errors=told.errors,
+        finish=told.finish,
+        model=told.model,
+        started_at=told.started_at,
+        finished_at=told.finished_at,
+        usage=usage,
+        verdict=told.verdict if told.finish is not FinishReason.FAILED else None,
+        not_carried=sorted(talk.lost | told.lost),
+        place=place,
+    ).trace()
 
 
 @dataclass(slots=True)
@@ -146,9 +181,8 @@ class _Talk:
         _refuse_media(row, f"message {number}")
         calls = _calls(row, told, row.get(text_key), number)
         text = "" if told == "function_call" else self._text(row.get(text_key), number)
-        if ROLES[told] == "assistant" and (said := without_empty_thinking(text)) != text:
-            text = said
-            self.lost.add(EMPTY_THINKING)
+        if ROLES[told] == "assistant":
+            _refuse_untrained(row, f"message {number}")
         self._name_keys(row, {role_key, text_key})
         if calls:
             self._act(number, ROLES[told], text, calls)
@@ -202,10 +236,11 @@ class _Talk:
                 "import it with --runtime react, or write the calls into the text"
             )
         action = json.dumps([{"tool": call.name, "args": call.arguments} for call in calls], ensure_ascii=False)
-        thought = text.strip()
+        thought = without_empty_thinking(text).strip()
+        opening = text[: len(text) - len(without_empty_thinking(text))]
         if thought and not thought.startswith("Thought:"):
             thought = f"Thought: {thought}"
-        answer = f"{thought}\nAction: {action}" if thought else f"Action: {action}"
+        answer = opening + (f"{thought}\nAction: {action}" if thought else f"Action: {action}")
         if parse_answer(self._runtime, answer).action != action:
             raise TraceError(f"message {number} calls tools ({names}), and its text spells an action as well")
         self.lost.add("tool calls as the server had them: they are written as actions, their results as observations")
@@ -275,6 +310,17 @@ class _Talk:
 def _refuse_media(told: Mapping[str, Any], what: str) -> None:
     if media := sorted(name for name in map(str, told) if told.get(name) and MEDIA.fullmatch(name)):
         raise TraceError(f"{what} holds {', '.join(media)}, which text cannot carry: leave the row out")
+
+
+def _refuse_untrained(told: Mapping[str, Any], what: str) -> None:
+    """A trace cannot hold an answer that is not to be trained, so it is not trained in silence."""
+    for key in UNTRAINED_KEYS:
+        value = told.get(key)
+        if value is not None and not (isinstance(value, int | float) and value == 1):
+            raise TraceError(
+                f"{what} has {key} {value!r}: traces train every answer; leave the row out, or cut it before, or take"
+                f" {key} away to train it"
+            )
 
 
 def _tool_call(call: _Call) -> ToolCall:

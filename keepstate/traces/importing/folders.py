@@ -17,15 +17,15 @@ from typing import IO
 from keepstate.errors import UserError
 from keepstate.processes import only_one
 from keepstate.traces.exporters import EXPORTERS
-from keepstate.traces.importing import NOT_CARRIED, PLACE, SOURCE, file_word
+from keepstate.traces.importing import NOT_CARRIED, PLACE, SOURCE, file_word, stripped
 from keepstate.traces.importing.sources import other_format
-from keepstate.traces.reader import BadTrace, iter_conversations, iter_traces, load_trace
+from keepstate.traces.reader import BadTrace, OtherFormat, iter_conversations, iter_traces, load_trace
 from keepstate.traces.record import Trace, TraceError
 from keepstate.traces.view import printable
 from keepstate.traces.writer import TRACE_SUFFIX, trace_path, verdict_path, write_trace
 from keepstate.vocabulary import RuntimeName
 
-ROWS = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+ROWS = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".eval")
 """Names of files that may hold rows, whatever their case. What a file is, is seen in its content."""
 LOCK = ".import.lock"
 NAMED = 5
@@ -41,6 +41,8 @@ class Left:
 
     say: Callable[[str], None]
     """Takes a line for people."""
+    empty_think: bool = False
+    """Leave empty think blocks before answers out."""
     bad: int = 0
     reasons: dict[tuple[str, str], int] = field(default_factory=dict)
     """How often each reason was met in each file."""
@@ -115,7 +117,8 @@ def export_traces(
 
 def _good(found: Iterator[tuple[str, Trace | BadTrace]], left: Left) -> Iterator[Trace]:
     """The traces that can be written; the others are named."""
-    for place, trace in found:
+    for place, read in found:
+        trace = stripped(read) if left.empty_think and isinstance(read, Trace) else read
         if isinstance(trace, BadTrace):
             left.name(place, trace.reason)
         elif file_word(trace.task.name) != trace.task.name:
@@ -130,11 +133,11 @@ def _read(sources: Iterable[Path], runtime: RuntimeName | None, left: Left) -> I
     for source in sources:
         if source.is_dir():
             for path, trace in iter_traces(source):
-                yield str(path), _placed(path, trace)
+                yield from _trace(path, trace, runtime)
             for path in sorted(source.rglob("*")):
                 yield from _beside_traces(path, runtime, left)
         elif source.name.endswith(TRACE_SUFFIX):
-            yield str(source), _placed(source, _one(source))
+            yield from _trace(source, _one(source), runtime)
         else:
             try:
                 yield from _rows(source, runtime)
@@ -143,6 +146,14 @@ def _read(sources: Iterable[Path], runtime: RuntimeName | None, left: Left) -> I
                     f"cannot read {source}: {error.strerror or error}",
                     f"name a folder, a *{TRACE_SUFFIX} or a file of rows",
                 ) from error
+
+
+def _trace(path: Path, trace: Trace | BadTrace, runtime: RuntimeName | None) -> Iterator[tuple[str, Trace | BadTrace]]:
+    """What lies in a file that is named as a trace, whatever its format."""
+    if isinstance(trace, BadTrace) and trace.other:
+        yield from _rows(path, runtime)
+    else:
+        yield str(path), _placed(path, trace)
 
 
 def _beside_traces(path: Path, runtime: RuntimeName | None, left: Left) -> Iterator[tuple[str, Trace | BadTrace]]:
@@ -162,11 +173,12 @@ def _beside_traces(path: Path, runtime: RuntimeName | None, left: Left) -> Itera
     try:
         rows = _rows(path, runtime)
         first = next(rows, None)
-        no_rows = first[1].reason if first and isinstance(first[1], BadTrace) else ""
-        if no_rows and ".jsonl" not in name and ".ndjson" not in name:
+        second = next(rows, None)
+        no_rows = first[1].reason if first and not second and isinstance(first[1], BadTrace) else ""
+        if no_rows and name.endswith((".json", ".json.gz")):
             left.passed.append(f"{path}: {no_rows}")  # any program writes *.json
-        elif first is not None:
-            yield first
+        else:
+            yield from filter(None, (first, second))
             yield from rows
     except OSError as error:
         yield str(path), BadTrace(path, error.strerror or str(error))
@@ -188,7 +200,7 @@ def _one(source: Path) -> Trace | BadTrace:
     try:
         return load_trace(source)
     except (TraceError, OSError) as error:
-        return BadTrace(source, str(error))
+        return BadTrace(source, str(error), isinstance(error, OtherFormat))
 
 
 def _free(folder: Path, trace: Trace, numbers: dict[Path, int]) -> Path | None:

@@ -22,7 +22,7 @@ from keepstate.files import content_hash
 from keepstate.models.base import Message, TokenUsage, known_sum, token_count
 from keepstate.tasks import environment_for
 from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task, Verdict
-from keepstate.traces.importing import EMPTY_THINKING, UNKNOWN, Imported, canonical, file_word, without_empty_thinking
+from keepstate.traces.importing import UNKNOWN, Imported, canonical, file_word, mapping
 from keepstate.traces.observations import render_observation
 from keepstate.traces.record import (
     ActionResult,
@@ -71,6 +71,7 @@ TOLD = re.compile(r"LLM (?:call failed|ended unexpectedly)", re.IGNORECASE)
 """How the published agents begin what they tell the model, as the user, of an answer that did not come."""
 DOUBLED = re.compile(r"(?:^|[-_.])([A-Za-z_]+)-(\1[-_][\w.-]+)$")
 """The end of a file's name where the id repeats the family, as the published code writes it, whatever stands before."""
+LEAST_SOLVED = 0.5  # solved with less is told to whoever imports it
 ERROR_CLASS = re.compile(r"^\s*([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit))\b", re.MULTILINE)
 
 Json = Mapping[str, Any]
@@ -87,12 +88,12 @@ def research_trace(value: Json, stem: str = "", beside: Json | None = None) -> T
     Raises:
         TraceError: It holds no step, does not tell what the agent was asked, or its verdict is none.
     """
-    summary = _object(value.get("summary"))
+    summary = mapping(value.get("summary"))
     by_kind = _by_kind(value["events"])
     if not by_kind.get("StepEvent"):
         raise TraceError("no StepEvent: the agent never answered")
     task = _first(by_kind, "StartEvent", "task") or summary.get("task")
-    task = {"nl": task} if isinstance(task, str) else _object(task)
+    task = {"nl": task} if isinstance(task, str) else mapping(task)
     prompts = _texts(_first(by_kind, "SystemPromptEvent", "prompts") or summary.get("system_prompts"))
     runtime, assumed = _runtime(value, summary, prompts, by_kind["StepEvent"])
     imported = Imported(SOURCE, _task_ref(task, stem), runtime, [], runtime_assumed=assumed)
@@ -125,8 +126,7 @@ def _grade(imported: Imported, beside: Json) -> None:
         imported.errors = [*imported.errors, str(beside.get("error") or "the verdict beside it calls it failed")]
         return
     verdict, lost = verdict_of(beside)
-    if lost:
-        imported.not_carried.append(f"metrics that are no numbers: {', '.join(lost)}")
+    imported.not_carried += lost
     if imported.finish is None and status is not FinishReason.FINISHED and verdict:
         imported.finish = status
     if imported.finish is not None and imported.finish is not FinishReason.FAILED:
@@ -136,27 +136,33 @@ def _grade(imported: Imported, beside: Json) -> None:
 
 
 def verdict_of(beside: Json) -> tuple[Verdict | None, list[str]]:
-    """The verdict in the file beside a trace, None where nothing was graded, and its metrics that are no numbers.
+    """The verdict in the file beside a trace, None where nothing was graded, and what it does not carry or explain.
 
     Raises:
         TraceError: Its score is none.
     """
-    result = _object(beside.get("result"))
+    result = mapping(beside.get("result"))
     if result.get("score") is None:
         return None, []
-    metrics = _object(result.get("metrics"))
+    metrics = mapping(result.get("metrics"))
     numbers = {name: value for name, value in metrics.items() if type(value) in {int, float}}
     told = {"is_solved": result.get("is_solved"), "score": result["score"], "metrics": numbers}
     try:
-        return Verdict.model_validate(told), sorted(metrics.keys() - numbers.keys())
+        verdict = Verdict.model_validate(told)
     except ValidationError as error:
         raise TraceError(f"the verdict beside it is none: {explain(error, Verdict).message}") from error
+    odd = sorted(metrics.keys() - numbers.keys())
+    lost = [f"metrics that are no numbers: {', '.join(odd)}"] if odd else []
+    if (verdict.is_solved and verdict.score < LEAST_SOLVED) or (not verdict.is_solved and verdict.score == 1):
+        words = f"is_solved {str(verdict.is_solved).lower()}, score {verdict.score:g}"
+        lost.append(f"why its verdict contradicts itself ({words}), which is kept as told")
+    return verdict, lost
 
 
 def _told(events: Sequence[Any]) -> Iterator[tuple[str, Json]]:
     """The class of each event, and what it tells in `data` or in itself."""
-    for event in map(_object, events):
-        data = _object(event.get("data")) or event
+    for event in map(mapping, events):
+        data = mapping(event.get("data")) or event
         named = (event[key] for key in TYPE_KEYS if isinstance(event.get(key), str))
         yield next(named, None) or next((kind for key, kind in TELLING_KEYS.items() if key in data), UNKNOWN), data
 
@@ -241,25 +247,23 @@ def _turns(events: Sequence[Any]) -> tuple[list[_Turn], list[str]]:
 
 def _own_errors(step: Json) -> Iterator[str]:
     """The errors of an agent's action: the block's, or those of its tool calls."""
-    result = _object(step.get("interpreter_result"))
+    result = mapping(step.get("interpreter_result"))
     calls = result.get("results") or result.get("tool_calls") or step.get("tool_calls")
-    for told in (result, *(map(_object, calls) if isinstance(calls, list) else ())):
+    for told in (result, *(map(mapping, calls) if isinstance(calls, list) else ())):
         if error := told.get("error") or told.get("exception"):
             yield str(error)
 
 
 def _add_steps(imported: Imported, turns: Sequence[_Turn]) -> None:
     """Each answer with what the agent saw of its action: as recorded, or else as keepstate renders it."""
-    rendered = joined = opened = 0
+    rendered = joined = 0
     for place, turn in enumerate(turns):
         text = turn.step.get("assistant_text")
         if not isinstance(text, str):
             raise TraceError(f"turn {turn.step.get('turn')}: its answer is no text")
         raw = turn.step.get("interpreter_result")
-        result = _result({"output": raw} if isinstance(raw, str) else _object(raw), turn.step)
-        said = without_empty_thinking(text)
-        opened += said != text
-        imported.messages.append(Message(role="assistant", content=said))
+        result = _result({"output": raw} if isinstance(raw, str) else mapping(raw), turn.step)
+        imported.messages.append(Message(role="assistant", content=text))
         observation = None
         if place < len(turns) - 1:
             rendered += turn.observed is None
@@ -267,11 +271,9 @@ def _add_steps(imported: Imported, turns: Sequence[_Turn]) -> None:
             observation = "\n\n".join([shown, *turns[place + 1].before])
             imported.messages.append(Message(role="user", content=observation))
         joined += len(turn.before)
-        imported.steps.append(_step(len(imported.steps), said, turn.step, result, observation))
+        imported.steps.append(_step(len(imported.steps), text, turn.step, result, observation))
     lost = "the messages as sent: they are put together from events"
     imported.not_carried.append(f"{lost}, observations by keepstate" if rendered else lost)
-    if opened:
-        imported.not_carried.append(EMPTY_THINKING)
     if joined:
         imported.not_carried.append(
             "that what the agent was told of answers that did not come were user messages of their own: they are joined"
@@ -327,7 +329,7 @@ def _runtime(value: Json, summary: Json, prompts: Sequence[str], steps: Sequence
     for runtime, words in RUNTIMES.items():
         if any(word in told.lower() for word in words):
             return runtime, False
-    results = (_object(step.get("interpreter_result")) for step in steps)
+    results = (mapping(step.get("interpreter_result")) for step in steps)
     if any("results" in result or "tool_calls" in result for result in results) or "tool_calls" in steps[0]:
         return RuntimeName.REACT, False
     prompt = " ".join(prompts).lower()
@@ -363,7 +365,7 @@ def _reason(told: str) -> FinishReason:
 
 
 def _usage(raw: Any) -> TokenUsage:
-    told = _object(raw)
+    told = mapping(raw)
     prompt, completion, total = (token_count(told.get(f"{kind}_tokens")) for kind in ("prompt", "completion", "total"))
     if total is None:
         total = known_sum((prompt, completion))
@@ -376,10 +378,6 @@ def _texts(value: Any) -> list[str]:
 
 def _first(by_kind: Mapping[str, Sequence[Json]], kind: str, key: str) -> Any:
     return next((event[key] for event in by_kind.get(kind, ()) if event.get(key) is not None), None)
-
-
-def _object(value: Any) -> Json:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _whole(value: Any) -> int:

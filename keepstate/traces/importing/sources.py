@@ -1,9 +1,9 @@
 """The JSON values in a file from elsewhere, whatever its encoding and layout, each with the line it starts in.
 
 Read: UTF-8, UTF-16 and UTF-32 with or without a byte order mark, gzip (by content); one value a line, one or several
-documents over many lines, an array of rows. A file in any other encoding or format is named once and nothing of it is
-read; a value in another program's format is recognised by its keys (`foreign`), so that who has such a file learns what
-it is and what to do. Makes no trace of the values.
+documents over many lines, an array of rows, values that run on without a line's end; the samples in an archive of
+inspect_ai's. A file in any other encoding or format is named once and nothing of it is read. Makes no trace of the
+values.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shlex import quote
-from typing import IO, Any, cast
+from typing import IO, Any, AnyStr, cast
 
 from keepstate.files import parse_json
+from keepstate.traces.importing.inspect_logs import samples_of
+from keepstate.traces.importing.smolagents import is_memory
 from keepstate.traces.record import TraceError
 
 GZIP = b"\x1f\x8b"
+ZIP = b"PK\x03\x04"
 FORMATS = (
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", "decompress it first: zstd -d FILE"),
     (b"BZh", "compressed with bzip2", "decompress it first: bunzip2 FILE"),
     (b"\xfd7zXZ", "compressed with xz", "decompress it first: unxz FILE"),
-    (b"PK\x03\x04", "a zip archive", "unpack it first: unzip FILE"),
+    (ZIP, "a zip archive", "unpack it first: unzip FILE"),
     (b"7z\xbc\xaf", "a 7-Zip archive", "unpack it first"),
     (b"\x04\x22\x4d\x18", "compressed with lz4", "decompress it first: unlz4 FILE"),
     (b"PAR1", "Parquet", "write its rows as JSON lines first, with the library that reads it"),
@@ -37,7 +40,6 @@ FORMATS = (
     (b"%PDF", "a PDF", "only JSON is read"),
 )
 """How files of other formats begin, what they are, and the way out."""
-AS_ROWS = "write each as a row of `messages` or ShareGPT `conversations`"
 TAR, HEAD_BYTES = slice(257, 262), 262
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -57,6 +59,9 @@ NOT_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]|[\x80-\xff]{4}")
 """Bytes that it does not use, or as many letters beyond ASCII in a row as no language writes that it is for."""
 MARK = "\ufeff"
 CHUNK_CHARS = 1 << 20
+MOST_CHARS = 512 << 20
+"""Of one line, and of a file that is not one value a line: parsed, it takes several times as much memory."""
+ONE_A_LINE = "write its rows one a line first, e.g. jq -c '.[]' FILE"
 _SPACE = re.compile(r"[\s\ufeff]*")
 _DECODER = json.JSONDecoder()
 
@@ -67,6 +72,9 @@ def iter_values(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         OSError: The file cannot be read.
     """
+    if _is_zip(path):
+        yield from _ending(str(path), samples_of(path))
+        return
     try:
         encoding = _encoding(path)
         first = next((line for line in _lines(path, encoding) if line is None or line.strip().strip(MARK)), "")
@@ -78,6 +86,18 @@ def iter_values(path: Path) -> Iterator[tuple[str, Any]]:
         for line, value in documents:
             yield f"{path}:{line}", value
         return
+    yield from _ending(str(path), _values_by_line(path, encoding))
+
+
+def _ending(place: str, found: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """What is found, and at the end why no more is."""
+    try:
+        yield from found
+    except TraceError as error:
+        yield place, error
+
+
+def _values_by_line(path: Path, encoding: str) -> Iterator[tuple[str, Any]]:
     for number, text in enumerate(_lines(path, encoding), start=1):
         place = f"{path}:{number}"
         if text is None:
@@ -87,8 +107,8 @@ def iter_values(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def is_rows(value: Any) -> bool:
-    """Whether a JSON value is an array of rows, and not of the messages of one conversation."""
-    return isinstance(value, list) and bool(value) and not any(map(_is_message, value))
+    """Whether a JSON value is an array of rows, and not of the messages or steps of one conversation."""
+    return isinstance(value, list) and bool(value) and not any(map(_is_message, value)) and not is_memory(value)
 
 
 def _is_message(value: Any) -> bool:
@@ -116,12 +136,22 @@ def _values_of_line(place: str, text: str) -> Iterator[tuple[str, Any]]:
     try:
         value = parse_json(text.strip().lstrip(MARK))
     except (ValueError, RecursionError) as error:
-        yield place, TraceError(f"no valid JSON: {error}")
+        try:
+            values = [value for _, value in _documents(text)]  # of files that were glued together
+        except (ValueError, RecursionError):
+            yield place, TraceError(f"no valid JSON: {error}")
+            return
+        yield from ((f"{place} item {number}", item) for number, item in enumerate(values, start=1))
         return
     if is_rows(value):
         yield from ((f"{place} item {number}", item) for number, item in enumerate(value, start=1))
     else:
         yield place, value
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(ZIP)) == ZIP
 
 
 def _packed(path: Path) -> bool:
@@ -168,7 +198,7 @@ def _require_utf8(path: Path, file: IO[bytes]) -> None:
         TraceError: It is in another encoding.
     """
     first_bad, other, meant = 0, False, False
-    for number, line in enumerate(file, start=1):  # to the end, where a gzip file may be cut
+    for number, line in enumerate(_bounded(file), start=1):  # to the end, where a gzip file may be cut
         if line.isascii():
             continue
         try:
@@ -190,13 +220,25 @@ def _lines(path: Path, encoding: str) -> Iterator[str | None]:
     """The lines of a file, None for one that cannot be decoded. Only a newline ends a line."""
     with _open(path) as file:
         if encoding != "utf-8":
-            yield from io.TextIOWrapper(file, encoding, newline="\n")
+            yield from _bounded(io.TextIOWrapper(file, encoding, newline="\n"))
             return
-        for line in file:
+        for line in _bounded(file):
             try:
                 yield line.decode()
             except UnicodeDecodeError:
                 yield None
+
+
+def _bounded(file: IO[AnyStr]) -> Iterator[AnyStr]:
+    """Its lines.
+
+    Raises:
+        TraceError: One is longer than memory should hold.
+    """
+    while line := file.readline(MOST_CHARS + 1):
+        if len(line) > MOST_CHARS:
+            raise TraceError(f"it holds a line of more than {MOST_CHARS >> 20} MiB: {ONE_A_LINE}")
+        yield line
 
 
 def _parses(text: str | None) -> bool:
@@ -212,10 +254,18 @@ def _documents_of(path: Path, encoding: str) -> list[tuple[int, Any]] | None:
     Raises:
         TraceError: It is neither, or empty.
     """
-    lines = list(_lines(path, encoding))
-    if None in lines:
-        return None  # damaged lines are named one by one
-    text = "".join(line for line in lines if line)
+    lines: list[str] = []
+    size = 0
+    for line in _lines(path, encoding):
+        if line is None:
+            return None  # damaged lines are named one by one
+        size += len(line)
+        if size > MOST_CHARS:
+            raise TraceError(
+                f"its first line is no JSON value, and all of it is over {MOST_CHARS >> 20} MiB: {ONE_A_LINE}"
+            )
+        lines.append(line)
+    text = "".join(lines)
     if not text.strip().strip(MARK):
         raise TraceError("the file is empty")
     try:
@@ -252,54 +302,3 @@ def _starts(text: str, place: int, count: int) -> Iterator[int]:
         place = re.compile(r"[\s,]*").match(text, place).end()  # type: ignore[union-attr]
         yield place
         _, place = _DECODER.raw_decode(text, place)
-
-
-def foreign(value: Any) -> str | None:
-    """What a value that is neither a trace nor a row of messages is, and the way out; None where it is not known."""
-    if not isinstance(value, Mapping):
-        return None
-    keys = set(map(str, value))
-    version = value.get("schema_version")
-    if isinstance(version, str) and version.startswith("ATIF"):
-        return f"it is an ATIF trajectory ({version}), which is written (--to atif) but not read; {AS_ROWS}"
-    if isinstance(value.get("schema"), str):
-        return f"its schema is {value['schema']!r}: no trace and no row of messages"
-    for key in ("messages", "conversations"):
-        if isinstance(value.get(key), str):
-            return f"`{key}` is text: if it is JSON, decode it once more, so that it is a list"
-    for needed, name in RECOGNISED:
-        if needed <= keys:
-            return f"it is {name}; {AS_ROWS}"
-    return None
-
-
-RECOGNISED: tuple[tuple[frozenset[str], str], ...] = tuple(
-    (frozenset(needed.split()), name)
-    for needed, name in (
-        ("type message uuid", "one event of a Claude Code session, a line an event"),
-        ("type message sessionId", "one event of a Claude Code session, a line an event"),
-        ("type payload timestamp", "one event of a Codex session, a line an event"),
-        ("custom_id body", "a request of OpenAI's batch API"),
-        ("custom_id response", "an answer of OpenAI's batch API"),
-        ("chosen rejected", "a pair of preferences (chosen, rejected)"),
-        ("prompt completion", "a row of prompt and completion"),
-        ("prompt response", "a row of prompt and response"),
-        ("instruction output", "a row of Alpaca's format (instruction, input, output)"),
-        ("instruction response", "a row of instruction and response"),
-        ("question answer", "a row of question and answer"),
-        ("trajectory", "a row with a `trajectory`, as SWE-agent and others write it"),
-        ("history", "a row with a `history`, as OpenHands and others write it"),
-        ("conversation", "a row with a `conversation`"),
-        ("dialog", "a row with a `dialog`"),
-        ("dialogue", "a row with a `dialogue`"),
-        ("turns", "a row with `turns`"),
-        ("input output", "a row of input and output"),
-        ("role content", "one message alone, not a row of them"),
-        ("from value", "one message alone, not a row of them"),
-        ("status result", "a verdict, not a trace"),
-        ("split row path", "an index of a data set of keepstate's"),
-        ("path reason detail", "a list of traces that a data set leaves out"),
-        ("text", "a row of plain text"),
-    )
-)
-"""Keys that tell a format, the telling ones first."""
