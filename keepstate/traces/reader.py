@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class BadTrace:
 
     path: Path
     reason: str
-    other: bool = False
+    other: bool = field(default=False, kw_only=True)
     """It holds another format, which an import reads."""
 
 
@@ -66,7 +66,7 @@ def iter_traces(folder: Path) -> Iterator[tuple[Path, Trace | BadTrace]]:
         try:
             yield path, load_trace(path)
         except (TraceError, OSError) as error:
-            yield path, BadTrace(path, read_fault(error), isinstance(error, OtherFormat))
+            yield path, BadTrace(path, read_fault(error), other=isinstance(error, OtherFormat))
 
 
 def iter_conversations(path: Path, runtime: RuntimeName | None) -> Iterator[tuple[str, Trace | BadTrace]]:

@@ -89,7 +89,7 @@ def import_traces(sources: Iterable[Path], runtime: RuntimeName | None, left: Le
     """
     traces = _good(_read(sources, runtime, left), left)
     counts: Counter[str] = Counter()
-    numbers: dict[Path, int] = {}
+    numbers: dict[str, int] = {}
     first = next(traces, None)
     if first is None:
         return counts
@@ -200,17 +200,17 @@ def _one(source: Path) -> Trace | BadTrace:
     try:
         return load_trace(source)
     except (TraceError, OSError) as error:
-        return BadTrace(source, str(error), isinstance(error, OtherFormat))
+        return BadTrace(source, str(error), other=isinstance(error, OtherFormat))
 
 
-def _free(folder: Path, trace: Trace, numbers: dict[Path, int]) -> Path | None:
+def _free(folder: Path, trace: Trace, numbers: dict[str, int]) -> Path | None:
     """The folder for a trace: a numbered subfolder where another trace of the same task lies there already.
 
     None if it lies there itself, from whatever place it was imported.
 
     `numbers` holds the last number by path, so that the thousandth row of one task is not looked for a thousand times.
     """
-    first = trace_path(folder, trace.task.name)
+    first = str(trace_path(folder, trace.task.name))
     number = numbers.get(first, 0)
     while True:
         number += 1
