@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import aclosing, closing, nullcontext
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +28,11 @@ from keepstate.cli._options import (
 )
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.models.base import Model
-from keepstate.models.budget import Budget, BudgetSpent
-from keepstate.models.cache import AnswerCache
-from keepstate.models.endpoint import Endpoint
-from keepstate.models.server import RETRIES, ServerModel
+from keepstate.models.budget import Budget
+from keepstate.models.server import RETRIES
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.collect import CollectPlan, collect
+from keepstate.play.served_teacher import ServedTeacher
 from keepstate.play.tally import Tally, TallyDisplay
 from keepstate.tasks import read_tasks
 from keepstate.tasks.base import Task
@@ -91,41 +88,30 @@ def command(  # noqa: PLR0913 - one parameter an option
             "--base-url and --model belong to --teacher llm, which needs both",
             "e.g. --teacher llm --base-url http://127.0.0.1:8000/v1 --model base",
         )
+    limits, sampling = limits_of(options), sampling_of(options)
     budget = _budget(max_tokens_total, max_cost, price_in, price_out)
-    if teacher == "scripted" and (budget or cache):
+    served = ServedTeacher(base_url, model_name, sampling, retries, cache, budget) if base_url and model_name else None
+    if not served and (budget or cache):
         raise UserError("--cache, --max-tokens-total and --max-cost belong to --teacher llm", "leave them out")
     tasks, bad = read_tasks(folder)
     for file in bad:
         click.echo(f"left out: {file.path}: {file.reason}", err=True)
     if not tasks:
         raise UserError(f"no valid task in {folder}", "make some with: keepstate tasks generate")
-    limits, sampling = limits_of(options), sampling_of(options)
     runtimes = tuple(RuntimeName) if runtime == ALL else (RuntimeName(runtime),)
 
     def scripted(task: Task, name: RuntimeName) -> Model:
         return ScriptedTeacher(task, name, seed=seed, tool_calls=limits.tool_calls)
 
-    async def run(on_progress: Callable[[Sequence[Tally]], None]) -> list[Tally]:
-        plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, fresh=fresh)
-        if not (base_url and model_name):
-            return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
-        endpoint = Endpoint(base_url, concurrency=concurrency, cache=answers, budget=budget)
-        async with aclosing(endpoint), ServerModel(endpoint, model_name, sampling, retries=retries) as server:
-            served.append(server)
-            plan = replace(plan, teacher=lambda _task, _name: server)
-            return await collect(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
-
-    served: list[ServerModel] = []
-    stopped: BudgetSpent | None = None
-    with closing(AnswerCache(cache)) if cache else nullcontext() as answers, TallyDisplay() as shown:
-        try:
-            eventloop.run(run(shown))
-        except BudgetSpent as error:
-            stopped = error
+    plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, fresh=fresh)
+    play = served.collect if served else collect
+    with TallyDisplay() as shown:
+        eventloop.run(play(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=shown))
     tallies = shown.last or ()
     _report(tallies)
-    _report_server(served, stopped, sum(tally.total - tally.done for tally in tallies))
-    if stopped or bad or any(tally.failures for tally in tallies):
+    for line in served.words(sum(tally.total - tally.done for tally in tallies)) if served else ():
+        click.echo(line, err=True)
+    if bad or any(tally.failures for tally in tallies) or (served and served.stopped):
         sys.exit(EXIT_PARTIAL)
 
 
@@ -136,19 +122,6 @@ def _budget(tokens: int | None, cost: float | None, price_in: float, price_out: 
             "e.g. --max-cost 5 --price-in 0.5 --price-out 1.5, each of a million tokens",
         )
     return Budget(tokens, cost, price_in, price_out) if tokens or cost else None
-
-
-def _report_server(served: Sequence[ServerModel], stopped: BudgetSpent | None, left: int) -> None:
-    for server in served:
-        cache, budget = server.endpoint.cache, server.endpoint.budget
-        if cache:
-            click.echo(f"{cache.found} answers came from {cache.path}", err=True)
-        if budget and not stopped:
-            click.echo(f"spent: {budget}", err=True)
-        if apart := server.thought_apart:
-            click.echo(f"the server put thoughts beside {apart} answers: these are recorded without them", err=True)
-    if stopped:
-        click.echo(f"stopped: {stopped.message}; {left} episodes are left\n{stopped.hint}", err=True)
 
 
 def _report(tallies: Sequence[Tally]) -> None:

@@ -67,7 +67,7 @@ def generate(config: Path | None, out: Path | None, apart_from: tuple[Path, ...]
 
 
 @command.command()
-@click.argument("path", type=click.Path(path_type=Path), metavar="FILE.py")
+@click.argument("path", type=PATH, metavar="FILE.py")
 def new(path: Path) -> None:
     """Write a small family of your own, which works, to start from."""
     from keepstate.tasks import starter
