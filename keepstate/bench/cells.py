@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -73,7 +73,7 @@ class Cell:
     def changes(self) -> list[str]:
         """What differs from the config that the cell which lies there was made with: `key: old -> new`."""
         try:
-            record = self._record()
+            record = read_cell_file(self.folder / CELL_FILE) if self.exists() else None
         except UserError as error:
             return [error.message]
         return changed_keys(record.config, self.decisive, unknown=TOLD_BY_SERVER) if record else []
@@ -92,8 +92,8 @@ class Cell:
         return (self.folder / CELL_FILE).exists()
 
     def _record(self) -> CellRecord | None:
-        """The `cell.json` of an earlier run."""
-        return read_cell_file(self.folder / CELL_FILE) if self.exists() else None
+        """The `cell.json` of an earlier run with this config."""
+        return read_cell_file(self.folder / CELL_FILE) if self.exists() and not self.changes() else None
 
     def remarks(self) -> list[str]:
         """What a reader must know of the model that played: said when the cell is written, and by every report."""
@@ -111,18 +111,22 @@ class Cell:
     def recorded(self) -> tuple[dict[str, Verdict], list[BadTrace]]:
         """Verdicts of the episodes that lie there graded, by task name, and the files that should be such and are none.
 
+        None where the cell was made with another config.
+
         Raises:
             UserError: A verdict that a killed run missed cannot be written.
         """
-        graded: dict[str, Verdict] = {}
+        verdicts: dict[str, Verdict] = {}
         broken: list[BadTrace] = []
+        if self.changes():
+            return verdicts, broken
         for due in dues(self.folder, self.decisive, {task.name: task.content_hash for task in self.tasks}):
             trace = read_record(due, mend=True)
             if isinstance(trace, BadTrace):
                 broken.append(trace)
             elif trace is not None and trace.verdict is not None:
-                graded[due.task] = trace.verdict
-        return graded, broken
+                verdicts[due.task] = trace.verdict
+        return verdicts, broken
 
     def summarise(self) -> None:
         """Write the summaries, if they do not yet tell of the newest trace: a run may have been killed just before.
@@ -146,11 +150,31 @@ class Cell:
 
     def write(self) -> None:
         """Write `cell.json`; what was known of the model when the first episodes were played stays."""
+        self._write(self._made())
+
+    def successor(self) -> Callable[[], None]:
+        """What puts this cell in the place of one that was made with another config.
+
+        Raises:
+            UserError: A reference is no score. (The function: what lies there may not be removed, or the disk is full.)
+        """
+        record = self._made()
+
+        def replace() -> None:
+            self.clear()
+            self._write(record)
+
+        return replace
+
+    def _write(self, record: CellRecord) -> None:
+        write_json(self.folder / CELL_FILE, record.model_dump(mode="json", by_alias=True))
+
+    def _made(self) -> CellRecord:
         first, before = self.tasks[0], self._record()
         known = {key: before.config[key] for key in TOLD_BY_SERVER if before and before.config.get(key) is not None}
         decisive = self.decisive | known
         served = {key: value for key, value in self.served.items() if key != "remarks"}
-        record = CellRecord(
+        return CellRecord(
             schema=CELL_SCHEMA,
             name=self.config.name,
             adapter=self.config.adapter,
@@ -170,7 +194,6 @@ class Cell:
                 for task in self.tasks
             },
         )
-        write_json(self.folder / CELL_FILE, record.model_dump(mode="json", by_alias=True))
 
 
 def make_cell(

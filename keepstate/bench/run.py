@@ -24,7 +24,7 @@ from keepstate.models.base import Model
 from keepstate.models.endpoint import Endpoint
 from keepstate.models.server import GRACE_SECONDS, ServerModel
 from keepstate.play.admission import Admission
-from keepstate.play.jobs import Job, play
+from keepstate.play.jobs import Job, Once, play
 from keepstate.play.tally import Tally
 from keepstate.tasks.base import Task
 from keepstate.traces.recorded import refuse_others
@@ -138,12 +138,13 @@ async def play_cells(
 
 
 def _kept(cells: Sequence[Cell], tallies: Sequence[Tally], *, fresh: bool) -> list[set[str]]:
-    """Tasks of each cell that lie recorded, which are counted; what makes way is cleared once no cell is refused."""
+    """Tasks of each cell that lie recorded, which are counted.
+
+    Raises:
+        OtherWork: Finished episodes of other options lie in a cell, and are not to be replaced.
+    """
     for cell in () if fresh else cells:
         cell.refuse_other()
-    for cell in cells:
-        if cell.changes():
-            cell.clear()
     kept = []
     for cell, tally in zip(cells, tallies, strict=True):
         recorded, tally.replaced = cell.recorded()
@@ -158,7 +159,8 @@ def _kept(cells: Sequence[Cell], tallies: Sequence[Tally], *, fresh: bool) -> li
 
 def _owed(cell: Cell, tally: Tally, kept: set[str], player: Player, isolation: str | None) -> list[Job]:
     """What is to be played of a cell."""
-    config = cell.config
+    config, changed = cell.config, bool(cell.changes())
+    begin = Once(cell.successor() if changed else lambda: None)
     jobs = [
         Job(
             tally,
@@ -168,11 +170,12 @@ def _owed(cell: Cell, tally: Tally, kept: set[str], player: Player, isolation: s
             config.limits,
             config.seed,
             isolation or config.isolation,
+            begin,
         )
         for task in cell.tasks
         if task.name not in kept
     ]
-    if jobs or not cell.exists():
+    if not changed and (jobs or not cell.exists()):
         cell.write()
     if not jobs:
         cell.summarise()

@@ -8,7 +8,6 @@ verdict, and played again next time. Selects nothing: a badly played episode is 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from keepstate.agents.recorder import sampling_record
 from keepstate.files import alone_in, content_hash
 from keepstate.models.base import Model, Relay, Reply
 from keepstate.play.admission import Admission
-from keepstate.play.jobs import Job, play
+from keepstate.play.jobs import Job, Once, play
 from keepstate.play.tally import Tally
 from keepstate.resume import OtherWork, Record
 from keepstate.tasks.base import Task
@@ -104,7 +103,6 @@ class _Collection:
         self._runtime = RuntimeName(tally.name)
         self._limits = plan.limits.of(self._runtime)
         self._record = Record(tally.folder / COLLECTION_FILE, COLLECTION_SCHEMA, self._decisive())
-        self._begun, self._lock = False, threading.Lock()
 
     def _decisive(self) -> dict[str, Any]:
         models = [self._plan.teacher(task, self._runtime) for task in self._plan.tasks]  # says so if it cannot play one
@@ -133,6 +131,7 @@ class _Collection:
         others = list(self._others())
         if others and not self._plan.fresh:
             raise OtherWork(f"{folder} holds {len(others)} finished traces", others[0][1], ELSEWHERE)
+        begin = Once(self._begin)
         making_way = {path for path, _ in others}
         for task in self._plan.tasks:
             due = Due(folder, task.name, task.content_hash, self._record.decisive)
@@ -143,7 +142,7 @@ class _Collection:
                 self._tally.keep(trace.verdict)
                 continue
             player = partial(_trainable, self._plan.teacher, task, self._runtime, self._tally)
-            yield Job(self._tally, task, self._runtime, player, self._limits, self._plan.seed, isolation, self._begin)
+            yield Job(self._tally, task, self._runtime, player, self._limits, self._plan.seed, isolation, begin)
         if not self._plan.fresh:
             refuse_others(folder, self._tally.replaced, ELSEWHERE)
 
@@ -160,14 +159,10 @@ class _Collection:
 
     def _begin(self) -> None:
         """Before the first trace is written: what other options made goes, their record last, and ours is written."""
-        with self._lock:
-            if self._begun:
-                return
-            for path, _ in list(self._others()):
-                remove_trace(path)
-            if self._record.changes() != []:
-                self._record.write()
-            self._begun = True
+        for path, _ in list(self._others()):
+            remove_trace(path)
+        if self._record.changes() != []:
+            self._record.write()
 
 
 def _trainable(teacher: Teacher, task: Task, runtime: RuntimeName, tally: Tally) -> Model:

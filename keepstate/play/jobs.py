@@ -7,6 +7,7 @@ then recorded without a verdict. Cancellation (Ctrl-C) loses the episodes in fli
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -43,8 +44,25 @@ class Job:
     isolation: str
     """Rung of the sandbox."""
     begin: Callable[[], None] = lambda: None
-    """Called in the thread that writes, before each trace is written."""
+    """Called in the thread that writes, before each trace is written: see `Once`."""
     attempt: int = 0
+
+
+class Once:
+    """An action that happens at its first call alone, whichever thread comes first; the others wait for it.
+
+    What makes way in a folder goes by it, before the first trace is written: a run that plays nothing removes nothing.
+    """
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action, self._over, self._lock = action, False, threading.Lock()
+
+    def __call__(self) -> None:
+        """Raises what the action raises; it is tried again then."""
+        with self._lock:
+            if not self._over:
+                self._action()
+                self._over = True
 
 
 async def play(

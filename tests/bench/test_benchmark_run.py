@@ -1,6 +1,7 @@
 """Whole benchmarks against a real HTTP server: played, kept, resumed, refused, stopped."""
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -311,6 +312,17 @@ async def test_a_finished_trace_of_other_options_in_a_cell_is_no_episode_of_it_a
         assert figures(await bench([react_cell(stub, count=2)], tmp_path, fresh=True)) == [(1, 1, 0)]
 
 
+async def test_a_replacement_that_cannot_be_played_replaces_nothing(tmp_path: Path) -> None:
+    with serving(StubServer()) as stub:
+        await bench([react_cell(stub)], tmp_path)
+        before = files(tmp_path)
+        stub.rule = lambda request: (422, "no")
+        with pytest.raises(UserError, match="gives no answers"):
+            await bench([react_cell(stub, seed=1)], tmp_path, fresh=True)
+        assert files(tmp_path) == before
+        assert figures(await bench([react_cell(stub)], tmp_path)) == [(6, 0, 0)]
+
+
 async def test_a_run_killed_while_it_clears_results_leaves_none_that_pass_for_the_new_configs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,13 +333,14 @@ async def test_a_run_killed_while_it_clears_results_leaves_none_that_pass_for_th
 
         def killed(path: Path, **options: bool) -> None:
             if next(left) == 3:
-                raise KeyboardInterrupt
+                raise OSError(errno.EIO, "the disk went away")
             unlink(path, **options)
 
         monkeypatch.setattr(Path, "unlink", killed)
-        with pytest.raises(KeyboardInterrupt):
-            await bench([changed], tmp_path, fresh=True)
+        with pytest.raises(UserError, match="the disk went away"):
+            await bench([changed], tmp_path, fresh=True, concurrency=1)
         monkeypatch.undo()
+        assert len(list((tmp_path / "cell").glob("*.trace.json"))) in (4, 5)
         with pytest.raises(UserError, match=r"limits\.turns: 40 -> 7"):
             await bench([changed], tmp_path)
         assert figures(await bench([changed], tmp_path, fresh=True)) == [(0, 6, 0)]
@@ -624,13 +637,15 @@ async def test_a_key_goes_to_models_metrics_and_answers_alike(tmp_path: Path, mo
 
 
 async def test_the_cache_of_the_server_bounds_open_episodes(tmp_path: Path) -> None:
+    told: list[Sequence[Tally]] = []
     seen: list[int] = []
 
-    def note(tallies: Sequence[Tally]) -> None:
-        seen.extend(tally.open for tally in tallies)
+    def rule(request: dict[str, Any]) -> str:
+        seen.append(told[0][0].open)  # when it is asked: on a slow disk all are over before the first is written
+        return look_then_finish(request)
 
-    with serving(StubServer(pool=(2_000, 16))) as stub:
-        await bench([react_cell(stub, count=30, concurrency=64)], tmp_path, on_progress=note)
+    with serving(StubServer(rule=rule, pool=(2_000, 16))) as stub:
+        await bench([react_cell(stub, count=30, concurrency=64)], tmp_path, on_progress=told.append)
     opened = [request for request in stub.seen if len(request["messages"]) == 2]
     assert len(opened) == 30
     assert max(seen) > 4, "episodes turn out short, so more are let in than the context would allow"
