@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Bar:
     """One bar on a terminal, known by its name."""
 
     name: str
@@ -48,7 +48,7 @@ class Display(ABC, Generic[State]):
         console: Where bars are drawn; by default stderr. Lines go to stderr.
     """
 
-    begin: Row | None = None
+    begin: Bar | None = None
     """What a terminal shows before the first state."""
     remaining = False
     """Beside a bar stands the time that is left, instead of what it took so far."""
@@ -67,8 +67,8 @@ class Display(ABC, Generic[State]):
         """The newest state."""
 
     @abstractmethod
-    def rows(self, state: State) -> Sequence[Row]:
-        """The bars; rows that came once come with every state."""
+    def bars(self, state: State) -> Sequence[Bar]:
+        """What is drawn; bars that came once come with every state."""
 
     @abstractmethod
     def line(self, state: State) -> str:
@@ -83,7 +83,7 @@ class Display(ABC, Generic[State]):
         first, self.last = self.last is None, state
         if self._bars is not None:
             if first or time.monotonic() - self._drawn >= SECONDS_BETWEEN_DRAWINGS:
-                self._draw(self._bars, self.rows(state))
+                self._draw(self._bars, self.bars(state))
         elif (stage := self.stage(state)) not in (None, self._stage):
             self._stage = stage
             self.beat()
@@ -120,7 +120,7 @@ class Display(ABC, Generic[State]):
             self._thread.join()
             return
         if self.last is not None:
-            self._draw(self._bars, self.rows(self.last))
+            self._draw(self._bars, self.bars(self.last))
         self._bars.stop()
         self._bars = None
 
@@ -137,12 +137,12 @@ class Display(ABC, Generic[State]):
             transient=self.transient,
         )
 
-    def _draw(self, bars: Progress, rows: Sequence[Row]) -> None:
+    def _draw(self, drawn: Progress, bars: Sequence[Bar]) -> None:
         self._drawn = time.monotonic()
-        for row in rows:
-            if row.name not in self._ids:
-                self._ids[row.name] = bars.add_task(row.name, total=None, words="")
-            bars.update(self._ids[row.name], completed=row.done, total=row.total, words=row.words)
+        for bar in bars:
+            if bar.name not in self._ids:
+                self._ids[bar.name] = drawn.add_task(bar.name, total=None, words="")
+            drawn.update(self._ids[bar.name], completed=bar.done, total=bar.total, words=bar.words)
 
     def _beats(self) -> None:
         """A line every few seconds, from a thread of its own: what is shown may be in a call that takes minutes."""
@@ -168,10 +168,10 @@ class CountDisplay(Display[tuple[int, int]]):
         super().__init__()
         self._name = name
 
-    def rows(self, state: tuple[int, int]) -> Sequence[Row]:
+    def bars(self, state: tuple[int, int]) -> Sequence[Bar]:
         """One."""
         done, total = state
-        return [Row(self._name, done, total, f"{done:,}/{total:,}")]
+        return [Bar(self._name, done, total, f"{done:,}/{total:,}")]
 
     def line(self, state: tuple[int, int]) -> str:
         """The same."""

@@ -79,7 +79,7 @@ UTF-8 JSON, one key a line, and one message or event a line. `<family>-<task_id>
     "summary.md": Page(
         "Summary of traces",
         "`summary_<agent>-<family>.json` in the folder of a cell, written by `keepstate bench run`.",
-        ("traces.statistics:EpisodeFigures",),
+        ("traces.summary:EpisodeFigures",),
         "`keepstate traces stats --json` prints a list of the same, each with its `runtime`, `tasks` and `model`.",
     ),
     "dataset.md": Page(

@@ -45,10 +45,12 @@ TOP_LEVEL = {
     "doctor.py": {"setup", "runtimes", "train", "serve"},
 }
 """Modules at the top of the package import no room, but for `python -m keepstate` and what looks at all of them."""
+TWICE = {"ToolCallLimit", "ToolError"}
+"""Classes that the sandbox's guest, which imports nothing of ours, has under the names that agents are told."""
 SHORT_WITH_ONE_IMPORTER = {
     "runtimes/sandbox/guest/preload.py": "what every interpreter has loaded: a list that grows by itself",
     "traces/importing/harbor.py": "one format: each has a module of its own, and one line in the registry",
-    "serve/prompts.py": "the proof that a server sees the tokens that training saw",
+    "serve/prompt_parity.py": "the proof that a server sees the tokens that training saw",
     "tasks/questions.py": "called by families outside the package",
     "stages.py": "names of the pipeline, which the Makefile's help runs without an environment",
 }
@@ -130,6 +132,14 @@ def test_a_stage_its_command_and_its_package_share_one_word_and_one_order() -> N
     names = [stage.name for stage in STAGES]
     assert [room for room in ORDER if room in names] == names
     assert not [name for name in names if not (PACKAGE / "cli" / f"{name}.py").is_file()]
+
+
+def test_no_two_classes_share_a_name() -> None:
+    trees = (ast.parse((PACKAGE / path).read_text()) for path in FILES)
+    names = collections.Counter(
+        node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    )
+    assert {name for name, count in names.items() if count > 1} == TWICE
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

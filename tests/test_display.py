@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from keepstate import display
-from keepstate.display import CountDisplay, Display, Row
+from keepstate.display import Bar, CountDisplay, Display
 from keepstate.serve.launch import StartDisplay, Starting
 from keepstate.train.progress import TrainingDisplay, TrainingProgress
 
@@ -49,11 +49,11 @@ def test_the_newest_state_is_said_now_and_then_while_the_work_is_busy(
 class Plain(Display[int]):
     """Shows a number."""
 
-    begin = Row("work", words="starts")
+    begin = Bar("work", words="starts")
 
-    def rows(self, state: int) -> Sequence[Row]:
+    def bars(self, state: int) -> Sequence[Bar]:
         """One."""
-        return [Row("work", state, 3, f"[bold]{state}")]
+        return [Bar("work", state, 3, f"[bold]{state}")]
 
     def line(self, state: int) -> str:
         """None is said."""

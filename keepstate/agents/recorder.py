@@ -125,43 +125,43 @@ class Recorder:
 
 
 @dataclass
-class Budget:
+class Allowance:
     """What may still be recorded of one step."""
 
     values: int = MAX_STEP_VALUES
     chars: int = MAX_STEP_CHARS
 
 
-def jsonable(value: Any, budget: Budget, depth: int = MAX_DEPTH) -> Any:
+def jsonable(value: Any, allowance: Allowance, depth: int = MAX_DEPTH) -> Any:
     """`value` as JSON of bounded size: what model-written code passed to a tool may be anything.
 
     Text beyond 10,000 characters, nesting beyond 20 levels, integers beyond 4,096 bits, non-finite numbers and what
-    exceeds `budget`, which becomes less by it, are replaced by text that says so.
+    exceeds `allowance`, which becomes less by it, are replaced by text that says so.
     """
     if not isinstance(value, dict | list | tuple):
-        return _bounded(value, budget)
+        return _bounded(value, allowance)
     if not depth:
         return "<nested too deep>"
     if isinstance(value, dict):
         kept: dict[str, Any] = {}
         for key, item in value.items():
-            if budget.values <= 0:
+            if allowance.values <= 0:
                 return {**kept, "<left out>": f"{len(value) - len(kept)} more"}
-            kept[str(_bounded(key, budget))] = jsonable(item, budget, depth - 1)
+            kept[str(_bounded(key, allowance))] = jsonable(item, allowance, depth - 1)
         return kept
     items: list[Any] = []
     for item in value:
-        if budget.values <= 0:
+        if allowance.values <= 0:
             return [*items, f"<{len(value) - len(items)} more left out>"]
-        items.append(jsonable(item, budget, depth - 1))
+        items.append(jsonable(item, allowance, depth - 1))
     return items
 
 
-def _bounded(value: Any, budget: Budget) -> Any:
-    budget.values -= 1
+def _bounded(value: Any, allowance: Allowance) -> Any:
+    allowance.values -= 1
     if isinstance(value, str):
-        kept = min(MAX_ARGUMENT_CHARS, max(0, budget.chars))
-        budget.chars -= min(kept, len(value))
+        kept = min(MAX_ARGUMENT_CHARS, max(0, allowance.chars))
+        allowance.chars -= min(kept, len(value))
         return value if len(value) <= kept else f"{value[:kept]}[... {len(value) - kept} characters left out]"
     if isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
         return f"<integer of {value.bit_length()} bits>"
@@ -176,9 +176,9 @@ def _now() -> str:
 
 def _bounded_result(result: ActionResult) -> ActionResult:
     """`result` with what its calls were given and gave back as bounded JSON."""
-    budget = Budget()
+    allowance = Allowance()
     calls = tuple(
-        ToolCall(call.tool, jsonable(call.arguments, budget), jsonable(call.output, budget), call.error)
+        ToolCall(call.tool, jsonable(call.arguments, allowance), jsonable(call.output, allowance), call.error)
         for call in result.results
     )
     return result.model_copy(update={"results": calls, "seconds": round(result.seconds, 6)})

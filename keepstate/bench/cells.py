@@ -27,7 +27,7 @@ from keepstate.tasks.base import Task, Verdict
 from keepstate.tasks.families import environment_for, reference_scores
 from keepstate.traces import BadTrace
 from keepstate.traces.recorded import Due, graded, read_record
-from keepstate.traces.statistics import write_summaries
+from keepstate.traces.summary import write_summaries
 from keepstate.traces.writer import TRACE_SUFFIX, remove_trace
 from keepstate.vocabulary import Adapter, RuntimeName
 

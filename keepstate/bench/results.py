@@ -19,7 +19,7 @@ from keepstate.traces import BadTrace
 from keepstate.traces.reader import trace_files
 from keepstate.traces.record import Trace
 from keepstate.traces.recorded import read_record
-from keepstate.traces.statistics import mean, seconds
+from keepstate.traces.summary import mean, seconds
 from keepstate.vocabulary import Adapter, FinishReason, Origin, RuntimeName
 
 

@@ -16,7 +16,7 @@ from keepstate.cli._options import PATH, json_option
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.traces import BadTrace, Trace, iter_traces, read_trace
 from keepstate.traces.check import check_folders
-from keepstate.traces.statistics import EpisodeFigures, summarise
+from keepstate.traces.summary import EpisodeFigures, summarise
 from keepstate.traces.view import printable, show
 
 COMMANDS = {

@@ -67,7 +67,7 @@ class CheckOptions:
 
 
 @dataclass(slots=True)
-class CheckReport:
+class DatasetCheck:
     """What a check found."""
 
     rows: int = 0
@@ -91,7 +91,7 @@ class CheckReport:
             self.bad.append((trace, report))
 
 
-def check_dataset(options: CheckOptions) -> CheckReport:
+def check_dataset(options: CheckOptions) -> DatasetCheck:
     """Prove every turn of a data set as built: it gets its certificate if all are proven, and loses it if not.
 
     Raises:
@@ -110,7 +110,7 @@ def check_dataset(options: CheckOptions) -> CheckReport:
         prompts = server_prompts(options.server, options.model)
     else:
         prompts = local_prompts(load_template(options.serving_template or options.folder / TEMPLATE), tokenizer)
-    report = CheckReport()
+    report = DatasetCheck()
     with scratch_folder(Path(tempfile.gettempdir()), "keepstate-check.") as work:
         ids = Path(work) / "ids.jsonl"
         _run_axolotl(options, manifest, tokenizer.path.parent, ids, end)
@@ -236,7 +236,7 @@ def _axolotl_template(options: CheckOptions, scratch: Path) -> str:
     return str(scratch)
 
 
-def _certificate(options: CheckOptions, manifest: Manifest, report: CheckReport, axolotl: str) -> Certificate:
+def _certificate(options: CheckOptions, manifest: Manifest, report: DatasetCheck, axolotl: str) -> Certificate:
     return Certificate(
         data_sha256={name: split.sha256 for name, split in manifest.splits.items()},
         rows=report.rows,

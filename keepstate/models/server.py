@@ -51,7 +51,7 @@ RARE = 20
 PROBE: tuple[Message, ...] = ({"role": "user", "content": "1 + 1"},)
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The server refuses this very request: its new tokens, its prompt, or something else in it."""
 
     def __init__(self, said: Said) -> None:
@@ -127,7 +127,7 @@ class ServerModel:
         started = time.monotonic()
         try:
             reply = await self._answered(messages, seed)
-        except (ServerFault, Refused) as fault:
+        except (ServerFault, RequestRefused) as fault:
             raise await self._given_up(fault, started) from fault
         self.endpoint.answers()
         return reply
@@ -139,7 +139,7 @@ class ServerModel:
             return await self._fitted(messages, seed, self._room.asked + 1)
         try:
             reply = await self._ask(messages, seed, size)
-        except Refused as refused:
+        except RequestRefused as refused:
             return await self._fitted(messages, seed, size, refused.words)
         left = self._room.left(reply.usage.prompt_tokens)
         if reply.truncated and size < left:  # cut by an estimate
@@ -163,7 +163,7 @@ class ServerModel:
                 break
             try:
                 reply = await self._ask(messages, seed, more)
-            except Refused:
+            except RequestRefused:
                 continue
             self._room.accepted(messages, more, prompt, words, told)
             return reply
@@ -173,7 +173,7 @@ class ServerModel:
         """An answer of one token, which is refused only where the prompt leaves no room or is wrong itself."""
         try:
             return await self._ask(messages, seed, 1, counting=True)
-        except Refused as refused:
+        except RequestRefused as refused:
             words = refused.words if is_about_context(refused.words, refused.code) else None
             told = context_of(await self.endpoint.cards(), self.name)
             if self._room.full(messages, words, told, await self._count(messages) if words is None else 0):
@@ -194,7 +194,7 @@ class ServerModel:
         """Ask until there is an answer or nothing helps.
 
         Raises:
-            Refused: The request itself is refused.
+            RequestRefused: The request itself is refused.
             ServerFault: No attempt was answered.
         """
         started = time.monotonic()
@@ -271,7 +271,7 @@ class ServerModel:
             self._limit = "max_completion_tokens"
             raise ServerFault(said.words, again=True)
         if status in (400, 413, 422) or (status == 500 and is_about_context(said.words, said.code)):
-            raise Refused(said)
+            raise RequestRefused(said)
         again = status in (408, 409, 425, 429) or status >= 500
         asked = _pause(said)
         wait = asked if asked is not None and asked <= LONGEST_ASKED_PAUSE else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keepstate.display import Display, Row
+from keepstate.display import Bar, Display
 from keepstate.models.base import known_sum
 from keepstate.tasks.base import Verdict
 from keepstate.traces.reader import BadTrace
@@ -109,11 +109,11 @@ class TallyDisplay(Display[Sequence[Tally]]):
         if first:
             self._tell_replaced([file for tally in state for file in tally.replaced])
 
-    def rows(self, state: Sequence[Tally]) -> Sequence[Row]:
+    def bars(self, state: Sequence[Tally]) -> Sequence[Bar]:
         """One a tally, then their sum."""
         done, total = sum(tally.done for tally in state), sum(tally.total for tally in state)
-        rows = [Row(tally.name, tally.done, tally.total, tally.words()) for tally in state]
-        return [*rows, Row("in all", done, total, f"{done}/{total}, {self._rate(state)}")]
+        bars = [Bar(tally.name, tally.done, tally.total, tally.words()) for tally in state]
+        return [*bars, Bar("in all", done, total, f"{done}/{total}, {self._rate(state)}")]
 
     def line(self, state: Sequence[Tally]) -> str:
         """The sum."""

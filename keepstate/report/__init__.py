@@ -5,13 +5,13 @@ Run `keepstate report RUN` or `keepstate compare A B`. Plays nothing and changes
 
 from keepstate.report.build import HTML_FILE, build_report, write_report
 from keepstate.report.figures import MARGIN, Comparison, compare_cells
-from keepstate.report.model import Group, Report, make_report
+from keepstate.report.model import CellGroup, Report, make_report
 
 __all__ = [
     "HTML_FILE",
     "MARGIN",
+    "CellGroup",
     "Comparison",
-    "Group",
     "Report",
     "build_report",
     "compare_cells",

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from keepstate.report.figures import CellFigures, ComparedFigures, Comparison, Figures
-from keepstate.report.model import Group, Report
-from keepstate.report.statistics import Finding
+from keepstate.report.model import CellGroup, Report
+from keepstate.report.statistics import Conclusion
 from keepstate.vocabulary import Adapter, Origin, RuntimeName
 
 
@@ -46,7 +46,7 @@ class ComparisonEntry(ComparedFigures):
     """Name of the one."""
     second: str
     """Name of the other."""
-    verdict: Finding
+    verdict: Conclusion
     """What may be said of their optimality."""
     tasks_needed: int | None
     """About how many tasks would show equivalence, if there is no difference; null beyond ten million."""
@@ -102,7 +102,7 @@ def comparison_entry(comparison: Comparison) -> ComparisonEntry:
     )
 
 
-def _group(group: Group) -> GroupEntry:
+def _group(group: CellGroup) -> GroupEntry:
     return GroupEntry(
         title=group.title,
         headline=group.headline,

@@ -10,8 +10,8 @@ from statistics import fmean
 from keepstate.bench.results import CellResult, TaskMean
 from keepstate.errors import UserError
 from keepstate.report.statistics import (
+    Conclusion,
     Estimate,
-    Finding,
     PairedDifference,
     all_known,
     bounded_mean,
@@ -158,9 +158,9 @@ class Comparison(ComparedFigures):
     second: CellResult
 
     @property
-    def verdict(self) -> Finding:
+    def verdict(self) -> Conclusion:
         """What may be said of their optimality."""
-        return Finding.SAME if _same(self.first, self.second) else self.optimality.verdict
+        return Conclusion.SAME if _same(self.first, self.second) else self.optimality.verdict
 
 
 def shared_tasks(first: CellResult, second: CellResult) -> list[str]:

@@ -34,7 +34,7 @@ COMPARED: tuple[tuple[Kind, Kind], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class CellGroup:
     """Cells that share tasks: they compare task by task."""
 
     title: str
@@ -56,7 +56,7 @@ class Report:
     """The whole report."""
 
     name: str
-    groups: tuple[Group, ...]
+    groups: tuple[CellGroup, ...]
     margin: float
 
     @property
@@ -108,7 +108,7 @@ def _sharing_tasks(cells: Sequence[CellResult]) -> list[list[CellResult]]:
     return sorted(sorted_groups, key=lambda group: order[id(group[0])])
 
 
-def _group(cells: Sequence[CellResult], margin: float) -> Group:
+def _group(cells: Sequence[CellResult], margin: float) -> CellGroup:
     figures = tuple(cell_figures(cell) for cell in cells)
     pairs = list(_pairs(cells))
     comparisons = tuple(compare_cells(a, b, margin=margin) for a, b in pairs if shared_tasks(a, b))
@@ -116,7 +116,7 @@ def _group(cells: Sequence[CellResult], margin: float) -> Group:
     graded = {episode.task_hash for cell in cells for episode in cell.episodes}
     scores = {task: scores for cell in cells for task, scores in cell.references.items() if task in graded}
     reached = references(cells, graded)
-    return Group(
+    return CellGroup(
         title=_title(cells),
         figures=figures,
         references=reached,

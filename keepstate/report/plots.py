@@ -13,7 +13,7 @@ import altair as alt
 import vl_convert
 
 from keepstate.report.figures import CellFigures
-from keepstate.report.model import Group, Report
+from keepstate.report.model import CellGroup, Report
 from keepstate.report.statistics import Estimate
 
 WIDTH, ROW = 560, 26
@@ -58,7 +58,7 @@ def to_png(plot: dict[str, Any], scale: float = 2.0) -> bytes:
     return bytes(vl_convert.vegalite_to_png(plot, scale=scale))
 
 
-def _optimality_panel(group: Group, theme: Theme) -> Any:
+def _optimality_panel(group: CellGroup, theme: Theme) -> Any:
     rows = [_row(figures, figures.optimality, 100.0) for figures in group.figures if figures.optimality]
     base = _chart(rows)
     x = alt.X("value:Q", scale=alt.Scale(domain=[0, 100]), title="optimality, % of the optimum, with 95 % interval")
@@ -66,12 +66,12 @@ def _optimality_panel(group: Group, theme: Theme) -> Any:
     layers += [
         base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", y=_y(group), color=_color(theme)),
         base.mark_point(size=80, filled=True, opacity=1).encode(x=x, y=_y(group), color=_color(theme), shape=_shape()),
-        _labels(base, group, theme, "value:Q", dx=-4, dy=-9, align="left"),  # at 0 beside the cells' names
+        _labels(base, group, theme, "value:Q", dx=-4, dy=-9),  # at 0 beside the cells' names
     ]
     return alt.layer(*layers).properties(width=WIDTH, height=alt.Step(ROW + 6), title=group.title)
 
 
-def _references(group: Group, theme: Theme) -> list[Any]:
+def _references(group: CellGroup, theme: Theme) -> list[Any]:
     """Vertical lines at floor and oracle, named at their top: means over its graded tasks."""
     marks = [
         {"at": 100 * group.references[key], "words": f"{words} {100 * group.references[key]:.0f}"}
@@ -86,7 +86,7 @@ def _references(group: Group, theme: Theme) -> list[Any]:
     return [line, name]
 
 
-def _tokens_panel(group: Group, theme: Theme) -> Any:
+def _tokens_panel(group: CellGroup, theme: Theme) -> Any:
     rows = [_row(f, f.tokens, 1.0, f.median_tokens) for f in group.figures if f.tokens]
     base = _chart(rows)
     x = alt.X(
@@ -98,7 +98,7 @@ def _tokens_panel(group: Group, theme: Theme) -> Any:
     bars = base.mark_bar(height=14, opacity=0.45).encode(x=x, y=_y(group), color=_color(theme))
     written = base.mark_bar(height=14).encode(x="completion:Q", y=_y(group), color=_color(theme))
     interval = base.mark_rule(color=theme.text, strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=_y(group))
-    labels = _labels(base, group, theme, "end:Q", dx=6, align="left")
+    labels = _labels(base, group, theme, "end:Q", dx=6)
     layers = alt.layer(bars, written, interval, labels)
     return layers.properties(width=WIDTH, height=alt.Step(ROW), title=group.title)
 
@@ -120,7 +120,7 @@ def _row(figures: CellFigures, estimate: Estimate, scale: float, interval: Estim
     }
 
 
-def _y(group: Group) -> alt.Y:
+def _y(group: CellGroup) -> alt.Y:
     order = [figures.cell.label for figures in group.figures]
     return alt.Y("cell:N", sort=order, title=None, axis=alt.Axis(labelLimit=240))
 
@@ -135,8 +135,8 @@ def _shape() -> alt.Shape:
     return alt.Shape("kind:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
 
 
-def _labels(base: Any, group: Group, theme: Theme, x: str, *, dx: int = 0, dy: int = 0, align: Any = "center") -> Any:
-    mark = base.mark_text(color=theme.text, fontSize=11, dx=dx, dy=dy, align=align)
+def _labels(base: Any, group: CellGroup, theme: Theme, x: str, *, dx: int, dy: int = 0) -> Any:
+    mark = base.mark_text(color=theme.text, fontSize=11, dx=dx, dy=dy, align="left")
     return mark.encode(x=alt.X(x), y=_y(group), text="label:N")
 
 

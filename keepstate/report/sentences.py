@@ -14,7 +14,7 @@ from typing import Any
 from keepstate.bench.results import CellResult
 from keepstate.files import content_hash
 from keepstate.report.figures import CellFigures, Comparison
-from keepstate.report.statistics import Finding, tasks_needed
+from keepstate.report.statistics import Conclusion, tasks_needed
 from keepstate.report.words import counted
 from keepstate.vocabulary import FinishReason, Rung
 
@@ -79,7 +79,7 @@ def what_can_be_shown(figures: Sequence[CellFigures], comparisons: Sequence[Comp
 def _can_show(comparison: Comparison) -> bool:
     """Whether its tasks are enough for equivalence, or did show it."""
     needed = comparison.optimality.tasks_needed
-    shown = comparison.verdict in {Finding.EQUIVALENT, Finding.SMALL}
+    shown = comparison.verdict in {Conclusion.EQUIVALENT, Conclusion.SMALL}
     return shown or (needed is not None and comparison.n >= needed)
 
 
@@ -119,12 +119,12 @@ def _optimality(comparison: Comparison) -> str:
         return f"changed one score by {change}, which shows nothing"
     low, high = 100 * difference.low, 100 * difference.high
     margin = f"{100 * paired.margin:g} points"
-    if verdict is Finding.UNDECIDED:
+    if verdict is Conclusion.UNDECIDED:
         return f"left undecided whether optimality changes ({change}, {low:+.1f} to {high:+.1f})"
-    if verdict is Finding.EQUIVALENT:
+    if verdict is Conclusion.EQUIVALENT:
         return f"changed optimality by less than {margin} ({change}, {low:+.1f} to {high:+.1f})"
     word, ends = ("cost", (-high, -low)) if difference.value < 0 else ("gained", (low, high))
-    tail = f", less than {margin}" if verdict is Finding.SMALL else ""
+    tail = f", less than {margin}" if verdict is Conclusion.SMALL else ""
     size = abs(100 * difference.value)
     return f"{word} {size:.1f} points of optimality ({ends[0]:.1f} to {ends[1]:.1f}{tail})"
 

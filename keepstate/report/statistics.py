@@ -157,7 +157,7 @@ def chance_corrected(optimality: Estimate, floor: float, oracle: float) -> Estim
     return Estimate(value, low, high, optimality.n)
 
 
-class Finding(StrEnum):
+class Conclusion(StrEnum):
     """What may be said of a difference, at 5 %."""
 
     DIFFERENT = "different"
@@ -190,14 +190,14 @@ class PairedDifference:
     """Standard deviation of the differences from task to task; None of one pair."""
 
     @property
-    def verdict(self) -> Finding:
+    def verdict(self) -> Conclusion:
         """What they show."""
         if self.p_equivalent is None:
-            return Finding.ONE_TASK
+            return Conclusion.ONE_TASK
         differs, same = self.difference.excludes(0), self.p_equivalent < ERROR
         if differs and same:
-            return Finding.SMALL
-        return Finding.DIFFERENT if differs else Finding.EQUIVALENT if same else Finding.UNDECIDED
+            return Conclusion.SMALL
+        return Conclusion.DIFFERENT if differs else Conclusion.EQUIVALENT if same else Conclusion.UNDECIDED
 
     @property
     def tasks_needed(self) -> int | None:

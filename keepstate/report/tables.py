@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from keepstate.report.figures import CellFigures, Comparison, cell_figures
-from keepstate.report.model import Group, Report
+from keepstate.report.model import CellGroup, Report
 from keepstate.report.sentences import notes
-from keepstate.report.statistics import Finding, PairedDifference, tasks_needed
+from keepstate.report.statistics import Conclusion, PairedDifference, tasks_needed
 from keepstate.report.words import NONE, brief, counted, interval_of_share, number, p_value, percent, plain, points
 from keepstate.traces.record import MISSING_VARIABLE
 from keepstate.traces.view import printable
@@ -167,7 +167,7 @@ def _print(console: Console, words: str, style: str | None = None) -> None:
     console.print("\n".join(map(printable, words.split("\n"))), style=style, markup=False, highlight=False)
 
 
-def print_table(group: Group, console: Console) -> None:
+def print_table(group: CellGroup, console: Console) -> None:
     """Print the table of one group, and what the reference policies reach on its graded tasks."""
     from rich.table import Table
     from rich.text import Text
@@ -208,7 +208,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
 def _comparison_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     """What there is to say, by its head."""
     paired = comparison.optimality
-    if comparison.verdict is Finding.SAME:
+    if comparison.verdict is Conclusion.SAME:
         yield (
             "optimality",
             "the same episodes on both sides: every difference is zero by construction; play the cell again with"

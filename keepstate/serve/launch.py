@@ -21,7 +21,7 @@ from pathlib import Path
 import httpx2
 
 from keepstate.dataset.templates import load_template
-from keepstate.display import Display, Row
+from keepstate.display import Bar, Display
 from keepstate.errors import UserError
 from keepstate.models.endpoint import connection
 from keepstate.processes import GuardedProcess, log_text
@@ -29,7 +29,7 @@ from keepstate.serve.command import command, environment
 from keepstate.serve.diagnosis import check_plugin, failure, last_words, stage
 from keepstate.serve.loaded import AdapterContent, noted, read_adapter_contents
 from keepstate.serve.ports import check_port
-from keepstate.serve.prompts import check_prompts
+from keepstate.serve.prompt_parity import check_prompts
 from keepstate.serve.serving_plan import ServingPlan
 from keepstate.setup import installing
 from keepstate.train.result import base_identity
@@ -52,12 +52,12 @@ class Starting:
 class StartDisplay(Display[Starting]):
     """Shows a start; without a terminal a line a stage."""
 
-    begin = Row("vLLM", words="starts")
+    begin = Bar("vLLM", words="starts")
     transient = True
 
-    def rows(self, state: Starting) -> Sequence[Row]:
+    def bars(self, state: Starting) -> Sequence[Bar]:
         """One: how long it takes is not known."""
-        return [Row("vLLM", words=state.stage)]
+        return [Bar("vLLM", words=state.stage)]
 
     def line(self, state: Starting) -> str:
         """Its stage."""

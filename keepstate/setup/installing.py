@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keepstate import machine
-from keepstate.display import Display, Row
+from keepstate.display import Bar, Display
 from keepstate.errors import UserError
 from keepstate.places import writable_home
 from keepstate.processes import GuardedProcess, log_end, log_text, only_one
@@ -125,10 +125,10 @@ class InstallDisplay(Display[int]):
         self._wanted = wanted
         self._total = sum(len(re.findall(r"^\w\S*==", lock.read_text(), re.MULTILINE)) for lock in wanted.locks)
 
-    def rows(self, state: int) -> Sequence[Row]:
+    def bars(self, state: int) -> Sequence[Bar]:
         """One."""
         what, count = self._position(state)
-        return [Row(f"  {self._wanted.folder.name}", count, self._total, f"{what} {count}/{self._total}")]
+        return [Bar(f"  {self._wanted.folder.name}", count, self._total, f"{what} {count}/{self._total}")]
 
     def line(self, state: int) -> str:
         """The same."""

@@ -20,7 +20,7 @@ from keepstate.traces.writer import trace_path, verdict_path
 
 
 @dataclass(slots=True)
-class CheckReport:
+class TraceCheck:
     """What a check found."""
 
     checked: int = 0
@@ -35,7 +35,7 @@ class CheckReport:
         return not self.problems and not self.unpaired
 
 
-def check_folders(folders: Sequence[Path], *, paired: bool = False) -> CheckReport:
+def check_folders(folders: Sequence[Path], *, paired: bool = False) -> TraceCheck:
     """Check every trace below `folders`.
 
     Args:
@@ -45,7 +45,7 @@ def check_folders(folders: Sequence[Path], *, paired: bool = False) -> CheckRepo
     Raises:
         UserError: A folder does not exist.
     """
-    report = CheckReport()
+    report = TraceCheck()
     arms: dict[Path, set[str]] = {folder: set() for folder in (_arms(folders) if paired else folders)}
     names: dict[str, str] = {}
     for folder, tasks in arms.items():

@@ -2,7 +2,7 @@
 
 estimate(config, tokens, "NVIDIA H100 80GB HBM3").words()
 
-The speed is an assumption until the first steps are done: `Estimate.against` then says what they took.
+The speed is an assumption until the first steps are done: `TimeEstimate.against` then says what they took.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROW = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class TimeEstimate:
     """How long a training is assumed to take, and on what grounds."""
 
     tokens: float
@@ -68,7 +68,7 @@ class Estimate:
         return " to ".join(f"{speed:,.0f}" for speed in sorted({self.slowest or 0, self.fastest or 0}))
 
 
-def estimate(config: Mapping[str, Any], tokens: int, gpu: str | None, shape: ModelShape | None) -> Estimate:
+def estimate(config: Mapping[str, Any], tokens: int, gpu: str | None, shape: ModelShape | None) -> TimeEstimate:
     """What all epochs over `tokens` are assumed to take.
 
     Args:
@@ -80,7 +80,7 @@ def estimate(config: Mapping[str, Any], tokens: int, gpu: str | None, shape: Mod
     total = tokens * float(config.get("num_epochs") or 1)
     measured, length = (LAPTOP, ROW) if gpu is None else (REFERENCE, CONTEXT)
     if shape is None:
-        return Estimate(total, None, None, "how large the base model is is not known")
+        return TimeEstimate(total, None, None, "how large the base model is is not known")
     rank = int(config.get("lora_r") or 0)
     ratio = flops_per_token(measured, rank=rank, length=length) / flops_per_token(shape, rank=rank, length=length)
     other = "" if abs(ratio - 1) <= SAME else f" of another model, {1 / ratio:.2g} times its arithmetic"
@@ -90,12 +90,12 @@ def estimate(config: Mapping[str, Any], tokens: int, gpu: str | None, shape: Mod
         share = machine.cores() / 2
         if slowest and fastest:
             ground = f"measured with {known} on two idle cores{other}"
-            return Estimate(total, slowest * share * ratio, fastest * share * ratio, ground)
+            return TimeEstimate(total, slowest * share * ratio, fastest * share * ratio, ground)
     elif known := next((name for name in GPU_SPEED if name in gpu), None):
         speed = GPU_SPEED[known][config.get("keepstate_profile") or "memory"]
         ground = f"measured on an {known}" if known == MEASURED_ON else f"estimated for an {known} from an H100"
-        return Estimate(total, speed * ratio, speed * ratio, ground + other)
-    return Estimate(total, None, None, "how fast this machine is was not measured")
+        return TimeEstimate(total, speed * ratio, speed * ratio, ground + other)
+    return TimeEstimate(total, None, None, "how fast this machine is was not measured")
 
 
 def minutes(seconds: float) -> str:

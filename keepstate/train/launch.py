@@ -24,7 +24,7 @@ from keepstate.setup import environments, installing
 from keepstate.train import preflight, tracking
 from keepstate.train.axolotl_config import PLUGIN_FOLDER, needs_gpu, read_axolotl_config
 from keepstate.train.base_model import output_folder
-from keepstate.train.estimate import Estimate
+from keepstate.train.estimate import TimeEstimate
 from keepstate.train.progress import Follower, TrainingProgress
 from keepstate.train.result import WEIGHTS, TrainedAdapter, read_done, write_result
 from keepstate.train.run_folder import LOG, PROGRESS, RESOLVED, STOP, alone, checkpoints, finished, prepare
@@ -178,7 +178,7 @@ def _run(
 def _follow(
     process: GuardedProcess,
     follower: Follower,
-    assumed: Estimate | None,
+    assumed: TimeEstimate | None,
     on_progress: Callable[[TrainingProgress], None],
     say: Callable[[str], None],
 ) -> int:

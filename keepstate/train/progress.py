@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keepstate.display import Display, Row
+from keepstate.display import Bar, Display
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +158,11 @@ class TrainingDisplay(Display[TrainingProgress]):
     def __init__(self, name: str) -> None:
         super().__init__()
         self._name = name
-        self.begin = Row(name, words="Axolotl starts")
+        self.begin = Bar(name, words="Axolotl starts")
 
-    def rows(self, state: TrainingProgress) -> Sequence[Row]:
+    def bars(self, state: TrainingProgress) -> Sequence[Bar]:
         """One."""
-        return [Row(self._name, state.step, state.steps, state.words())]
+        return [Bar(self._name, state.step, state.steps, state.words())]
 
     def line(self, state: TrainingProgress) -> str:
         """The same."""

@@ -39,7 +39,7 @@ class TrainingPlan:
     """Whether nothing is needed from the network."""
     gpu: Gpu | None
     """The one to use; None: the CPU."""
-    assumed: estimate.Estimate | None
+    assumed: estimate.TimeEstimate | None
     """How long it will take; None where this machine will not train it."""
     remarks: tuple[str, ...]
     """What a user should know."""

@@ -27,11 +27,11 @@ from keepstate.files import parse_json
 from keepstate.report import build_report, compare_cells, make_report
 from keepstate.report.entries import ReportFile
 from keepstate.report.figures import cell_figures
-from keepstate.report.statistics import Finding
+from keepstate.report.statistics import Conclusion
 from keepstate.report.tables import markdown, print_comparison, print_report
 from keepstate.tasks import reference_scores
 from keepstate.tasks.store import load_tasks, write_tasks
-from keepstate.traces.statistics import write_summaries
+from keepstate.traces.summary import write_summaries
 from keepstate.vocabulary import Adapter, FinishReason, Origin, RuntimeName
 
 PERSISTENT, FORGET, REACT = RuntimeName
@@ -484,7 +484,7 @@ def test_what_tasks_can_show_agrees_with_the_verdict(count: int, spread: float, 
         write_made_cell(tmp_path, adapter, FORGET, lambda i, w=way: Made(0.5 + w * (-1) ** i * spread / 2), count=count)
     (group,) = make_report("r", read_results(tmp_path)).groups
     assert group.shows.startswith(words)
-    assert (group.comparisons[0].verdict is Finding.EQUIVALENT) == ("are enough" in group.shows)
+    assert (group.comparisons[0].verdict is Conclusion.EQUIVALENT) == ("are enough" in group.shows)
 
 
 def test_references_are_those_of_the_graded_tasks(tmp_path: Path) -> None:
@@ -551,7 +551,7 @@ def test_two_plays_without_a_difference_are_not_the_same_cell(tmp_path: Path) ->
         write_made_cell(tmp_path / run, Adapter.BASE, REACT, lambda _: Made(0.5))
     (a,), (b,) = read_results(tmp_path / "a"), read_results(tmp_path / "b")
     comparison = compare_cells(a, b)
-    assert comparison.verdict is Finding.UNDECIDED
+    assert comparison.verdict is Conclusion.UNDECIDED
     screen = io.StringIO()
     print_comparison(comparison, Console(file=screen, width=200))
     assert screen.getvalue().startswith("a/base-react-mini vs b/base-react-mini (12 tasks in common)")

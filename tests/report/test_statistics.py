@@ -8,8 +8,8 @@ from scipy.stats import binom, binomtest
 
 from keepstate.report import statistics
 from keepstate.report.statistics import (
+    Conclusion,
     Estimate,
-    Finding,
     bounded_mean,
     chance_corrected,
     mean_of,
@@ -239,7 +239,7 @@ def test_so_many_tasks_show_equivalence_about_as_often_as_said(spread: float) ->
     for count in (n, n // 2):
         samples = (np.clip(0.5 + generator.normal(0, spread, count), 0, 1) for _ in range(30))
         made = [paired_difference(sample.tolist(), [0.5] * count, margin=0.05) for sample in samples]
-        shown[count] = sum(found is not None and found.verdict is Finding.EQUIVALENT for found in made)
+        shown[count] = sum(found is not None and found.verdict is Conclusion.EQUIVALENT for found in made)
     assert shown[n] >= 18
     assert shown[n // 2] <= shown[n] - 10
 
@@ -251,7 +251,7 @@ def test_tasks_needed_at_the_edges() -> None:
     assert tasks_needed(1.0, 0.0001) is None
     one = paired_difference([0.5], [0.5], margin=0.05)
     assert one is not None
-    assert one.verdict is Finding.ONE_TASK
+    assert one.verdict is Conclusion.ONE_TASK
     assert one.tasks_needed == 59
 
 

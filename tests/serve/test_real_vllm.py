@@ -20,7 +20,7 @@ from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
 from keepstate.serve.command import CPU_BLOCK, PLUGIN_FOLDER
-from keepstate.serve.prompts import CONVERSATION
+from keepstate.serve.prompt_parity import CONVERSATION
 from keepstate.setup import basemodel, installing
 
 SECONDS = 500

@@ -22,7 +22,7 @@ from keepstate.traces.check import check_folders, trace_problems, turns_problem
 from keepstate.traces.exporters import to_atif
 from keepstate.traces.record import TraceError
 from keepstate.traces.schema import trace_json
-from keepstate.traces.statistics import summarise, write_summaries
+from keepstate.traces.summary import summarise, write_summaries
 from keepstate.traces.view import show
 from keepstate.vocabulary import RuntimeName
 

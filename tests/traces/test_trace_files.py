@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from keepstate.agents.recorder import MAX_ARGUMENT_CHARS, Budget, jsonable
+from keepstate.agents.recorder import MAX_ARGUMENT_CHARS, Allowance, jsonable
 from keepstate.errors import UserError
 from keepstate.traces import BadTrace, TraceError, iter_traces, parse_trace, read_trace, write_trace
 from keepstate.traces.schema import trace_json, verdict_json
@@ -190,7 +190,7 @@ def test_hostile_arguments_become_bounded_json() -> None:
     for _ in range(100_000):
         deep = [deep]
     value = {"deep": deep, "big": 10**5000, "nan": float("nan"), "long": "x" * 20_000, "object": object(), "t": (True,)}
-    safe = jsonable(value, Budget())
+    safe = jsonable(value, Allowance())
     text = json.dumps(safe, allow_nan=False)
     assert "nested too deep" in text
     assert safe["nan"] == "nan"
@@ -203,13 +203,13 @@ def test_hostile_arguments_become_bounded_json() -> None:
     "value", [[0] * 300_000, {str(n): n for n in range(300_000)}, [["x"] * 50] * 9_000, ["y" * 9_000] * 1_000]
 )
 def test_what_is_recorded_of_a_step_is_bounded_in_all(value: Any) -> None:
-    safe = jsonable(value, Budget())
+    safe = jsonable(value, Allowance())
     text = json.dumps(safe, allow_nan=False)
     assert len(text) < 1_000_000
     assert "left out" in text
-    budget = Budget()
+    allowance = Allowance()
     for _ in range(25):
-        safe = jsonable({"value": value}, budget)
+        safe = jsonable({"value": value}, allowance)
     assert len(json.dumps(safe)) < 1_000, "nothing is left for the last of many calls"
 
 
