@@ -44,7 +44,8 @@ def read_reply(said: Said, seconds: float | None = None, *, may_think: bool = Tr
     elif message.get("tool_calls"):
         raise _as_tool_calls()
     if text is None:
-        raise ServerFault(f"the answer's content is {_kind(message.get('content'))}, no text")
+        content = message.get("content")  # null: routers send it when what is behind them broke off
+        raise ServerFault(f"the answer's content is {_kind(content)}, no text", again=content is None)
     if not (reason is None or isinstance(reason, str)) or reason not in ENDED | CUT:
         raise ServerFault(f"the answer ended for a reason that is not known here: {reason!r}")
     try:

@@ -26,6 +26,8 @@ from keepstate.tasks import make_tasks, write_tasks
 
 KEY = 'sk-"test"/0123456789abcdef'
 FINISH = 'Thought: enough.\nAction: [{"tool": "finish", "args": {}}]'
+HALF = '{"choices": [{"message": {"content": "Thought: eno'
+"""A body that breaks off."""
 ASKED: list[Message] = [{"role": "user", "content": "go"}]
 
 
@@ -59,7 +61,8 @@ def paid(*odd: tuple[int, Any, dict[str, str]], **options: Any) -> Iterator[Paid
             if server.odd:
                 status, body, headers = server.odd.pop(0)
                 echo = self.headers["Authorization"] or ""
-                self.send(status, echo if body == "echo" else body, headers)
+                self.send(status, echo if body == "echo" else body, headers, length=4000 if body == HALF else None)
+                self.close_connection = body == HALF
             else:
                 self.send(200, completion(server.text, server.usage))
 
@@ -93,7 +96,7 @@ async def test_an_answer_is_paid_for_once_and_every_draw_is_its_own(tmp_path: Pa
         assert len(server.requests) == 3, "another temperature is another request"
 
 
-@pytest.mark.parametrize("body", [{"choices": []}, completion(None), completion("", reasoning_content="hm")])
+@pytest.mark.parametrize("body", [{"choices": []}, completion({"a": 1}), completion("", reasoning_content="hm")])
 async def test_what_is_no_answer_is_not_kept(body: Any, tmp_path: Path) -> None:
     with paid((200, body, {})) as server, closing(AnswerCache(tmp_path / "a.sqlite")) as cache:
         with pytest.raises((EpisodeFailure, UserError)):
@@ -191,6 +194,30 @@ def test_a_collection_stops_when_its_budget_is_spent_and_goes_on_where_it_was(tm
         assert "3 recorded, 3 kept" in done.stdout
         assert "spent: 300 of 1,000 tokens" in done.stderr
     assert len(server.requests) == 6
+
+
+def test_whatever_a_bad_day_brings_every_episode_is_recorded_and_no_failure_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.01)
+    thinking = completion(FINISH, {"prompt_tokens": 1, "completion_tokens": 1}, reasoning_content="hm")
+    odd: list[tuple[int, Any, dict[str, str]]] = [
+        (429, {"error": "slow down"}, {"Retry-After": "0.1"}),
+        (503, "upstream", {}),
+        (200, HALF, {}),
+        (200, completion(None), {}),
+        (200, HALF.replace("eno", "enough"), {}),
+        (200, thinking, {}),
+        (500, {"error": {"message": "overloaded"}}, {}),
+    ]
+    with paid(*odd) as server:
+        done = collect(server, tmp_path, "--cache", tmp_path / "answers.sqlite")
+        assert done.exit_code == 0, done.output
+        assert "6 recorded, 0 kept" in done.stdout
+        assert "the server put thoughts beside 1 answers" in done.stderr
+        assert len(server.requests) == len(odd) + 5
+        collect(server, tmp_path, "--cache", tmp_path / "answers.sqlite", "--out", tmp_path / "other")
+        assert len(server.requests) == len(odd) + 5, "each answer is in the cache"
 
 
 def test_prices_and_the_bound_belong_together(tmp_path: Path) -> None:

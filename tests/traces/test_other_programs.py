@@ -319,7 +319,8 @@ def test_empty_think_blocks_are_stripped_on_the_command_line(tmp_path: Path) -> 
     row = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "<think>\n</think>\n\na"}]}
     (tmp_path / "x.jsonl").write_text(json.dumps(row))
     kept, stripped = (tmp_path / name for name in ("kept", "stripped"))
-    assert run(tmp_path / "x.jsonl", "--runtime", "forget", "--out", kept).exit_code == 0
+    told = run(tmp_path / "x.jsonl", "--runtime", "forget", "--out", kept)
+    assert (told.exit_code, "before answers in 1: --strip-empty-think" in told.stderr) == (0, True)
     done = run(tmp_path / "x.jsonl", "--runtime", "forget", "--out", stripped, "--strip-empty-think")
     assert "not carried over in 1: the empty think block" in done.stderr
     for folder, text in ((kept, "<think>\n</think>\n\na"), (stripped, "a")):

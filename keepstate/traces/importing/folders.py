@@ -43,6 +43,8 @@ class Left:
     """Takes a line for people."""
     empty_think: bool = False
     """Leave empty think blocks before answers out."""
+    thinking: int = 0
+    """Traces that hold such blocks, where they are not left out."""
     bad: int = 0
     reasons: dict[tuple[str, str], int] = field(default_factory=dict)
     """How often each reason was met in each file."""
@@ -68,6 +70,8 @@ class Left:
             self.say(f"passed over: and {len(self.passed) - NAMED} more")
         for what, count in self.lost.most_common():
             self.say(printable(f"not carried over in {count}: {what}"))
+        if self.thinking:
+            self.say(f"empty think blocks before answers in {self.thinking}: --strip-empty-think takes them off")
 
 
 def import_traces(sources: Iterable[Path], runtime: RuntimeName | None, left: Left, *, out: Path) -> Counter[str]:
@@ -119,6 +123,8 @@ def _good(found: Iterator[tuple[str, Trace | BadTrace]], left: Left) -> Iterator
     """The traces that can be written; the others are named."""
     for place, read in found:
         trace = stripped(read) if left.empty_think and isinstance(read, Trace) else read
+        if isinstance(trace, Trace) and not left.empty_think:
+            left.thinking += stripped(trace) is not trace
         if isinstance(trace, BadTrace):
             left.name(place, trace.reason)
         elif file_word(trace.task.name) != trace.task.name:
