@@ -15,6 +15,9 @@ SPECIAL_TOKENS = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "se
 """What transformers calls a tokenizer's special tokens; a chat template finds the values under these names."""
 
 
+GENERATION = "generation_config.json"
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; an empty one where there is none."""
     try:
@@ -57,7 +60,7 @@ def own_template(folder: Path) -> str | None:
 
 def ends_of_answers(folder: Path) -> frozenset[int]:
     """Ids of the tokens at which a server stops: of `generation_config.json`, else of `config.json`."""
-    for name in ("generation_config.json", "config.json"):
+    for name in (GENERATION, "config.json"):
         told = read_object(folder / name).get("eos_token_id")
         ids = told if isinstance(told, list) else [told]
         if numbers := frozenset(each for each in ids if isinstance(each, int)):

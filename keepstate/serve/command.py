@@ -9,12 +9,11 @@ from pathlib import Path
 from keepstate import machine
 from keepstate.places import caches
 from keepstate.serve.adapters import BASE, max_rank, target_modules
+from keepstate.serve.capacity import GPU_MEMORY
 from keepstate.serve.ports import HOST
-from keepstate.serve.serving_plan import GPU_MEMORY, ServingPlan
+from keepstate.serve.serving_plan import ServingPlan
 from keepstate.setup import environments
 
-CPU_CACHE_GIB = 2
-"""Key-value cache on the CPU: 93,184 tokens of SmolLM2-135M, eleven conversations of full length."""
 CPU_BLOCK = 32
 """Tokens of a block of the prefix cache, the least that vLLM's CPU kernels are made for: a turn recomputes the last,
 half-filled block. vLLM's own: 128."""
@@ -42,6 +41,8 @@ def command(planned: ServingPlan, python: Path) -> list[str]:
     }
     if planned.nothink:
         arguments["--default-chat-template-kwargs"] = json.dumps({"enable_thinking": False})
+    if planned.generation is not None:
+        arguments["--generation-config"] = str(planned.generation_folder)
     if planned.device == "cuda":
         arguments["--gpu-memory-utilization"] = str(GPU_MEMORY)
     else:
@@ -73,7 +74,7 @@ def own_environment(planned: ServingPlan) -> dict[str, str]:
         own["HF_HUB_OFFLINE"] = "1"
     if planned.device == "cpu":
         own |= environments.CPU_VARIABLES
-        own["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_CACHE_GIB)
+        own["VLLM_CPU_KVCACHE_SPACE"] = str(planned.cpu_cache_gib)
         # Wherever they find room: vLLM would bind its threads to the first cores, beside whatever runs there.
         own["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         # A thread more than there is room for costs the others more than it brings: every layer waits for it.

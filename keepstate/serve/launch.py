@@ -23,6 +23,8 @@ import httpx2
 from keepstate.dataset.templates import load_template
 from keepstate.display import Bar, Display
 from keepstate.errors import UserError
+from keepstate.files import write_json
+from keepstate.model_files import GENERATION
 from keepstate.models.endpoint import connection
 from keepstate.processes import GuardedProcess, log_text
 from keepstate.serve.command import command, environment
@@ -108,6 +110,9 @@ def serve(planned: ServingPlan, *, on_progress: Callable[[Starting], None] | Non
     python = installing.ensure("serve")
     started = time.monotonic()
     planned.log.parent.mkdir(parents=True, exist_ok=True)
+    if planned.generation is not None:
+        planned.generation_folder.mkdir(exist_ok=True)
+        write_json(planned.generation_folder / GENERATION, dict(planned.generation))
     adapters, template = read_adapter_contents(planned), load_template(planned.template).sha256
     with (
         ThreadPoolExecutor(1) as beside,  # 16 GiB of Qwen3-8B take ten seconds

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from keepstate.dataset.templates import BUILT_IN, FOLDER, load_template, template_by_name
 from keepstate.errors import UserError
-from keepstate.model_files import snapshot
+from keepstate.model_files import GENERATION, ends_of_answers, read_object, snapshot, special_tokens
+from keepstate.model_shape import read_shape
 from keepstate.places import log_file
 from keepstate.serve.adapters import BASE, ServedAdapter, read_adapters
+from keepstate.serve.capacity import CPU_CACHE_GIB, cpu_cache_gib, gpu_context
 from keepstate.serve.ports import HOST, free_port
 from keepstate.serve.weights import check_fits
 from keepstate.setup import environments
@@ -28,8 +31,6 @@ QWEN3 = "Qwen/Qwen3-8B"
 CONTEXT: dict[Device, int] = {"cuda": 40_960, "cpu": 8_192}
 """Tokens of prompt and answer: the specification's, and SmolLM2's positions."""
 MIN_CONTEXT = 256
-GPU_MEMORY = 0.9
-"""Share of the GPU's memory: 72 of 80 GiB, the specification's about 70."""
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
@@ -49,6 +50,10 @@ class ServingPlan:
     log: Path
     remarks: tuple[str, ...] = ()
     """What a user should know."""
+    cpu_cache_gib: int = CPU_CACHE_GIB
+    """Of the key-value cache, on the CPU."""
+    generation: Mapping[str, Any] | None = None
+    """What stands in for the model's `generation_config.json`; None: its own."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,6 +64,11 @@ class ServingPlan:
     def base_url(self) -> str:
         """Of the API."""
         return f"http://{HOST}:{self.port}/v1"
+
+    @property
+    def generation_folder(self) -> Path:
+        """Where `generation` is written for the server."""
+        return self.log.with_suffix(".generation")
 
     @property
     def is_local(self) -> bool:
@@ -83,7 +93,8 @@ def plan_serving(
         adapters: Folders of adapters, or `NAME=FOLDER`.
         template: A built-in chat template or a Jinja file; by default the adapters', else the one that fits the base.
         port: On 127.0.0.1; 0 picks a free one.
-        context: Tokens; by default 40,960 on a GPU, and what the model holds, at most 8,192, on the CPU.
+        context: Tokens; by default 40,960 on a GPU, or what it has room for, and 8,192 on the CPU; never more than the
+            model holds.
         nothink: Turn thinking off for every request; by default as the environment's `NOTHINK` says, else on.
         log: What vLLM says goes there; by default `vllm-<port>.log`, where `places.log_file` says.
 
@@ -100,14 +111,22 @@ def plan_serving(
         )
     for adapter in served:
         check_fits(adapter, Path(base))
-    port = port or free_port()
+    port, shape, chosen = port or free_port(), read_shape(base), _template(template, base, served)
+    tokens = _context(context, base, device)
+    if device == "cuda" and shape is not None:
+        tokens, shorter = gpu_context(base, shape, context, tokens, served)
+        remarks += shorter
+    generation, stops = _generation(base, chosen)
+    remarks += stops
     return ServingPlan(
         base_model=base,
         adapters=served,
-        template=_template(template, base, served),
+        template=chosen,
         device=device,
         port=port,
-        context=_context(context, base, device),
+        context=tokens,
+        cpu_cache_gib=cpu_cache_gib(base, shape, tokens) if device == "cpu" else 0,
+        generation=generation,
         nothink=_nothink() if nothink is None else nothink,
         log=(log or log_file(f"vllm-{port}.log")).resolve(),
         remarks=tuple(remarks),
@@ -170,6 +189,24 @@ def _fitting_template(base: str) -> str:
         f"which chat template {base} needs is not known before it is fetched",
         f"name it: --template {'|'.join(BUILT_IN)}, or a Jinja file",
     )
+
+
+def _generation(base: str, template: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """The model's generation config with the token that ends an answer added, where neither it nor the tokenizer ends
+    there: without it the server would write on behind every answer. None where nothing is missing or known.
+    """
+    folder = Path(base) if Path(base).is_dir() else snapshot(base)
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        return None, []
+    from keepstate.dataset.sample import end_of_turn  # 0.2 s that plans of other models need not wait for
+    from keepstate.dataset.tokenizer import TextTokenizer
+
+    tokenizer, ends = TextTokenizer(folder), ends_of_answers(folder)
+    end = end_of_turn(load_template(template), tokenizer)
+    if end is None or tokenizer.specials[end] in ends or special_tokens(folder).get("eos_token") == end:
+        return None, []
+    added = read_object(folder / GENERATION) | {"eos_token_id": sorted({*ends, tokenizer.specials[end]})}
+    return added, [f"answers end at {end}, where {base} itself does not end"]
 
 
 def _context(given: int | None, base: str, device: Device) -> int:

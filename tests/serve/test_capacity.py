@@ -1,0 +1,90 @@
+"""What memory a server needs follows from the base model's shape, and answers end where the template ends them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from made_tokenizers import make_tokenizer
+
+from keepstate import machine
+from keepstate.errors import UserError
+from keepstate.machine import Gpu
+from keepstate.model_shape import KNOWN
+from keepstate.serve import plan_serving
+from keepstate.serve.adapters import ServedAdapter
+from keepstate.serve.capacity import cpu_cache_gib, gpu_tokens
+from keepstate.serve.command import command, own_environment
+
+H100 = 81_559 / 1024
+THREE = [ServedAdapter(name, Path(name), 64) for name in "abc"]
+
+
+def on(monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
+    monkeypatch.setenv("KEEPSTATE_DEVICE", "cuda")
+    monkeypatch.setattr(machine, "visible_gpus", lambda: (Gpu("card", gib, "1"),))
+
+
+def test_the_cache_on_an_h100_is_what_vllm_told() -> None:
+    assert gpu_tokens(KNOWN["qwen3-8b"], H100, THREE) == pytest.approx(388_256, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("model", "gib", "context"),
+    [
+        ("Qwen/Qwen3-8B", H100, 40_960),
+        ("Qwen/Qwen3-1.7B", 12.0, 40_960),
+        ("Qwen/Qwen3-8B", 24.0, 29_952),
+        ("Qwen/Qwen3-4B", 12.0, 7_936),
+        ("meta-llama/Llama-3.2-1B", 8.0, 40_960),
+    ],
+)
+def test_a_context_that_fits_the_card_is_taken_and_said(
+    model: str, gib: float, context: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, gib)
+    planned = plan_serving(base_model=model, port=0)
+    assert planned.context == context
+    assert any("holds no more" in remark for remark in planned.remarks) is (context < 40_960)
+    assert command(planned, Path("python"))[command(planned, Path("python")).index("--max-model-len") + 1] == str(
+        context
+    )
+
+
+def test_what_does_not_fit_is_refused_with_what_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, 24.0)
+    with pytest.raises(UserError, match="holds about 29,952") as caught:
+        plan_serving(base_model="Qwen/Qwen3-8B", context=32_768, port=0)
+    assert "--context 29952" in caught.value.hint
+    assert plan_serving(base_model="Qwen/Qwen3-8B", context=16_384, port=0).context == 16_384
+    on(monkeypatch, 8.0)
+    with pytest.raises(UserError, match="weights of Qwen/Qwen3-8B alone are 15 GiB") as caught:
+        plan_serving(base_model="Qwen/Qwen3-8B", port=0)
+    assert "of the size of qwen2.5-1.5b or less" in caught.value.hint
+
+
+def test_the_cache_on_the_cpu_holds_a_conversation_of_full_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "memory_gib", lambda: 24.0)
+    assert cpu_cache_gib("small", KNOWN["smollm2-135m"], 8_192) == 2
+    assert cpu_cache_gib("unknown", None, 8_192) == 2
+    assert cpu_cache_gib("wide", KNOWN["gemma-2-2b"], 32_768) == 4
+    with pytest.raises(UserError, match="Qwen3-14B with a context of 8,192 tokens takes about 32 GiB"):
+        cpu_cache_gib("Qwen3-14B", KNOWN["qwen3-14b"], 8_192)
+
+
+def test_answers_end_where_the_template_ends_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base model's tokenizer ends texts, not turns: its server would never stop."""
+    monkeypatch.setenv("KEEPSTATE_DEVICE", "cpu")
+    model = make_tokenizer("gemma", tmp_path / "model")
+    planned = plan_serving(base_model=model, port=0, log=tmp_path / "vllm.log")
+    assert planned.generation == {"eos_token_id": [5]}
+    assert planned.template.name == "gemma.jinja"
+    assert "answers end at <end_of_turn>" in planned.remarks[-1]
+    words = command(planned, Path("python"))
+    assert words[words.index("--generation-config") + 1] == str(tmp_path / "vllm.generation")
+    assert own_environment(planned)["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "top_k": 64}))
+    assert plan_serving(base_model=model, port=0).generation == {"eos_token_id": [1, 5], "top_k": 64}
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 5]}))
+    planned = plan_serving(base_model=model, port=0)
+    assert (planned.generation, planned.remarks) == (None, ())
+    assert plan_serving(base_model=make_tokenizer("llama3", tmp_path / "other"), port=0).generation is None
