@@ -455,6 +455,27 @@ async def test_a_cell_of_an_older_version_goes_on_and_what_it_did_not_record_is_
         assert (await bench([react_cell(stub, adapter="react", count=3)], model / "run"))[0].kept == 3
 
 
+async def test_a_cell_whose_limits_of_an_action_lie_nested_goes_on_and_another_limit_is_named_as_now(
+    tmp_path: Path,
+) -> None:
+    with serving(StubServer()) as stub:
+        await bench([react_cell(stub, count=2)], tmp_path)
+        path = tmp_path / "cell" / "cell.json"
+        cell = json.loads(path.read_text())
+        flat = cell["config"]["limits"]
+        action = {"seconds": flat.pop("action_seconds")} | {
+            key: flat.pop(key) for key in ("tool_calls", "memory_mib", "output_chars")
+        }
+        cell["config"]["limits"] = flat | {"runtime": action}
+        path.write_text(json.dumps(cell | {"digest": "of that layout"}))
+        assert len(read_results(tmp_path)[0].episodes) == 2
+        with pytest.raises(OtherWork) as caught:
+            await bench([react_cell(stub, count=2, limits=Limits(action_seconds=7))], tmp_path)
+        assert caught.value.message.splitlines()[1:] == ["  limits.action_seconds: 30.0 -> 7.0"]
+        next((tmp_path / "cell").glob("*.trace.json")).unlink()
+        assert figures(await bench([react_cell(stub, count=2)], tmp_path)) == [(1, 1, 0)]
+
+
 async def test_what_many_cells_share_is_hashed_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
 

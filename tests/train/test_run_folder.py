@@ -272,6 +272,16 @@ def test_data_whose_preparation_was_cut_is_prepared_anew(planner: Planner) -> No
     assert (cut.exists(), whole.exists()) == (False, True)
 
 
+def test_a_record_as_it_was_written_until_november_2026_still_counts(planner: Planner) -> None:
+    planned = planner()
+    kept = write_checkpoint(planned.output / "checkpoint-5")
+    older = {"schema": "keepstate.run.v1", "digest": "of an older layout", "decisive": planned.decisive}
+    (planned.output / RUN).write_text(json.dumps(older, indent=2))
+    assert finished(planned) is None
+    assert prepare(planned, {}, fresh=False) == kept
+    assert json.loads((planned.output / RUN).read_text()) == older | {"digest": planned.key}
+
+
 def test_what_the_first_version_wrote_still_counts(planner: Planner) -> None:
     planned = planner()
     out = planned.output
