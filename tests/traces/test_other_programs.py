@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from keepstate.cli import cli
 from keepstate.traces import Trace, TraceError, iter_traces
 from keepstate.traces.check import trace_problems
 from keepstate.traces.exporters import to_atif
-from keepstate.traces.importing import NOT_CARRIED, PLACE, sources
+from keepstate.traces.importing import NOT_CARRIED, PLACE, inspect_logs, sources
 from keepstate.traces.importing.formats import FORMATS, traces_of
 from keepstate.traces.importing.sources import iter_values
 from keepstate.vocabulary import FinishReason, RuntimeName
@@ -94,6 +95,13 @@ def test_one_broken_sample_of_an_archive_is_named_alone(tmp_path: Path) -> None:
     assert trace.versions[PLACE].endswith("x.eval:samples/w1_epoch_1.json")
 
 
+def test_a_python_that_knows_no_zstd_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspect_logs, "_zipfile", lambda: zipfile)
+    if sys.version_info < (3, 14):
+        ((_, error),) = iter_values(HERE / "inspect-0.3.285.eval")
+        assert "install backports.zstd, or have inspect write it as JSON" in str(error)
+
+
 def test_any_other_archive_is_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
         file.writestr("a.json", "{}")
@@ -137,6 +145,21 @@ def test_verifiers_rollouts(name: str) -> None:
         assert (second.finish_reason, second.verdict) == (FinishReason.FAILED, None)
         assert [step.token_usage.prompt_tokens for step in first.steps] == [10, 17]
         assert first.model == "m"
+
+
+def test_prompt_and_completion_are_read_where_they_are_messages_or_have_a_reward() -> None:
+    talk = [[{"role": role, "content": text}] for role, text in (("user", "u"), ("assistant", "a"))]
+    for prompt, completion, more in (
+        (*talk, {}),
+        ("u", "a", {"reward": 7.5}),
+        (talk[0], "a", {"advantage": 0.1, "reward": 1}),
+    ):
+        (trace,) = traces_of({"prompt": prompt, "completion": completion, **more}, RuntimeName.FORGET)
+        assert isinstance(trace, Trace)
+        assert texts(trace) == ["u", "a"]
+        assert (trace.verdict is not None) is (more.get("reward") == 1)
+    with pytest.raises(TraceError, match="this is a row of prompt and completion, which is not read yet"):
+        list(traces_of({"prompt": "u", "completion": "a"}, RuntimeName.FORGET))
 
 
 def test_answers_that_the_model_did_not_give_are_refused() -> None:

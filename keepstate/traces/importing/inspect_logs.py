@@ -81,7 +81,8 @@ def _member(archive: Any, name: str) -> dict[str, Any]:
             raise TraceError(f"{name} is larger than {MOST_BYTES:,} bytes")
         value = json.loads(raw, parse_constant=lambda _: None)  # inspect writes NaN for a metric that is none
     except NotImplementedError as error:
-        way_out = "install backports.zstd, or have inspect write it as JSON: inspect log convert --to json"
+        convert = "inspect log convert FILE --to json --output-dir DIR"
+        way_out = f"install backports.zstd, or have inspect write it as JSON: {convert}"
         raise TraceError(f"{name} is compressed in a way that this Python does not know: {way_out}") from error
     except (ValueError, RecursionError, EOFError, OSError, RuntimeError, _zipfile().BadZipFile) as error:
         raise error if isinstance(error, TraceError) else TraceError(f"{name} cannot be read: {error}") from error

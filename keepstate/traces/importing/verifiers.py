@@ -18,7 +18,7 @@ from keepstate.vocabulary import FinishReason
 
 SOURCE = "verifiers rollouts"
 MARKS = frozenset({"reward", "example_id", "stop_condition", "is_completed", "trajectory_id"})
-"""Any of these beside prompt and completion tells a rollout from a row for training."""
+"""Any of these beside a prompt and a completion that are texts tells a rollout from a row for training."""
 READ = frozenset(
     {
         "prompt",
@@ -53,7 +53,8 @@ def is_rollout(value: Any) -> bool:
     """Whether a value is a rollout, a trace or an episode."""
     if not isinstance(value, Mapping):
         return False
-    old = {"prompt", "completion"} <= value.keys() and bool(MARKS & value.keys())
+    texts = [value.get(key) for key in ("prompt", "completion")]
+    old = None not in texts and (bool(MARKS & value.keys()) or all(isinstance(text, list) for text in texts))
     return old or _is_trace(value) or (isinstance(value.get("traces"), list) and {"env", "task"} <= value.keys())
 
 
