@@ -24,7 +24,7 @@ from keepstate.errors import UserError
 from keepstate.files import canonical_json, content_hash, parse_json, write_json
 from keepstate.resume import OtherWork, changed_keys
 from keepstate.tasks.base import Task, Verdict
-from keepstate.tasks.families import environment_for, reference_scores
+from keepstate.tasks.families import environment_for, family_of, reference_scores
 from keepstate.traces import BadTrace
 from keepstate.traces.recorded import Due, graded, read_record
 from keepstate.traces.summary import write_summaries
@@ -68,6 +68,7 @@ class Cell:
                 "prompt": content_hash(prompt),
             }
             | {key: self.served.get(key) for key in TOLD_BY_SERVER}
+            | ({"family": source} if (source := family_of(self.tasks[0]).source) else {})
         )
 
     def changes(self) -> list[str]:
@@ -182,6 +183,8 @@ class Cell:
             family=first.family,
             difficulty="+".join(sorted({task.difficulty for task in self.tasks})),
             rules=first.public.get("rules"),
+            optimum=all(task.reference for task in self.tasks),
+            policies=dict(family_of(first).policies),
             digest=content_hash(decisive),
             config=decisive,
             remarks=tuple(self.remarks()),
@@ -286,12 +289,16 @@ class CellRecord(BaseModel):
     """Of the tasks; several are joined by +."""
     rules: str | None
     """Of the tasks; null where their family has none."""
+    optimum: bool = True
+    """Whether the best answer of every task is known, so that a score is a share of the optimum."""
+    policies: dict[str, str] = {}
+    """Reference policies of the family and what they do; empty where it has none, and in older cells."""
     digest: str
     """SHA-256 of `config`."""
     config: dict[str, Any]
     """What decides the results: keys of the benchmark config, hashes of tasks and system prompt, and what is known of
-    the model that plays (`weights`, `adapter_config`, `base`, `template`; null where it is not). Another one in
-    the same folder is refused."""
+    the model that plays (`weights`, `adapter_config`, `base`, `template`; null where it is not), and `family`, file and
+    SHA-256 of a family that is not keepstate's. Another one in the same folder is refused."""
     remarks: tuple[str, ...] = ()
     """What a reader must know of the model that played."""
     server: dict[str, Any] = {}

@@ -110,6 +110,8 @@ class CellResult:
     """Files that should be traces and are not, with reasons."""
     remarks: tuple[str, ...]
     """What was noticed about the model when the cell was played."""
+    optimum: bool = True
+    """Whether scores are shares of an optimum: the best answer of every task is known."""
     told_apart_by: str = ""
     """What tells it from others of the same adapter in the same runtime beside it; see `keepstate.report.model`."""
 
@@ -118,6 +120,11 @@ class CellResult:
         """`persistent → forget`: who, in which runtime; `persistent → forget (seed 2)` where that is not enough."""
         label = f"{self.adapter} → {self.runtime}"
         return f"{label} ({self.told_apart_by})" if self.told_apart_by else label
+
+    @property
+    def measure(self) -> str:
+        """What its scores are called: `optimality`, or `score` where no optimum is known."""
+        return "optimality" if self.optimum else "score"
 
     def by_task(self) -> dict[str, TaskMean]:
         """What was graded, one entry a task, by content hash."""
@@ -180,6 +187,7 @@ def read_cell(folder: Path) -> CellResult:
         missing=len(tasks) - len(episodes) - sum(failed.values()),
         unreadable=tuple(unreadable),
         remarks=cell.remarks,
+        optimum=cell.optimum,
     )
 
 

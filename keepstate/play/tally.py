@@ -87,7 +87,7 @@ class Tally:
         """What came of it so far, for people."""
         words = f"{self.done}/{self.total}, solved {self.solved}"
         if self.graded:
-            words += f", optimality {100 * self.score / self.graded:.0f} %"
+            words += f", score {100 * self.score / self.graded:.0f} %"
         if self.failures:
             words += f", not graded {self.failures.total()}"
         return words

@@ -18,7 +18,7 @@ from keepstate.files import write_atomic, write_json
 from keepstate.report.entries import report_file
 from keepstate.report.figures import MARGIN
 from keepstate.report.model import Report, make_report
-from keepstate.report.tables import COLUMNS, COMPARISON_HEAD, comparison_row, how, markdown
+from keepstate.report.tables import COLUMNS, COMPARISON_HEAD, called, comparison_row, how, markdown
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -27,7 +27,7 @@ HTML_FILE = "index.html"
 PLOTS = (
     (
         "optimality",
-        "Optimality by cell",
+        "Scores by cell",
         "Points with 95 % intervals; dashed lines mark the blind floor and the oracle.",
     ),
     (
@@ -97,6 +97,7 @@ def html(report: Report, drawings: Mapping[tuple[str, str], str]) -> str:
         columns=COLUMNS,
         comparison_head=COMPARISON_HEAD,
         row=comparison_row,
+        called=called,
         plots=plots,
         how=how(report),
     )

@@ -44,6 +44,8 @@ class CellGroup:
     solved_by: dict[str, int]
     """How many of these tasks each of them solves."""
     graded_tasks: int
+    measure: str
+    """What scores are called here: `optimality`, or `score` where no optimum is known."""
     comparisons: tuple[Comparison, ...]
     headline: tuple[str, ...]
     shows: str
@@ -122,6 +124,7 @@ def _group(cells: Sequence[CellResult], margin: float) -> CellGroup:
         references=reached,
         solved_by={name: sum(by_policy[name] == 1.0 for by_policy in scores.values()) for name in reached},
         graded_tasks=len(graded),
+        measure="optimality" if all(cell.optimum for cell in cells) else "score",
         comparisons=comparisons,
         headline=tuple(headline(figures, comparisons, apart)),
         shows=what_can_be_shown(figures, comparisons, margin),

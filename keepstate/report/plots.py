@@ -58,10 +58,16 @@ def to_png(plot: dict[str, Any], scale: float = 2.0) -> bytes:
     return bytes(vl_convert.vegalite_to_png(plot, scale=scale))
 
 
+_AXIS = {
+    "optimality": "optimality, % of the optimum, with 95 % interval",
+    "score": "score, % of the most there is, with 95 % interval",
+}
+
+
 def _optimality_panel(group: CellGroup, theme: Theme) -> Any:
     rows = [_row(figures, figures.optimality, 100.0) for figures in group.figures if figures.optimality]
     base = _chart(rows)
-    x = alt.X("value:Q", scale=alt.Scale(domain=[0, 100]), title="optimality, % of the optimum, with 95 % interval")
+    x = alt.X("value:Q", scale=alt.Scale(domain=[0, 100]), title=_AXIS[group.measure])
     layers: list[Any] = [*_references(group, theme)]
     layers += [
         base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", y=_y(group), color=_color(theme)),

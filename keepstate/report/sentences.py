@@ -50,7 +50,7 @@ def headline(figures: Sequence[CellFigures], comparisons: Sequence[Comparison], 
         yield reached
     if weak := [f for f in figures if f.corrected and f.corrected.high is not None and f.corrected.high <= 0]:
         names = ", ".join(f.cell.label for f in weak)
-        yield f"Below what blind taking reaches on these tasks: {names}."
+        yield f"Below the floor, what playing blind reaches on these tasks: {names}."
 
 
 def what_can_be_shown(figures: Sequence[CellFigures], comparisons: Sequence[Comparison], margin: float) -> str:
@@ -118,15 +118,15 @@ def _optimality(comparison: Comparison) -> str:
     if difference.low is None or difference.high is None:
         return f"changed one score by {change}, which shows nothing"
     low, high = 100 * difference.low, 100 * difference.high
-    margin = f"{100 * paired.margin:g} points"
+    margin, measure = f"{100 * paired.margin:g} points", comparison.first.measure
     if verdict is Conclusion.UNDECIDED:
-        return f"left undecided whether optimality changes ({change}, {low:+.1f} to {high:+.1f})"
+        return f"left undecided whether {measure} changes ({change}, {low:+.1f} to {high:+.1f})"
     if verdict is Conclusion.EQUIVALENT:
-        return f"changed optimality by less than {margin} ({change}, {low:+.1f} to {high:+.1f})"
+        return f"changed {measure} by less than {margin} ({change}, {low:+.1f} to {high:+.1f})"
     word, ends = ("cost", (-high, -low)) if difference.value < 0 else ("gained", (low, high))
     tail = f", less than {margin}" if verdict is Conclusion.SMALL else ""
     size = abs(100 * difference.value)
-    return f"{word} {size:.1f} points of optimality ({ends[0]:.1f} to {ends[1]:.1f}{tail})"
+    return f"{word} {size:.1f} points of {measure} ({ends[0]:.1f} to {ends[1]:.1f}{tail})"
 
 
 def _tokens(comparison: Comparison) -> str:
@@ -173,6 +173,7 @@ def notes(figures: Sequence[CellFigures]) -> Iterator[str]:
         yield from _cell_notes(figure)
     yield from _differences(figures)
     yield from _different_models(figures)
+    yield from _what_scores_lack(figures)
     unsafe = [f.cell.label for f in figures if Rung.PROCESS in f.rungs]
     if unsafe:
         yield f"Model-written code ran without a sandbox in: {', '.join(unsafe)}."
@@ -200,6 +201,16 @@ def _cell_notes(figure: CellFigures) -> Iterator[str]:
         yield f"{cell.label}: the tokens of {counted(uncounted, 'episode')} are not known, so none are shown."
     if figure.n == 1:
         yield f"{cell.label}: one task, so no interval."
+
+
+def _what_scores_lack(figures: Sequence[CellFigures]) -> Iterator[str]:
+    """Where scores are no share of an optimum, or are not corrected for chance."""
+    cells = [figure.cell for figure in figures]
+    for family in dict.fromkeys(cell.family for cell in cells if not cell.optimum):
+        yield f"The best answers of {family} are not known: a score is no share of an optimum."
+    played = [figure for figure in figures if figure.cell.episodes]
+    for family in dict.fromkeys(figure.cell.family for figure in played if None in (figure.floor, figure.oracle)):
+        yield f"Not all tasks of {family} have a floor and a ceiling: no score is corrected for chance."
 
 
 def _origins(figure: CellFigures) -> str:

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+MEASURE = "optimality %"
+"""Head of the column of scores, where an optimum is known."""
+
+
+def called(title: str, group: CellGroup) -> str:
+    """A head of a column as it is called in a group."""
+    return title.replace("optimality", group.measure)
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column: its head, what it means, and its text for a cell."""
@@ -46,7 +55,7 @@ COLUMNS = (
     Column(
         "solved", "episodes that reached the optimum, of those graded; in brackets the share's interval, %", _solved
     ),
-    Column("optimality %", "mean of value taken / optimal value", lambda f: percent(f.optimality)),
+    Column(MEASURE, "mean score; optimality is the share of the best answer's", lambda f: percent(f.optimality)),
     Column("n", "graded tasks; repeats of one are averaged and count once", lambda f: str(f.n)),
     Column("floor %", "the blind policy on the same tasks", lambda f: plain(f.floor)),
     Column("oracle %", "what no player exceeds on the same tasks, whatever his luck", lambda f: plain(f.oracle)),
@@ -68,7 +77,7 @@ COLUMNS = (
 
 TERMINAL: tuple[tuple[str, Callable[[CellFigures], str]], ...] = (
     ("solved", lambda f: f"{sum(e.solved for e in f.cell.episodes)}/{len(f.cell.episodes)}"),
-    ("optimality %", lambda f: brief(f.optimality)),
+    (MEASURE, lambda f: brief(f.optimality)),
     ("steps", lambda f: number(f.steps, 1, interval=False)),
     ("tokens", lambda f: number(f.tokens, interval=False)),
     ("missing", lambda f: percent(f.missed, interval=False)),
@@ -77,18 +86,14 @@ TERMINAL: tuple[tuple[str, Callable[[CellFigures], str]], ...] = (
 """What fits 80 columns: brackets hold the 95 % interval, `missing` is in %, `lost` is `not graded`."""
 LABEL = len("persistent → persistent")
 """Longer labels are wrapped, so that the table still fits."""
-REFERENCES = {
-    "blind": "blind (the floor)",
-    "greedy": "inspect, then greedy",
-    "best": "best known player",
-    "oracle": "oracle",
-}
-"""Rows of reference policies; one that not every task has (in older results, in other families) is left out."""
+REFERENCES = {"blind": "blind (the floor)", "oracle": "oracle (the ceiling)"}
+"""Rows of reference policies that have a name of their own; others have that of their family. One that not every task
+has is left out."""
 
 COMPARISON_HEAD = (
     "comparison",
     "n",
-    "optimality, points",
+    f"{MEASURE.removesuffix(' %')}, points",
     "verdict",
     "p (equal)",
     "tasks for equivalence",
@@ -127,14 +132,15 @@ def markdown(report: Report) -> str:
     for group in report.groups:
         lines += [f"## {group.title}", "", *(f"- {sentence}" for sentence in (*group.headline, group.shows)), ""]
         rows = [[column.text(figures) for column in COLUMNS] for figures in group.figures]
-        lines += _markdown_table([column.title for column in COLUMNS], rows)
+        lines += _markdown_table([called(column.title, group) for column in COLUMNS], rows)
         if group.comparisons:
             lines += ["", "Paired differences, first minus second on the same tasks:", ""]
-            lines += _markdown_table(COMPARISON_HEAD, [comparison_row(c) for c in group.comparisons])
+            head = [called(title, group) for title in COMPARISON_HEAD]
+            lines += _markdown_table(head, [comparison_row(c) for c in group.comparisons])
         if group.notes:
             lines += ["", *(f"- {' '.join(note.split())}" for note in group.notes)]
         lines += [""]
-    lines += ["![Optimality by cell](optimality.svg)", "", "![Tokens by cell](tokens.svg)", ""]
+    lines += ["![Scores by cell](optimality.svg)", "", "![Tokens by cell](tokens.svg)", ""]
     lines += [*(f"- **{column.title}**: {column.meaning}." for column in COLUMNS), f"- {how(report)}"]
     return "\n".join(lines) + "\n"
 
@@ -175,13 +181,12 @@ def print_table(group: CellGroup, console: Console) -> None:
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("cell", overflow="fold", no_wrap=all(len(f.cell.label) <= LABEL for f in group.figures))
     for title, _ in TERMINAL:
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(called(title, group), justify="right", no_wrap=True)
     for figures in group.figures:
         table.add_row(Text(printable(figures.cell.label)), *(text(figures) for _, text in TERMINAL))
-    for key, words in REFERENCES.items():
-        if key in group.references:
-            solved = f"{group.solved_by[key]}/{group.graded_tasks}"
-            table.add_row(words, solved, f"{100 * group.references[key]:.1f}", style="dim")
+    for key, score in group.references.items():
+        solved = f"{group.solved_by[key]}/{group.graded_tasks}"
+        table.add_row(Text(printable(REFERENCES.get(key, key))), solved, f"{100 * score:.1f}", style="dim")
     console.print(table)
 
 
@@ -210,14 +215,14 @@ def _comparison_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     paired = comparison.optimality
     if comparison.verdict is Conclusion.SAME:
         yield (
-            "optimality",
+            comparison.first.measure,
             "the same episodes on both sides: every difference is zero by construction; play the cell again with"
             " another seed to see how far two runs differ",
         )
         return
     only_first, only_second = comparison.solved_only
     within = f"within {100 * paired.margin:g} points"
-    yield "optimality", f"{points(paired.difference)} points: {comparison.verdict}"
+    yield comparison.first.measure, f"{points(paired.difference)} points: {comparison.verdict}"
     if paired.spread == 0:
         yield "", f"the difference is the same on each of the {comparison.n} tasks; others may differ"
     tested = "" if paired.p_equivalent is None else f"p = {p_value(paired.p_equivalent)} (TOST); "

@@ -50,9 +50,20 @@ def test_each_target_of_the_specification_has_its_cell(target: str, short: str, 
     assert {task.seed for task in tasks} == {123_456_789}
 
 
-def test_the_sixteen_differ_in_nothing_but_name_adapter_runtime_tasks_and_the_time_of_react() -> None:
+@pytest.mark.parametrize("family", ["navigation", "rule_diagnosis"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_other_families_have_the_same_cells(target: str, family: str) -> None:
+    name = target.format(f"{family.replace('_', '-')}-easy")
+    config = read_benchmark_config(CONFIGS / f"{name}.yaml")
+    assert (config.name, config.adapter, config.runtime) == (name, *TARGETS[target])
+    tasks = config.tasks.load()
+    assert {(task.family, task.difficulty, task.seed) for task in tasks} == {(family, "easy", 123_456_789)}
+    assert len(tasks) == 100
+
+
+def test_the_configs_differ_in_nothing_but_name_adapter_runtime_tasks_and_the_time_of_react() -> None:
     paths = sorted(CONFIGS.rglob("*.*"))
-    assert len(paths) == 16
+    assert len(paths) == 16 + 2 * len(TARGETS), "of knapsack easy and medium, and of each other family easy"
     rest = set()
     for path in paths:
         config = read_benchmark_config(path)

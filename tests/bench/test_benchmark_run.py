@@ -697,7 +697,7 @@ async def test_a_terminal_shows_every_cell_and_what_it_came_to(tmp_path: Path) -
     with serving(StubServer()) as stub, TallyDisplay(Console(file=screen, force_terminal=True, width=140)) as shown:
         await bench([react_cell(stub, name=name) for name in ("one", "two")], tmp_path, on_progress=shown)
     last = [line for line in screen.getvalue().replace("\x1b[2K", "\n").splitlines() if "6/6" in line]
-    assert any("one" in line and "solved 0, optimality 0 %" in line for line in last)
+    assert any("one" in line and "solved 0, score 0 %" in line for line in last)
     assert any("two" in line for line in last)
     assert "12/12" in screen.getvalue()
     assert "played again" not in screen.getvalue()

@@ -131,7 +131,7 @@ def test_a_reference_that_not_every_task_has_is_left_out(tmp_path: Path) -> None
     for text in (cell.read_text(), re.sub(r',\s*"best": [0-9.]+', "", cell.read_text(), count=1)):
         cell.write_text(text)
         print_report(build_report(tmp_path), Console(file=(screen := io.StringIO()), width=120))
-        shown.append("best known player" in screen.getvalue())
+        shown.append("\nbest " in screen.getvalue())
         assert "blind (the floor)" in screen.getvalue()
     assert shown == [True, False]
 
@@ -150,7 +150,10 @@ def test_the_headline_says_what_mismatch_cost_and_hedges(run: Path) -> None:
     assert re.search(r"took 4\.\d\d times the tokens on the median task \(4\.\d\d to 4\.\d\d\)", second)
     assert "match: solved 12 of 24 (persistent), 11 of 23 (forget), 11 of 23 (react)." in reached
     assert "The untrained base: solved 0 of 24 (persistent), 0 of 24 (forget), 0 of 24 (react)." in reached
-    assert below == "Below what blind taking reaches on these tasks: base → persistent, base → forget, base → react."
+    assert (
+        below
+        == "Below the floor, what playing blind reaches on these tasks: base → persistent, base → forget, base → react."
+    )
 
 
 def test_what_is_missing_is_told(run: Path, tmp_path: Path) -> None:

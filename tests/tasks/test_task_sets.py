@@ -67,7 +67,7 @@ def test_held_out_tasks_are_apart_from_training_tasks() -> None:
 
 
 def test_families_are_found_by_their_files() -> None:
-    assert names() == ["knapsack"]
+    assert names() == ["knapsack", "navigation", "rule_diagnosis"]
     with pytest.raises(UserError, match="'chess'"):
         family("chess")
 
@@ -149,13 +149,17 @@ def test_missing_and_empty_folders_say_how_to_fill_them(tmp_path: Path) -> None:
         assert "keepstate tasks generate" in error.value.hint
 
 
-def test_the_evaluation_sets_are_those_of_the_specification() -> None:
-    assert [path.name for path in CONFIGS] == ["easy_100.json", "medium_100.json"]
-    for path in CONFIGS:
-        config = read_task_set(path)
-        assert (config.family, config.count, config.seed_start) == ("knapsack", 100, 123456789)
-        assert path.name == f"{config.difficulty}_100.json"
-        assert config.rules == "strict"
+def test_the_evaluation_sets_are_those_of_the_specification_and_of_the_other_families() -> None:
+    found = {path.name: read_task_set(path).resolved() for path in CONFIGS}
+    assert found.keys() == {
+        f"{family}{difficulty}_100.json"
+        for family in ("", "navigation_", "rule_diagnosis_")
+        for difficulty in ("easy", "medium")
+    }
+    for name, config in found.items():
+        assert (config.count, config.seed_start, config.split) == (100, 123456789, "eval")
+        assert f"{config.family}_{config.difficulty}_100.json".removeprefix("knapsack_") == name
+        assert config.rules == ("strict" if config.family == "knapsack" else None)
 
 
 @pytest.mark.parametrize(
