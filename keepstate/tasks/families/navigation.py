@@ -44,7 +44,7 @@ class NavigationParameters(Closed):
     """Step limit / shortest path."""
 
 
-class Public(Closed):
+class WalkPublic(Closed):
     """What the goal tells."""
 
     start: str
@@ -52,24 +52,24 @@ class Public(Closed):
     step_limit: int = Field(ge=1)
 
 
-class Private(Closed):
+class WalkPrivate(Closed):
     """The graph."""
 
     graph: dict[str, tuple[str, ...]]
 
 
-class Reference(Closed):
+class WalkReference(Closed):
     """A shortest path, both ends included."""
 
     path: tuple[str, ...] = Field(min_length=2)
 
 
-class Content(Closed):
+class WalkContent(Closed):
     """A whole instance, checked for agreement with itself."""
 
-    public: Public
-    private: Private
-    reference: Reference
+    public: WalkPublic
+    private: WalkPrivate
+    reference: WalkReference
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -87,17 +87,17 @@ class Content(Closed):
         return self
 
 
-def content_of(task: Task) -> Content:
+def content_of(task: Task) -> WalkContent:
     """The typed content of a navigation task.
 
     Raises:
         UserError: It is not one, or it contradicts itself.
     """
     try:
-        return Content.model_validate({"public": task.public, "private": task.private, "reference": task.reference})
+        return WalkContent.model_validate({"public": task.public, "private": task.private, "reference": task.reference})
     except ValidationError as error:
         raise UserError(
-            f"task {task.name} is not a valid navigation task: {explain(error, Content).message}",
+            f"task {task.name} is not a valid navigation task: {explain(error, WalkContent).message}",
             "make it anew with: keepstate tasks generate --family navigation",
         ) from error
 
@@ -285,7 +285,7 @@ def _attempt(dice: Dice, parameters: NavigationParameters) -> Instance | None:
     )
 
 
-def _walk(content: Content, dice: Dice) -> list[Move]:
+def _walk(content: WalkContent, dice: Dice) -> list[Move]:
     """A random walk of as many moves as there may be, or to the goal."""
     here = content.public.start
     moves: list[Move] = []
@@ -295,7 +295,7 @@ def _walk(content: Content, dice: Dice) -> list[Move]:
     return moves
 
 
-def _explored(content: Content) -> list[Move]:
+def _explored(content: WalkContent) -> list[Move]:
     """The explorer's moves."""
     graph, goal, here = content.private.graph, content.public.goal, content.public.start
     known = {here: graph[here]}

@@ -39,13 +39,13 @@ class DiagnosisParameters(Closed):
     probes: tuple[int, int]
 
 
-class Public(DiagnosisParameters):
+class RulePublic(DiagnosisParameters):
     """What the goal tells: the rules that may be, and how many inputs may be tried."""
 
     probes: int = Field(ge=1)  # type: ignore[assignment]
 
 
-class Private(Closed):
+class RulePrivate(Closed):
     """The rule."""
 
     kind: Literal["linear_int", "affine_mod"]
@@ -54,18 +54,18 @@ class Private(Closed):
     m: int | None = None
 
 
-class Reference(Closed):
+class RuleReference(Closed):
     """What to submit."""
 
     params: dict[str, int]
 
 
-class Content(Closed):
+class RuleContent(Closed):
     """A whole instance, checked for agreement with itself."""
 
-    public: Public
-    private: Private
-    reference: Reference
+    public: RulePublic
+    private: RulePrivate
+    reference: RuleReference
 
     @property
     def rule(self) -> Rule:
@@ -84,17 +84,17 @@ class Content(Closed):
         return self
 
 
-def content_of(task: Task) -> Content:
+def content_of(task: Task) -> RuleContent:
     """The typed content of a task of this family.
 
     Raises:
         UserError: It is not one, or it contradicts itself.
     """
     try:
-        return Content.model_validate({"public": task.public, "private": task.private, "reference": task.reference})
+        return RuleContent.model_validate({"public": task.public, "private": task.private, "reference": task.reference})
     except ValidationError as error:
         raise UserError(
-            f"task {task.name} is not a valid rule_diagnosis task: {explain(error, Content).message}",
+            f"task {task.name} is not a valid rule_diagnosis task: {explain(error, RuleContent).message}",
             "make it anew with: keepstate tasks generate --family rule_diagnosis",
         ) from error
 
@@ -248,7 +248,7 @@ class RuleDiagnosis(Family):
 
     def plan(self, task: Task, dice: Dice) -> Generator[Step, list[Any], None]:
         """A great input tells the kind; then 0 tells b of a linear rule, or else what leaves the fewest rules."""
-        public = Public.model_validate(task.public)
+        public = RulePublic.model_validate(task.public)
         every = list(rules_of(public.a, public.b, public.moduli))
         left, ids = outputs_of(public.a, public.b, public.moduli), np.arange(len(every))
         words, x, tried = dice.choice(("I try {}.", "Next input: {}.", "Now {}.")), MOST_X, [MOST_X]
