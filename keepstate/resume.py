@@ -20,17 +20,17 @@ from keepstate.files import content_hash, parse_json, write_json
 
 
 class OtherWork(UserError):
-    """A folder holds finished work that other options made.
+    """Finished work that other options made lies where a command would put its own.
 
     Args:
-        holds: The folder and what lies there.
-        changes: What differs, as `changed_keys` has it.
+        found: All of it, as `--fresh` would replace it all: each folder and what lies there, with what differs, as
+            `changed_keys` has it.
         elsewhere: The option that keeps both.
     """
 
-    def __init__(self, holds: str, changes: Sequence[str], elsewhere: str) -> None:
-        message = "\n  ".join([f"{holds} of other options:", *changes])
-        super().__init__(message, f"keep both: {elsewhere}; or replace what lies there: --fresh")
+    def __init__(self, found: Mapping[str, Sequence[str]], elsewhere: str) -> None:
+        parts = ["\n  ".join([f"{holds} of other options:", *changes]) for holds, changes in found.items()]
+        super().__init__("\n".join(parts), f"keep both: {elsewhere}; or replace what lies there: --fresh")
 
 
 class RecordFile(TypedDict):

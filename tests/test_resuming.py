@@ -37,6 +37,8 @@ def test_a_record_that_cannot_be_read_is_one_of_unknown_work(text: str, tmp_path
 
 
 def test_a_refusal_names_folder_keys_and_both_ways_on() -> None:
-    refused = OtherWork("runs/x holds 3 episodes", ["seed: 1 -> 2"], "--run NAME")
-    assert refused.message == "runs/x holds 3 episodes of other options:\n  seed: 1 -> 2"
+    refused = OtherWork({"runs/x holds 3 episodes": ["seed: 1 -> 2"], "y holds 1": ["a: 0 -> 1"]}, "--run NAME")
+    assert refused.message == (
+        "runs/x holds 3 episodes of other options:\n  seed: 1 -> 2\ny holds 1 of other options:\n  a: 0 -> 1"
+    )
     assert refused.hint == "keep both: --run NAME; or replace what lies there: --fresh"

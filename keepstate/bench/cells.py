@@ -22,7 +22,7 @@ from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.closed import explain
 from keepstate.errors import UserError
 from keepstate.files import canonical_json, content_hash, parse_json, write_json
-from keepstate.resume import OtherWork, changed_keys
+from keepstate.resume import changed_keys
 from keepstate.tasks.base import Task, Verdict
 from keepstate.tasks.families import environment_for, family_of, reference_scores
 from keepstate.traces import BadTrace
@@ -79,14 +79,10 @@ class Cell:
             return [error.message]
         return changed_keys(record.config, self.decisive, unknown=TOLD_BY_SERVER) if record else []
 
-    def refuse_other(self) -> None:
-        """Refuse to mix episodes of two configs in one cell.
-
-        Raises:
-            OtherWork: Finished episodes of another config lie there; names what differs.
-        """
-        if (changes := self.changes()) and any(graded(self.folder)):
-            raise OtherWork(f"{self.folder} holds finished episodes", changes, ELSEWHERE)
+    def others(self) -> dict[str, list[str]]:
+        """Finished episodes of another config that lie there, in words, and what differs."""
+        changes = self.changes()
+        return {f"{self.folder} holds finished episodes": changes} if changes and any(graded(self.folder)) else {}
 
     def exists(self) -> bool:
         """Whether an earlier run wrote its `cell.json`."""

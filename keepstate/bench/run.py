@@ -26,8 +26,9 @@ from keepstate.models.server import GRACE_SECONDS, ServerModel
 from keepstate.play.admission import Admission
 from keepstate.play.jobs import Job, Once, play
 from keepstate.play.tally import Tally
+from keepstate.resume import OtherWork
 from keepstate.tasks.base import Task
-from keepstate.traces.recorded import refuse_others
+from keepstate.traces.recorded import finished_others
 
 Player = Callable[[Cell, Task], Model]
 """Who plays a task of a cell: one shared server model, or a script in tests and benchmarks."""
@@ -143,17 +144,17 @@ def _kept(cells: Sequence[Cell], tallies: Sequence[Tally], *, fresh: bool) -> li
     Raises:
         OtherWork: Finished episodes of other options lie in a cell, and are not to be replaced.
     """
-    for cell in () if fresh else cells:
-        cell.refuse_other()
-    kept = []
+    kept: list[set[str]] = []
+    others: dict[str, Sequence[str]] = {}
     for cell, tally in zip(cells, tallies, strict=True):
         recorded, tally.replaced = cell.recorded()
-        if not fresh:
-            refuse_others(cell.folder, tally.replaced, ELSEWHERE)
+        others |= cell.others() | finished_others(cell.folder, tally.replaced)
         for verdict in recorded.values():
             tally.keep(verdict)
         tally.remarks = cell.remarks()
         kept.append(set(recorded))
+    if others and not fresh:
+        raise OtherWork(others, ELSEWHERE)
     return kept
 
 

@@ -27,7 +27,7 @@ from keepstate.tasks.base import Task
 from keepstate.tasks.families import environment_for
 from keepstate.traces import BadTrace
 from keepstate.traces.record import DEFAULT_LIMITS, Limits
-from keepstate.traces.recorded import Due, graded, other_options, read_record, refuse_others
+from keepstate.traces.recorded import Due, finished_others, graded, other_options, read_record
 from keepstate.traces.writer import remove_trace
 from keepstate.vocabulary import AUTO, RuntimeName
 
@@ -89,7 +89,11 @@ async def collect(
     with ExitStack() as held:
         for tally in tallies:
             held.enter_context(alone_in(tally.folder))
-        jobs = [job for tally in tallies for job in _Collection(plan, tally).owed(isolation)]
+        collections = [_Collection(plan, tally) for tally in tallies]
+        jobs = [job for collection in collections for job in collection.owed(isolation)]
+        others = {holds: changes for collection in collections for holds, changes in collection.others.items()}
+        if others and not plan.fresh:
+            raise OtherWork(others, ELSEWHERE)
         on_progress(tallies)
         await play([(Admission(plan.concurrency), jobs)], allow_unsafe=allow_unsafe, on_over=over)
     return tallies
@@ -103,6 +107,8 @@ class _Collection:
         self._runtime = RuntimeName(tally.name)
         self._limits = plan.limits.of(self._runtime)
         self._record = Record(tally.folder / COLLECTION_FILE, COLLECTION_SCHEMA, self._decisive())
+        self.others: dict[str, Sequence[str]] = {}
+        """Finished traces of other options that lie there, in words, and what differs; known once all is `owed`."""
 
     def _decisive(self) -> dict[str, Any]:
         models = [self._plan.teacher(task, self._runtime) for task in self._plan.tasks]  # says so if it cannot play one
@@ -122,17 +128,12 @@ class _Collection:
         }
 
     def owed(self, isolation: str) -> Iterator[Job]:
-        """Episodes to play; those that lie recorded are counted instead.
-
-        Raises:
-            OtherWork: Finished traces of other options lie there, and are not to be replaced.
-        """
+        """Episodes to play; those that lie recorded are counted instead."""
         folder = self._tally.folder
-        others = list(self._others())
-        if others and not self._plan.fresh:
-            raise OtherWork(f"{folder} holds {len(others)} finished traces", others[0][1], ELSEWHERE)
         begin = Once(self._begin)
-        making_way = {path for path, _ in others}
+        making_way = dict(self._made_by_others())
+        if making_way:
+            self.others[f"{folder} holds {len(making_way)} finished traces"] = next(iter(making_way.values()))
         for task in self._plan.tasks:
             due = Due(folder, task.name, task.content_hash, self._record.decisive)
             trace = None if due.path in making_way else read_record(due, mend=True)
@@ -143,10 +144,9 @@ class _Collection:
                 continue
             player = partial(_trainable, self._plan.teacher, task, self._runtime, self._tally)
             yield Job(self._tally, task, self._runtime, player, self._limits, self._plan.seed, isolation, begin)
-        if not self._plan.fresh:
-            refuse_others(folder, self._tally.replaced, ELSEWHERE)
+        self.others |= finished_others(folder, self._tally.replaced)
 
-    def _others(self) -> Iterator[tuple[Path, list[str]]]:
+    def _made_by_others(self) -> Iterator[tuple[Path, list[str]]]:
         """Finished traces of other options: by their record; those of older versions have none, and tell themselves."""
         changes = self._record.changes()
         if changes == []:
@@ -159,7 +159,7 @@ class _Collection:
 
     def _begin(self) -> None:
         """Before the first trace is written: what other options made goes, their record last, and ours is written."""
-        for path, _ in list(self._others()):
+        for path, _ in list(self._made_by_others()):
             remove_trace(path)
         if self._record.changes() != []:
             self._record.write()

@@ -8,7 +8,7 @@ or of other options in the place of one that is due is refused, as all of other 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_json, write_atomic
-from keepstate.resume import OtherWork, changed_keys
+from keepstate.resume import changed_keys
 from keepstate.traces.reader import BadTrace, load_trace, read_fault
 from keepstate.traces.record import Trace, TraceError
 from keepstate.traces.schema import verdict_json
@@ -154,19 +154,14 @@ def graded(folder: Path) -> Iterator[tuple[Path, Trace | None]]:
             yield path, trace
 
 
-def refuse_others(folder: Path, found: Iterable[BadTrace], elsewhere: str) -> None:
-    """Refuse to play an episode in the place of another that is finished.
+def finished_others(folder: Path, found: Iterable[BadTrace]) -> dict[str, Sequence[str]]:
+    """Finished episodes in the places of those that are due, in words, and what differs of the first.
 
     Args:
         folder: Of the episodes.
-        found: What lies in the places of those that are due and is no record of them.
-        elsewhere: The option that keeps both.
-
-    Raises:
-        OtherWork: There is a finished one.
+        found: What lies in those places and is no record of them.
     """
-    if others := [file for file in found if isinstance(file, OtherEpisode)]:
-        first = others[0]
-        raise OtherWork(
-            f"{folder} holds {len(others)} finished episodes (first {first.path.name})", first.changes, elsewhere
-        )
+    others = [file for file in found if isinstance(file, OtherEpisode)]
+    if not others:
+        return {}
+    return {f"{folder} holds {len(others)} finished episodes (first {others[0].path.name})": others[0].changes}

@@ -264,6 +264,21 @@ async def test_a_changed_config_is_refused_with_its_keys_and_fresh_replaces(tmp_
         assert figures(await bench([changed], tmp_path, fresh=True)) == [(5, 0, 0)], "fresh keeps what still belongs"
 
 
+async def test_every_cell_that_fresh_would_replace_is_named_with_its_own_keys(tmp_path: Path) -> None:
+    with serving(StubServer()) as stub:
+        await bench([react_cell(stub, count=1, name=name) for name in ("a", "b", "c")], tmp_path)
+        changed = [react_cell(stub, count=1, name=name, seed=seed) for name, seed in (("a", 1), ("b", 0), ("c", 2))]
+        with pytest.raises(OtherWork) as caught:
+            await bench(changed, tmp_path)
+        assert caught.value.message.splitlines() == [
+            f"{tmp_path / 'a'} holds finished episodes of other options:",
+            "  seed: 0 -> 1",
+            f"{tmp_path / 'c'} holds finished episodes of other options:",
+            "  seed: 0 -> 2",
+        ]
+        assert figures(await bench(changed, tmp_path, fresh=True)) == [(0, 1, 0), (1, 0, 0), (0, 1, 0)]
+
+
 async def test_where_no_episode_was_finished_another_config_takes_the_cell(tmp_path: Path) -> None:
     with serving(StubServer(rule=lambda request: (422, "no"))) as stub:
         with pytest.raises(UserError, match="gives no answers"):
