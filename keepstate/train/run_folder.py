@@ -79,7 +79,7 @@ def finished(planned: TrainingPlan) -> TrainedAdapter | None:
         changes = _changes(planned, done)
     if changes:
         what = f"an adapter, finished after {done.steps} steps," if done else kept[-1].name if kept else "weights"
-        raise OtherWork({f"{output} holds {what}": changes}, "--out OTHER_FOLDER")
+        raise OtherWork({f"{output} holds {what}": changes}, "--out FOLDER")
     return done
 
 
