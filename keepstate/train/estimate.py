@@ -75,7 +75,8 @@ def estimate(config: Mapping[str, Any], tokens: int, gpu: str | None, shape: Mod
         config: Axolotl's.
         tokens: Of the training split.
         gpu: Name of the GPU; None on the CPU.
-        shape: Of the base model: one that was not measured is assumed as fast as its arithmetic allows. None: unknown.
+        shape: Of the base model; None: unknown. One that was not measured is assumed as fast as its arithmetic says, a
+            smaller one, which leaves a machine idle for part of the time, between that and no faster.
     """
     total = tokens * float(config.get("num_epochs") or 1)
     measured, length = (LAPTOP, ROW) if gpu is None else (REFERENCE, CONTEXT)
@@ -90,11 +91,11 @@ def estimate(config: Mapping[str, Any], tokens: int, gpu: str | None, shape: Mod
         share = machine.cores() / 2
         if slowest and fastest:
             ground = f"measured with {known} on two idle cores{other}"
-            return TimeEstimate(total, slowest * share * ratio, fastest * share * ratio, ground)
+            return TimeEstimate(total, slowest * share * min(1, ratio), fastest * share * ratio, ground)
     elif known := next((name for name in GPU_SPEED if name in gpu), None):
         speed = GPU_SPEED[known][config.get("keepstate_profile") or "memory"]
         ground = f"measured on an {known}" if known == MEASURED_ON else f"estimated for an {known} from an H100"
-        return TimeEstimate(total, speed * ratio, speed * ratio, ground + other)
+        return TimeEstimate(total, speed * min(1, ratio), speed * ratio, ground + other)
     return TimeEstimate(total, None, None, "how fast this machine is was not measured")
 
 

@@ -15,6 +15,7 @@ from keepstate.model_shape import KNOWN, ModelShape, read_shape, shape_by_name, 
 from keepstate.train import plan_training
 from keepstate.train.axolotl_config import config_path, read_axolotl_config
 from keepstate.train.base_model import BaseModel, keys_for
+from keepstate.train.estimate import estimate
 from keepstate.train.preflight import check_machine
 from keepstate.train.sizes import LAPTOP, REFERENCE, cpu_memory_gib, disk_gib, flops_per_token, gpu_memory_gib
 from keepstate.vocabulary import RuntimeName
@@ -198,3 +199,19 @@ def test_a_copy_of_the_configs_model_trains_where_the_config_says(tmp_path: Path
     data = write_dataset(tmp_path / "data", [[("1 + 1", "2")]] * 4, template="qwen3_nothink")
     planned = plan_training(GPU_YAML, dataset=data, base_model=model, runtime=RuntimeName.PERSISTENT, machine=False)
     assert planned.output.name == "qwen3-8b-persistent-a100"
+
+
+def test_time_follows_from_the_arithmetic() -> None:
+    def speeds(name: str) -> tuple[float | None, float | None]:
+        told = estimate(GPU_CONFIG, 1_000, "NVIDIA H100 80GB HBM3", KNOWN[name])
+        return told.slowest, told.fastest
+
+    assert speeds("qwen3-8b") == (11_500, 11_500)
+    slowest, fastest = speeds("qwen3-14b")
+    assert slowest == fastest == pytest.approx(11_500 * 45.8 / 77.6, rel=0.02)
+    slowest, fastest = speeds("qwen3-1.7b")
+    assert slowest == 11_500
+    assert fastest is not None
+    assert 3 < fastest / slowest < 5
+    assert "times its arithmetic" in estimate(GPU_CONFIG, 1_000, "H100", KNOWN["qwen3-1.7b"]).ground
+    assert "is not known" in estimate(GPU_CONFIG, 1_000, "H100", None).words()

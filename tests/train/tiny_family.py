@@ -1,6 +1,6 @@
-"""Gives a folder with a tokenizer a config and random weights, so small that it trains in a second: two layers.
+"""Gives folders with a tokenizer a config and random weights, so small that they train in a second: two layers.
 
-    python tests/train/tiny_family.py FOLDER llama|qwen3|qwen2|mistral|gemma3_text       # in .venv-train
+    python tests/train/tiny_family.py llama=FOLDER qwen3=FOLDER ...       # in .venv-train
 
 Its heads are of a size that vLLM's CPU kernels have.
 """
@@ -28,4 +28,6 @@ def make(folder: Path, kind: str) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), sys.argv[2])
+    for pair in sys.argv[1:]:
+        name, _, place = pair.partition("=")
+        make(Path(place), name)

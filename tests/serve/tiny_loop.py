@@ -1,0 +1,49 @@
+"""Trains and serves one tiny model on the CPU and prints as JSON what came of it: python tiny_loop.py FOLDER
+
+FOLDER has `model` and `traces`. What it learns is worth nothing: the way there is tested.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import httpx2
+
+from keepstate.dataset import BuildOptions, build_datasets
+from keepstate.dataset.sample import end_of_turn
+from keepstate.dataset.templates import load_template
+from keepstate.dataset.tokenizer import TextTokenizer
+from keepstate.serve import plan_serving, serve
+from keepstate.train import plan_training, train
+from keepstate.train.axolotl_config import config_path
+from keepstate.vocabulary import RuntimeName, Tracker
+
+RUNTIME = RuntimeName.PERSISTENT
+
+
+def loop(folder: Path) -> dict[str, object]:
+    """Data, training, server; `serve` itself compares the server's prompts with ours."""
+    model, data, adapter = folder / "model", folder / "data", folder / "adapter"
+    options = BuildOptions(val_fraction=0)
+    build_datasets({RUNTIME: folder / "traces"}, {RUNTIME: data}, template=None, tokenizer_path=model, options=options)
+    run = {"dataset": data, "output": adapter, "base_model": model, "runtime": RUNTIME}
+    config = config_path(RUNTIME, laptop=True)
+    planned = plan_training(config, **run)
+    done = train(config, tracker=Tracker.NONE, on_remark=lambda _: None, **run)
+    serving = plan_serving(adapters=[adapter], port=0, context=1024, log=folder / "vllm.log")
+    end = end_of_turn(load_template(serving.template), TextTokenizer(model))
+    made: dict[str, object] = {"template": serving.template.stem, "steps": done.steps, "loss": done.final_loss}
+    made |= {"eot_tokens": planned.config.get("eot_tokens"), "same_base": serving.base_model == done.base_model}
+    bias = {str(TextTokenizer(model).specials[end or ""]): 100}
+    ask = {"messages": [{"role": "user", "content": "Task 0."}], "max_tokens": 20, "temperature": 0}
+    with serve(serving) as server:
+        for name in server.names:
+            url, body = f"{server.base_url}/chat/completions", ask | {"model": name}
+            free, ended = (httpx2.post(url, json=body | more, timeout=60, trust_env=False).json()["choices"][0]
+                           for more in ({}, {"logit_bias": bias}))  # fmt: skip
+            made[name] = [free["message"]["content"], ended["finish_reason"], ended["message"]["content"] or ""]
+    return made
+
+
+if __name__ == "__main__":
+    print(json.dumps(loop(Path(sys.argv[1]))))
