@@ -107,7 +107,7 @@ def plan_training(
     asked |= given
     gpu = preflight.check_machine(asked, output) if machine else None
     manifest, remarks = preflight.check_data(dataset, asked, runtime, model if other else None)
-    remarks = about_base + remarks
+    remarks = [f"{words}; chat template {manifest.template.name}" for words in about_base] + remarks
     given |= turn_ends(model, load_template(dataset / TEMPLATE))
     longest = max(split.longest for split in manifest.splits.values())
     if longest > int(asked["sequence_len"]):

@@ -159,6 +159,7 @@ def test_a_training_of_another_model_chooses_what_fits_and_says_so(
     )
     assert planned.output.name == "a-model-persistent"
     assert f"{kind}, 0M parameters, 2 layers of 64; LoRA on all seven projections" in planned.remarks[0]
+    assert planned.remarks[0].endswith(f"; chat template {template}")
     wrong = "chatml" if template != "chatml" else "gemma"
     other = write_dataset(tmp_path / "other", [[("1 + 1", "2")]] * 4, template=wrong)
     with pytest.raises(UserError, match=f"{model} needs {template}") as caught:
