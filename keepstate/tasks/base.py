@@ -99,7 +99,7 @@ class Environment(ABC):
         cls._bound = tools_of(cls)
         if taken := sorted(cls._bound.keys() & vars(Environment).keys()):
             raise TypeError(f"a tool cannot be called {taken[0]!r}: every environment has something of that name")
-        if "tools" not in vars(cls):
+        if cls._bound and "tools" not in vars(cls):  # else those that a parent tells of itself
             cls.tools = tuple(bound.told for bound in cls._bound.values())
 
     def __init__(self, task: Task) -> None:
