@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 @laptop_option
 @port_option(0)
 @click.option("--context", type=click.IntRange(1), help="Tokens; else 40,960 on a GPU, 8,192 on the CPU.")
-@click.option("--template", help="Chat template (name or file); else the adapters', else the one that fits the base.")
+@click.option(
+    "--template",
+    "--chat-template",
+    "template",
+    help="Chat template (name or file); else the adapters', else the one that fits the base.",
+)
 @click.option("--nothink/--no-nothink", default=None, help="Thinking off; else as NOTHINK says, else off.")
 @click.option("--dry-run", is_flag=True, help="Check all and print the server's command; start nothing.")
 def command(

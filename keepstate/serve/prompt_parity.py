@@ -34,7 +34,9 @@ def check_prompts(planned: ServingPlan) -> None:
     """
     if not (Path(planned.base_model) / "tokenizer.json").is_file():
         return
-    ours = local_prompts(load_template(planned.template), TextTokenizer(Path(planned.base_model)))(CONVERSATION)
+    ours = local_prompts(
+        load_template(planned.template, Path(planned.base_model)), TextTokenizer(Path(planned.base_model))
+    )(CONVERSATION)
     for name in planned.names:
         theirs = server_prompts(planned.base_url, name)(CONVERSATION)
         if theirs != ours:

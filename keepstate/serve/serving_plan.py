@@ -202,7 +202,7 @@ def _generation(base: str, template: Path) -> tuple[dict[str, Any] | None, list[
     from keepstate.dataset.tokenizer import TextTokenizer
 
     tokenizer, ends = TextTokenizer(folder), ends_of_answers(folder)
-    end = end_of_turn(load_template(template), tokenizer)
+    end = end_of_turn(load_template(template, folder), tokenizer)
     if end is None or tokenizer.specials[end] in ends or special_tokens(folder).get("eos_token") == end:
         return None, []
     added = read_object(folder / GENERATION) | {"eos_token_id": sorted({*ends, tokenizer.specials[end]})}

@@ -7,6 +7,7 @@ import pytest
 from made_tokenizers import make_tokenizer
 
 from keepstate import machine
+from keepstate.dataset import load_template
 from keepstate.errors import UserError
 from keepstate.machine import Gpu
 from keepstate.model_shape import KNOWN
@@ -88,3 +89,12 @@ def test_answers_end_where_the_template_ends_them(tmp_path: Path, monkeypatch: p
     planned = plan_serving(base_model=model, port=0)
     assert (planned.generation, planned.remarks) == (None, ())
     assert plan_serving(base_model=make_tokenizer("llama3", tmp_path / "other"), port=0).generation is None
+
+
+def test_a_template_with_the_tokenizers_tokens_is_read_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEPSTATE_DEVICE", "cpu")
+    model, mine = make_tokenizer("gemma", tmp_path / "model"), tmp_path / "mine.jinja"
+    mine.write_text(load_template("gemma").text.replace("'<bos>'", "bos_token"))
+    assert plan_serving(base_model=model, template=mine, port=0).generation == {"eos_token_id": [5]}
