@@ -20,7 +20,7 @@ from keepstate.agents.recorder import Recorder
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.base import PATIENCE, ContextOverflow, Model, Reply
 from keepstate.runtimes import Sandbox, open_runtime
-from keepstate.runtimes.base import Runtime, ToolGate, open_environment
+from keepstate.runtimes.base import Runtime, ToolGate
 from keepstate.tasks.base import Task
 from keepstate.traces.observations import render_observation
 from keepstate.traces.parsing import Answer, parse_answer
@@ -64,13 +64,12 @@ async def run_episode(
     recorder = Recorder(task, runtime, model, limits, seed)
     try:
         with attributed(Origin.TASK):
-            environment = await open_environment(task)
-            prompt = system_prompt(runtime, environment.tools, tool_calls=limits.tool_calls)
-        gate = ToolGate(environment, limits.tool_calls)
+            gate = await ToolGate.open(task, limits.tool_calls)
+            prompt = system_prompt(runtime, gate.environment.tools, tool_calls=limits.tool_calls)
         with attributed(Origin.RUNTIME):
             interpreter = await open_runtime(runtime, gate, limits, sandbox)
         recorder.rung = interpreter.rung
-        recorder.opened(prompt, environment.goal)
+        recorder.opened(prompt, gate.environment.goal)
         try:
             reason = await _play(gate, interpreter, model, limits, recorder)
         finally:

@@ -71,6 +71,36 @@ class ToolGate:
     _asked: asyncio.Future[ToolCall] | None = None
     """The call that has not returned yet."""
 
+    @classmethod
+    async def open(cls, task: Task, limit: int) -> ToolGate:
+        """The gate of a new environment that plays `task`.
+
+        What is not `in_memory` is made, called and graded in one thread, in time: a family's own code may wait or hang.
+
+        Args:
+            task: What is played.
+            limit: The cap on calls of an action.
+
+        Raises:
+            EpisodeFailure: The environment could not be made (origin task).
+            UserError: The family is not known here.
+        """
+        kind = family_of(task).environment
+        if kind.in_memory:
+            return cls(environment_for(task), limit)
+
+        def make() -> Environment:
+            try:
+                return environment_for(task)
+            except UserError as error:
+                raise EpisodeFailure(Origin.TASK, error.message) from error
+            except BaseException as error:
+                raise failed(kind.__name__, kind, error) from error
+
+        aside = Aside()
+        made = await aside.run(make, what=kind.__name__, kind=kind, seconds=TOOL_SECONDS)
+        return cls(made, limit, _aside=aside)
+
     def start_action(self) -> None:
         """Forget the calls of the last action."""
         self.calls = []
@@ -175,28 +205,6 @@ class ToolGate:
         if self._aside is None:
             self._aside = Aside()
         return self._aside
-
-
-async def open_environment(task: Task) -> Environment:
-    """A new environment that plays `task`: its family's own code, so in time, and aside unless it is quick.
-
-    Raises:
-        EpisodeFailure: It failed (origin task).
-        UserError: The family is not known here.
-    """
-    kind = family_of(task).environment
-    if kind.in_memory:
-        return environment_for(task)
-
-    def make() -> Environment:
-        try:
-            return environment_for(task)
-        except UserError as error:
-            raise EpisodeFailure(Origin.TASK, error.message) from error
-        except BaseException as error:
-            raise failed(kind.__name__, kind, error) from error
-
-    return await Aside().run(make, what=kind.__name__, kind=kind, seconds=TOOL_SECONDS)
 
 
 TOO_LARGE = (

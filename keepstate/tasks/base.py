@@ -126,7 +126,7 @@ class Environment(ABC):
             raise ToolError(f"{tool} takes {wanted}, got {echo(arguments)}")
         if self.finished:
             raise ToolError("the task is finished")
-        return getattr(self, bound.method)(**bound.checked(arguments))
+        return bound.method(self, **bound.checked(arguments))
 
     @abstractmethod
     def verdict(self) -> Verdict:

@@ -54,7 +54,7 @@ class Guessing(Environment):
 class Guess(Family):
     """Samples the tasks."""
 
-    difficulties = {"mini": {"most": 15}, "easy": {"most": 100}, "hard": {"most": 10_000}}  # noqa: RUF012
+    difficulties = {"mini": {"most": 15}, "easy": {"most": 100}, "hard": {"most": 10_000}}
     environment = Guessing
 
     def sample(self, dice: Dice, parameters: Any, rules: str | None) -> Instance:
@@ -69,7 +69,7 @@ class Guess(Family):
         return [Move("finish", {"number": task.private["number"]})]
 
     # optional: what scores are compared with. Without `blind` and `oracle` they are not corrected for chance.
-    policies = {"blind": "answers the middle without asking", "oracle": "knows the number"}  # noqa: RUF012
+    policies = {"blind": "answers the middle without asking", "oracle": "knows the number"}
 
     def reference_scores(self, task: Task) -> dict[str, float]:
         """Score of each policy."""

@@ -69,7 +69,7 @@ class BoundTool:
     """A tool and the method behind it."""
 
     told: Tool
-    method: str
+    method: Callable[..., Any]
     types: Mapping[str, Any]
     """Type of each argument, in order."""
     defaults: Mapping[str, Any]
@@ -108,7 +108,7 @@ class BoundTool:
         if "return" not in hints:
             raise TypeError(f"{where} does not say what it returns, as in f(self) -> str (or -> None)")
         made = Tool(name=name, description=told, parameters=tuple(parameters), returns=_text(hints["return"]))
-        bound = cls(made, method.__name__, types, defaults, hints["return"])
+        bound = cls(made, method, types, defaults, hints["return"])
         try:
             _ = bound.checks, bound.result_check
         except PydanticUserError as error:

@@ -153,5 +153,5 @@ def told(source: Family, doing: str) -> Iterator[None]:
             raise
         raise UserError(
             f"{place_of(error, source)}: {doing} of the family {source.name} failed: {type(error).__name__}: {error}",
-            "mend that file, then prove it with: keepstate tasks check",
+            f"mend that file, then prove it with: keepstate tasks check {source.source.partition(' ')[0]}",
         ) from error
