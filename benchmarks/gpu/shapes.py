@@ -30,7 +30,8 @@ TINY = {
     "num_key_value_heads": 2,
     "head_dim": 64,
 }
-TINY_SEQUENCE = 64
+SCALE = 256
+"""What rehearsals divide lengths by."""
 RANK = 64
 
 
@@ -43,6 +44,8 @@ class Rows:
     trained: float = 1.0
     """Share of tokens with a label; the others are context."""
     packed: bool = True
+    sequence: int = SEQUENCE
+    """Tokens of a row."""
 
 
 ROWS = {
@@ -50,9 +53,11 @@ ROWS = {
     "unpacked": Rows(SEQUENCE, SEQUENCE, packed=False),
     "1k": Rows(1024, 1024),
     "traces": Rows(512, 4096, trained=0.5),
+    "4k": Rows(4096, 4096, sequence=4096),
+    "8k": Rows(8192, 8192, sequence=8192),
 }
 """Full documents; the same without packing, as plain QLoRA gets them; short ones; and such as agents' traces are (the
-scripted teacher's `easy` ones: 600 to 3,000 tokens, 47-54 % trained)."""
+scripted teacher's `easy` ones: 600 to 3,000 tokens, 47-54 % trained); shorter rows, for smaller GPUs."""
 
 
 def document_lengths(rows: Rows, total: int, *, scale: int = 1, seed: int = 0) -> list[int]:
@@ -69,9 +74,9 @@ def write_documents(path: Path, rows: Rows, *, count: int, tiny: bool) -> list[i
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    scale = SEQUENCE // TINY_SEQUENCE if tiny else 1
+    scale = SCALE if tiny else 1
     vocabulary = (TINY if tiny else QWEN3_8B)["vocab_size"]
-    lengths = document_lengths(rows, count * SEQUENCE // scale, scale=scale)
+    lengths = document_lengths(rows, count * rows.sequence // scale, scale=scale)
     rng = np.random.default_rng(1)
     tokens = [rng.integers(3, vocabulary, length) for length in lengths]
     turn = 512 // scale

@@ -2,7 +2,9 @@
 
     plugins: [timing_plugin.TimingPlugin]     with TIMING_RESULT naming the JSON file to write
 
-Not for training: it saves nothing and ends the process after the last step.
+With TIMING_CAP the process gets so many GiB of the GPU and no more, and reads the model's files as a training does.
+TIMING_ROWS names a file for the rows that were trained. Not for training: it saves nothing and ends the process after
+the last step.
 """
 
 from __future__ import annotations
@@ -12,27 +14,17 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from axolotl.integrations.base import BasePlugin
 from transformers import Qwen3ForCausalLM, TrainerCallback
+from weights import DEVICE, draw_factors, random_weights
 
 GIB = 2**30
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def random_weights(config: Any) -> dict[str, torch.Tensor]:
-    """Weights of `config`'s model: normal, standard deviation .02; norms 1."""
-    with torch.device("meta"):
-        shapes = Qwen3ForCausalLM(config).state_dict()
-    generator = torch.Generator(device=DEVICE).manual_seed(0)
-    weights = {}
-    for name, like in shapes.items():
-        made = torch.ones(like.shape, dtype=torch.bfloat16, device=DEVICE)
-        weights[name] = made if "norm" in name else made.normal_(0, 0.02, generator=generator)
-    return weights
+ROW = ("input_ids", "labels", "position_ids")
 
 
 def load_random(loader: Any, model_loader_class: Any = None) -> Any:
@@ -55,7 +47,17 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         self._kernels = bool(os.environ.get("TIMING_KERNELS")) and DEVICE == "cuda"
         self._profiler: Any = None
         self._data: dict[str, Any] = {"seconds": [], "allocated": [], "reserved": [], "kept": [], "losses": []}
+        self._rows: list[dict[str, torch.Tensor]] = []
         self._start = 0.0
+
+    def noting_rows(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """A trainer's step that also notes what it is given."""
+
+        def noted(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            self._rows.append({name: inputs[name].cpu() for name in ROW if name in inputs})
+            return step(model, inputs, *args, **kwargs)
+
+        return noted
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock."""
@@ -100,6 +102,8 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """End here: what Axolotl does after the last step is not measured."""
+        if self._rows:
+            torch.save(self._rows, os.environ["TIMING_ROWS"])
         self._data["finished"] = True
         self._result.write_text(json.dumps(self._data))
         sys.stdout.flush()
@@ -119,18 +123,18 @@ class TimingPlugin(BasePlugin):  # type: ignore[misc]
     """Random weights instead of a model's files, and the clock."""
 
     def pre_model_load(self, cfg: Any) -> None:
-        """Replace the reading of weights."""
+        """Replace the reading of weights, or read them within the cap."""
+        if cap := os.environ.get("TIMING_CAP"):
+            total = torch.cuda.get_device_properties(0).total_memory / GIB
+            torch.cuda.set_per_process_memory_fraction(float(cap) / total)
+            return
         from axolotl.loaders.model import ModelLoader
 
         ModelLoader._load_model_from_pretrained = load_random
 
     def post_model_load(self, cfg: Any, model: Any) -> None:
-        """Where gradients are compared, all start from the same factors, with B not 0, or A had no gradient."""
-        if os.environ.get("TIMING_GRADIENTS"):
-            generator = torch.Generator(device=DEVICE).manual_seed(1)
-            for name, parameter in model.named_parameters():
-                if "lora_" in name:
-                    parameter.data.normal_(0, 0.01, generator=generator)
+        """Start from the same factors; where gradients are compared, with B not 0, or A had no gradient."""
+        draw_factors(model.named_parameters(), b=0.01 if os.environ.get("TIMING_GRADIENTS") else 0.0)
 
     def get_training_args(self, cfg: Any) -> dict[str, Any] | None:
         """Rehearsals run on the CPU."""
@@ -138,4 +142,7 @@ class TimingPlugin(BasePlugin):  # type: ignore[misc]
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
         """Add the clock, before other callbacks of a step's begin."""
-        trainer.add_callback(Clock(Path(os.environ["TIMING_RESULT"])))
+        clock = Clock(Path(os.environ["TIMING_RESULT"]))
+        trainer.add_callback(clock)
+        if os.environ.get("TIMING_ROWS"):
+            trainer.training_step = clock.noting_rows(trainer.training_step)

@@ -1,13 +1,16 @@
-"""Speed and memory of the project's training configs on this machine's GPU, beside plain QLoRA.
+"""Speed and memory of the project's training configs on this machine's GPU, beside plain QLoRA and other programs.
 
     .venv-train/bin/python benchmarks/gpu/train_speed.py                 # all variants, some 8 minutes
     .venv-train/bin/python benchmarks/gpu/train_speed.py speed/16k plain/unpacked --kernels
+    .venv-train/bin/python benchmarks/gpu/train_speed.py --peers PYTHON  # beside Unsloth, installed for that PYTHON
+    .venv-train/bin/python benchmarks/gpu/train_speed.py memory/8k --cap 11     # in so many GiB, from model files
     .venv-train/bin/python benchmarks/gpu/train_speed.py --tiny          # a rehearsal on a CPU, figures mean nothing
 
 Needs one GPU of 80 GB and the training environment, no model and no network: real Axolotl trains Qwen3-8B's exact shape
 from random weights, one row of 16,384 tokens a step, with clipping and AdamW in every step; --accumulation 16 steps as
 the configs do. Each variant is a process of its own. Prints a table of medians; writes one JSON file a variant into
---out as it ends. Says nothing about what a model learns.
+--out as it ends. A peer trains the rows of the project's variant that ran before it; what it lacks, or a first loss
+more than .01 apart, is said in its row. Says nothing about what a model learns.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT / "keepstate" / "train" / "plugin")]
 
-from shapes import ROWS, SEQUENCE, TINY_SEQUENCE, flops_per_token, write_documents, write_model  # noqa: E402
+from shapes import ROWS, SCALE, flops_per_token, write_documents, write_model  # noqa: E402
 
 CONFIG = ROOT / "train" / "configs" / "axolotl_qwen3_8b_persistent_a100.yaml"
 WARM = 4
@@ -67,7 +70,21 @@ KINDS: dict[str, dict[str, Any]] = {
 """What each kind changes in the project's config: QLoRA without any kernel and with dropout .05; the same without
 dropout and with a 4D mask (gradients.py compares with it); Axolotl's usual kernels and a 4D mask for packed rows; the
 config without its plugin's profile; the two profiles."""
+PEERS = {
+    "unsloth": [],
+    "unsloth-sdpa": ["--sdpa"],
+    "unsloth-memory": ["--checkpointing", "unsloth"],
+    "unsloth-memory-sdpa": ["--checkpointing", "unsloth", "--sdpa"],
+}
+"""Unsloth without checkpointing and with its own, offloaded one; with xformers or flash-attn where they are installed
+(its choice for packed rows), or without (faster for one long document, where PyTorch takes cuDNN's kernel)."""
 DEFAULT = "plain/unpacked speed/16k memory/16k masked/1k speed/1k memory/1k stock/traces speed/traces"
+BESIDE_PEERS = (
+    "speed/16k unsloth/16k unsloth-sdpa/16k memory/16k unsloth-memory-sdpa/16k "
+    "speed/traces unsloth/traces unsloth-sdpa/traces memory/traces unsloth-memory/traces"
+)
+APART = 0.01
+"""First losses further apart are not of the same training."""
 BASELINE = {"16k": "plain/unpacked", "1k": "masked/1k", "traces": "stock/traces"}
 
 
@@ -81,6 +98,10 @@ class Options:
     kernels: bool
     budget: float
     accumulation: int = 1
+    peers: str = ""
+    """The Python that has them."""
+    cap: float | None = None
+    """GiB of the GPU that a variant may take."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -98,6 +119,11 @@ class Options:
         return self.budget - (time.monotonic() - self.started)
 
 
+def sequence(rows: str, options: Options) -> int:
+    """Tokens of a row."""
+    return ROWS[rows].sequence // (SCALE if options.tiny else 1)
+
+
 def config_of(name: str, options: Options) -> dict[str, Any]:
     """The Axolotl configuration of one variant: the project's own, with made data and what the kind changes."""
     import yaml
@@ -113,6 +139,7 @@ def config_of(name: str, options: Options) -> dict[str, Any]:
         "datasets": [{"path": str(work / f"{rows}.parquet"), "ds_type": "parquet"}],
         "dataset_prepared_path": str(work / f"prepared-{rows}"),
         "output_dir": str(work / name.replace("/", "-")),
+        "sequence_len": sequence(rows, options),
         "sample_packing": ROWS[rows].packed,
         "gradient_accumulation_steps": options.accumulation,
         "max_steps": options.warm + options.steps + options.kernels,
@@ -122,7 +149,7 @@ def config_of(name: str, options: Options) -> dict[str, Any]:
     if options.tiny:
         config |= NO_KERNELS | {"fused_attn_kernel": None, "liger_rms_norm": None, "liger_glu_activation": None}
         config |= {"liger_fused_linear_cross_entropy": None, "liger_rope": None, "tf32": False}
-        config |= {"sequence_len": TINY_SEQUENCE, "dataloader_pin_memory": False}
+        config["dataloader_pin_memory"] = False
     return {key: value for key, value in config.items() if value is not None}
 
 
@@ -145,14 +172,24 @@ def start(name: str, options: Options) -> subprocess.Popen[bytes]:
     label = name.replace("/", "-")
     environment = os.environ | ENVIRONMENT | {"TIMING_RESULT": str(options.out / f"{label}.json")}
     environment |= {"TIMING_KERNELS": "1"} if options.kernels else {}
+    environment |= {"TIMING_CAP": str(options.cap)} if options.cap else {}
+    environment |= {"TIMING_ROWS": str(rows_file(name, options))} if options.peers else {}
     environment["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, __file__, name, "--out", str(options.out), "--child"]
     command += ["--tiny"] * options.tiny + ["--kernels"] * options.kernels
     command += ["--accumulation", str(options.accumulation)]
+    if (peer := name.split("/", maxsplit=1)[0]) in PEERS:
+        files = [options.out / "work" / "model", rows_file(name, options), options.out / f"{label}.json"]
+        command = [options.peers, str(HERE / "unsloth_speed.py"), *map(str, files), *PEERS[peer]]
     with (options.out / f"{label}.log").open("wb") as log:
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
         )
+
+
+def rows_file(name: str, options: Options) -> Path:
+    """Where the rows of a variant are noted, for its peers."""
+    return options.out / "work" / f"{name.split('/')[1]}.rows.pt"
 
 
 def finish(process: subprocess.Popen[bytes], timeout: float) -> int:
@@ -182,6 +219,8 @@ def measure(options: Options) -> None:
         count = (options.warm + options.steps + 1) * options.accumulation + 5
         lengths[rows] = write_documents(work / f"{rows}.parquet", ROWS[rows], count=count, tiny=options.tiny)
     subprocess.run([sys.executable, HERE / "machine.py", options.out / "machine.json"], check=True)
+    if (options.peers or options.cap) and not (work / "model" / "model.safetensors.index.json").exists():
+        subprocess.run([sys.executable, HERE / "weights.py", work / "model"], check=True)
     waiting = start(options.names[0], options)
     try:
         for number, name in enumerate(options.names):
@@ -198,7 +237,7 @@ def measure(options: Options) -> None:
 
 
 HEAD = (
-    f"{'variant':16} {'ms/step':>8} {'min':>6} {'max':>6} {'tokens/s':>9} "
+    f"{'variant':24} {'ms/step':>8} {'min':>6} {'max':>6} {'tokens/s':>9} "
     f"{'x base':>7} {'GiB':>6} {'resv':>6} {'MFU %':>6} kept"
 )
 
@@ -209,8 +248,8 @@ def line(name: str, lengths: list[int], options: Options, code: int = 0) -> str:
     seconds, data = read_seconds(options, name)
     if not seconds:
         log = (options.out / f"{name.replace('/', '-')}.log").read_text(errors="replace")
-        return f"{name:16} no result (code {code}): {log.strip()[-400:]}"
-    tokens = (TINY_SEQUENCE if options.tiny else SEQUENCE) * options.accumulation
+        return f"{name:24} no result (code {code}): {log.strip()[-400:]}"
+    tokens = sequence(rows, options) * options.accumulation
     median = statistics.median(seconds)
     base, _ = read_seconds(options, BASELINE.get(rows, ""))
     ratio = f"{statistics.median(base) / median:7.2f}" if base else f"{'':7}"
@@ -219,7 +258,21 @@ def line(name: str, lengths: list[int], options: Options, code: int = 0) -> str:
     use = f"{100 * flops / peak:6.1f}" if peak else f"{'':6}"
     most = [f"{max(data[key], default=0):6.1f}" for key in ("allocated", "reserved")]
     times = f"{median * 1e3:8.0f} {min(seconds) * 1e3:6.0f} {max(seconds) * 1e3:6.0f} {tokens / median:9,.0f}"
-    return f"{name:16} {times} {ratio} {most[0]} {most[1]} {use} {data['kept'][-1]}"
+    return f"{name:24} {times} {ratio} {most[0]} {most[1]} {use} {data['kept'][-1]}{matched(name, data, options)}"
+
+
+def matched(name: str, data: dict[str, Any], options: Options) -> str:
+    """How far a peer's first loss is from that of the project's variants on the same rows; nothing for those."""
+    kind, rows = name.split("/")
+    if kind not in PEERS:
+        return ""
+    ours = (read_seconds(options, f"{other}/{rows}")[1] for other in ("speed", "memory"))
+    losses = [found["losses"][0] for found in ours if found]
+    if not losses:
+        return " no variant of ours to compare with"
+    apart = abs(data["losses"][0] - losses[0])
+    words = "NOT MATCHED: " if apart > APART else ""
+    return f" {words}first loss {apart:.4f} apart; {data['attention']}"
 
 
 def read_seconds(options: Options, name: str) -> tuple[list[float], dict[str, Any]]:
@@ -234,28 +287,33 @@ def read_seconds(options: Options, name: str) -> tuple[list[float], dict[str, An
 def main() -> int:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=DEFAULT.split(), help="KIND/ROWS; by default: " + DEFAULT)
+    parser.add_argument("names", nargs="*", help=f"KIND/ROWS; by default: {DEFAULT}; with --peers: {BESIDE_PEERS}")
     parser.add_argument("--out", type=Path, default=Path("out/train-speed"), help="folder for results and logs")
     parser.add_argument("--tiny", action="store_true", help="a small model: rehearse without a GPU")
     parser.add_argument("--kernels", action="store_true", help="one more step that lists the GPU's kernels")
     parser.add_argument("--budget", type=float, default=3600.0, help="seconds for everything")
     parser.add_argument("--accumulation", type=int, default=1, help="rows a step; above 1, two steps are measured")
+    parser.add_argument("--peers", nargs="?", const=sys.executable, default="", metavar="PYTHON", help="with Unsloth")
+    parser.add_argument("--cap", type=float, metavar="GIB", help="let a variant take no more of the GPU")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    for name in given.names:
+    names = given.names or (BESIDE_PEERS if given.peers else DEFAULT).split()
+    kinds = [*KINDS, *(PEERS if given.peers else [])]
+    for name in names:
         kind, _, rows = name.partition("/")
-        if kind not in KINDS or rows not in ROWS:
-            parser.error(f"{name}: KIND/ROWS with KIND of {', '.join(KINDS)} and ROWS of {', '.join(ROWS)}")
-    options = Options(given.names, given.out.resolve(), given.tiny, given.kernels, given.budget, given.accumulation)
+        if kind not in kinds or rows not in ROWS:
+            parser.error(f"{name}: KIND/ROWS with KIND of {', '.join(kinds)} and ROWS of {', '.join(ROWS)}")
+    options = Options(names, given.out.resolve(), given.tiny, given.kernels, given.budget, given.accumulation)
+    options.peers, options.cap = given.peers, given.cap
     if given.child:
-        train_one(given.names[0], options)
+        train_one(names[0], options)
         return 0
     if importlib.util.find_spec("axolotl") is None:
         parser.error("needs the training environment: make setup-train, then .venv-train/bin/python " + __file__)
     import torch
 
-    if not (options.tiny or torch.cuda.is_available()):
-        parser.error("needs a CUDA GPU; --tiny rehearses without one")
+    if not torch.cuda.is_available() and (options.cap or not options.tiny):
+        parser.error("needs a CUDA GPU; --tiny rehearses without one, and without --cap")
     print(HEAD)
     measure(options)
     return 0

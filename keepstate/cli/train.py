@@ -19,7 +19,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--seed": ("seed", {"type": click.IntRange(0, 2**32 - 1), "help": "Of the training."}),
     "--profile": (
         "keepstate_profile",
-        {"type": click.Choice(["speed", "memory"]), "help": "Spend free GPU memory, or fit 24 GB."},
+        {"type": click.Choice(["speed", "memory"]), "help": "Spend free GPU memory, or fit 12 GB."},
     ),
 }
 """What replaces a value of the config where it is given: the option, its key in the YAML, what click is told."""

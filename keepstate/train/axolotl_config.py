@@ -94,7 +94,7 @@ class KeysRead(BaseModel, extra="ignore", allow_inf_nan=False):
     liger_rms_norm: bool | None = None
     """Liger's kernel, which needs a GPU."""
     keepstate_profile: Literal["speed", "memory"] | None = None
-    """On a GPU: `speed` spends free memory, `memory` fits 24 GB; `--profile` replaces it. Axolotl's own parts train
+    """On a GPU: `speed` spends free memory, `memory` fits 12 GB; `--profile` replaces it. Axolotl's own parts train
     where it is null."""
 
 

@@ -89,16 +89,24 @@ def check_gpu(config: Mapping[str, Any]) -> machine.Gpu:
     needed = gpu_memory_gib(config, shape)
     asked = f"{config['base_model']} with {config['sequence_len']:,} tokens needs about {needed:.0f} GiB"
     if gpu.memory_gib < needed:
-        raise UserError(
-            f"{gpu.name} has {gpu.memory_gib:.0f} GiB, {asked}", smaller(config, fits=_on_gpu(config, gpu.memory_gib))
-        )
+        raise UserError(f"{gpu.name} has {gpu.memory_gib:.0f} GiB, {asked}", _that_fits(config, shape, gpu.memory_gib))
     if free < needed:
         raise UserError(
             f"{free:.0f} of the {gpu.memory_gib:.0f} GiB of {gpu.name} are free, {asked}",
-            "end the programs that hold the rest (nvidia-smi names them), or "
-            f"{smaller(config, fits=_on_gpu(config, free))}",
+            f"end the programs that hold the rest (nvidia-smi names them), or {_that_fits(config, shape, free)}",
         )
     return gpu
+
+
+def _that_fits(config: Mapping[str, Any], shape: ModelShape, gib: float) -> str:
+    """The flags that fit a training into `gib` of GPU memory: first the profile that needs least."""
+    least = {**config, "keepstate_profile": "memory"}
+    fits = _on_gpu(least, gib)
+    if config.get("keepstate_profile") != "speed":
+        return smaller(config, fits=_on_gpu(config, gib))
+    if fits(shape, int(config["sequence_len"])):
+        return "layers that start from main memory: --profile memory"
+    return f"--profile memory and {smaller(least, fits=fits)}"
 
 
 def _on_gpu(config: Mapping[str, Any], gib: float) -> Callable[[ModelShape, int], bool]:

@@ -1,6 +1,6 @@
 """What a training takes, from the base model's shape: GPU memory, main memory, disk, arithmetic. Measures nothing.
 
-    gpu_memory_gib(config, read_shape("Qwen/Qwen3-8B"))     # 16.1
+    gpu_memory_gib(config, read_shape("Qwen/Qwen3-8B"))     # 16.6
 
 The constants are fitted to what was measured of Qwen3-8B on an H100 and of SmolLM2-135M on two cores; other shapes
 follow by what each part grows with, and were not measured.
@@ -20,13 +20,18 @@ LORA_BYTES = 16
 """Of a trained parameter: itself, its gradient and Adam's two moments in float32."""
 CHECKPOINT_BYTES = 12
 """Of a trained parameter on disk: itself and the two moments."""
-GPU_FIXED_GIB = 0.45
+GPU_FIXED_GIB = 0.95
+"""Half of it CUDA's own, which no figure of PyTorch's counts."""
 PER_INNER, PER_WIDTH = 10, 16
 """Bytes a token that one block's recomputation takes, times its inner width and its width. With these a training of
-Qwen3-8B (r=64, 16,384 tokens, every layer recomputed, fused loss) comes to 16.1 GiB; reserved were 16.1 with Axolotl's
-own parts and 15.4 in profile `memory`, 25.4 of a bf16 base (here 25.7): within 5 %."""
+Qwen3-8B (r=64, 16,384 tokens, every layer recomputed, fused loss) comes to 16.6 GiB; reserved were 16.1 with Axolotl's
+own parts, 25.4 of a bf16 base (here 26.2): within 5 %."""
+OFFLOADED_PER_INNER, OFFLOADED_PER_WIDTH = 12, 4
+"""The same in profile `memory`, where what layers start from again waits in main memory. Less .8 GiB for CUDA and
+fragments these are the 9.03, 9.66 and 10.91 GiB that were allocated with rows of 4,096, 8,192 and 16,384 tokens (H200,
+2026-11-29). Allowed no more than 11.2 GiB, rows of 8,192 took the same time, rows of 16,384 took 4 % more."""
 PER_LOGIT = 15
-"""Bytes of a word of the vocabulary and a token where the loss is not fused: 50.4 GiB were reserved (here 50.9)."""
+"""Bytes of a word of the vocabulary and a token where the loss is not fused: 50.4 GiB were reserved (here 51.4)."""
 CPU_FIXED_GIB = 1.4
 CPU_PER_WIDTH = 38
 """Bytes a token and layer, times the sum of width and inner width: nothing is recomputed on the CPU."""
@@ -49,13 +54,16 @@ def lora_parameters(config: Mapping[str, Any], shape: ModelShape) -> int:
 
 
 def gpu_memory_gib(config: Mapping[str, Any], shape: ModelShape) -> float:
-    """GPU memory with every layer recomputed, which is the least: profile `speed` spends what is free beyond it."""
+    """GPU memory with every layer recomputed: the least of profile `speed`, which spends what is free, too."""
     tokens = int(config["sequence_len"]) * int(config.get("micro_batch_size") or 1)
     block = NF4 if config.get("load_in_4bit") else BF16
     held = block * shape.block_parameters + BF16 * shape.embedding_parameters
     held += LORA_BYTES * lora_parameters(config, shape)
-    token = BF16 * shape.layers * shape.hidden  # what each layer starts from again
-    token += PER_INNER * shape.active * shape.intermediate + PER_WIDTH * shape.hidden
+    if config.get("keepstate_profile") == "memory":
+        inner, width = OFFLOADED_PER_INNER, OFFLOADED_PER_WIDTH
+    else:
+        inner, width = PER_INNER, PER_WIDTH + BF16 * shape.layers  # what each layer starts from again
+    token = inner * shape.active * shape.intermediate + width * shape.hidden
     if not config.get("liger_fused_linear_cross_entropy"):
         token += PER_LOGIT * shape.vocabulary
     return GPU_FIXED_GIB + (held + tokens * token) / GIB

@@ -48,6 +48,7 @@ def resolve(path: str, folder: str) -> dict[str, Any]:
         "quantization": loader.model_kwargs["quantization_config"].to_dict(),
         "attention": loader.model_kwargs.get("attn_implementation"),
         "lora": {"r": lora.r, "alpha": lora.lora_alpha, "targets": sorted(lora.target_modules), "bias": lora.bias},
+        "offloading": [cfg.activation_offloading, (cfg.gradient_checkpointing_kwargs or {}).get("use_reentrant")],
         "dtype": str(cfg.torch_dtype),
         "rows_a_step": cfg.micro_batch_size * cfg.gradient_accumulation_steps,
         "template": cfg.chat_template_jinja,

@@ -3,9 +3,11 @@
     .venv-train/bin/python tests/train/kernels_agree.py        # started by test_plugin_kernels.py
 
 On the CPU: LoRA layers against PEFT's own, in double precision; the loss of trained tokens; where documents begin; how
-many layers fit. On a GPU, also norm with rotation against its formula (attention: benchmarks/gpu/attention.py).
+many layers fit; what profile `memory` moves away. On a GPU, also norm with rotation against its formula (attention:
+benchmarks/gpu/attention.py).
 """
 
+import contextlib
 import sys
 import types
 from pathlib import Path
@@ -180,6 +182,37 @@ def kept_layers(count: int) -> list[int]:
     return kept
 
 
+def check_offloading() -> None:
+    """Profile `memory`: what a recomputed layer starts from, and nothing else, is taken; gradients are the same.
+
+    Axolotl's manager moves it away on a GPU only: on a CPU it counts it and leaves it.
+    """
+    from axolotl.monkeypatch.checkpoint_activation_offload import CheckpointHiddenStatesOffload
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=16, num_hidden_layers=3, **shape)).to(device).train()
+    wrapped = get_peft_model(model, LoraConfig(r=4, target_modules=NAMES)).to(torch.float64)
+    wrapped.enable_input_require_grads()
+    ids = torch.randint(16, (1, 20), device=device)
+    found = []
+    for recomputed, offloaded in ((False, False), (True, False), (True, True)):
+        if recomputed:
+            wrapped.gradient_checkpointing_enable({"use_reentrant": False})
+        manager = CheckpointHiddenStatesOffload(use_streams=device == "cuda")
+        with manager if offloaded else contextlib.nullcontext():
+            wrapped.zero_grad()
+            wrapped(input_ids=ids, labels=ids).loss.backward()
+            found.append([p.grad.clone() for p in wrapped.parameters() if p.grad is not None])
+            taken = manager.stats.offloaded_tensors if device == "cuda" else manager.stats.skipped_marked_tensors
+            assert (manager.stats.marked_tensors, taken) == ((3, 3) if offloaded else (0, 0)), manager.stats
+    assert len(found[0]) == 42
+    for grads in found[1:]:
+        for grad, wanted in zip(grads, found[0], strict=True):
+            torch.testing.assert_close(grad, wanted, rtol=1e-12, atol=1e-12)
+
+
 def check_norm_rope() -> None:
     """Norm and rotation against the formula; GPU only."""
     from keepstate_axolotl import rope
@@ -198,7 +231,7 @@ def check_norm_rope() -> None:
 
 def main() -> None:
     """Run every check that this machine can."""
-    checks = [check_lora, check_loss, check_documents, check_places, check_memory, check_rows]
+    checks = [check_lora, check_loss, check_documents, check_places, check_memory, check_rows, check_offloading]
     for check in checks + [check_norm_rope] * torch.cuda.is_available():
         check()
         print(f"agrees: {check.__name__}")

@@ -12,6 +12,7 @@ from keepstate import machine
 from keepstate.errors import UserError
 from keepstate.machine import Gpu
 from keepstate.model_shape import KNOWN, ModelShape, read_shape, shape_by_name, shape_of
+from keepstate.places import SHIPPED
 from keepstate.train import plan_training
 from keepstate.train.axolotl_config import config_path, read_axolotl_config
 from keepstate.train.base_model import BaseModel, keys_for
@@ -31,6 +32,28 @@ GPU_CONFIG = read_axolotl_config(GPU_YAML)
 def test_gpu_memory_is_what_was_measured_within_five_percent(change: dict[str, Any], measured: float) -> None:
     """Reserved by Axolotl on an H100, Qwen3-8B, r=64, 16,384 tokens."""
     assert gpu_memory_gib(GPU_CONFIG | change, REFERENCE) == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize(("tokens", "allocated"), [(4_096, 9.03), (8_192, 9.66), (16_384, 10.91)])
+def test_profile_memory_needs_what_was_measured_and_room_for_cuda(tokens: int, allocated: float) -> None:
+    """On an H200; trained there within 11.2 GiB, too, which are a card of 12."""
+    config = GPU_CONFIG | {"keepstate_profile": "memory", "sequence_len": tokens}
+    assert gpu_memory_gib(config, REFERENCE) == pytest.approx(allocated + 0.8, abs=0.02)
+    assert gpu_memory_gib(config, REFERENCE) < gpu_memory_gib(config | {"keepstate_profile": "speed"}, REFERENCE)
+
+
+def test_the_table_of_memory_is_the_model_of_it() -> None:
+    lines = (SHIPPED / "train" / "README.md").read_text().splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("| GiB of Qwen3-8B |"))
+    contexts = [int(cell.replace(",", "")) for cell in lines[head].split("|")[2:-1]]
+    for line, profile in zip(lines[head + 2 : head + 4], ("memory", "speed"), strict=True):
+        cells = line.split("|")[1:-1]
+        assert cells[0].split("`")[1] == profile
+        for cell, tokens in zip(cells[1:], contexts, strict=True):
+            needed = gpu_memory_gib(GPU_CONFIG | {"keepstate_profile": profile, "sequence_len": tokens}, REFERENCE)
+            size, card = cell.replace(" GB", "").split(":")
+            assert f"{needed:.1f}" == size.strip()
+            assert int(card) == next(gib for gib in (12, 16, 24, 40, 80) if gib >= needed)
 
 
 @pytest.mark.parametrize(("tokens", "measured"), [(650, 3.3), (1_480, 5.4), (4_096, 11.4)])
@@ -93,12 +116,13 @@ def on_a_card(monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
     [
         ("Qwen/Qwen3-1.7B", 12, None),
         ("Qwen/Qwen3-8B", 24, None),
-        ("Qwen/Qwen3-8B", 12, "--max-seq-length 4096"),
-        ("Qwen/Qwen3-8B", 8, "of the size of qwen3-1.7b or less"),
+        ("Qwen/Qwen3-8B", 12, "--profile memory"),
+        ("Qwen/Qwen3-8B", 11, "--profile memory and a shorter context: --max-seq-length 8192"),
+        ("Qwen/Qwen3-8B", 8, "--profile memory and a smaller model: --base-model (of the size of qwen3-4b or less)"),
         ("meta-llama/Llama-3.1-8B", 16, None),
         ("meta-llama/Llama-3.1-70B", 80, None),
         ("meta-llama/Llama-3.1-70B", 24, "of the size of llama-3.1-8b or less"),
-        ("Qwen/Qwen3-0.6B", 2, "--max-seq-length 4096"),
+        ("Qwen/Qwen3-0.6B", 2.5, "--max-seq-length 8192"),
         ("Qwen/Qwen3-0.6B", 1, "on a larger machine"),
         ("somebody/unknown", 8, None),
     ],
@@ -112,11 +136,13 @@ def test_on_any_card_it_says_what_fits(
     if fits is None:
         check_machine(config, tmp_path)
         return
-    with pytest.raises(UserError, match=f"card has {gib} GiB, {model} with 16,384 tokens needs about") as caught:
+    with pytest.raises(UserError, match=f"card has {gib:.0f} GiB, {model} with 16,384 tokens needs about") as caught:
         check_machine(config, tmp_path)
     assert fits in caught.value.hint
-    if found := fits.partition("--max-seq-length ")[2]:
-        check_machine(config | {"sequence_len": int(found)}, tmp_path)
+    config["keepstate_profile"] = "memory"
+    found = caught.value.hint.partition("--max-seq-length ")[2]
+    if "smaller model" not in caught.value.hint and "larger machine" not in caught.value.hint:
+        check_machine(config | {"sequence_len": int(found or 16_384)}, tmp_path)
 
 
 def test_disk_grows_with_the_adapter() -> None:

@@ -1,5 +1,6 @@
 """What the GPU benchmark runs: the project's own config, and the arithmetic that its MFU is counted in."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -48,3 +49,21 @@ def test_default_variants_exist_and_baselines_come_first() -> None:
         assert kind in train_speed.KINDS
         baseline = "plain/unpacked" if rows == "unpacked" else train_speed.BASELINE[rows]
         assert names.index(baseline) <= names.index(name)
+
+
+def test_a_peer_follows_a_variant_of_ours_on_its_rows() -> None:
+    names = [name.split("/") for name in train_speed.BESIDE_PEERS.split()]
+    for number, (kind, rows) in enumerate(names):
+        assert kind in train_speed.KINDS or kind in train_speed.PEERS
+        assert kind in train_speed.KINDS or ["speed", rows] in names[:number]
+
+
+@pytest.mark.parametrize(("loss", "said"), [(12.0, "first loss 0.0050 apart"), (12.1, "NOT MATCHED")])
+def test_a_peer_that_trains_something_else_is_told(loss: float, said: str, tmp_path: Path) -> None:
+    noted = {"seconds": [1.0], "allocated": [1.0], "reserved": [1.0], "kept": [0]}
+    for name, losses in (("speed-16k", [12.005]), ("unsloth-16k", [loss])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(noted | {"losses": losses, "attention": "SDPA"}))
+    options = train_speed.Options([], tmp_path, tiny=False, kernels=False, budget=1.0)
+    _, data = train_speed.read_seconds(options, "unsloth/16k")
+    assert said in train_speed.matched("unsloth/16k", data, options)
+    assert train_speed.matched("speed/16k", data, options) == ""

@@ -38,11 +38,11 @@ def test_no_gpu_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 def test_small_gpu_gets_the_flag_that_fits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine, "gpus", lambda: (Gpu("small", 12.0, "1"),))
+    monkeypatch.setattr(machine, "gpus", lambda: (Gpu("small", 11.0, "1"),))
     config = read_axolotl_config(A100) | {"keepstate_profile": "memory"}
-    with pytest.raises(UserError, match="12 GiB") as caught:
+    with pytest.raises(UserError, match="11 GiB") as caught:
         check_machine(config, tmp_path)
-    assert "--max-seq-length 4096" in caught.value.hint  # 8,192 would take 12.4 GiB
+    assert "--max-seq-length 8192" in caught.value.hint  # 16,384 would take 11.7 GiB
 
 
 def test_gpu_that_others_hold_is_refused_and_the_freest_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

