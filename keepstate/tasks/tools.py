@@ -110,7 +110,7 @@ class BoundTool:
         made = Tool(name=name, description=told, parameters=tuple(parameters), returns=_text(hints["return"]))
         bound = cls(made, method, types, defaults, hints["return"])
         try:
-            _ = bound.checks, bound.result_check
+            _ = bound.checks, bound.result_check, bound.order
         except PydanticUserError as error:
             raise TypeError(f"{where} has a type that cannot be checked: {error}".partition("\n")[0]) from error
         return bound
@@ -119,6 +119,11 @@ class BoundTool:
     def checks(self) -> dict[str, TypeAdapter[Any] | None]:
         """Of each argument; None for `str`, which needs none."""
         return {name: None if hint is str else TypeAdapter(hint) for name, hint in self.types.items()}
+
+    @cached_property
+    def order(self) -> list[str]:
+        """Names of all arguments."""
+        return list(self.types)
 
     @cached_property
     def result_check(self) -> TypeAdapter[Any]:
@@ -130,6 +135,8 @@ class BoundTool:
         if not isinstance(arguments, dict):
             return False
         given = list(arguments)
+        if given == self.order:
+            return True
         return given == [name for name in self.types if name in arguments or name not in self.defaults]
 
     def checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:

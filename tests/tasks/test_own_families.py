@@ -15,7 +15,7 @@ from keepstate.cli import cli
 from keepstate.errors import UserError
 from keepstate.models.scripted import ScriptedModel
 from keepstate.models.teacher import ScriptedTeacher
-from keepstate.runtimes import base
+from keepstate.runtimes import Sandbox, base
 from keepstate.tasks import (
     ToolError,
     environment_for,
@@ -292,6 +292,18 @@ async def test_an_episode_is_played_and_its_trace_names_the_file(
     assert trace.verdict is not None
     assert (trace.failure, trace.verdict.score) == (None, 1.0)
     assert trace.versions["family"].startswith("words.py sha256:")
+
+
+async def test_what_an_agent_may_leave_out_it_may_leave_out_in_every_runtime(written: Written) -> None:
+    use_family(str(written()))
+    task = next(make_tasks("words", "short", 1, 0))
+    word = task.private["word"]
+    code = f"On.\n```python\nprint(say({word!r}), say({word!r}, 2), say({word!r}, times=3))\nfinish()\n```"
+    async with Sandbox(allow_unsafe=True) as sandbox:
+        trace = await run_episode(task, runtime=RuntimeName.FORGET, model=ScriptedModel([code]), sandbox=sandbox)
+    assert trace.verdict is not None
+    assert trace.verdict.score == 1.0
+    assert [call.output for call in trace.steps[0].interpreter_result.results[:3]] == [word, word * 2, word * 3]
 
 
 @pytest.mark.parametrize(

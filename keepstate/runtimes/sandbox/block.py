@@ -93,7 +93,12 @@ class Block:
         }
         if with_tools:
             message["tools"] = [
-                {"name": tool.name, "parameters": [p.name for p in tool.parameters], "doc": tool.description}
+                {
+                    "name": tool.name,
+                    "parameters": [p.name for p in tool.parameters],
+                    "defaults": {p.name: p.default for p in tool.parameters if p.optional},
+                    "doc": tool.description,
+                }
                 for tool in self.gate.environment.tools
             ]
         return frames.encode(message)

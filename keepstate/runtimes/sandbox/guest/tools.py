@@ -52,15 +52,16 @@ def make_tools(descriptions: list[dict[str, Any]], call: Call) -> dict[str, Call
     """One function a tool, with the signature that the agent was told: Python itself refuses a wrong call.
 
     Args:
-        descriptions: `name`, `parameters` (names) and `doc` of each; from the host.
+        descriptions: `name`, `parameters` (names), `defaults` (JSON, by name) and `doc` of each; from the host.
         call: How to run one.
     """
     functions: dict[str, Callable[..., Any]] = {}
     for tool in descriptions:
-        name, parameters = tool["name"], tool["parameters"]
+        name, parameters, defaults = tool["name"], tool["parameters"], tool["defaults"]
+        taken = ", ".join(f"{each}={defaults[each]!r}" if each in defaults else each for each in parameters)
         arguments = ", ".join(f"{parameter!r}: {parameter}" for parameter in parameters)
         source = (
-            f"def {name}({', '.join(parameters)}):\n    _result, _error = _call({name!r}, {{{arguments}}})\n"
+            f"def {name}({taken}):\n    _result, _error = _call({name!r}, {{{arguments}}})\n"
             "    if _error is not None: raise _error\n    return _result"  # raised here: no frame of ours in its trace
         )
         space: dict[str, Any] = {"_call": call, "__builtins__": {}, "__name__": "tools"}
