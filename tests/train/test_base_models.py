@@ -56,6 +56,18 @@ def test_the_table_of_memory_is_the_model_of_it() -> None:
             assert int(card) == next(gib for gib in (12, 16, 24, 40, 80) if gib >= needed)
 
 
+def test_the_table_of_models_is_that_of_their_shapes() -> None:
+    names = ("qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b", "llama-3.2-1b",
+             "llama-3.1-8b", "mistral-7b", "gemma-3-4b")  # fmt: skip
+    lines = (SHIPPED / "train" / "README.md").read_text().splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("| tokens a row, profile |"))
+    for line in lines[head + 2 : head + 6]:
+        what, *cells = (cell.strip() for cell in line.split("|")[1:-1])
+        tokens, profile = int(what.split(", ")[0].replace(",", "")), what.split("`")[1]
+        config = GPU_CONFIG | {"keepstate_profile": profile, "sequence_len": tokens}
+        assert cells == [f"{gpu_memory_gib(config, KNOWN[name]):.1f}" for name in names]
+
+
 @pytest.mark.parametrize(("tokens", "measured"), [(650, 3.3), (1_480, 5.4), (4_096, 11.4)])
 def test_main_memory_is_what_was_measured_within_five_percent(tokens: int, measured: float) -> None:
     assert cpu_memory_gib(tokens) == pytest.approx(measured, rel=0.05)
