@@ -1,4 +1,4 @@
-"""The adapters to serve: each a folder under a name of its own. Reads their JSON files; loads no weights.
+"""The adapters to serve: each a folder under a name of its own, refused here where vLLM would not take it as it is.
 
 An adapter trained by keepstate brings its name (its runtime), its base model and the hash of its chat template in
 `keepstate-adapter.json`. Any other LoRA folder can be served too, as NAME=FOLDER.
@@ -6,20 +6,20 @@ An adapter trained by keepstate brings its name (its runtime), its base model an
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from keepstate.errors import UserError
+from keepstate.serve.lora_config import RANKS, LoraConfig, read_lora_config
+from keepstate.serve.weights import Pair, check_values, read_pairs
 from keepstate.train.result import DONE, WEIGHTS, read_done
 
 BASE = "base"
 """What the base model is called on the server."""
 CONFIG = "adapter_config.json"
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's `--max-lora-rank` takes."""
+OTHER_WEIGHTS = ("adapter_model.bin", "adapter_model.pt")
 
 _NAMED = re.compile(r"([a-z0-9][a-z0-9_-]*)=(.+)")
 
@@ -32,8 +32,10 @@ class ServedAdapter:
     """Its model name on the server."""
     folder: Path
     rank: int
-    modules: tuple[str, ...] = ()
-    """The layers it changes; empty where its configuration does not list them."""
+    """The largest of its layers'."""
+    pairs: Mapping[str, Pair] = field(default_factory=dict, hash=False)
+    """Its matrices, by the whole name of the layer that they change."""
+    config: LoraConfig | None = field(default=None, hash=False)
     base_model: str | None = None
     """What it was trained on, as far as the folder tells."""
     template_sha256: str | None = None
@@ -63,10 +65,10 @@ def read_adapters(given: Iterable[str | Path]) -> tuple[ServedAdapter, ...]:
 
 
 def read_adapter(given: str | Path) -> ServedAdapter:
-    """Read one adapter.
+    """Read one adapter, its weights included.
 
     Raises:
-        UserError: There is no finished adapter in the folder, or it has a rank that vLLM does not serve.
+        UserError: There is no finished adapter in the folder, or one that vLLM would not serve as it is.
     """
     named = None if Path(given).is_dir() else _NAMED.fullmatch(str(given))
     folder = Path(named[2] if named else given).expanduser().resolve()
@@ -74,48 +76,52 @@ def read_adapter(given: str | Path) -> ServedAdapter:
         raise UserError(f"no such adapter folder: {folder}", "train it: keepstate train persistent|forget|react")
     done = read_done(folder)
     if done is None and (named is None or not (folder / WEIGHTS).is_file()):
-        unfinished = "its training did not finish" if list(folder.glob("checkpoint-*")) else f"it has no {DONE}"
-        raise UserError(
-            f"no finished adapter in {folder}: {unfinished}",
-            "finish the training (the command that began it goes on), or serve a LoRA of another origin: "
-            "--lora NAME=FOLDER",
-        )
-    rank, modules = _read_config(folder / CONFIG)
+        raise _unfinished(folder, named[1] if named else "NAME")
+    config = read_lora_config(folder / CONFIG)
+    pairs = read_pairs(folder / WEIGHTS, config)
+    check_values(folder / WEIGHTS, pairs, config)
     return ServedAdapter(
         name=named[1] if named else str(done.runtime) if done else folder.name,
         folder=folder,
-        rank=rank,
-        modules=modules,
+        rank=max(pair.a.shape[0] for pair in pairs.values()),
+        pairs=pairs,
+        config=config,
         base_model=done.base_model if done else None,
         template_sha256=done.template_sha256 if done else None,
     )
 
 
+def _unfinished(folder: Path, name: str) -> UserError:
+    """What to tell of a folder that holds no finished adapter."""
+    if other := next((other for other in OTHER_WEIGHTS if (folder / other).is_file()), None):
+        return UserError(
+            f"{folder} has its weights in {other}; only {WEIGHTS} is served",
+            f"convert it: load it with PEFT (PeftModel.from_pretrained) and save_pretrained, which writes {WEIGHTS}",
+        )
+    steps = (path.parent for path in folder.glob(f"checkpoint-*/{WEIGHTS}"))
+    if not (folder / WEIGHTS).is_file() and (last := max(steps, key=lambda path: path.stat().st_mtime, default=None)):
+        return UserError(
+            f"no finished adapter in {folder}: its training did not finish, and its weights are in {last.name}",
+            f"finish the training (the command that began it goes on), or serve them as they are: --lora {name}={last}",
+        )
+    missing = DONE if (folder / WEIGHTS).is_file() else WEIGHTS
+    return UserError(
+        f"no finished adapter in {folder}: it has no {missing}",
+        f"a LoRA of another origin is served under a name: --lora NAME={folder}"
+        if missing == DONE
+        else "finish the training (the command that began it goes on), or name the folder that holds the weights",
+    )
+
+
 def max_rank(adapters: Iterable[ServedAdapter]) -> int:
     """The least rank that vLLM can be started with to hold all of them."""
-    largest = max(adapter.rank for adapter in adapters)
-    return next(rank for rank in RANKS if rank >= largest)
+    ranks = [max(adapter.rank, adapter.config.largest_rank if adapter.config else 0) for adapter in adapters]
+    return next(rank for rank in RANKS if rank >= max(ranks))
 
 
-def target_modules(adapters: Sequence[ServedAdapter]) -> tuple[str, ...]:
-    """Every layer that one of them changes; empty where one does not list its own."""
-    if not all(adapter.modules for adapter in adapters):
-        return ()
-    return tuple(sorted({module for adapter in adapters for module in adapter.modules}))
-
-
-def _read_config(path: Path) -> tuple[int, tuple[str, ...]]:
-    """Rank and layers of PEFT's `adapter_config.json`."""
-    try:
-        config = json.loads(path.read_bytes())
-        rank, modules = config["r"], config.get("target_modules")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is no LoRA configuration: {error!r}", "name the folder that the training wrote"
-        ) from error
-    if not isinstance(rank, int) or not 1 <= rank <= RANKS[-1]:
-        raise UserError(f"{path}: rank r={rank!r}; vLLM serves 1 to {RANKS[-1]}", "train it with another lora_r")
-    return rank, tuple(map(str, modules)) if isinstance(modules, list) else ()
+def target_modules(adapters: Iterable[ServedAdapter]) -> tuple[str, ...]:
+    """The last part of the name of every layer that one of them has matrices for: none may be skipped."""
+    return tuple(sorted({module.rpartition(".")[2] for adapter in adapters for module in adapter.pairs}))
 
 
 def _one_template(adapters: Iterable[ServedAdapter]) -> None:

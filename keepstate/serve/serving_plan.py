@@ -1,6 +1,7 @@
 """What is decided before a server starts: base, adapters, chat template, port, context; and the command it comes to.
 
-Every refusal that can be made without starting vLLM is made here, in milliseconds. Starts nothing.
+Every refusal that can be made without starting vLLM is made here, in milliseconds and a second for each GB of adapters.
+Starts nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from keepstate.model_shape import read_shape
 from keepstate.places import log_file
 from keepstate.serve.adapters import BASE, ServedAdapter, read_adapters
 from keepstate.serve.capacity import CPU_CACHE_GIB, cpu_cache_gib, gpu_context
+from keepstate.serve.fitting import base_sizes, check_fits
 from keepstate.serve.ports import HOST, free_port
-from keepstate.serve.weights import check_fits
 from keepstate.setup import environments
 from keepstate.setup.environments import Device
 from keepstate.train.axolotl_config import absolute_model
@@ -109,9 +110,10 @@ def plan_serving(
             f"{QWEN3} needs a CUDA GPU, and this machine has none",
             "look further: keepstate doctor; without a GPU, serve the small model: keepstate serve --laptop",
         )
-    for adapter in served:
-        check_fits(adapter, Path(base))
     port, shape, chosen = port or free_port(), read_shape(base), _template(template, base, served)
+    sizes = base_sizes(base, shape) if served else {}
+    for adapter in served:
+        remarks += check_fits(adapter, base, sizes, device)
     tokens = _context(context, base, device)
     if device == "cuda" and shape is not None:
         tokens, shorter = gpu_context(base, shape, context, tokens, served)

@@ -4,7 +4,9 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from made_lora import INPUTS, LAYERS, OUTPUTS, lora_config, matrices, write_tensors
 from serving_helpers import MakeAdapter
 
 from keepstate.dataset import load_template
@@ -18,10 +20,12 @@ STUB = Path(__file__).with_name("stub_vllm.py")
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A folder that looks like a model with 4,096 positions."""
+    """A folder that looks like a model with 4,096 positions and two layers."""
     folder = tmp_path / "model"
     folder.mkdir()
     write_json(folder / "config.json", {"max_position_embeddings": 4096})
+    layers = {f"{layer}.weight": np.ones((OUTPUTS, INPUTS), dtype="f4") for layer in LAYERS}
+    write_tensors(folder / "model.safetensors", layers)
     return folder
 
 
@@ -32,8 +36,8 @@ def make_adapter(tmp_path: Path, model: Path) -> MakeAdapter:
     def make(runtime: str = "persistent", *, folder: str = "", template: str = "chatml", rank: int = 16) -> Path:
         place = tmp_path / (folder or runtime)
         place.mkdir()
-        (place / WEIGHTS).write_bytes(b"")
-        write_json(place / "adapter_config.json", {"r": rank, "target_modules": ["q_proj", "v_proj"]})
+        write_tensors(place / WEIGHTS, matrices(rank))
+        write_json(place / "adapter_config.json", lora_config(rank))
         done = TrainedAdapter(
             key="0",
             runtime=RuntimeName(runtime),

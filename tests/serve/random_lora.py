@@ -1,10 +1,9 @@
 """Adapters of random weights for the laptop's base model, written without torch: safetensors is a header and bytes."""
 
-import json
-import struct
 from pathlib import Path
 
 import numpy as np
+from made_lora import write_tensors
 
 from keepstate.files import write_json
 
@@ -37,15 +36,7 @@ def write_random_lora(folder: Path, seed: int) -> Path:
             b = generator.standard_normal((outputs, RANK)) * SCALE
             tensors[f"{name}.lora_B.weight"] = b.astype(np.float32)
     folder.mkdir(parents=True)
-    header, offset = {}, 0
-    for name, tensor in tensors.items():
-        header[name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": (offset, offset + tensor.nbytes)}
-        offset += tensor.nbytes
-    raw = json.dumps(header).encode()
-    with (folder / "adapter_model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(raw)) + raw)
-        for tensor in tensors.values():
-            file.write(tensor.tobytes())
+    write_tensors(folder / "adapter_model.safetensors", tensors)
     modules = [module.rpartition(".")[2] for module in WIDTHS]
     write_json(
         folder / "adapter_config.json",

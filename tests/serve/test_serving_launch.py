@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from made_lora import lora_config
 from serving_helpers import MakeAdapter, is_running
 
 from keepstate.errors import EXIT_INTERRUPTED, UserError
@@ -67,7 +68,7 @@ def test_what_a_server_loaded_is_known_while_it_runs(
         loaded = loaded_by(server.base_url)
         assert loaded is not None
         assert loaded.adapters["persistent"].weights == hashlib.sha256(b"one").hexdigest()
-        assert loaded.adapters["react"].config == {"r": 16, "target_modules": ["q_proj", "v_proj"]}
+        assert loaded.adapters["react"].config == lora_config()
         assert loaded.base["config"] is not None
         assert loaded.template == hashlib.sha256(planned.template.read_bytes()).hexdigest()
         assert loaded_by(server.base_url.replace("127.0.0.1", "example.org")) is None
