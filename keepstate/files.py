@@ -232,6 +232,21 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value) else _no_number(text)
 
 
+def parse_yaml(data: bytes) -> Any:
+    """The value of a YAML file.
+
+    Raises:
+        ValueError: It is none, in one line. PyYAML lets pass what goes wrong inside it: `!!int ""`, a month 13, a whole
+            number of 5,000 digits, 1,000 brackets inside each other.
+    """
+    import yaml  # `--help` does not wait for it
+
+    try:
+        return yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
+
+
 def refused(error: OSError) -> UserError | None:
     """Explain what the operating system refused, if a user can mend it (space, rights, a file in a folder's place)."""
     place = error.filename2 or error.filename

@@ -22,6 +22,7 @@ from keepstate.files import (
     canonical_json,
     content_hash,
     parse_json,
+    parse_yaml,
     scratch_folder,
     write_atomic,
     write_json,
@@ -42,6 +43,25 @@ def test_the_hash_of_a_growing_list_is_that_of_the_whole(items: list[Any], stops
 def test_what_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"no JSON number|Expecting"):
         parse_json(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [",
+        "\x00",
+        "\udcff",
+        "a: 2020-13-01",
+        "a: !!int ''",
+        "a: !!bool x",
+        "9" * 5000,
+        "[" * 5000,
+        "!!python/tuple []",
+    ],
+)
+def test_what_is_no_yaml_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^not YAML: [^\n]+$"):
+        parse_yaml(text.encode(errors="surrogateescape"))
 
 
 def test_json_is_read_and_written_strictly(tmp_path: Path) -> None:

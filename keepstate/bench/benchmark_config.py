@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from keepstate.closed import Closed, explain
 from keepstate.errors import UserError
+from keepstate.files import parse_yaml
 from keepstate.models.base import Sampling
 from keepstate.places import SHIPPED, find
 from keepstate.tasks import load_tasks, use_family
@@ -184,14 +184,14 @@ def read_benchmark_config(path: Path) -> BenchmarkConfig:
     """
     path = find(path)
     try:
-        raw = yaml.safe_load(path.read_bytes())
+        raw = parse_yaml(path.read_bytes())
     except OSError as error:
         raise UserError(
             f"{path}: cannot read: {error.strerror}",
             f"those of the specification: ls {SHIPPED / 'train' / 'assets' / 'benchmark_configs'}",
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}", "repair the file") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}", "repair the file") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a mapping of keys is needed", f"keys: {', '.join(BenchmarkConfig.model_fields)}")
     try:

@@ -26,6 +26,7 @@ from keepstate.resume import changed_keys
 from keepstate.tasks.base import Task, Verdict
 from keepstate.tasks.families import environment_for, family_of, reference_scores
 from keepstate.traces import BadTrace
+from keepstate.traces.record import MOST_TURNS
 from keepstate.traces.recorded import Due, graded, read_record
 from keepstate.traces.summary import write_summaries
 from keepstate.traces.writer import TRACE_SUFFIX, remove_trace
@@ -35,7 +36,6 @@ CELL_SCHEMA: Literal["keepstate.cell.v1"] = "keepstate.cell.v1"
 CELL_FILE = "cell.json"
 ELSEWHERE = "--run NAME"
 """The option that keeps results of two configs."""
-MOST_TURNS = 2**53
 _SURROGATE = re.compile("[\ud800-\udfff]")
 TOLD_BY_SERVER = {
     "weights": "the adapter's weights",

@@ -157,11 +157,15 @@ def family_option(*, exposed: bool = False) -> Option[Any]:
 
 def limits_options(*, least_tool_calls: int = 1) -> Option[Any]:
     """What an episode may use up; `limits_of` takes it from what click hands over."""
-    from keepstate.traces.record import DEFAULT_LIMITS
+    from keepstate.traces.record import DEFAULT_LIMITS, MOST_TURNS
 
     return together(
         click.option(
-            "--turns", type=click.IntRange(1), default=DEFAULT_LIMITS.turns, show_default=True, help="Of an episode."
+            "--turns",
+            type=click.IntRange(1, MOST_TURNS),
+            default=DEFAULT_LIMITS.turns,
+            show_default=True,
+            help="Of an episode.",
         ),
         click.option("--seconds", type=FiniteRange(0, min_open=True), help="Of an episode; 900, react 600."),
         click.option(

@@ -55,6 +55,8 @@ class TaskRef(Closed):
 
 CODEACT_SECONDS = 900.0
 REACT_SECONDS = 600.0
+MOST_TURNS = 2**53
+"""Whole numbers up to here are exact in every program that reads JSON."""
 
 
 class Limits(Closed, allow_inf_nan=False):
@@ -63,7 +65,7 @@ class Limits(Closed, allow_inf_nan=False):
     Reaching one ends the episode or the action, which is graded as it stands.
     """
 
-    turns: int = Field(default=40, ge=1)
+    turns: int = Field(default=40, ge=1, le=MOST_TURNS)
     """Answers of the model."""
     seconds: float = Field(default=CODEACT_SECONDS, gt=0)
     """Of the model's answers and of the actions together; waiting for a server that does not answer is not counted.
@@ -72,7 +74,7 @@ class Limits(Closed, allow_inf_nan=False):
     """In one action; `finish` is free."""
     action_seconds: float = Field(default=30.0, gt=0)
     """Wall-clock and CPU seconds of one action."""
-    memory_mib: int = Field(default=256, ge=16)
+    memory_mib: int = Field(default=256, ge=16, le=2**40)
     """Address space beyond an idle interpreter's."""
     output_chars: int = Field(default=10_000, ge=100)
     """Output of one action shown to the agent; the rest is cut with a notice."""

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from keepstate.closed import explain
 from keepstate.errors import UserError
+from keepstate.files import parse_yaml
 from keepstate.places import SHIPPED, home
 from keepstate.vocabulary import RuntimeName
 
@@ -120,11 +120,11 @@ def read_axolotl_config(path: Path) -> dict[str, Any]:
         UserError: It cannot be read, is no mapping, has an unknown key or value or lacks a needed one.
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        config = parse_yaml(path.read_bytes())
+    except OSError as error:
         raise UserError(f"cannot read the config {path}: {error}", f"the project's own are in {CONFIGS}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}", "correct the line it names") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}", "repair the file") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} holds no keys", f"the project's own configs are in {CONFIGS}")
     return checked(config, str(path))

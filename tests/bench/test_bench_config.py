@@ -92,6 +92,12 @@ def test_the_defaults_are_those_written_out_in_the_files() -> None:
         ({"tasks": {"difficulty": "mini", "seed": 1}}, "unknown key 'tasks.seed'", "did you mean seed_start"),
         ({"runtime": "reset"}, "runtime: Input should be 'persistent', 'forget' or 'react' (found 'reset')", "allowed"),
         ({"limits": {"turns": 0}}, "limits.turns: Input should be greater than or equal to 1 (found 0)", "turns"),
+        (
+            {"limits": {"turns": 10**17}},
+            "limits.turns: Input should be less than or equal to 9007199254740992",
+            "turns",
+        ),
+        ({"limits": {"memory_mib": 10**17}}, "limits.memory_mib: Input should be less than or equal", "memory_mib"),
         ({"tasks": {}}, "exactly one of config, folder, difficulty (found none)", "allowed keys: config, folder"),
         ({"tasks": {"folder": "x", "difficulty": "mini"}}, "found folder, difficulty", "config"),
         ({"name": "../x"}, "name: String should match pattern", "allowed"),
