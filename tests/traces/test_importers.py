@@ -249,6 +249,9 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
         (said(answer("a", CALL), result("x", "9")), "result of call '9', which the answer before does not make"),
         (said(result("x", "1"), answer("a")), "message 1 is the result of a tool call, and no answer before"),
         (said(answer("x\nAction: []", CALL)), "its text spells an action as well"),
+        (said(answer('Action: [{"tool": "f", "args": {}}]', CALL)), "its text spells an action as well"),
+        (said(answer("x", CALL) | {"function_call": OTHER}), "`tool_calls` and `function_call`"),
+        (said({"type": "ai", "data": {"content": "x"}}), "as LangChain dumps it, which is not read yet"),
         (said(answer("a", {"type": "function"})), "a tool call without a name"),
         (
             said(answer("a", {"function": {"name": "f", "arguments": "x"}})),
@@ -277,6 +280,15 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
 def test_a_row_that_would_lose_something_is_refused(row: dict[str, Any], words: str) -> None:
     with pytest.raises(TraceError, match=words):
         conversation_trace(row, RuntimeName.REACT)
+
+
+def test_user_messages_that_follow_one_another_are_joined_and_that_is_named() -> None:
+    more = {"role": "user", "content": "and be quick"}
+    trace = conversation_trace(said(more, answer("a", CALL), result("x", "1"), more, answer("b")), RuntimeName.REACT)
+    assert [text for _, text in texts(trace)][::2] == ["u\n\nand be quick", "Observation: [sql] x\n\nand be quick"]
+    assert trace.steps[0].observation == "Observation: [sql] x\n\nand be quick"
+    assert "they are joined" in trace.versions[NOT_CARRIED]
+    assert list(trace_problems(trace)) == []
 
 
 def test_an_empty_think_block_is_taken_off_when_asked_and_a_thought_never() -> None:

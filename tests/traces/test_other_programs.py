@@ -5,6 +5,8 @@ import json
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keepstate.cli import cli
+from keepstate.dataset.manifest import TrainTurns
+from keepstate.dataset.turns import WENT_WRONG, masked_answers
 from keepstate.traces import Trace, TraceError, iter_traces
-from keepstate.traces.check import trace_problems
+from keepstate.traces.check import trace_problems, turns_problem
 from keepstate.traces.exporters import to_atif
 from keepstate.traces.importing import NOT_CARRIED, PLACE, inspect_logs, sources
 from keepstate.traces.importing.formats import FORMATS, traces_of
@@ -165,8 +169,8 @@ def test_prompt_and_completion_are_read_where_they_are_messages_or_have_a_reward
 def test_answers_that_the_model_did_not_give_are_refused() -> None:
     row = json.loads((HERE / "verifiers-0.1.14.jsonl").read_text().splitlines()[0])
     row["prompt"] += [{"role": "assistant", "content": "an example"}, {"role": "user", "content": "and now"}]
-    with pytest.raises(TraceError, match="its prompt holds an answer"):
-        list(traces_of(row, RuntimeName.REACT))
+    (error,) = traces_of(row, RuntimeName.REACT)
+    assert "its prompt holds an answer" in str(error)
     episode = json.loads((HERE / "verifiers-0.4.0.jsonl").read_text().splitlines()[0])
     episode["traces"][0]["nodes"][2]["sampled"] = False
     (error,) = traces_of(episode, RuntimeName.REACT)
@@ -282,6 +286,59 @@ JSON = st.recursive(
     ),
     max_leaves=12,
 )
+ODD: tuple[Any, ...] = (None, 5, -1, True, 1e308, 10**400, "x", "", "[]", [], {}, [5], [None], [[]], {"a": 1})
+
+
+def places_in(value: Any) -> list[tuple[Any, Any]]:
+    """Every object or array within a value, with each of its keys."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, item in inside for place in [(value, key), *places_in(item)]]
+
+
+@given(st.data())
+def test_a_sample_with_anything_in_any_place_is_read_or_refused_by_itself(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from([path.name for path in sorted(HERE.iterdir())]))
+    value = deepcopy(data.draw(st.sampled_from([value for _, value in iter_values(HERE / name)])))
+    for _ in range(data.draw(st.integers(1, 3))):
+        if places := places_in(value):
+            inside, key = data.draw(st.sampled_from(places))
+            inside[key] = deepcopy(data.draw(st.sampled_from(ODD)))
+    with suppress(TraceError):  # it is of no format any more
+        for trace in traces_of(value, RuntimeName.REACT):
+            told = isinstance(trace, TraceError) or turns_problem(trace.messages)
+            assert told or list(trace_problems(trace)) == []
+
+
+def test_a_file_with_one_row_that_is_misbuilt_loses_that_row_alone(tmp_path: Path) -> None:
+    good = (HERE / "harbor-0.26.0-atif.jsonl").read_text().splitlines()[0]
+    bad = json.loads(good)
+    bad["steps"][0]["source"] = ["user"]
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(bad)}\n{good}\n")
+    result = run(tmp_path / "rows.jsonl", "--runtime", "react", "--out", tmp_path / "out")
+    assert result.exit_code == 1, result.output
+    assert "rows.jsonl:1: this is an ATIF trajectory, and not built as one: TypeError" in result.output
+    assert len(list(iter_traces(tmp_path / "out"))) == 1
+
+
+def test_an_action_that_went_wrong_is_known_by_what_the_source_says_of_it() -> None:
+    def said(*messages: dict[str, Any]) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": "u"}, *messages, {"role": "assistant", "content": "b"}]}
+
+    call = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "look", "arguments": {}}}]}
+    for mark in ({"is_error": True}, {"status": "error"}):
+        (trace,) = traces_of(
+            said(call, {"role": "tool", "tool_call_id": "1", "content": "no", **mark}), RuntimeName.REACT
+        )
+        assert isinstance(trace, Trace)
+        assert masked_answers(trace, trace.messages, TrainTurns.CLEAN) == {0: WENT_WRONG}
+        assert texts(trace)[2] == "Observation: [look] error: no"
+        assert "status" not in trace.versions[NOT_CARRIED]
+    ((_, memory),) = iter_values(HERE / "smolagents-1.26-code.json")  # whose second step raised
+    (trace,) = traces_of(memory, None)
+    assert isinstance(trace, Trace)
+    assert masked_answers(trace, trace.messages, TrainTurns.CLEAN) == {1: WENT_WRONG}
+
+
 OPENINGS: tuple[dict[str, Any], ...] = (
     {"schema_version": "ATIF-v1.6", "agent": {"name": "keepstate-x"}},
     {"eval": {}, "status": "success"},

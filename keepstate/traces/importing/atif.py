@@ -32,7 +32,7 @@ def is_trajectory(value: Any) -> bool:
     return isinstance(version, str) and version.startswith("ATIF")
 
 
-def told_of(value: Mapping[str, Any]) -> Iterator[Told]:
+def told_of(value: Mapping[str, Any]) -> Told:
     """What a trajectory tells.
 
     Raises:
@@ -53,7 +53,7 @@ def told_of(value: Mapping[str, Any]) -> Iterator[Told]:
     told.started_at, told.finished_at = (times[0], times[-1]) if times else ("", "")
     told.usage = _usage(mapping(value.get("final_metrics")), "total_")
     _ours(told, agent, mapping(value.get("extra")))
-    yield told
+    return told
 
 
 def _add(told: Told, step: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,6 +44,9 @@ ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "model": "assistant",
     "function_call": "assistant",
 }
+LANGCHAIN = "write them by langchain_core.messages.convert_to_openai_messages first"
+FAILED_KEYS = {"is_error": True, "status": "error"}
+"""By which Anthropic, LangChain and our other readers say that a message tells of an action that went wrong."""
 RESULTS = frozenset({"tool", "function", "observation"})
 """Who tells what came of an action."""
 NAMES = ("name", "tool_name")
@@ -55,7 +58,9 @@ ARGUMENT_KEYS = ("arguments", "args", "input", "parameters")
 KEYS_OF_CALL = {"name", "id", "type", "index", "call_id", "tool_call_id", *ARGUMENT_KEYS}
 TEXTS = frozenset({"text", "input_text", "output_text"})
 THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
-"""Parts of a message by their type: those that are its text, and those that are named and left out as thinking."""
+CALL_PARTS = frozenset({"tool_use", "server_tool_use", "tool_result", "tool-call", "tool-result", "functionCall"})
+"""Parts of a message by their type: its text, thinking (named and left out), and calls of Anthropic's and others' APIs.
+"""
 MEDIA = re.compile(
     r"(input_)?(image|video|audio|picture|photo)s?(_(url|path|file|data|id)s?)?|.*attachments?", re.IGNORECASE
 )
@@ -68,7 +73,7 @@ def is_row(value: Any) -> bool:
     return isinstance(value, list) or (isinstance(value, Mapping) and _key(value) is not None)
 
 
-def told_of(row: Any) -> Iterator[Told]:
+def told_of(row: Any) -> Told:
     """What a row tells: `{"messages": [...]}`, `{"conversations": [...]}`, each also with a `system` text, or the list.
 
     Raises:
@@ -86,7 +91,7 @@ def told_of(row: Any) -> Iterator[Told]:
     if extra := sorted(set(map(str, row)) - read):
         lost.add(f"keys {', '.join(extra)}")
     told = row.get("task_id") or row.get("id")
-    yield Told(f"rows of {key}", messages, task_id=told, lost=lost)
+    return Told(f"rows of {key}", messages, task_id=told, lost=lost)
 
 
 def _key(row: Mapping[str, Any]) -> str | None:
@@ -152,6 +157,14 @@ class _Call:
     arguments: dict[str, Any]
     id: Any
     result: str | None = None
+    failed: bool = False
+
+    @property
+    def done(self) -> ToolCall:
+        """As a trace has it."""
+        if self.failed:
+            return ToolCall(self.name, self.arguments, error=self.result)
+        return ToolCall(self.name, self.arguments, self.result)
 
 
 class _Talk:
@@ -163,6 +176,8 @@ class _Talk:
         self._runtime = runtime
         self._actions: dict[int, list[_Call]] = {}
         """Calls by the place of the answer that makes them."""
+        self._failures: set[int] = set()
+        """Places of messages that tell of an action that went wrong, where it is no call."""
         self._open: list[_Call] = []
         """Those of the last answer, until each has its result."""
 
@@ -176,6 +191,8 @@ class _Talk:
             raise TraceError(f"message {number} is no JSON object")
         role_key, text_key = "role" if "role" in row else "from", "content" if "content" in row else "value"
         told = row.get(role_key)
+        if told is None and (row.get("lc") or {"type", "data"} <= row.keys() or {"type", "content"} <= row.keys()):
+            raise TraceError(f"message {number} is as LangChain dumps it, which is not read yet: {LANGCHAIN}")
         if not isinstance(told, str) or told not in ROLES:
             raise TraceError(f"message {number}: role {told!r} is none of {', '.join(ROLES)}")
         _refuse_media(row, f"message {number}")
@@ -193,7 +210,7 @@ class _Talk:
         elif not text and row.get(text_key) != "" and told not in RESULTS and ROLES[told] != "assistant":
             raise TraceError(f"message {number} ({told}) holds no text")
         else:
-            self._say(number, told, text)
+            self._say(number, told, text, failed=ROLES[told] == "user" and _tells_of_failure(row))
 
     def end(self) -> None:
         """The conversation is over. Its last answer may act without being told what came of it.
@@ -212,17 +229,28 @@ class _Talk:
     def _name_keys(self, row: Mapping[str, Any], read: set[str]) -> None:
         """Name what a message holds and nobody reads; the name in a tool's result is its call's."""
         for key in set(map(str, row)) - read - {"tool_call_id", *CALL_KEYS}:
+            if key in FAILED_KEYS and row[key] in (FAILED_KEYS[key], False, "success"):
+                continue
             if row.get(key) not in (None, "", [], {}) and not (key in NAMES and self._open):
                 self.lost.add(f"key {key} of a message")
 
-    def _say(self, number: int, told: str, text: str) -> None:
+    def _say(self, number: int, told: str, text: str, *, failed: bool) -> None:
         """A message of text alone."""
         self._require_results(number)
         if ROLES[told] == "assistant" and not text:
             raise TraceError(f"message {number} is an answer without text: there is nothing to train")
         if told in RESULTS:
             self.lost.add(f"role {told}, read as user")
-        self.messages.append(Message(role=ROLES[told], content=text))
+        self._append(ROLES[told], text)
+        if failed:
+            self._failures.add(len(self.messages) - 1)
+
+    def _append(self, role: Literal["system", "user", "assistant"], text: str) -> None:
+        """A message; of the user's that follow one another one is made, since no agent here is told two at once."""
+        if role == "user" and self.messages and self.messages[-1]["role"] == "user":
+            self.lost.add("that user messages which follow one another were several: they are joined")
+            text = f"{self.messages.pop()['content']}\n\n{text}"
+        self.messages.append(Message(role=role, content=text))
 
     def _act(self, number: int, role: str, text: str, calls: list[_Call]) -> None:
         """An answer that calls tools."""
@@ -238,10 +266,9 @@ class _Talk:
         action = json.dumps([{"tool": call.name, "args": call.arguments} for call in calls], ensure_ascii=False)
         thought = without_empty_thinking(text).strip()
         opening = text[: len(text) - len(without_empty_thinking(text))]
-        if thought and not thought.startswith("Thought:"):
-            thought = f"Thought: {thought}"
-        answer = opening + (f"{thought}\nAction: {action}" if thought else f"Action: {action}")
-        if parse_answer(self._runtime, answer).action != action:
+        label = "Thought: " if thought and not thought.startswith("Thought:") else ""
+        answer = opening + (f"{label}{thought}\nAction: {action}" if thought else f"Action: {action}")
+        if parse_answer(self._runtime, thought).action or parse_answer(self._runtime, answer).action != action:
             raise TraceError(f"message {number} calls tools ({names}), and its text spells an action as well")
         self.lost.add("tool calls as the server had them: they are written as actions, their results as observations")
         self._actions[len(self.messages)] = self._open = calls
@@ -258,16 +285,16 @@ class _Talk:
             call = next((call for call in waiting if call.id == told), None)
         if call is None:
             raise TraceError(f"message {number} is the result of call {told!r}, which the answer before does not make")
-        call.result = text
+        call.result, call.failed = text, _tells_of_failure(row)
         if len(text) > MAX_RESULT_CHARS:
             self.lost.add(
                 f"results of tools beyond {MAX_RESULT_CHARS:,} characters, which keepstate's agent is not shown"
             )
         if len(waiting) == 1:
             result = ActionResult(
-                output="", error=None, error_type=None, globals=None, results=tuple(map(_tool_call, self._open))
+                output="", error=None, error_type=None, globals=None, results=tuple(call.done for call in self._open)
             )
-            self.messages.append(Message(role="user", content=render_observation(self._runtime, result)))
+            self._append("user", render_observation(self._runtime, result))
             self._open = []
 
     def _require_results(self, number: int) -> None:
@@ -289,6 +316,11 @@ class _Talk:
                 self.lost.add(f"parts of type {kind}")
             elif kind in TEXTS and isinstance(text, str):
                 texts.append(text)
+            elif kind in CALL_PARTS:
+                raise TraceError(
+                    f"message {number} holds a part of type {kind}, as Anthropic's and other APIs write tool calls, "
+                    "which is not read yet: write them as OpenAI's `tool_calls` and `tool` messages"
+                )
             else:
                 raise TraceError(f"message {number} holds a part of type {kind}, which text cannot carry")
         return "".join(texts)
@@ -296,15 +328,22 @@ class _Talk:
     def _step(self, turn: int, place: int) -> StepEvent:
         after = self.messages[place + 1] if place + 1 < len(self.messages) else None
         text, calls = self.messages[place]["content"], self._actions.get(place, [])
-        done = tuple(_tool_call(call) for call in calls if call.result is not None)
+        error = after["content"] if after and place + 1 in self._failures else None
+        done = tuple(call.done for call in calls if call.result is not None)
         return StepEvent(
             turn=turn,
             assistant_text=text,
             code=parse_answer(self._runtime, text).action if calls else None,
-            interpreter_result=ActionResult(output="", error=None, error_type=None, globals=None, results=done),
+            interpreter_result=ActionResult(
+                output="", error=error, error_type=error and "Error", globals=None, results=done
+            ),
             observation=after["content"] if after and after["role"] == "user" else None,
             token_usage=TokenUsage(),
         )
+
+
+def _tells_of_failure(row: Mapping[str, Any]) -> bool:
+    return any(row.get(key) == value for key, value in FAILED_KEYS.items())
 
 
 def _refuse_media(told: Mapping[str, Any], what: str) -> None:
@@ -323,10 +362,6 @@ def _refuse_untrained(told: Mapping[str, Any], what: str) -> None:
             )
 
 
-def _tool_call(call: _Call) -> ToolCall:
-    return ToolCall(call.name, call.arguments, call.result)
-
-
 def _calls(row: Mapping[str, Any], told: str, content: Any, number: int) -> list[_Call]:
     """The tool calls in a message, in any of the three ways to write them.
 
@@ -336,6 +371,8 @@ def _calls(row: Mapping[str, Any], told: str, content: Any, number: int) -> list
     others = [key for key in map(str, row) if key not in CALL_KEYS and OTHER_CALLS.fullmatch(key)]
     if lost := [key for key in others if row.get(key) and str(row[key]).strip() not in str(content)]:
         raise TraceError(f"message {number} holds `{lost[0]}`: write its tool calls as `tool_calls`, or into its text")
+    if row.get("tool_calls") and row.get("function_call"):
+        raise TraceError(f"message {number} holds `tool_calls` and `function_call`: which of them it made is not told")
     raw = row.get("tool_calls") or row.get("function_call") or []
     if told == "function_call":
         raw = _json(content) if isinstance(content, str) else content

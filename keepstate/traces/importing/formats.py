@@ -22,19 +22,23 @@ class Format:
     name: str
     known: Callable[[Any], bool]
     """Whether a value is of it, by its keys."""
-    told_of: Callable[[Any], Iterator[Told | TraceError]]
-    """The episodes in a value."""
+    told_of: Callable[[Any], Told]
+    """What one episode tells."""
+    parts: Callable[[Any], list[Any]] = lambda value: [value]
+    """The episodes in a value, each as `told_of` takes it."""
 
 
 FORMATS = (
     Format("an ATIF trajectory", atif.is_trajectory, atif.told_of),
-    Format("a log of inspect_ai", inspect_logs.is_log, inspect_logs.told_of),
+    Format("a log of inspect_ai", inspect_logs.is_log, inspect_logs.told_of, inspect_logs.samples_in),
     Format("a memory of smolagents", smolagents.is_memory, smolagents.told_of),
-    Format("a rollout of verifiers", verifiers.is_rollout, verifiers.told_of),
+    Format("a rollout of verifiers", verifiers.is_rollout, verifiers.told_of, verifiers.episodes_in),
     Format("a row that harbor exports", harbor.is_export, harbor.told_of),
     Format("a row of messages", conversations.is_row, conversations.told_of),
 )
 """Tried in this order: rows of messages, which others resemble, come last."""
+MISBUILT = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
+"""What a reader raises of a value that has another type than its format says: no reason to lose the rows after it."""
 AS_ROWS = "write each as a row of `messages` or ShareGPT `conversations`"
 RECOGNISED: tuple[tuple[frozenset[str], str], ...] = tuple(
     (frozenset(needed.split()), name)
@@ -98,14 +102,13 @@ def traces_of(value: Any, runtime: RuntimeName | None, place: str = "") -> Itera
     found = format_of(value)
     if found is None:
         raise TraceError(foreign(value) or _unknown(value))
-    for told in found.told_of(value):
-        if isinstance(told, TraceError):
-            yield told
-            continue
+    for part in found.parts(value):
         try:
-            yield talk_trace(told, runtime, place)
+            yield talk_trace(found.told_of(part), runtime, place)
         except TraceError as error:
             yield error
+        except MISBUILT as error:
+            yield TraceError(f"this is {found.name}, and not built as one: {type(error).__name__}: {error}")
 
 
 def _unknown(value: Any) -> str:

@@ -6,7 +6,7 @@ and thoughts are texts in it; the trials' own trajectories (`agent/trajectory.js
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from keepstate.traces.importing import UNKNOWN, Told, file_word, graded
@@ -21,7 +21,7 @@ def is_export(value: Any) -> bool:
     return isinstance(value, Mapping) and value.keys() >= KEYS and isinstance(value["conversations"], list)
 
 
-def told_of(row: Mapping[str, Any]) -> Iterator[Told]:
+def told_of(row: Mapping[str, Any]) -> Told:
     """What a row tells: one episode."""
     told = Told("harbor exports", list(row["conversations"]), family="harbor")
     told.model, told.started_at = str(row.get("model") or UNKNOWN), str(row.get("date") or "")
@@ -34,4 +34,4 @@ def told_of(row: Mapping[str, Any]) -> Iterator[Told]:
         told.verdict = graded(float(result), told.lost) if result is not None else None
     except (TypeError, ValueError):
         told.finish, told.errors = FinishReason.FAILED, [str(result)]
-    yield told
+    return told

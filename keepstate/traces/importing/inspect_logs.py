@@ -91,19 +91,21 @@ def _member(archive: Any, name: str) -> dict[str, Any]:
     return value
 
 
-def told_of(log: Mapping[str, Any]) -> Iterator[Told | TraceError]:
-    """What a log tells of its samples."""
+def samples_in(log: Mapping[str, Any]) -> list[Any]:
+    """Each sample of a log, as a log of that sample; the log itself where it has none."""
     samples = log.get("samples")
-    if not samples:
-        yield TraceError("this is a log of inspect_ai without samples (was it written with log_samples off?)")
-    for sample in samples if isinstance(samples, list) else ():
-        try:
-            yield _told(mapping(sample), log["eval"])
-        except TraceError as error:
-            yield error
+    return [{**log, "samples": [sample]} for sample in samples] if isinstance(samples, list) and samples else [log]
 
 
-def _told(sample: Mapping[str, Any], run: Mapping[str, Any]) -> Told:
+def told_of(log: Mapping[str, Any]) -> Told:
+    """What a log of one sample tells.
+
+    Raises:
+        TraceError: It has no sample, or one that text cannot carry.
+    """
+    if not log.get("samples"):
+        raise TraceError("this is a log of inspect_ai without samples (was it written with log_samples off?)")
+    sample, run = mapping(log["samples"][0]), log["eval"]
     messages = sample.get("messages")
     if not isinstance(messages, list) or not messages:
         raise TraceError(f"sample {sample.get('id')!r}, epoch {sample.get('epoch')}, holds no messages")
@@ -142,7 +144,7 @@ def _message(message: Mapping[str, Any], lost: set[str]) -> dict[str, Any]:
         if message[key] not in (None, "", [], {}):
             lost.add(f"key {key} of a message")
     if error := mapping(kept.pop("error", None)):
-        kept["content"] = kept.get("content") or f"error: {error.get('message')}"
+        kept |= {"content": kept.get("content") or str(error.get("message") or "it failed"), "is_error": True}
     calls = []
     for call in map(mapping, kept.get("tool_calls") or ()):
         if call.get("parse_error"):

@@ -33,7 +33,7 @@ def _steps(value: Any) -> list[Mapping[str, Any]]:
     return list(map(mapping, steps)) if isinstance(steps, list) else []
 
 
-def told_of(value: Any) -> Iterator[Told]:
+def told_of(value: Any) -> Told:
     """What a memory tells: one episode.
 
     Raises:
@@ -62,7 +62,7 @@ def told_of(value: Any) -> Iterator[Told]:
     told.started_at = _time(mapping(acting[0].get("timing")).get("start_time"))
     told.finished_at = _time(mapping(acting[-1].get("timing")).get("end_time"))
     told.model = next((name for step in acting if (name := _model(step))), UNKNOWN)
-    yield told
+    return told
 
 
 def _open(told: Told, value: Any, steps: list[Mapping[str, Any]], acting: list[Mapping[str, Any]]) -> None:
@@ -91,7 +91,7 @@ def _coded(step: Mapping[str, Any], told: Told, *, last: bool) -> Iterator[dict[
         output = f"{thought}\n```python\n{code.strip()}\n```".lstrip()
     yield {"role": "assistant", "content": output}
     if not last:
-        yield {"role": "user", "content": _seen(step)}
+        yield {"role": "user", "content": _seen(step), "is_error": bool(step.get("error"))}
     elif _seen(step):
         told.lost.add("what was seen of the last action")
 
@@ -111,9 +111,10 @@ def _called(step: Mapping[str, Any], told: Told, *, last: bool) -> Iterator[dict
         if _seen(step):
             told.lost.add("what was seen of the last action")
     elif not calls:
-        yield {"role": "user", "content": _seen(step)}
+        yield {"role": "user", "content": _seen(step), "is_error": bool(step.get("error"))}
     elif len(calls) == 1:
-        yield {"role": "tool", "tool_call_id": calls[0].get("id"), "content": _seen(step)}
+        failed = bool(step.get("error"))
+        yield {"role": "tool", "tool_call_id": calls[0].get("id"), "content": _seen(step), "is_error": failed}
     else:
         raise TraceError(f"step {step.get('step_number')}: the results of its {len(calls)} calls are one text")
 

@@ -8,7 +8,7 @@ prompt, another agent's) is refused: it would be trained.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,9 +53,13 @@ def is_rollout(value: Any) -> bool:
     """Whether a value is a rollout, a trace or an episode."""
     if not isinstance(value, Mapping):
         return False
+    episode = isinstance(value.get("traces"), list) and {"env", "task"} <= value.keys()
+    return episode or _is_rollout(value) or _is_trace(value)
+
+
+def _is_rollout(value: Mapping[str, Any]) -> bool:
     texts = [value.get(key) for key in ("prompt", "completion")]
-    old = None not in texts and (bool(MARKS & value.keys()) or all(isinstance(text, list) for text in texts))
-    return old or _is_trace(value) or (isinstance(value.get("traces"), list) and {"env", "task"} <= value.keys())
+    return None not in texts and (bool(MARKS & value.keys()) or all(isinstance(text, list) for text in texts))
 
 
 def _is_trace(value: Mapping[str, Any]) -> bool:
@@ -63,19 +67,24 @@ def _is_trace(value: Mapping[str, Any]) -> bool:
     return isinstance(nodes, list) and "task" in value and all("message" in mapping(node) for node in nodes)
 
 
-def told_of(value: Mapping[str, Any]) -> Iterator[Told | TraceError]:
-    """What it tells: one episode a rollout, or one a trace of it."""
-    if "prompt" in value and "completion" in value:
-        yield _rollout(value)
-        return
-    traces = [value] if _is_trace(value) else [mapping(trace) for trace in value["traces"]]
-    if not traces:
-        yield TraceError("it is an episode of verifiers without a trace: " + _errors(value))
-    for trace in traces:
-        try:
-            yield _trace(trace, mapping(value.get("env")))
-        except TraceError as error:
-            yield error
+def episodes_in(value: Mapping[str, Any]) -> list[Any]:
+    """Each trace of an episode with the episode's environment; a rollout or a trace is one itself."""
+    if _is_rollout(value) or _is_trace(value) or not value["traces"]:
+        return [value]
+    return [{**mapping(trace), "env": value["env"]} for trace in value["traces"]]
+
+
+def told_of(value: Mapping[str, Any]) -> Told:
+    """What a rollout or a trace tells.
+
+    Raises:
+        TraceError: It holds what is not to be trained, or no trace.
+    """
+    if _is_rollout(value):
+        return _rollout(value)
+    if value.get("traces") == []:
+        raise TraceError("it is an episode of verifiers without a trace: " + _errors(value))
+    return _trace(value)
 
 
 def _rollout(row: Mapping[str, Any]) -> Told:
@@ -113,8 +122,8 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
         raise TraceError(f"a tool call is text that is no JSON: {error}") from error
 
 
-def _trace(trace: Mapping[str, Any], env: Mapping[str, Any]) -> Told:
-    agent = mapping(trace.get("agent"))
+def _trace(trace: Mapping[str, Any]) -> Told:
+    agent, env = mapping(trace.get("agent")), mapping(trace.get("env"))
     if agent.get("trainable") is False:
         raise TraceError(f"its agent {agent.get('name')!r} is not the one that is trained")
     nodes = [mapping(node) for node in trace.get("nodes") or ()]
