@@ -54,11 +54,17 @@ class Record:
     """JSON values by key; nested mappings are compared key by key."""
 
     def changes(self) -> list[str] | None:
-        """What differs from the work that lies there, as `changed_keys` has it; None where no record lies there."""
+        """What differs from the work that lies there, as `changed_keys` has it; None where no record lies there.
+
+        Raises:
+            UserError: A folder lies in its place, which no `--fresh` could replace.
+        """
         try:
             return changed_keys(parse_json(self.path.read_bytes())["decisive"], self.decisive)
         except FileNotFoundError:
             return None
+        except IsADirectoryError as error:
+            raise UserError(f"{self.path} is a folder, a file belongs there", "move it away") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return [f"{self.path.name} cannot be read, so nobody knows what made it"]
 

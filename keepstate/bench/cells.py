@@ -29,7 +29,7 @@ from keepstate.traces import BadTrace
 from keepstate.traces.record import MOST_TURNS
 from keepstate.traces.recorded import Due, graded, read_record
 from keepstate.traces.summary import write_summaries
-from keepstate.traces.writer import TRACE_SUFFIX, remove_trace
+from keepstate.traces.writer import remove_trace, traces_in
 from keepstate.vocabulary import Adapter, RuntimeName
 
 CELL_SCHEMA: Literal["keepstate.cell.v1"] = "keepstate.cell.v1"
@@ -72,10 +72,16 @@ class Cell:
         )
 
     def changes(self) -> list[str]:
-        """What differs from the config that the cell which lies there was made with: `key: old -> new`."""
+        """What differs from the config that the cell which lies there was made with: `key: old -> new`.
+
+        Raises:
+            UserError: A folder lies in the place of its `cell.json`, which no `--fresh` could replace.
+        """
         try:
             record = read_cell_file(self.folder / CELL_FILE) if self.exists() else None
         except UserError as error:
+            if (self.folder / CELL_FILE).is_dir():
+                raise
             return [error.message]
         return changed_keys(record.config, self.decisive, unknown=TOLD_BY_SERVER) if record else []
 
@@ -131,8 +137,8 @@ class Cell:
         Raises:
             UserError: They cannot be written.
         """
-        newest = _newest(self.folder, f"*{TRACE_SUFFIX}")
-        if newest and _newest(self.folder, "summary_*.json") < newest:
+        newest = _newest(traces_in(self.folder))
+        if newest and _newest(self._summaries()) < newest:
             write_summaries(self.folder)
 
     def clear(self) -> None:
@@ -140,10 +146,13 @@ class Cell:
 
         The last goes last: as long as a trace is left, it tells of which config.
         """
-        for path in [*self.folder.glob(f"*{TRACE_SUFFIX}")]:
+        for path in traces_in(self.folder):
             remove_trace(path)
-        for path in (*self.folder.glob("summary_*.json"), self.folder / CELL_FILE):
+        for path in (*self._summaries(), self.folder / CELL_FILE):
             path.unlink(missing_ok=True)
+
+    def _summaries(self) -> list[Path]:
+        return [path for path in self.folder.glob("summary_*.json") if not path.is_dir()]
 
     def write(self) -> None:
         """Write `cell.json`; what was known of the model when the first episodes were played stays."""
@@ -314,8 +323,9 @@ class CellRecord(BaseModel):
         for key, kind in (("runtime", str), ("seed", int), ("limits", dict)):
             if not isinstance(config.get(key), kind):
                 raise ValueError(f"{key} is missing or no {kind.__name__}")
-        if not isinstance(config.get("base"), dict | None):
-            raise ValueError("base is neither null nor an object")
+        for key, kind in (("base", dict), ("model", str)):
+            if not isinstance(config.get(key), kind | None):
+                raise ValueError(f"{key} is neither null nor a {kind.__name__}")
         turns = config["limits"].get("turns", 0)
         if type(turns) is not int or not 0 <= turns <= MOST_TURNS:
             raise ValueError("limits.turns is no count")
@@ -348,6 +358,6 @@ def read_cell_file(path: Path) -> CellRecord:
         ) from error
 
 
-def _newest(folder: Path, pattern: str) -> int:
+def _newest(files: Sequence[Path]) -> int:
     """When the latest of some files was written; 0 where there is none."""
-    return max((path.stat().st_mtime_ns for path in folder.glob(pattern)), default=0)
+    return max((path.stat().st_mtime_ns for path in files), default=0)

@@ -20,7 +20,7 @@ from keepstate.resume import changed_keys
 from keepstate.traces.reader import BadTrace, load_trace, read_fault
 from keepstate.traces.record import Trace, TraceError
 from keepstate.traces.schema import verdict_json
-from keepstate.traces.writer import TRACE_SUFFIX, trace_path, verdict_path
+from keepstate.traces.writer import trace_path, traces_in, verdict_path
 
 GRADED_FAILURE = "failed by our doing and graded all the same"
 UNGRADED = "neither graded nor failed"
@@ -142,7 +142,7 @@ def other_options(trace: Trace, options: Mapping[str, Any]) -> list[str]:
 
 def graded(folder: Path) -> Iterator[tuple[Path, Trace | None]]:
     """The graded episodes that lie in `folder`, so what could be lost there; None for one that cannot be looked at."""
-    for path in sorted(folder.glob(f"*{TRACE_SUFFIX}")):
+    for path in traces_in(folder):
         try:
             trace = load_trace(path)
         except TraceError:

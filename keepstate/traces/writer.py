@@ -22,6 +22,11 @@ def trace_path(folder: Path, task_name: str) -> Path:
     return folder / f"{task_name}{TRACE_SUFFIX}"
 
 
+def traces_in(folder: Path) -> list[Path]:
+    """The traces that lie in `folder` itself, sorted. A folder of such a name is none, and nobody's to remove."""
+    return sorted(path for path in folder.glob(f"*{TRACE_SUFFIX}") if not path.is_dir())
+
+
 def verdict_path(folder: Path, task_name: str) -> Path:
     """Where the verdict of a task lies."""
     return folder / f"{task_name}.json"

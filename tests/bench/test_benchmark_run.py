@@ -301,6 +301,25 @@ async def test_a_cell_whose_file_cannot_be_read_is_refused_and_fresh_replaces_it
         assert figures(await bench([react_cell(stub)], tmp_path, fresh=True)) == [(0, 6, 0)]
 
 
+async def test_folders_called_as_files_of_a_cell_are_nobodys_and_one_in_the_place_of_its_file_is_refused(
+    tmp_path: Path,
+) -> None:
+    with serving(StubServer()) as stub:
+        await bench([react_cell(stub, count=2)], tmp_path)
+        odd = [tmp_path / "cell" / name for name in ("mine.trace.json", "summary_mine.json")]
+        for folder in odd:
+            folder.mkdir()
+        changed = react_cell(stub, count=2, seed=1)
+        assert figures(await bench([changed], tmp_path, fresh=True)) == [(0, 2, 0)]
+        assert all(folder.is_dir() for folder in odd)
+        (tmp_path / "cell" / "cell.json").unlink()
+        (tmp_path / "cell" / "cell.json").mkdir()
+        before = files(tmp_path)
+        with pytest.raises(UserError, match=r"cell\.json: .*Is a directory"):
+            await bench([react_cell(stub, count=2)], tmp_path, fresh=True)
+        assert files(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -307,6 +307,30 @@ async def test_a_replacement_that_cannot_be_played_replaces_nothing(tmp_path: Pa
     assert contents(tmp_path) == written
 
 
+async def test_a_folder_that_is_called_as_a_trace_is_nobodys_and_ends_no_replacement(tmp_path: Path) -> None:
+    tasks = tasks_of(2)
+    await collect(plan(tasks, tmp_path))
+    (tmp_path / "react" / "mine.trace.json").mkdir()
+    with pytest.raises(OtherWork, match="holds 2 finished traces"):
+        await collect(plan(tasks, tmp_path, seed=1))
+    (tally,) = await collect(plan(tasks, tmp_path, seed=1, fresh=True))
+    assert tally.played == 2
+    assert (tmp_path / "react" / "mine.trace.json").is_dir()
+
+
+async def test_where_a_folder_is_in_the_records_place_fresh_removes_nothing(tmp_path: Path) -> None:
+    tasks = tasks_of(2)
+    await collect(plan(tasks, tmp_path))
+    record = tmp_path / "react" / COLLECTION_FILE
+    record.unlink()
+    written = contents(tmp_path)
+    record.mkdir()
+    with pytest.raises(UserError, match=r"collection\.json is a folder"):
+        await collect(plan(tasks, tmp_path, seed=1, fresh=True))
+    record.rmdir()
+    assert contents(tmp_path) == written
+
+
 async def test_where_no_episode_was_finished_nothing_is_refused(tmp_path: Path) -> None:
     tasks = tasks_of(2)
     failing = EpisodeFailure(Origin.MODEL, "no answer")
