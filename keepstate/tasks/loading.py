@@ -46,7 +46,7 @@ def from_file(path: Path) -> Family:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _not_loaded(str(path), error) from error
     return the_family(module, path.stem, source=path.name)
 
@@ -61,7 +61,7 @@ def from_module(dotted: str) -> Family:
         sys.path.append(here)
     try:
         module = import_module(dotted)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _not_loaded(dotted, error) from error
     return the_family(module, dotted.rpartition(".")[2], source=dotted)
 
@@ -74,7 +74,7 @@ def from_entry_point(entry: EntryPoint) -> Family:
     """
     try:
         found = entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _not_loaded(entry.value, error) from error
     if isinstance(found, type) and issubclass(found, Family):
         return _made(found, entry.name, entry.value)
@@ -131,7 +131,7 @@ def _place(file: str | None, line: int | None) -> str:
     return f"{Path(file or '?').name}:{line}"
 
 
-def _not_loaded(named: str, error: Exception) -> UserError:
+def _not_loaded(named: str, error: BaseException) -> UserError:
     """What went wrong in loading, with the line of the user's own code, if it got that far."""
     if isinstance(error, SyntaxError) and error.filename:
         return UserError(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from keepstate.closed import Closed
 
@@ -118,7 +118,7 @@ class BoundTool:
     @cached_property
     def checks(self) -> dict[str, TypeAdapter[Any] | None]:
         """Of each argument; None for `str`, which needs none."""
-        return {name: None if hint is str else TypeAdapter(hint) for name, hint in self.types.items()}
+        return {name: None if hint is str else _check_of(hint) for name, hint in self.types.items()}
 
     @cached_property
     def order(self) -> list[str]:
@@ -186,6 +186,14 @@ def echo(value: object) -> str:
     return repr(text if len(text) <= ECHO_CHARS else text[:ECHO_CHARS] + "…")
 
 
+def _check_of(hint: Any) -> TypeAdapter[Any]:
+    """What checks a type. An agent's 10**400 is no float: as infinity it would come back as a failure of the tool's."""
+    try:
+        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
+    except PydanticUserError:  # a model, dataclass or TypedDict has a config of its own
+        return TypeAdapter(hint)
+
+
 def _kind(hint: Any) -> str:
     return _ADAPTERS.get(hint) or _text(hint)
 
@@ -194,6 +202,8 @@ def _found(value: Any, error: ValidationError) -> str:
     """The type found; for a value within a list and the like also where, and what is wrong there."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))
+    if first["type"] == "finite_number" and not place:
+        return f"{type(value).__name__} ({first['msg']})"
     return type(value).__name__ + (f" ({echo(place)[1:-1]}: {first['msg']})" if place else "")
 
 

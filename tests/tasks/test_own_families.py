@@ -148,9 +148,18 @@ def test_arguments_of_another_type_are_refused_in_words(
     assert environment.call("say", {"word": "a"}) == "a"
 
 
+def test_a_number_beyond_a_float_is_the_agents_mistake_and_no_failure_of_the_tool(written: Written) -> None:
+    use_family(str(written(("times: int = 1) -> str", "times: float = 1) -> float"), ("word * times", "times"))))
+    environment = environment_for(next(make_tasks("words", "short", 1, 0)))
+    with pytest.raises(ToolError, match="times must be a float, got int .*finite"):
+        environment.call("say", {"word": "a", "times": 10**400})
+    assert environment.call("say", {"word": "a", "times": 2}) == 2.0
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
+        ("from typing", "raise SystemExit(4)\nfrom typing", r"words\.py:2: loading .* failed: SystemExit: 4"),
         ("class Words(Family):", "class Words(Family:", r"words\.py:30: SyntaxError"),
         ("from typing", "from nowhere", r"words\.py:2: .*ModuleNotFoundError"),
         ("word: str, times", "word, times", r"words\.py:5: .*tool say \(words\.py:11\).* word has no type"),
