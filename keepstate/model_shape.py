@@ -25,6 +25,16 @@ FAMILIES = frozenset({
     "smollm3",
 })  # fmt: skip
 """Values of `model_type` whose blocks are made of `PROJECTIONS`."""
+MOST = 10**9
+"""No model is so wide, deep or wordy."""
+OTHER_PARTS = ("n_routed_experts", "shared_expert_intermediate_size", "kv_lora_rank", "attn_layer_period",
+               "mamba_d_state", "ssm_cfg", "state_size", "linear_num_key_heads", "conv_L_cache")  # fmt: skip
+"""Keys of configs whose blocks are made otherwise, by which a figure would be wrong up to 17-fold (DeepSeek-V3)."""
+UNGATED = frozenset({
+    "bert", "bloom", "codegen", "falcon", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt", "nemotron", "opt", "phi",
+    "roberta", "starcoder2",
+})  # fmt: skip
+"""Values of `model_type` whose blocks have two matrices where `PROJECTIONS` has gate, up and down."""
 TIED = ("gemma",)
 """Beginnings of `model_type`s whose class ties embeddings where the config does not say."""
 GEMMA3_TEXT = {
@@ -138,13 +148,15 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
             "model_type": config.get("model_type"),
         } | text
     kind = str(config.get("model_type", ""))
+    if kind in UNGATED or any(config.get(key) for key in OTHER_PARTS):
+        return None
     if kind.startswith("gemma3"):
         config = {**GEMMA3_TEXT, **config}
     try:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
         experts = int(config.get("num_local_experts") or config.get("num_experts") or 1)
         tied = config.get("tie_word_embeddings")
-        return ModelShape(
+        shape = ModelShape(
             kind=kind,
             layers=int(config["num_hidden_layers"]),
             hidden=hidden,
@@ -155,13 +167,15 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
             kv_heads=int(config.get("num_key_value_heads") or heads),
             head_dim=int(config.get("head_dim") or hidden // heads),
             vocabulary=int(config["vocab_size"]),
-            tied=bool(kind.startswith(TIED) if tied is None else tied),
+            tied=tied if isinstance(tied, bool) else kind.startswith(TIED),
             positions=int(config["max_position_embeddings"]) if config.get("max_position_embeddings") else None,
             experts=experts,
             active=int(config.get("num_experts_per_tok") or 1),
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError):
         return None
+    sizes = (shape.layers, shape.hidden, shape.intermediate, shape.heads, shape.kv_heads, shape.head_dim)
+    return shape if all(0 < size < MOST for size in (*sizes, shape.vocabulary, shape.experts, shape.active)) else None
 
 
 _QWEN3, _QWEN2, _LLAMA, _MISTRAL, _GEMMA2, _GEMMA3 = "qwen3", "qwen2", "llama", "mistral", "gemma2", "gemma3_text"

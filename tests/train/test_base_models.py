@@ -24,6 +24,11 @@ from keepstate.vocabulary import RuntimeName
 GPU_YAML = config_path(RuntimeName.PERSISTENT, laptop=False)
 GPU_CONFIG = read_axolotl_config(GPU_YAML)
 
+LLAMA = {
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "vocab_size": 100,
+}  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("change", "measured"),
@@ -115,6 +120,11 @@ def test_configs_of_several_kinds_are_read() -> None:
     assert mixture.parameters / 1e9 == pytest.approx(30.5, rel=0.01)
     assert (mixture.active_parameters + mixture.embedding_parameters) / 1e9 == pytest.approx(3.3, rel=0.03)
     assert shape_of({"model_type": "gpt2", "n_embd": 768}) is None
+    for other in ({"n_routed_experts": 256, "kv_lora_rank": 512}, {"model_type": "phi"}, {"model_type": "bert"}):
+        assert shape_of(LLAMA | other) is None  # a figure would be wrong: by 17 times for DeepSeek-V3
+    for size in (-3, 0, float("inf"), float("nan"), 10**400, [8], None, "x"):
+        assert shape_of(LLAMA | {"num_hidden_layers": size}) is None
+    assert shape_of(LLAMA | {"tie_word_embeddings": "false"}) == shape_of(LLAMA)
     assert shape_of({"model_type": "llama", "num_attention_heads": "x"}) is None
 
 
