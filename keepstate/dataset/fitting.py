@@ -26,9 +26,10 @@ NEEDED = {
 """The tokens that each built-in template writes. The first whose tokens are all there fits."""
 SHOWN = 40
 """Characters of a prompt that a refusal shows."""
+GOAL: Message = {"role": "user", "content": "Pack the knapsack."}
 CONVERSATION: tuple[Message, ...] = (
     {"role": "system", "content": "You act by writing Python."},
-    {"role": "user", "content": "Pack the knapsack."},
+    GOAL,
     {"role": "assistant", "content": "First I look.\n```python\nprint(list_items())\n```"},
     {"role": "user", "content": '{"output": "[1, 2]", "globals": ["items"]}'},
     {"role": "assistant", "content": "Now I take one.\n```python\ntake_item('a')\n```"},
@@ -76,7 +77,7 @@ def require_append_only(template: ChatTemplate) -> None:
 
     Raises:
         UserError: The prompt of a turn does not begin with the prompt before it and the answer; names the turn and what
-            differs. Or it refuses every conversation.
+            differs. Or it refuses every conversation, or leaves the system prompt or the goal out.
     """
     messages = _tried(template)
     texts = [*(text for _, text in prompts(messages, template)), template.render(messages)]
@@ -96,13 +97,25 @@ def require_append_only(template: ChatTemplate) -> None:
             f"choose one that only appends: {', '.join(BUILT_IN)}; or change the file so that a turn is written alike "
             "whether it is the last or not",
         )
+    for message in messages[: messages.index(GOAL) + 1]:
+        if message["content"] not in texts[-1]:
+            raise UserError(
+                f"chat template {template.name} leaves out what the {message['role']} says: neither training nor a "
+                "server would show it to the model",
+                f"mend it, or choose one of: {', '.join(BUILT_IN)}",
+            )
 
 
 def _tried(template: ChatTemplate) -> tuple[Message, ...]:
     """The conversation that a template renders: with a system message, or where it takes none without."""
-    try:
-        template.render(CONVERSATION)
-    except TemplateRefusal:
-        template.render(CONVERSATION[1:])
-        return CONVERSATION[1:]
-    return CONVERSATION
+    refusals = []
+    for messages in (CONVERSATION, CONVERSATION[1:]):
+        try:
+            template.render(messages)
+            return messages
+        except TemplateRefusal as error:
+            refusals.append(error.message)
+    raise UserError(
+        f"chat template {template.name} refuses a conversation of three answers: {refusals[-1]}",
+        f"choose one that takes it: {', '.join(BUILT_IN)}",
+    )

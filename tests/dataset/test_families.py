@@ -119,8 +119,15 @@ def test_a_template_that_rewrites_history_is_refused_before_anything_is_built(
 def test_a_template_that_takes_no_system_message_is_tried_without() -> None:
     guard = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     require_append_only(ChatTemplate("t", guard + load_template("chatml").text))
-    with pytest.raises(UserError, match="never"):
+    with pytest.raises(UserError, match="chat template t refuses a conversation of three answers: never"):
         require_append_only(ChatTemplate("t", "{{ raise_exception('never') }}"))
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_a_template_that_leaves_out_what_is_said_is_refused(role: str) -> None:
+    silent = HISTORY.replace("in messages", f"in messages if m.role != '{role}'") + PROMPT
+    with pytest.raises(UserError, match=f"chat template t leaves out what the {role} says"):
+        require_append_only(ChatTemplate("t", silent))
 
 
 def test_a_file_gets_the_models_special_tokens_wherever_it_goes(tmp_path: Path) -> None:
