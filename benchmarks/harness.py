@@ -29,7 +29,7 @@ from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource
 from keepstate.bench.cells import Cell, make_cell
 from keepstate.bench.run import play_cells
 from keepstate.models.scripted import ScriptedModel
-from keepstate.vocabulary import Adapter, RuntimeName
+from keepstate.vocabulary import RuntimeName
 
 CODE = (
     "items = __import__('json').loads(list_items())\nprint(len(items))",
@@ -110,7 +110,7 @@ def main() -> None:
             for number in range(options.rounds):
                 config = BenchmarkConfig(
                     name=f"{runtime}-{number}",
-                    adapter=Adapter(runtime),
+                    adapter=str(runtime),
                     runtime=RuntimeName(runtime),
                     tasks=tasks,
                     base_url=url,

@@ -73,27 +73,12 @@ AUTO, OR_STRONGER = "auto", "+"
 """How an `isolation` asks for the strongest rung there is, and for at least the one it names (`landlock+`)."""
 
 
-class Adapter(StrEnum):
-    """Who is measured: the base model, or it with the adapter trained on the traces of one runtime.
-
-    Also its name on the server.
-    """
-
-    BASE = "base"
-    """The base model alone."""
-    PERSISTENT = "persistent"
-    """With the adapter trained on persistent traces."""
-    FORGET = "forget"
-    """With the one trained on forget traces."""
-    REACT = "react"
-    """With the one trained on react traces."""
-
-    @property
-    def runtimes(self) -> tuple[RuntimeName, ...]:
-        """The runtimes whose answers it can give: both of CodeAct, or react, or (base) all."""
-        if self is Adapter.BASE:
-            return tuple(RuntimeName)
-        return (RuntimeName.REACT,) if self is Adapter.REACT else (RuntimeName.PERSISTENT, RuntimeName.FORGET)
+BASE = "base"
+"""The base model alone: its name as who is measured, and on the server."""
+MIXED = "mixed"
+"""Data of several runtimes, and the adapter that is trained on it; one of a single runtime has that one's name."""
+ADAPTER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,99}$"
+"""What an adapter may be called."""
 
 
 class Tracker(StrEnum):

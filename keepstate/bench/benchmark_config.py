@@ -6,7 +6,9 @@ Does not look for the server or the tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from keepstate.tasks.base import Task
 from keepstate.tasks.families import named_beside
 from keepstate.tasks.task_set import TaskSetConfig, read_task_set
 from keepstate.traces.record import DEFAULT_LIMITS, Limits
-from keepstate.vocabulary import AUTO, LADDER, OR_STRONGER, Adapter, RuntimeName
+from keepstate.train.trained_for import TrainedFor, by_name
+from keepstate.vocabulary import ADAPTER_NAME, AUTO, BASE, LADDER, OR_STRONGER, RuntimeName
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
 DEFAULT_CONTEXT = 40_960
@@ -109,8 +112,8 @@ class BenchmarkConfig(Closed):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,79}$")
     """Also the cell's folder in the run."""
-    adapter: Adapter
-    """Who is measured."""
+    adapter: str = Field(pattern=ADAPTER_NAME)
+    """Who is measured: `base`, or an adapter by its name."""
     runtime: RuntimeName
     """Where it acts."""
     tasks: TaskSource
@@ -142,12 +145,12 @@ class BenchmarkConfig(Closed):
     @property
     def served_name(self) -> str:
         """Its name on the server."""
-        return self.model or str(self.adapter)
+        return self.model or self.adapter
 
     def decisive(self) -> dict[str, Any]:
         """What decides the results, tasks apart: not where the server is, nor how many episodes run at once."""
         return {
-            "adapter": str(self.adapter),
+            "adapter": self.adapter,
             "model": self.served_name,
             "runtime": str(self.runtime),
             "limits": self.limits.model_dump(),
@@ -158,22 +161,41 @@ class BenchmarkConfig(Closed):
         }
 
 
+ONE_FOR_EACH = {name: by_name(name) for name in (BASE, *map(str, RuntimeName))}
+"""The base, and the adapter of each runtime."""
+
+
 def matrix_configs(
-    tasks: TaskSource, label: str, *, adapters: Sequence[Adapter] = tuple(Adapter), **settings: Any
+    tasks: TaskSource, label: str, *, adapters: Mapping[str, TrainedFor | None] = ONE_FOR_EACH, **settings: Any
 ) -> Iterator[BenchmarkConfig]:
-    """Every cell there is: the base and each adapter in each runtime whose answers it can give: eight of all.
+    """Every cell there is: each model in each runtime whose answers it can give; `ONE_FOR_EACH` gives eight.
 
     Args:
         tasks: The same tasks for all cells, so that cells compare task by task.
         label: Of the tasks, usually their difficulty. A cell is named `<adapter>-<runtime>-<label>`.
-        adapters: Who is measured.
+        adapters: Who is measured, and what each was trained for: where that is not known, every runtime is played.
         settings: Further fields of `BenchmarkConfig`, the same for all.
     """
-    for adapter in adapters:
-        for runtime in adapter.runtimes:
+    for adapter, trained_for in adapters.items():
+        for runtime in trained_for.playable if trained_for else RuntimeName:
+            name = re.sub("[^a-z0-9_-]+", "-", f"{adapter}-{runtime}-{label}".lower())
             yield BenchmarkConfig(
-                name=f"{adapter}-{runtime}-{label}", adapter=adapter, runtime=runtime, tasks=tasks, **settings
+                name=name[-80:].lstrip("-_"), adapter=adapter, runtime=runtime, tasks=tasks, **settings
             )
+
+
+def picked(configs: Sequence[BenchmarkConfig], patterns: Sequence[str]) -> list[BenchmarkConfig]:
+    """The cells that one of `patterns` names as `<adapter>:<runtime>`, in which * stands for anything; all without any.
+
+    Raises:
+        UserError: A pattern names none of them.
+    """
+    named = {f"{config.adapter}:{config.runtime}": config for config in configs}
+    found = [fnmatch.filter(named, pattern) for pattern in patterns]
+    if empty := [pattern for pattern, names in zip(patterns, found, strict=True) if not names]:
+        raise UserError(f"--cells {empty[0]}: there is no such cell", f"there are: {', '.join(named)}")
+    wanted = {name for names in found for name in names} if patterns else set(named)
+    return [config for name, config in named.items() if name in wanted]
 
 
 def read_benchmark_config(path: Path) -> BenchmarkConfig:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from keepstate import __version__
 from keepstate.agents.prompts import system_prompt
@@ -30,7 +30,8 @@ from keepstate.traces.record import MOST_TURNS
 from keepstate.traces.recorded import Due, graded, read_record
 from keepstate.traces.summary import write_summaries
 from keepstate.traces.writer import remove_trace, traces_in
-from keepstate.vocabulary import Adapter, RuntimeName
+from keepstate.train.trained_for import TrainedFor, by_name
+from keepstate.vocabulary import ADAPTER_NAME, RuntimeName
 
 CELL_SCHEMA: Literal["keepstate.cell.v1"] = "keepstate.cell.v1"
 CELL_FILE = "cell.json"
@@ -54,7 +55,8 @@ class Cell:
     tasks: tuple[Task, ...]
     folder: Path
     served: Mapping[str, Any] = field(default_factory=dict)
-    """What is known of the model that plays: `root`, `max_model_len`, `remarks`, and the keys of `TOLD_BY_SERVER`."""
+    """What is known of the model that plays: `root`, `max_model_len`, `remarks`, `trained_for`, and the keys of
+    `TOLD_BY_SERVER`."""
 
     @cached_property
     def decisive(self) -> dict[str, Any]:
@@ -179,11 +181,12 @@ class Cell:
         first, before = self.tasks[0], self._record()
         known = {key: before.config[key] for key in TOLD_BY_SERVER if before and before.config.get(key) is not None}
         decisive = self.decisive | known
-        served = {key: value for key, value in self.served.items() if key != "remarks"}
+        served = {key: value for key, value in self.served.items() if key not in ("remarks", "trained_for")}
         return CellRecord(
             schema=CELL_SCHEMA,
             name=self.config.name,
             adapter=self.config.adapter,
+            trained_for=self._trained_for(before),
             runtime=self.config.runtime,
             family=first.family,
             difficulty="+".join(sorted({task.difficulty for task in self.tasks})),
@@ -202,6 +205,12 @@ class Cell:
                 for task in self.tasks
             },
         )
+
+    def _trained_for(self, before: CellRecord | None) -> TrainedFor | None:
+        """What the adapter was trained for; what a card told once stays where it is no longer told."""
+        told: TrainedFor | None = self.served.get("trained_for") or by_name(self.config.adapter)
+        known = before.trained_for if before else None
+        return known if known and (told is None or not told.training) else told
 
 
 def make_cell(
@@ -284,8 +293,11 @@ class CellRecord(BaseModel):
     schema_: Literal["keepstate.cell.v1"] = Field(alias="schema")
     name: str
     """Also that of its folder."""
-    adapter: Adapter
-    """Who is measured."""
+    adapter: str = Field(pattern=ADAPTER_NAME)
+    """Who is measured: `base`, or an adapter by its name."""
+    trained_for: TrainedFor | None = None
+    """What it was trained for; null where that is not known. A cell without the key is of the base, or of an adapter
+    that was trained for the runtime it is named after."""
     runtime: RuntimeName
     """Where it acts."""
     family: str
@@ -316,6 +328,14 @@ class CellRecord(BaseModel):
     """ISO 8601, UTC."""
     tasks: dict[Annotated[str, Field(pattern=r"^[^\x00]+$")], TaskEntry]
     """By name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_older_versions_wrote(cls, raw: Any) -> Any:
+        """They had no other adapters than those of single runtimes."""
+        if not isinstance(raw, dict) or "trained_for" in raw or not isinstance(raw.get("adapter"), str):
+            return raw
+        return raw | {"trained_for": by_name(raw["adapter"])}
 
     @field_validator("config")
     @classmethod

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,7 +21,21 @@ from keepstate.traces.reader import trace_files
 from keepstate.traces.record import Trace
 from keepstate.traces.recorded import read_record
 from keepstate.traces.summary import mean, seconds
-from keepstate.vocabulary import Adapter, FinishReason, Origin, RuntimeName
+from keepstate.train.trained_for import TrainedFor
+from keepstate.vocabulary import FinishReason, Origin, RuntimeName
+
+
+class Fit(StrEnum):
+    """What training and runtime are to each other in a cell."""
+
+    MATCHED = "matched"
+    """Trained for the runtime it ran in, alone or among others."""
+    MISMATCHED = "mismatched"
+    """Trained for others only."""
+    BASE = "base"
+    """Not trained."""
+    UNKNOWN = "unknown"
+    """Nothing tells what it was trained for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +106,7 @@ class CellResult:
 
     name: str
     folder: Path
-    adapter: Adapter
+    adapter: str
     runtime: RuntimeName
     family: str
     difficulty: str
@@ -114,6 +129,28 @@ class CellResult:
     """Whether scores are shares of an optimum: the best answer of every task is known."""
     told_apart_by: str = ""
     """What tells it from others of the same adapter in the same runtime beside it; see `keepstate.report.model`."""
+    trained_for: TrainedFor | None = None
+    """What the adapter was trained for; None where that is not known."""
+
+    @property
+    def fit(self) -> Fit:
+        """What training and runtime are to each other."""
+        if self.trained_for is None:
+            return Fit.UNKNOWN
+        if not self.trained_for.runtimes:
+            return Fit.BASE
+        return Fit.MATCHED if self.runtime in self.trained_for.runtimes else Fit.MISMATCHED
+
+    @property
+    def training_order(self) -> tuple[bool, int, list[int]]:
+        """Sorts by what was trained for: the base, one runtime, several, not known."""
+        runtimes, of = list(RuntimeName), self.trained_for.runtimes if self.trained_for else ()
+        return self.trained_for is None, len(of), [runtimes.index(runtime) for runtime in of]
+
+    @property
+    def is_specialist(self) -> bool:
+        """Whether it was trained for its runtime and no other."""
+        return self.trained_for is not None and self.trained_for.runtimes == (self.runtime,)
 
     @property
     def label(self) -> str:
@@ -137,6 +174,8 @@ class CellResult:
 def read_results(run: Path) -> list[CellResult]:
     """Every cell of a run, by difficulty, then runtime, then adapter: what compares directly stands together.
 
+    The base comes first, then adapters of one runtime, of several, of none that is known.
+
     Raises:
         UserError: There is no such folder, or it holds no cell.
     """
@@ -144,9 +183,9 @@ def read_results(run: Path) -> list[CellResult]:
     files = [run / CELL_FILE] if (run / CELL_FILE).exists() else sorted(run.glob(f"*/{CELL_FILE}"))
     if not files:
         raise UserError(f"no benchmark results in {run}", "run a benchmark first: keepstate bench run --help")
-    adapters, runtimes = list(Adapter), list(RuntimeName)
+    runtimes = list(RuntimeName)
     cells = [read_cell(path.parent) for path in files]
-    return sorted(cells, key=lambda c: (c.difficulty, runtimes.index(c.runtime), adapters.index(c.adapter), c.name))
+    return sorted(cells, key=lambda c: (c.difficulty, runtimes.index(c.runtime), c.training_order, c.name))
 
 
 def read_cell(folder: Path) -> CellResult:
@@ -188,6 +227,7 @@ def read_cell(folder: Path) -> CellResult:
         unreadable=tuple(unreadable),
         remarks=cell.remarks,
         optimum=cell.optimum,
+        trained_for=cell.trained_for,
     )
 
 

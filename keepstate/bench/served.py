@@ -14,9 +14,9 @@ from typing import Any
 from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.errors import UserError
 from keepstate.models.endpoint import SECONDS, Endpoint, ServerFault, context_of
-from keepstate.serve.adapters import BASE
 from keepstate.serve.loaded import AdapterContent, Loaded, loaded_base, loaded_by
-from keepstate.vocabulary import Adapter
+from keepstate.train.trained_for import TrainedFor, by_name
+from keepstate.vocabulary import BASE, MIXED, RuntimeName
 
 _CACHE_INFO = re.compile(r"^vllm:cache_config_info\{(?P<labels>.*)\} ", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -63,8 +63,7 @@ class ServerInfo:
 
     def _contents(self, name: str, card: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
         """What decides the answers: what the server loaded, where that is known, else what lies in its folders now."""
-        loaded = self.loaded if self.loaded and (name == BASE or name in self.loaded.adapters) else None
-        content = loaded.adapters.get(name) if loaded else self._lying(_adapter, card.get("root"))
+        loaded, content = self._content(name)
         remarks = []
         if loaded and content and (lying := self._lying(_adapter, content.folder)) != content:
             what = "changed" if lying.weights else "was removed"
@@ -74,9 +73,25 @@ class ServerInfo:
             "adapter_config": content.config if content else None,
             "base": loaded.base if loaded else self._lying(loaded_base, (base or card).get("root")),
             "template": loaded.template if loaded else None,
+            "trained_for": self.trained_for(name),
             "hashed": "when the server loaded it" if loaded else "as it lay in its folder when the benchmark started",
             "remarks": remarks,
         }
+
+    def trained_for(self, name: str) -> TrainedFor | None:
+        """What a model that it serves was trained for; None where neither card nor name tells.
+
+        The base is `base`, or whatever another model here is an adapter of.
+        """
+        if any(card.get("parent") == name for card in self.models.values()):
+            return by_name(BASE)
+        _, content = self._content(name)
+        return (content.trained_for if content else None) or by_name(name)
+
+    def _content(self, name: str) -> tuple[Loaded | None, AdapterContent | None]:
+        """The note of what the server loaded, where there is one, and what is known of an adapter."""
+        loaded = self.loaded if self.loaded and (name == BASE or name in self.loaded.adapters) else None
+        return loaded, loaded.adapters.get(name) if loaded else self._lying(_adapter, self.models[name].get("root"))
 
     def _lying(self, read: Callable[[Any], Any], place: object) -> Any:
         """What `read` says of a place, once for all cells: hashing a base model of 16 GiB takes ten seconds."""
@@ -92,13 +107,14 @@ def _adapter(root: object) -> AdapterContent | None:
 
 
 def start_command(configs: Sequence[BenchmarkConfig]) -> str:
-    """The command that starts a server for these cells."""
-    adapters = sorted({str(config.adapter) for config in configs if config.adapter is not Adapter.BASE})
-    loras = "".join(f" --lora out/qwen3-8b-{name}-a100" for name in adapters)
+    """The command that starts a server for these cells; without any, one for the adapter of each runtime."""
+    names = sorted({config.adapter for config in configs} - {BASE}) if configs else list(RuntimeName)
+    own = {str(name): f"out/qwen3-8b-{name}-a100" for name in (*RuntimeName, MIXED)}
+    loras = "".join(f" --lora {own.get(name, f'{name}=FOLDER')}" for name in names)
     return f"start it with: keepstate serve{loras} (on a laptop: keepstate demo)"
 
 
-async def ask_server(base_url: str, configs: Sequence[BenchmarkConfig]) -> ServerInfo:
+async def ask_server(base_url: str, configs: Sequence[BenchmarkConfig] = ()) -> ServerInfo:
     """Ask a server what it serves.
 
     Args:
@@ -123,6 +139,25 @@ async def ask_server(base_url: str, configs: Sequence[BenchmarkConfig]) -> Serve
         raise UserError(f"no server answers at {base_url} ({fault})", start) from fault
     finally:
         await endpoint.aclose()
+
+
+async def served_adapters(base_url: str, names: Sequence[str] = ()) -> dict[str, TrainedFor | None]:
+    """What each model of a server was trained for, in the server's order; None where nothing tells.
+
+    Args:
+        base_url: Ending in `/v1`.
+        names: Only these; all where empty.
+
+    Raises:
+        UserError: No server answers there, or it does not serve one of `names`.
+    """
+    server = await ask_server(base_url)
+    if lacking := [name for name in names if name not in server.models]:
+        raise UserError(
+            f"{base_url} does not serve {lacking[0]!r}; it serves: {', '.join(sorted(server.models)) or 'nothing'}",
+            f"name one of these (--adapter), or {server.start}",
+        )
+    return {name: server.trained_for(name) for name in names or server.models}
 
 
 def pool_tokens(metrics: str) -> int | None:

@@ -16,13 +16,13 @@ from keepstate.bench.benchmark_config import (
     BenchmarkConfig,
     TaskSource,
     matrix_configs,
+    picked,
     read_benchmark_config,
 )
 from keepstate.cli import Group
 from keepstate.cli._options import (
     PATH,
     base_url_option,
-    choice,
     concurrency_option,
     family_option,
     fresh_option,
@@ -34,7 +34,6 @@ from keepstate.cli._options import (
     seed_option,
 )
 from keepstate.errors import EXIT_PARTIAL
-from keepstate.vocabulary import Adapter
 
 if TYPE_CHECKING:
     from keepstate.play.tally import Tally
@@ -71,7 +70,16 @@ def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | Non
     "--count", type=click.IntRange(1), help="At most so many; all of --tasks, 100 of --difficulty if not given."
 )
 @click.option("--seed-start", type=int, default=123_456_789, show_default=True, help="Of tasks that are sampled.")
-@click.option("--adapter", "adapters", multiple=True, type=choice(Adapter), help="Only these.")
+@click.option(
+    "--adapter", "adapters", multiple=True, help="Only this one, repeatable; else all that the server serves."
+)
+@click.option(
+    "--cells",
+    "patterns",
+    multiple=True,
+    metavar="ADAPTER:RUNTIME",
+    help="Only these cells, repeatable; * stands for any: 'mixed:*'.",
+)
 @click.option("--run", "run_name", default="matrix", show_default=True, help="Results go to runs/NAME.")
 @base_url_option(DEFAULT_BASE_URL)
 @limits_options()
@@ -89,29 +97,38 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
     count: int | None,
     seed_start: int,
     adapters: tuple[str, ...],
+    patterns: tuple[str, ...],
     run_name: str,
     base_url: str,
     context: int,
     seed: int,
     **options: Any,
 ) -> None:
-    """Play the base and every adapter in every runtime whose answers it can give: eight cells on the same tasks."""
+    """Play every model that the server serves in every runtime whose answers it can give, all on the same tasks.
+
+    What an adapter was trained for stands in its card; one without a card is played in every runtime.
+    """
     if (path is None) == (difficulty is None):
         raise click.UsageError("give either --tasks or --difficulty")
     where = {"difficulty": difficulty} if path is None else {("folder" if path.is_dir() else "config"): path}
     source = TaskSource.model_validate({**where, "family": family, "count": count, "seed_start": seed_start})
+    from keepstate.bench.served import served_adapters
+
     label = source.load()[0].difficulty
+    served = eventloop.run(served_adapters(base_url, adapters))
+    if unknown := [name for name, trained_for in served.items() if trained_for is None]:
+        click.echo(f"what it was trained for is not told, so every runtime is played: {', '.join(unknown)}", err=True)
     configs = matrix_configs(
         source,
         label,
-        adapters=[Adapter(name) for name in adapters] or tuple(Adapter),
+        adapters=served,
         limits=limits_of(options),
         sampling=sampling_of(options),
         context=context,
         seed=seed,
         base_url=base_url,
     )
-    _play(list(configs), RUNS / run_name, options)
+    _play(picked(list(configs), patterns), RUNS / run_name, options)
 
 
 def _play(configs: Sequence[BenchmarkConfig], run: Path, options: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ def command(
     nothink: bool | None,
     dry_run: bool,
 ) -> None:
-    """Serve on 127.0.0.1 until Ctrl-C. Adapters answer under their runtime's name, the base model as `base`."""
+    """Serve on 127.0.0.1 until Ctrl-C. Adapters answer under their names, the base model as `base`."""
     from keepstate.serve import StartDisplay, plan_serving, serve
     from keepstate.serve.ports import check_port
     from keepstate.setup import basemodel

@@ -96,4 +96,4 @@ def command(
             **places,
         )
     loss = "" if adapter.final_loss is None else f", loss {adapter.final_loss:.3f}"
-    click.echo(f"{adapter.runtime}: {adapter.steps} steps in {adapter.seconds:.0f} s{loss}", err=True)
+    click.echo(f"{adapter.name}: {adapter.steps} steps in {adapter.seconds:.0f} s{loss}", err=True)

@@ -14,7 +14,7 @@ from keepstate.errors import UserError
 from keepstate.tasks.base import Task
 from keepstate.traces.reader import trace_files
 from keepstate.traces.writer import TRACE_SUFFIX
-from keepstate.vocabulary import Adapter, RuntimeName
+from keepstate.vocabulary import RuntimeName
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class DemoFolder:
         """Holds the hash of the traces that the data sets were built from."""
         return self.root / "datasets" / "built-from.txt"
 
-    def adapter(self, name: RuntimeName | Adapter) -> Path:
+    def adapter(self, name: str) -> Path:
         """One adapter."""
         return self.root / "adapters" / str(name)
 

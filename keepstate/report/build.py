@@ -18,7 +18,17 @@ from keepstate.files import write_atomic, write_json
 from keepstate.report.entries import report_file
 from keepstate.report.figures import MARGIN
 from keepstate.report.model import Report, make_report
-from keepstate.report.tables import COLUMNS, COMPARISON_HEAD, called, comparison_row, how, markdown
+from keepstate.report.tables import (
+    COLUMNS,
+    COMPARISON_HEAD,
+    REPEATS,
+    REPEATS_HEAD,
+    called,
+    comparison_row,
+    how,
+    markdown,
+    repeats_row,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -97,6 +107,9 @@ def html(report: Report, drawings: Mapping[tuple[str, str], str]) -> str:
         columns=COLUMNS,
         comparison_head=COMPARISON_HEAD,
         row=comparison_row,
+        repeats=REPEATS,
+        repeats_head=REPEATS_HEAD,
+        repeats_row=repeats_row,
         called=called,
         plots=plots,
         how=how(report),

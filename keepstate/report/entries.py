@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from keepstate.report.figures import CellFigures, ComparedFigures, Comparison, Figures
 from keepstate.report.model import CellGroup, Report
+from keepstate.report.repeats import Repeats
 from keepstate.report.statistics import Conclusion
-from keepstate.vocabulary import Adapter, Origin, RuntimeName
+from keepstate.vocabulary import Origin, RuntimeName
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,12 @@ class CellEntry(Figures):
     """Of its folder."""
     label: str
     """Who acted where, as tables have it: `persistent → forget`."""
-    adapter: Adapter
+    adapter: str
     """Who was measured."""
+    trained_for: tuple[RuntimeName, ...] | None
+    """The runtimes that it was trained for: none of the base; null where that is not known."""
+    training_seed: int | None
+    """Of its training, where that is known."""
     runtime: RuntimeName
     """Where it acted."""
     digest: str
@@ -70,6 +75,8 @@ class GroupEntry:
     """In the order of the tables."""
     comparisons: tuple[ComparisonEntry, ...]
     """Mismatch against match first."""
+    repeats: tuple[Repeats, ...]
+    """Several trainings or draws of one adapter taken together, and their differences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,7 @@ def _group(group: CellGroup) -> GroupEntry:
         notes=group.notes,
         cells=tuple(map(_cell, group.figures)),
         comparisons=tuple(map(comparison_entry, group.comparisons)),
+        repeats=group.repeats,
     )
 
 
@@ -120,6 +128,8 @@ def _cell(figures: CellFigures) -> CellEntry:
         name=cell.name,
         label=cell.label,
         adapter=cell.adapter,
+        trained_for=cell.trained_for.runtimes if cell.trained_for else None,
+        training_seed=cell.trained_for.seed if cell.trained_for else None,
         runtime=cell.runtime,
         digest=cell.digest,
         n=figures.n,

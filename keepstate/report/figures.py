@@ -23,7 +23,7 @@ from keepstate.report.statistics import (
     ratio_of_means,
     share,
 )
-from keepstate.vocabulary import Adapter, FinishReason
+from keepstate.vocabulary import FinishReason
 
 MARGIN = 0.05
 """Differences in optimality below five points count as equivalent: the width that 100 tasks can resolve."""
@@ -71,13 +71,6 @@ class CellFigures(Figures):
     def n(self) -> int:
         """Graded tasks: repeats of one count once."""
         return len({episode.task_hash for episode in self.cell.episodes})
-
-    @property
-    def kind(self) -> str:
-        """`base`, `matched` (trained where it runs) or `mismatched`."""
-        if self.cell.adapter is Adapter.BASE:
-            return "base"
-        return "matched" if str(self.cell.adapter) == str(self.cell.runtime) else "mismatched"
 
 
 def cell_figures(cell: CellResult) -> CellFigures:

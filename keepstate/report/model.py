@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from keepstate.bench.results import CellResult
@@ -15,22 +15,9 @@ from keepstate.report.figures import (
     references,
     shared_tasks,
 )
+from keepstate.report.pairs import arms_of, cell_pairs, compared_arms
+from keepstate.report.repeats import Repeats, repeats_of
 from keepstate.report.sentences import different_tasks, headline, notes, what_can_be_shown
-from keepstate.vocabulary import Adapter, RuntimeName
-
-Kind = tuple[Adapter, RuntimeName]
-
-COMPARED: tuple[tuple[Kind, Kind], ...] = (
-    ((Adapter.PERSISTENT, RuntimeName.FORGET), (Adapter.FORGET, RuntimeName.FORGET)),
-    ((Adapter.FORGET, RuntimeName.PERSISTENT), (Adapter.PERSISTENT, RuntimeName.PERSISTENT)),
-    ((Adapter.PERSISTENT, RuntimeName.FORGET), (Adapter.PERSISTENT, RuntimeName.PERSISTENT)),
-    ((Adapter.FORGET, RuntimeName.PERSISTENT), (Adapter.FORGET, RuntimeName.FORGET)),
-    ((Adapter.PERSISTENT, RuntimeName.PERSISTENT), (Adapter.FORGET, RuntimeName.FORGET)),
-    ((Adapter.PERSISTENT, RuntimeName.PERSISTENT), (Adapter.BASE, RuntimeName.PERSISTENT)),
-    ((Adapter.FORGET, RuntimeName.FORGET), (Adapter.BASE, RuntimeName.FORGET)),
-    ((Adapter.REACT, RuntimeName.REACT), (Adapter.BASE, RuntimeName.REACT)),
-)
-"""Mismatch against match in one runtime, one adapter in two, matched arms against each other and the base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +34,8 @@ class CellGroup:
     measure: str
     """What scores are called here: `optimality`, or `score` where no optimum is known."""
     comparisons: tuple[Comparison, ...]
+    repeats: tuple[Repeats, ...]
+    """Arms of several trainings or draws, and their differences."""
     headline: tuple[str, ...]
     shows: str
     """What so many tasks can show, and how many would show more."""
@@ -112,7 +101,8 @@ def _sharing_tasks(cells: Sequence[CellResult]) -> list[list[CellResult]]:
 
 def _group(cells: Sequence[CellResult], margin: float) -> CellGroup:
     figures = tuple(cell_figures(cell) for cell in cells)
-    pairs = list(_pairs(cells))
+    pairs = [pair for first, second in compared_arms(arms_of(cells)) for pair in cell_pairs(first, second)]
+    repeats = tuple(repeats_of(cells, margin))
     comparisons = tuple(compare_cells(a, b, margin=margin) for a, b in pairs if shared_tasks(a, b))
     apart = [pair for pair in pairs if not shared_tasks(*pair)]
     graded = {episode.task_hash for cell in cells for episode in cell.episodes}
@@ -126,7 +116,8 @@ def _group(cells: Sequence[CellResult], margin: float) -> CellGroup:
         graded_tasks=len(graded),
         measure="optimality" if all(cell.optimum for cell in cells) else "score",
         comparisons=comparisons,
-        headline=tuple(headline(figures, comparisons, apart)),
+        repeats=repeats,
+        headline=tuple(headline(figures, comparisons, apart, repeats)),
         shows=what_can_be_shown(figures, comparisons, margin),
         notes=(*different_tasks(figures), *notes(figures)),
     )
@@ -139,23 +130,3 @@ def _title(cells: Sequence[CellResult]) -> str:
     counts = sorted({len(set(cell.tasks.values())) for cell in cells})
     tasks = f"{counts[0]} to {counts[-1]} tasks" if len(counts) > 1 else f"{counts[0]} task{'s' * (counts[0] != 1)}"
     return ", ".join([" and ".join(kinds), *(f"{name} rules" for name in rules), tasks])
-
-
-def _pairs(cells: Iterable[CellResult]) -> Iterator[tuple[CellResult, CellResult]]:
-    """Every pair of `COMPARED`.
-
-    Seed by seed where both kinds were sampled with the same seeds, one adapter in two runtimes model by model where
-    both have the same; else each with each.
-    """
-    by_kind: dict[Kind, list[CellResult]] = {}
-    for cell in cells:
-        by_kind.setdefault((cell.adapter, cell.runtime), []).append(cell)
-    for kind, other in COMPARED:
-        firsts, seconds = by_kind.get(kind, []), by_kind.get(other, [])
-        keys = ("seed", "model") if kind[0] is other[0] else ("seed",)
-        same = [key for key in keys if _values(firsts, key) == _values(seconds, key)]
-        yield from ((a, b) for a in firsts for b in seconds if all(a.config.get(k) == b.config.get(k) for k in same))
-
-
-def _values(cells: Sequence[CellResult], key: str) -> set[object]:
-    return {cell.config.get(key) for cell in cells}

@@ -12,13 +12,13 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from keepstate.bench.results import Fit
 from keepstate.report.figures import CellFigures
 from keepstate.report.model import CellGroup, Report
 from keepstate.report.statistics import Estimate
 
 WIDTH, ROW = 560, 26
-KINDS = ("matched", "mismatched", "base")
-SHAPES = ("circle", "diamond", "square")
+SHAPES = dict(zip(Fit, ("circle", "diamond", "square", "triangle-up"), strict=True))
 FONT = "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
@@ -26,25 +26,25 @@ FONT = "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 class Theme:
     """Colours of one dress, of the kinds in order (told apart with any colour vision) and of the rest."""
 
-    kinds: tuple[str, str, str]
+    kinds: tuple[str, str, str, str]
     text: str
     grid: str
     paper: str
 
 
-LIGHT = Theme(("#0063a3", "#c2500a", "#6b6b6b"), "#1b1b1b", "#e2e2e2", "#ffffff")
-DARK = Theme(("#62b5f0", "#f0924a", "#a5a5a5"), "#eaeaea", "#3a3a3a", "#16181b")
+LIGHT = Theme(("#0063a3", "#c2500a", "#6b6b6b", "#8a6d00"), "#1b1b1b", "#e2e2e2", "#ffffff")
+DARK = Theme(("#62b5f0", "#f0924a", "#a5a5a5", "#d9c04a"), "#eaeaea", "#3a3a3a", "#16181b")
 
 
 def optimality_plot(report: Report, theme: Theme) -> dict[str, Any]:
     """The Vega-Lite specification of optimality by cell, floor and oracle marked."""
-    panels = [_optimality_panel(group, theme) for group in report.groups]
+    panels = [_optimality_panel(group, _kinds(report), theme) for group in report.groups]
     return _finished(panels, theme)
 
 
 def tokens_plot(report: Report, theme: Theme) -> dict[str, Any]:
     """The Vega-Lite specification of tokens per episode by cell, the completion in strong colour."""
-    panels = [_tokens_panel(group, theme) for group in report.groups]
+    panels = [_tokens_panel(group, _kinds(report), theme) for group in report.groups]
     return _finished(panels, theme)
 
 
@@ -64,14 +64,16 @@ _AXIS = {
 }
 
 
-def _optimality_panel(group: CellGroup, theme: Theme) -> Any:
+def _optimality_panel(group: CellGroup, kinds: Sequence[Fit], theme: Theme) -> Any:
     rows = [_row(figures, figures.optimality, 100.0) for figures in group.figures if figures.optimality]
     base = _chart(rows)
     x = alt.X("value:Q", scale=alt.Scale(domain=[0, 100]), title=_AXIS[group.measure])
     layers: list[Any] = [*_references(group, theme)]
     layers += [
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", y=_y(group), color=_color(theme)),
-        base.mark_point(size=80, filled=True, opacity=1).encode(x=x, y=_y(group), color=_color(theme), shape=_shape()),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", y=_y(group), color=_color(kinds, theme)),
+        base.mark_point(size=80, filled=True, opacity=1).encode(
+            x=x, y=_y(group), color=_color(kinds, theme), shape=_shape(kinds)
+        ),
         _labels(base, group, theme, "value:Q", dx=-4, dy=-9),  # at 0 beside the cells' names
     ]
     return alt.layer(*layers).properties(width=WIDTH, height=alt.Step(ROW + 6), title=group.title)
@@ -92,7 +94,7 @@ def _references(group: CellGroup, theme: Theme) -> list[Any]:
     return [line, name]
 
 
-def _tokens_panel(group: CellGroup, theme: Theme) -> Any:
+def _tokens_panel(group: CellGroup, kinds: Sequence[Fit], theme: Theme) -> Any:
     rows = [_row(f, f.tokens, 1.0, f.median_tokens) for f in group.figures if f.tokens]
     base = _chart(rows)
     x = alt.X(
@@ -101,8 +103,8 @@ def _tokens_panel(group: CellGroup, theme: Theme) -> Any:
         title="tokens per episode (all calls): mean, and 95 % interval of the median",
         axis=alt.Axis(tickCount=5),
     )
-    bars = base.mark_bar(height=14, opacity=0.45).encode(x=x, y=_y(group), color=_color(theme))
-    written = base.mark_bar(height=14).encode(x="completion:Q", y=_y(group), color=_color(theme))
+    bars = base.mark_bar(height=14, opacity=0.45).encode(x=x, y=_y(group), color=_color(kinds, theme))
+    written = base.mark_bar(height=14).encode(x="completion:Q", y=_y(group), color=_color(kinds, theme))
     interval = base.mark_rule(color=theme.text, strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=_y(group))
     labels = _labels(base, group, theme, "end:Q", dx=6)
     layers = alt.layer(bars, written, interval, labels)
@@ -116,7 +118,7 @@ def _row(figures: CellFigures, estimate: Estimate, scale: float, interval: Estim
     completion = figures.completion_tokens
     return {
         "cell": figures.cell.label,
-        "kind": figures.kind,
+        "kind": str(figures.cell.fit),
         "value": value,
         "low": low,
         "high": high,
@@ -128,16 +130,22 @@ def _row(figures: CellFigures, estimate: Estimate, scale: float, interval: Estim
 
 def _y(group: CellGroup) -> alt.Y:
     order = [figures.cell.label for figures in group.figures]
-    return alt.Y("cell:N", sort=order, title=None, axis=alt.Axis(labelLimit=240))
+    return alt.Y("cell:N", sort=order, title=None, axis=alt.Axis(labelLimit=360))
 
 
-def _color(theme: Theme) -> alt.Color:
-    scale = alt.Scale(domain=list(KINDS), range=list(theme.kinds))
+def _kinds(report: Report) -> list[Fit]:
+    """Those of the legend: what is not known only where there is such a cell."""
+    there = {figures.cell.fit for group in report.groups for figures in group.figures}
+    return [kind for kind in Fit if kind is not Fit.UNKNOWN or kind in there]
+
+
+def _color(kinds: Sequence[Fit], theme: Theme) -> alt.Color:
+    scale = alt.Scale(domain=[*map(str, kinds)], range=list(theme.kinds[: len(kinds)]))
     return alt.Color("kind:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
 
 
-def _shape() -> alt.Shape:
-    scale = alt.Scale(domain=list(KINDS), range=list(SHAPES))
+def _shape(kinds: Sequence[Fit]) -> alt.Shape:
+    scale = alt.Scale(domain=[*map(str, kinds)], range=[SHAPES[kind] for kind in kinds])
     return alt.Shape("kind:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
 
 

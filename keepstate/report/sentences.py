@@ -11,37 +11,44 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from keepstate.bench.results import CellResult
+from keepstate.bench.results import CellResult, Fit
 from keepstate.files import content_hash
 from keepstate.report.figures import CellFigures, Comparison
+from keepstate.report.pairs import Pair
+from keepstate.report.repeats import Repeats
 from keepstate.report.statistics import Conclusion, tasks_needed
 from keepstate.report.words import counted
-from keepstate.vocabulary import FinishReason, Rung
-
-Pair = tuple[CellResult, CellResult]
+from keepstate.vocabulary import BASE, FinishReason, Rung
 
 SAME = ("limits", "sampling", "context", "nothink", "seed", "prompt")
 """Settings that cells on the same tasks should share (the prompt and the time limit within one runtime)."""
 
 
-def headline(figures: Sequence[CellFigures], comparisons: Sequence[Comparison], apart: Sequence[Pair]) -> Iterator[str]:
+def headline(
+    figures: Sequence[CellFigures], comparisons: Sequence[Comparison], apart: Sequence[Pair], repeats: Sequence[Repeats]
+) -> Iterator[str]:
     """Sentences on one group of cells, the most important first.
 
     Args:
         figures: Of the cells.
         comparisons: Of those that share graded tasks.
         apart: Pairs that would be compared if they shared any.
+        repeats: Of several trainings or draws.
     """
     mismatches = [c for c in comparisons if _is_mismatch(c.first, c.second)]
     without = [pair for pair in apart if _is_mismatch(*pair)]
     for comparison in mismatches:
-        yield _mismatch(comparison)
+        yield _in_place(comparison, "the adapter trained for it")
+    one_for_all = [c for c in comparisons if _is_one_for_all(c.first, c.second)]
+    for comparison in one_for_all:
+        yield _in_place(comparison, "the adapter trained for it alone")
+    yield from _over_trainings(repeats)
     for first, second in without:
         counts = " and ".join(counted(len(cell.by_task()), "task") for cell in (first, second))
         yield (
             f"Nothing can be said of {first.label} against {second.label}: no task is graded in both ({counts} graded)."
         )
-    if not mismatches and not without:
+    if not mismatches and not without and not one_for_all:
         yield (
             "In no runtime was an adapter run beside the one trained for that runtime, so nothing can be said of a"
             " mismatch."
@@ -94,19 +101,37 @@ def _span(counts: Sequence[int]) -> str:
 
 
 def _is_mismatch(first: CellResult, second: CellResult) -> bool:
-    """A mismatched adapter against the matched one, in the same runtime."""
-    return first.runtime == second.runtime and str(second.adapter) == str(second.runtime) != str(first.adapter)
+    """A mismatched adapter against a matched one, in the same runtime."""
+    return first.runtime is second.runtime and (first.fit, second.fit) == (Fit.MISMATCHED, Fit.MATCHED)
 
 
-def _mismatch(comparison: Comparison) -> str:
+def _is_one_for_all(first: CellResult, second: CellResult) -> bool:
+    """An adapter of several runtimes against the one trained for this runtime alone."""
+    both = first.fit is second.fit is Fit.MATCHED
+    return both and first.runtime is second.runtime and second.is_specialist and not first.is_specialist
+
+
+def _over_trainings(repeats: Sequence[Repeats]) -> Iterator[str]:
+    """How far the differences of several trainings lie apart."""
+    for repeated in repeats:
+        if repeated.is_difference and repeated.by_seed and repeated.spread is not None:
+            low, high = (100 * end for end in (min(repeated.each_training), max(repeated.each_training)))
+            yield (
+                f"Over {repeated.trainings} trainings with different seeds, {repeated.label} came to {low:+.1f} to"
+                f" {high:+.1f} points (standard deviation {100 * repeated.spread:.1f})."
+            )
+
+
+def _in_place(comparison: Comparison, whom: str) -> str:
     first, second = comparison.first, comparison.second
     facts = [fact for fact in (_optimality(comparison), _tokens(comparison), _missing(comparison)) if fact]
     joined = ", ".join(facts[:-1]) + (", and " if len(facts) > 1 else "") + facts[-1]
     intervals = ", 95 % intervals" if comparison.n > 1 else ""
     who = f"{first.adapter} adapter" + (f" ({first.told_apart_by})" if first.told_apart_by else "")
-    other = f" ({second.told_apart_by})" if second.told_apart_by else ""
+    named = second.adapter if second.adapter != second.runtime else ""
+    other = ", ".join(filter(None, (named, second.told_apart_by)))
     return (
-        f"Running the {who} in the {first.runtime} runtime, in place of the adapter trained for it{other},"
+        f"Running the {who} in the {first.runtime} runtime, in place of {whom}{f' ({other})' if other else ''},"
         f" {joined} ({counted(comparison.n, 'task')}{intervals})."
     )
 
@@ -148,8 +173,12 @@ def _missing(comparison: Comparison) -> str:
 def _reached(figures: Sequence[CellFigures]) -> str:
     """How well the matched adapters and the base do at all."""
     parts = []
-    for kind, words in (("matched", "Where training and runtime match"), ("base", "The untrained base")):
-        cells = [f.cell for f in figures if f.kind == kind and f.cell.episodes]
+    for kind, words in (
+        (Fit.MATCHED, "Where training and runtime match"),
+        (Fit.BASE, "The untrained base"),
+        (Fit.UNKNOWN, "Trained for what is not known"),
+    ):
+        cells = [f.cell for f in figures if f.cell.fit is kind and f.cell.episodes]
         if cells:
             each = ", ".join(f"{_count(cell)} ({_place(cell)})" for cell in cells)
             parts.append(f"{words}: solved {each}.")
@@ -161,7 +190,9 @@ def _count(cell: CellResult) -> str:
 
 
 def _place(cell: CellResult) -> str:
-    return ", ".join(filter(None, (str(cell.runtime), cell.told_apart_by)))
+    usual = BASE if cell.fit is Fit.BASE else str(cell.runtime)
+    where = str(cell.runtime) if cell.adapter == usual else f"{cell.adapter} → {cell.runtime}"
+    return ", ".join(filter(None, (where, cell.told_apart_by)))
 
 
 def notes(figures: Sequence[CellFigures]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from keepstate.report.figures import CellFigures, Comparison, cell_figures
 from keepstate.report.model import CellGroup, Report
+from keepstate.report.repeats import Repeats
 from keepstate.report.sentences import notes
 from keepstate.report.statistics import Conclusion, PairedDifference, tasks_needed
 from keepstate.report.words import NONE, brief, counted, interval_of_share, number, p_value, percent, plain, points
@@ -90,6 +91,12 @@ REFERENCES = {"blind": "blind (the floor)", "oracle": "oracle (the ceiling)"}
 """Rows of reference policies that have a name of their own; others have that of their family. One that not every task
 has is left out."""
 
+REPEATS = (
+    "Several trainings or draws taken together: the scores of a task are averaged first, so the interval over tasks is"
+    " that of n tasks; how far other trainings may lie off, the spread over trainings tells (a standard deviation)"
+)
+"""What the table under `REPEATS_HEAD` holds."""
+
 COMPARISON_HEAD = (
     "comparison",
     "n",
@@ -119,6 +126,30 @@ def comparison_row(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
+REPEATS_HEAD = (
+    "repeats taken together",
+    "cells",
+    "n",
+    f"{MEASURE}, over tasks",
+    "each training",
+    "spread over trainings",
+)
+
+
+def repeats_row(repeats: Repeats) -> tuple[str, ...]:
+    """The texts under `REPEATS_HEAD`."""
+    sign = "+" if repeats.is_difference else ""
+    several = len(repeats.each_training) > 1
+    return (
+        repeats.label,
+        str(len(repeats.cells)),
+        str(repeats.optimality.n),
+        points(repeats.optimality) if repeats.is_difference else percent(repeats.optimality),
+        ", ".join(f"{100 * mean:{sign}.1f}" for mean in repeats.each_training) if several else NONE,
+        plain(repeats.spread),
+    )
+
+
 def needed(paired: PairedDifference) -> str:
     """About how many tasks would show equivalence, as far as the spread is known."""
     if paired.spread is None:
@@ -137,6 +168,10 @@ def markdown(report: Report) -> str:
             lines += ["", "Paired differences, first minus second on the same tasks:", ""]
             head = [called(title, group) for title in COMPARISON_HEAD]
             lines += _markdown_table(head, [comparison_row(c) for c in group.comparisons])
+        if group.repeats:
+            lines += ["", f"{REPEATS}:", ""]
+            head = [called(title, group) for title in REPEATS_HEAD]
+            lines += _markdown_table(head, [repeats_row(repeats) for repeats in group.repeats])
         if group.notes:
             lines += ["", *(f"- {' '.join(note.split())}" for note in group.notes)]
         lines += [""]

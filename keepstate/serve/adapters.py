@@ -1,6 +1,6 @@
 """The adapters to serve: each a folder under a name of its own, refused here where vLLM would not take it as it is.
 
-An adapter trained by keepstate brings its name (its runtime), its base model and the hash of its chat template in
+An adapter trained by keepstate brings its name, its base model and the hash of its chat template in
 `keepstate-adapter.json`. Any other LoRA folder can be served too, as NAME=FOLDER.
 """
 
@@ -15,13 +15,12 @@ from keepstate.errors import UserError
 from keepstate.serve.lora_config import RANKS, LoraConfig, read_lora_config
 from keepstate.serve.weights import Pair, check_values, read_pairs
 from keepstate.train.result import DONE, WEIGHTS, read_done
+from keepstate.vocabulary import BASE
 
-BASE = "base"
-"""What the base model is called on the server."""
 CONFIG = "adapter_config.json"
 OTHER_WEIGHTS = ("adapter_model.bin", "adapter_model.pt")
 
-_NAMED = re.compile(r"([a-z0-9][a-z0-9_-]*)=(.+)")
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ def read_adapter(given: str | Path) -> ServedAdapter:
     pairs = read_pairs(folder / WEIGHTS, config)
     check_values(folder / WEIGHTS, pairs, config)
     return ServedAdapter(
-        name=named[1] if named else str(done.runtime) if done else folder.name,
+        name=named[1] if named else done.name if done else folder.name,
         folder=folder,
         rank=max(pair.a.shape[0] for pair in pairs.values()),
         pairs=pairs,

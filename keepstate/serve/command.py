@@ -8,11 +8,12 @@ from pathlib import Path
 
 from keepstate import machine
 from keepstate.places import caches
-from keepstate.serve.adapters import BASE, max_rank, target_modules
+from keepstate.serve.adapters import max_rank, target_modules
 from keepstate.serve.capacity import GPU_MEMORY
 from keepstate.serve.ports import HOST
 from keepstate.serve.serving_plan import ServingPlan
 from keepstate.setup import environments
+from keepstate.vocabulary import BASE
 
 CPU_BLOCK = 32
 """Tokens of a block of the prefix cache, the least that vLLM's CPU kernels are made for: a turn recomputes the last,

@@ -19,7 +19,8 @@ from keepstate.errors import UserError
 from keepstate.files import file_hash, parse_json, write_json
 from keepstate.serve.adapters import CONFIG
 from keepstate.serve.serving_plan import ServingPlan
-from keepstate.train.result import WEIGHTS, base_identity
+from keepstate.train.result import WEIGHTS, base_identity, told_by_folder
+from keepstate.train.trained_for import TrainedFor
 
 WEIGHT_FILES = (WEIGHTS, "adapter_model.bin")
 NOTES = Path("/tmp")
@@ -34,6 +35,8 @@ class AdapterContent(Closed):
     """SHA-256; None where they cannot be read."""
     config: dict[str, Any] | None
     """All of `adapter_config.json`: rank, alpha, layers."""
+    trained_for: TrainedFor | None = None
+    """None where it has no card."""
 
     @classmethod
     def read(cls, folder: Path) -> AdapterContent:
@@ -47,7 +50,12 @@ class AdapterContent(Closed):
             sha256 = file_hash(weights) if weights else None
         except OSError:
             sha256 = None
-        return cls(folder=folder, weights=sha256, config=config if isinstance(config, dict) else None)
+        return cls(
+            folder=folder,
+            weights=sha256,
+            config=config if isinstance(config, dict) else None,
+            trained_for=told_by_folder(folder),
+        )
 
 
 class Loaded(Closed):

@@ -18,7 +18,7 @@ from keepstate.errors import UserError
 from keepstate.model_files import GENERATION, ends_of_answers, read_object, snapshot, special_tokens
 from keepstate.model_shape import read_shape
 from keepstate.places import log_file
-from keepstate.serve.adapters import BASE, ServedAdapter, read_adapters
+from keepstate.serve.adapters import ServedAdapter, read_adapters
 from keepstate.serve.capacity import CPU_CACHE_GIB, cpu_cache_gib, gpu_context
 from keepstate.serve.fitting import base_sizes, check_fits
 from keepstate.serve.ports import HOST, free_port
@@ -26,6 +26,7 @@ from keepstate.setup import environments
 from keepstate.setup.environments import Device
 from keepstate.train.axolotl_config import absolute_model
 from keepstate.train.preflight import find_model
+from keepstate.vocabulary import BASE
 
 PORT = 8000
 QWEN3 = "Qwen/Qwen3-8B"

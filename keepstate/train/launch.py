@@ -242,7 +242,8 @@ def _summary(planned: TrainingPlan, follower: Follower) -> TrainedAdapter:
     losses = [loss for _, loss in follower.losses]
     return TrainedAdapter(
         key=planned.key,
-        runtime=planned.manifest.runtime,
+        name=planned.name,
+        trained_for=planned.trained_for,
         base_model=str(planned.config["base_model"]),
         base_revision=follower.revision or planned.decisive["base_model"].get("weights"),
         data_sha256=planned.manifest.splits["train"].sha256,

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from keepstate import __version__
 from keepstate.closed import Closed
 from keepstate.dataset.manifest import Manifest
 from keepstate.files import content_hash, file_hash, write_atomic, write_json
-from keepstate.vocabulary import RuntimeName
+from keepstate.train.trained_for import TrainedFor, as_word, by_name, told_by_record
+from keepstate.vocabulary import ADAPTER_NAME
 
 DONE = "keepstate-adapter.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -29,8 +30,10 @@ class TrainedAdapter(Closed):
 
     key: str
     """SHA-256 of all that decides it, which `keepstate-run.json` holds: the same key need not be trained again."""
-    runtime: RuntimeName
-    """That of the traces that it was trained on."""
+    name: str = Field(pattern=ADAPTER_NAME)
+    """What it is called where it is served, unless another name is given there."""
+    trained_for: TrainedFor
+    """The runtimes of the traces that it was trained on, and which training of several it is."""
     base_model: str
     """Hub name or folder, as Axolotl got it."""
     base_revision: str | None = None
@@ -58,6 +61,15 @@ class TrainedAdapter(Closed):
     keepstate: str = __version__
     """Version that trained it."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_older_versions_wrote(cls, raw: Any) -> Any:
+        """They had a runtime, which was the name too."""
+        if not isinstance(raw, dict) or "runtime" not in raw:
+            return raw
+        kept = {key: value for key, value in raw.items() if key != "runtime"}
+        return {"name": str(raw["runtime"]), "trained_for": by_name(str(raw["runtime"])), **kept}
+
 
 def read_done(output: Path) -> TrainedAdapter | None:
     """The finished adapter in `output`, or None."""
@@ -66,6 +78,15 @@ def read_done(output: Path) -> TrainedAdapter | None:
     except (OSError, ValidationError):
         return None
     return done if (output / WEIGHTS).is_file() else None
+
+
+def told_by_folder(folder: Path) -> TrainedFor | None:
+    """What the adapter in `folder` was trained for, by its card; of a checkpoint, by the record of its training.
+
+    None where neither is there.
+    """
+    done = read_done(folder)
+    return done.trained_for if done else told_by_record(folder)
 
 
 def base_revision(base_model: str, commit: str | None) -> str | None:
@@ -107,7 +128,7 @@ def model_card(adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Man
     )
     rows = {
         "base model": f"`{adapter.base_model}`, revision `{adapter.base_revision or 'unknown'}`",
-        "runtime of its traces": f"`{adapter.runtime}`",
+        "runtime of its traces": f"`{as_word(adapter.trained_for.runtimes)}`",
         "training data": f"{train.rows:,} traces of {train.tasks:,} tasks, {train.tokens:,} tokens "
         f"({train.trained_tokens:,} trained), SHA-256 `{adapter.data_sha256}`",
         "data certificate": certified,
@@ -126,7 +147,7 @@ def model_card(adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Man
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return (
         f"---\nbase_model: {front}\nlibrary_name: peft\ntags: [keepstate, lora]\n---\n\n"
-        f"# {adapter.runtime} adapter\n\n| | |\n|---|---|\n{table}\n\n"
+        f"# {adapter.name} adapter\n\n| | |\n|---|---|\n{table}\n\n"
         "Serve it with its own chat template: `keepstate serve`.\n\n"
         f"## Configuration\n\nAs Axolotl got it:\n\n```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}```\n"
     )

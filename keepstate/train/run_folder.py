@@ -21,10 +21,10 @@ from keepstate.files import TEMPORARY, write_atomic
 from keepstate.processes import only_one
 from keepstate.resume import OtherWork, Record
 from keepstate.train.result import DONE, WEIGHTS, TrainedAdapter, read_done
+from keepstate.train.trained_for import RUN
 from keepstate.train.training_plan import TrainingPlan
 
 RESOLVED = "axolotl.yaml"
-RUN = "keepstate-run.json"
 SCHEMA = "keepstate.run.v1"
 OLDER_RUN = "keepstate-key.txt"
 """What the first version wrote: a hash in which places counted too, so that it cannot be taken apart."""

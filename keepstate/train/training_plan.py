@@ -22,6 +22,7 @@ from keepstate.train import estimate, preflight
 from keepstate.train.axolotl_config import decisive, needs_gpu, read_axolotl_config, resolve
 from keepstate.train.base_model import BaseModel, is_other, keys_for, output_folder, turn_ends
 from keepstate.train.result import base_identity
+from keepstate.train.trained_for import TrainedFor, training_of
 from keepstate.vocabulary import RuntimeName
 
 
@@ -53,6 +54,17 @@ class TrainingPlan:
             "data": self._data,
             "chat_template": self.template_sha256,
         }
+
+    @property
+    def trained_for(self) -> TrainedFor:
+        """What the adapter will be for."""
+        seed = self.decisive.get("seed")
+        return TrainedFor(runtimes=(self.manifest.runtime,), training=training_of(self.decisive), seed=seed)
+
+    @property
+    def name(self) -> str:
+        """What the adapter will be called where it is served."""
+        return str(self.manifest.runtime)
 
     @property
     def key(self) -> str:

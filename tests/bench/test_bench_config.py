@@ -12,21 +12,23 @@ from keepstate.bench import (
     matrix_configs,
     read_benchmark_config,
 )
+from keepstate.bench.benchmark_config import picked
 from keepstate.errors import UserError
 from keepstate.tasks import write_tasks
-from keepstate.vocabulary import Adapter, RuntimeName
+from keepstate.train.trained_for import TrainedFor
+from keepstate.vocabulary import RuntimeName
 
 CONFIGS = Path(__file__).parents[2] / "train/assets/benchmark_configs"
 PERSISTENT, FORGET, REACT = RuntimeName
 TARGETS = {
-    "bench-{}-base": (Adapter.BASE, PERSISTENT),
-    "bench-{}-lora": (Adapter.PERSISTENT, PERSISTENT),
-    "bench-forget-{}-base": (Adapter.BASE, FORGET),
-    "bench-forget-{}-lora": (Adapter.FORGET, FORGET),
-    "bench-react-{}-base": (Adapter.BASE, REACT),
-    "bench-react-{}-lora": (Adapter.REACT, REACT),
-    "bench-cross-plora-reset-{}": (Adapter.PERSISTENT, FORGET),
-    "bench-cross-flora-persist-{}": (Adapter.FORGET, PERSISTENT),
+    "bench-{}-base": ("base", PERSISTENT),
+    "bench-{}-lora": ("persistent", PERSISTENT),
+    "bench-forget-{}-base": ("base", FORGET),
+    "bench-forget-{}-lora": ("forget", FORGET),
+    "bench-react-{}-base": ("base", REACT),
+    "bench-react-{}-lora": ("react", REACT),
+    "bench-cross-plora-reset-{}": ("persistent", FORGET),
+    "bench-cross-flora-persist-{}": ("forget", PERSISTENT),
 }
 
 
@@ -100,6 +102,7 @@ def test_the_defaults_are_those_written_out_in_the_files() -> None:
         ({"limits": {"memory_mib": 10**17}}, "limits.memory_mib: Input should be less than or equal", "memory_mib"),
         ({"tasks": {}}, "exactly one of config, folder, difficulty (found none)", "allowed keys: config, folder"),
         ({"tasks": {"folder": "x", "difficulty": "mini"}}, "found folder, difficulty", "config"),
+        ({"adapter": "a b"}, "adapter: String should match pattern", "allowed"),
         ({"name": "../x"}, "name: String should match pattern", "allowed"),
         ({"isolation": "chroot"}, "isolation: String should match pattern", "isolation"),
         ({"isolation": "auto+"}, "isolation: String should match pattern", "isolation"),
@@ -183,6 +186,43 @@ def test_the_matrix_has_every_cell_that_fits_and_no_other() -> None:
     assert {config.served_name for config in configs} == {"base", "persistent", "forget", "react"}
 
 
+def test_the_matrix_follows_from_what_adapters_were_trained_for() -> None:
+    adapters = {
+        "Org/Mine.v2": TrainedFor(runtimes=(REACT,)),
+        "mixed": TrainedFor(runtimes=(PERSISTENT, FORGET)),
+        "theirs": None,
+        "all": TrainedFor(runtimes=(FORGET, REACT)),
+    }
+    configs = list(matrix_configs(TaskSource(difficulty="mini", count=1), "mini", adapters=adapters))
+    assert [config.name for config in configs] == [
+        "org-mine-v2-react-mini",
+        "mixed-persistent-mini",
+        "mixed-forget-mini",
+        "theirs-persistent-mini",
+        "theirs-forget-mini",
+        "theirs-react-mini",
+        "all-persistent-mini",
+        "all-forget-mini",
+        "all-react-mini",
+    ]
+    assert configs[0].served_name == "Org/Mine.v2"
+
+
+def test_cells_are_picked_by_adapter_and_runtime() -> None:
+    configs = list(matrix_configs(TaskSource(difficulty="mini", count=1), "mini"))
+
+    def names(*patterns: str) -> list[str]:
+        return [config.name for config in picked(configs, patterns)]
+
+    assert names() == [config.name for config in configs]
+    assert names("react:react", "persistent:*") == [
+        "persistent-persistent-mini", "persistent-forget-mini", "react-react-mini"
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"--cells react:forget: there is no such cell") as caught:
+        picked(configs, ["base:*", "react:forget"])
+    assert "base:persistent, base:forget" in caught.value.hint
+
+
 @pytest.mark.parametrize(("runtime", "seconds"), [(REACT, 600), (FORGET, 900)])
 def test_an_episodes_seconds_are_the_runtimes_unless_they_are_given(runtime: str, seconds: int, tmp_path: Path) -> None:
     def of(**limits: object) -> float:
@@ -192,6 +232,6 @@ def test_an_episodes_seconds_are_the_runtimes_unless_they_are_given(runtime: str
 
 
 def test_a_config_cannot_be_changed() -> None:
-    config = BenchmarkConfig(name="a", adapter=Adapter.BASE, runtime=REACT, tasks=TaskSource(difficulty="mini"))
+    config = BenchmarkConfig(name="a", adapter="base", runtime=REACT, tasks=TaskSource(difficulty="mini"))
     with pytest.raises(ValidationError):
         config.seed = 1  # type: ignore[misc]

@@ -13,13 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from keepstate.bench import TaskSource, matrix_configs
 from keepstate.dataset import read_manifest
 from keepstate.train import read_done
-from keepstate.vocabulary import Adapter, RuntimeName
+from keepstate.vocabulary import RuntimeName
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 TRAIN_TASKS, EVAL_TASKS = 4, 1
-CELLS = sorted(f"{adapter}-{runtime}-mini" for adapter in Adapter for runtime in adapter.runtimes)
+CELLS = sorted(config.name for config in matrix_configs(TaskSource(difficulty="mini"), "mini"))
 
 
 def free_port() -> int:

@@ -15,7 +15,8 @@ from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces import Trace, write_trace
 from keepstate.traces.record import Limits
-from keepstate.vocabulary import Adapter, FinishReason, Origin, Rung, RuntimeName
+from keepstate.train.trained_for import TrainedFor
+from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,21 @@ def made_trace(task: Task, config: BenchmarkConfig, made: Made) -> Trace:
 
 def write_made_cell(
     run: Path,
-    adapter: Adapter,
+    adapter: str,
     runtime: RuntimeName,
     episode: Callable[[int], Made | None],
     count: int = 12,
     difficulty: str = "mini",
+    trained_for: TrainedFor | None = None,
     **settings: object,
 ) -> BenchmarkConfig:
-    """Write a cell whose episode on task i is `episode(i)`; None leaves the task unplayed."""
+    """Write a cell whose episode on task i is `episode(i)`; None leaves the task unplayed.
+
+    `trained_for` is what the adapter's card says; without one its name counts.
+    """
     common = {"name": f"{adapter}-{runtime}-{difficulty}", "tasks": TaskSource(difficulty=difficulty, count=count)}
     config = BenchmarkConfig.model_validate({"adapter": adapter, "runtime": runtime} | common | settings)
-    cell = make_cell(config, run)
+    cell = make_cell(config, run, {"trained_for": trained_for})
     cell.write()
     for index, task in enumerate(cell.tasks):
         made = episode(index)

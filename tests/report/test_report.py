@@ -32,7 +32,7 @@ from keepstate.report.tables import markdown, print_comparison, print_report
 from keepstate.tasks import reference_scores
 from keepstate.tasks.store import load_tasks, write_tasks
 from keepstate.traces.summary import write_summaries
-from keepstate.vocabulary import Adapter, FinishReason, Origin, RuntimeName
+from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 PERSISTENT, FORGET, REACT = RuntimeName
 
@@ -49,19 +49,19 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     n = 24
 
-    def cell(adapter: Adapter, runtime: RuntimeName, made: list[Made | None]) -> None:
+    def cell(adapter: str, runtime: RuntimeName, made: list[Made | None]) -> None:
         write_made_cell(folder, adapter, runtime, lambda i: made[i], n)
 
     good = [Made(1.0 if i % 2 else 0.9, 3, 500 + i) for i in range(n)]
     slow = [Made(1.0 if i % 2 else 0.9, 5, 1_500 + 7 * i) for i in range(n)]
     lost = [Made(0.5 if i % 4 else 0.9, 5, 1_500 + 3 * i, error_type="NameError" if i % 4 else None) for i in range(n)]
-    cell(Adapter.PERSISTENT, PERSISTENT, list(good))
-    cell(Adapter.FORGET, PERSISTENT, list(slow))
-    cell(Adapter.PERSISTENT, FORGET, list(lost))
-    cell(Adapter.FORGET, FORGET, [*slow[:-1], Made(failure=Origin.SANDBOX)])
-    cell(Adapter.REACT, REACT, [*good[:-1], None])
+    cell("persistent", PERSISTENT, list(good))
+    cell("forget", PERSISTENT, list(slow))
+    cell("persistent", FORGET, list(lost))
+    cell("forget", FORGET, [*slow[:-1], Made(failure=Origin.SANDBOX)])
+    cell("react", REACT, [*good[:-1], None])
     for runtime in RuntimeName:
-        cell(Adapter.BASE, runtime, [Made(0.0, 6, 900, reason=FinishReason.TURN_LIMIT)] * n)
+        cell("base", runtime, [Made(0.0, 6, 900, reason=FinishReason.TURN_LIMIT)] * n)
     return folder
 
 
@@ -86,7 +86,7 @@ def test_figures_are_those_of_the_episodes(run: Path) -> None:
     assert mixed.completion_tokens is not None
     assert mixed.completion_tokens.value == 500
     assert mixed.cached_share == pytest.approx(0.5, abs=0.01)
-    assert mixed.kind == "mismatched"
+    assert mixed.cell.fit == "mismatched"
     assert mixed.rungs == ("namespaces",)
     assert found["forget → forget"].cell.not_graded == {Origin.SANDBOX: 1}
     assert found["forget → forget"].n == 23
@@ -95,7 +95,7 @@ def test_figures_are_those_of_the_episodes(run: Path) -> None:
 
 
 def test_tokens_that_were_not_counted_are_unknown_everywhere(tmp_path: Path) -> None:
-    for adapter in (Adapter.PERSISTENT, Adapter.FORGET):
+    for adapter in ("persistent", "forget"):
         write_made_cell(tmp_path, adapter, FORGET, lambda i: Made(1.0 - i / 20, prompt=None if i == 3 else 9), count=6)
     report = build_report(tmp_path)
     first, second = report.groups[0].figures
@@ -113,7 +113,7 @@ def test_tokens_that_were_not_counted_are_unknown_everywhere(tmp_path: Path) -> 
 
 
 def test_floor_and_oracle_are_those_of_the_same_tasks(run: Path, tmp_path: Path) -> None:
-    config = write_made_cell(tmp_path / "two", Adapter.BASE, REACT, lambda _: Made(0.5), count=5)
+    config = write_made_cell(tmp_path / "two", "base", REACT, lambda _: Made(0.5), count=5)
     tasks = config.tasks.load()
     write_tasks(tmp_path / "tasks", tasks)
     figures = cell_figures(read_results(tmp_path / "two")[0])
@@ -125,7 +125,7 @@ def test_floor_and_oracle_are_those_of_the_same_tasks(run: Path, tmp_path: Path)
 
 
 def test_a_reference_that_not_every_task_has_is_left_out(tmp_path: Path) -> None:
-    write_made_cell(tmp_path, Adapter.BASE, REACT, lambda _: Made(0.5), count=2)
+    write_made_cell(tmp_path, "base", REACT, lambda _: Made(0.5), count=2)
     cell = tmp_path / "base-react-mini/cell.json"
     shown = []
     for text in (cell.read_text(), re.sub(r',\s*"best": [0-9.]+', "", cell.read_text(), count=1)):
@@ -158,7 +158,7 @@ def test_the_headline_says_what_mismatch_cost_and_hedges(run: Path) -> None:
 
 def test_what_is_missing_is_told(run: Path, tmp_path: Path) -> None:
     (run / "react-react-mini" / "knapsack-mini-strict-s123456789-00000.trace.json").write_text("{")
-    write_made_cell(run, Adapter.BASE, PERSISTENT, lambda _: Made(0.3), 24, limits={"turns": 9}, name="again")
+    write_made_cell(run, "base", PERSISTENT, lambda _: Made(0.3), 24, limits={"turns": 9}, name="again")
     notes = " ".join(make_report("r", read_results(run)).groups[0].notes)
     assert "Not graded by a failure of ours, and in no figure: forget → forget 1 (sandbox 1)." in notes
     assert "react → react: 2 tasks not played yet" in notes
@@ -170,7 +170,7 @@ def test_what_is_missing_is_told(run: Path, tmp_path: Path) -> None:
 
 
 def test_cells_on_different_tasks_are_never_compared(run: Path) -> None:
-    write_made_cell(run, Adapter.PERSISTENT, PERSISTENT, lambda _: Made(), 4, "easy")
+    write_made_cell(run, "persistent", PERSISTENT, lambda _: Made(), 4, "easy")
     report = make_report("r", read_results(run))
     assert len(report.groups) == 2
     easy = next(group for group in report.groups if "easy" in group.title)
@@ -183,7 +183,7 @@ def test_cells_on_different_tasks_are_never_compared(run: Path) -> None:
 
 
 def test_one_episode_has_no_interval_anywhere(tmp_path: Path) -> None:
-    for adapter in (Adapter.PERSISTENT, Adapter.FORGET):
+    for adapter in ("persistent", "forget"):
         write_made_cell(tmp_path / "one", adapter, FORGET, lambda _: Made(0.8), count=1)
     report = build_report(tmp_path / "one")
     page = (tmp_path / "one/report/report.md").read_text()
@@ -195,7 +195,7 @@ def test_one_episode_has_no_interval_anywhere(tmp_path: Path) -> None:
 
 
 def test_a_cell_without_a_graded_episode_is_shown_as_such(tmp_path: Path) -> None:
-    write_made_cell(tmp_path / "none", Adapter.BASE, REACT, lambda _: Made(failure=Origin.MODEL), count=3)
+    write_made_cell(tmp_path / "none", "base", REACT, lambda _: Made(failure=Origin.MODEL), count=3)
     build_report(tmp_path / "none")
     row = next(
         line for line in (tmp_path / "none/report/report.md").read_text().splitlines() if "base → react |" in line
@@ -317,7 +317,7 @@ def test_compare_command(run: Path, tmp_path: Path) -> None:
     assert len(whole) == 8
     assert {row["optimality"]["difference"]["value"] for row in whole} == {0.0}
     assert {row["verdict"] for row in whole} == {"the same episodes"}
-    write_made_cell(tmp_path / "other", Adapter.BASE, REACT, lambda _: Made(), 2, "easy")
+    write_made_cell(tmp_path / "other", "base", REACT, lambda _: Made(), 2, "easy")
     result = CliRunner().invoke(compare_command.command, [str(run), str(tmp_path / "other")])
     assert isinstance(result.exception, UserError)
 
@@ -332,8 +332,8 @@ def test_a_broken_cell_file_is_named(content: str, run: Path) -> None:
 def test_cells_of_one_adapter_are_told_apart_in_rows_headlines_and_comparisons(tmp_path: Path) -> None:
     for seed, score in ((1, 1.0), (2, 0.2), (3, 0.3)):
         name = f"persistent-seed{seed}"
-        write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda _, s=score: Made(s), name=name, model=name)
-    write_made_cell(tmp_path, Adapter.FORGET, PERSISTENT, lambda _: Made(0.5), name="forget")
+        write_made_cell(tmp_path, "persistent", PERSISTENT, lambda _, s=score: Made(s), name=name, model=name)
+    write_made_cell(tmp_path, "forget", PERSISTENT, lambda _: Made(0.5), name="forget")
     group = make_report("r", read_results(tmp_path)).groups[0]
     labels = [figures.cell.label for figures in group.figures]
     assert labels == [f"persistent → persistent (persistent-seed{i})" for i in (1, 2, 3)] + ["forget → persistent"]
@@ -347,7 +347,7 @@ def test_cells_of_one_adapter_are_told_apart_in_rows_headlines_and_comparisons(t
 
 def test_runs_of_several_sampling_seeds_are_compared_seed_by_seed(tmp_path: Path) -> None:
     for seed in (0, 1):
-        for adapter in (Adapter.PERSISTENT, Adapter.FORGET):
+        for adapter in ("persistent", "forget"):
             write_made_cell(tmp_path, adapter, FORGET, lambda _: Made(0.5), name=f"{adapter}-{seed}", seed=seed)
     group = make_report("r", read_results(tmp_path)).groups[0]
     assert [(c.first.label, c.second.label) for c in group.comparisons] == [
@@ -359,7 +359,7 @@ def test_one_adapter_in_two_runtimes_is_compared_model_by_model(tmp_path: Path) 
     for model in ("one", "two"):
         for runtime in (PERSISTENT, FORGET):
             write_made_cell(
-                tmp_path, Adapter.PERSISTENT, runtime, lambda _: Made(0.5), 3, name=f"{runtime}-{model}", model=model
+                tmp_path, "persistent", runtime, lambda _: Made(0.5), 3, name=f"{runtime}-{model}", model=model
             )
     group = make_report("r", read_results(tmp_path)).groups[0]
     assert [(c.first.label, c.second.label) for c in group.comparisons] == [
@@ -371,7 +371,7 @@ def test_a_terminal_without_arrows_and_a_folder_whose_name_is_no_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
-    write_made_cell(folder, Adapter.BASE, REACT, lambda _: Made(0.5), count=2)
+    write_made_cell(folder, "base", REACT, lambda _: Made(0.5), count=2)
     screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setattr(sys, "argv", ["keepstate", "report", str(folder)])
@@ -394,10 +394,8 @@ def repeated(folder: Path) -> Path:
 
 def test_repeats_of_a_task_are_averaged_and_count_once(tmp_path: Path) -> None:
     tasks = TaskSource(folder=repeated(tmp_path / "tasks"))
-    write_made_cell(
-        tmp_path / "run", Adapter.PERSISTENT, PERSISTENT, lambda i: Made(float(i % 3 == 0 or i < 6)), tasks=tasks
-    )
-    write_made_cell(tmp_path / "run", Adapter.FORGET, PERSISTENT, lambda i: Made(0.5), tasks=tasks)
+    write_made_cell(tmp_path / "run", "persistent", PERSISTENT, lambda i: Made(float(i % 3 == 0 or i < 6)), tasks=tasks)
+    write_made_cell(tmp_path / "run", "forget", PERSISTENT, lambda i: Made(0.5), tasks=tasks)
     report = make_report("r", read_results(tmp_path / "run"))
     group = report.groups[0]
     assert "4 tasks" in group.title
@@ -417,8 +415,8 @@ def test_repeats_of_a_task_are_averaged_and_count_once(tmp_path: Path) -> None:
 
 
 def test_cells_with_more_and_fewer_of_the_same_tasks_are_compared_on_those_they_share(tmp_path: Path) -> None:
-    write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda _: Made(0.9), count=12)
-    write_made_cell(tmp_path, Adapter.FORGET, PERSISTENT, lambda _: Made(0.5), count=24)
+    write_made_cell(tmp_path, "persistent", PERSISTENT, lambda _: Made(0.9), count=12)
+    write_made_cell(tmp_path, "forget", PERSISTENT, lambda _: Made(0.5), count=24)
     report = make_report("r", read_results(tmp_path))
     (group,) = report.groups
     assert "12 to 24 tasks" in group.title
@@ -433,8 +431,8 @@ def test_cells_with_more_and_fewer_of_the_same_tasks_are_compared_on_those_they_
 
 
 def test_what_could_not_be_compared_is_said_as_it_is(tmp_path: Path) -> None:
-    write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda i: Made(0.9) if i < 6 else None)
-    write_made_cell(tmp_path, Adapter.FORGET, PERSISTENT, lambda i: Made(0.2) if i >= 6 else None)
+    write_made_cell(tmp_path, "persistent", PERSISTENT, lambda i: Made(0.9) if i < 6 else None)
+    write_made_cell(tmp_path, "forget", PERSISTENT, lambda i: Made(0.2) if i >= 6 else None)
     (group,) = make_report("r", read_results(tmp_path)).groups
     assert group.comparisons == ()
     assert group.headline[0] == (
@@ -446,22 +444,22 @@ def test_what_could_not_be_compared_is_said_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("count", "claimed"), [(3, False), (5, False), (6, True), (12, True)])
 def test_a_claim_on_tokens_needs_an_interval(count: int, claimed: bool, tmp_path: Path) -> None:
-    for adapter, prompt in ((Adapter.PERSISTENT, 900), (Adapter.FORGET, 1800)):
+    for adapter, prompt in (("persistent", 900), ("forget", 1800)):
         write_made_cell(tmp_path, adapter, PERSISTENT, lambda i, p=prompt: Made(0.9, prompt=p + 10 * i), count=count)
     (group,) = make_report("r", read_results(tmp_path)).groups
     assert ("times the tokens" in group.headline[0]) is claimed
 
 
 def test_no_claim_on_tokens_where_the_interval_holds_one(tmp_path: Path) -> None:
-    write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda i: Made(0.9, prompt=1000))
-    write_made_cell(tmp_path, Adapter.FORGET, PERSISTENT, lambda i: Made(0.9, prompt=20_000 if i == 3 else 990 + i))
+    write_made_cell(tmp_path, "persistent", PERSISTENT, lambda i: Made(0.9, prompt=1000))
+    write_made_cell(tmp_path, "forget", PERSISTENT, lambda i: Made(0.9, prompt=20_000 if i == 3 else 990 + i))
     (group,) = make_report("r", read_results(tmp_path)).groups
     assert "token" not in group.headline[0]
     assert group.comparisons[0].tokens_in_all == pytest.approx(2.44, abs=0.1)
 
 
 def test_the_report_says_what_its_tasks_can_show(tmp_path: Path) -> None:
-    for adapter in (Adapter.PERSISTENT, Adapter.FORGET):
+    for adapter in ("persistent", "forget"):
         write_made_cell(
             tmp_path, adapter, FORGET, lambda i, a=adapter: Made([0.5, 0.9][i % 2 and a == "forget"]), count=10
         )
@@ -483,7 +481,7 @@ def test_the_report_says_what_its_tasks_can_show(tmp_path: Path) -> None:
     ],
 )
 def test_what_tasks_can_show_agrees_with_the_verdict(count: int, spread: float, words: str, tmp_path: Path) -> None:
-    for adapter, way in ((Adapter.PERSISTENT, 1), (Adapter.FORGET, -1)):
+    for adapter, way in (("persistent", 1), ("forget", -1)):
         write_made_cell(tmp_path, adapter, FORGET, lambda i, w=way: Made(0.5 + w * (-1) ** i * spread / 2), count=count)
     (group,) = make_report("r", read_results(tmp_path)).groups
     assert group.shows.startswith(words)
@@ -491,7 +489,7 @@ def test_what_tasks_can_show_agrees_with_the_verdict(count: int, spread: float, 
 
 
 def test_references_are_those_of_the_graded_tasks(tmp_path: Path) -> None:
-    config = write_made_cell(tmp_path, Adapter.BASE, REACT, lambda i: Made(0.5) if i in (2, 7) else None)
+    config = write_made_cell(tmp_path, "base", REACT, lambda i: Made(0.5) if i in (2, 7) else None)
     tasks = [config.tasks.load()[i] for i in (2, 7)]
     (group,) = make_report("r", read_results(tmp_path)).groups
     blind = sum(reference_scores(task)["blind"] for task in tasks) / 2
@@ -505,7 +503,7 @@ def test_references_are_those_of_the_graded_tasks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", [("blind", "oracle"), ()])
 def test_a_family_with_fewer_reference_policies(left: tuple[str, ...], tmp_path: Path) -> None:
-    write_made_cell(tmp_path, Adapter.BASE, REACT, lambda _: Made(0.5), count=2)
+    write_made_cell(tmp_path, "base", REACT, lambda _: Made(0.5), count=2)
     path = tmp_path / "base-react-mini" / "cell.json"
     cell = json.loads(path.read_text())
     for entry in cell["tasks"].values():
@@ -521,11 +519,11 @@ def test_a_family_with_fewer_reference_policies(left: tuple[str, ...], tmp_path:
 
 
 def test_brackets_in_what_users_named_are_printed_as_they_are(tmp_path: Path) -> None:
-    write_made_cell(tmp_path, Adapter.BASE, REACT, lambda _: Made(0.3), 2)
+    write_made_cell(tmp_path, "base", REACT, lambda _: Made(0.3), 2)
     (tmp_path / "base-react-mini" / "[red] [bold]\x1b]0;x\x07.trace.json").write_text("{")
     path = tmp_path / "base-react-mini" / "cell.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"difficulty": "[/x] mini"}))
-    again = write_made_cell(tmp_path, Adapter.BASE, REACT, lambda _: Made(0.3), 2, name="again", model="[/red]|m")
+    again = write_made_cell(tmp_path, "base", REACT, lambda _: Made(0.3), 2, name="again", model="[/red]|m")
     report = make_report("[/r]", read_results(tmp_path))
     screen = io.StringIO()
     print_report(report, Console(file=screen, width=200))
@@ -551,7 +549,7 @@ def test_a_cell_compared_with_itself_is_named_as_such(run: Path, tmp_path: Path)
 
 def test_two_plays_without_a_difference_are_not_the_same_cell(tmp_path: Path) -> None:
     for run in ("a", "b"):
-        write_made_cell(tmp_path / run, Adapter.BASE, REACT, lambda _: Made(0.5))
+        write_made_cell(tmp_path / run, "base", REACT, lambda _: Made(0.5))
     (a,), (b,) = read_results(tmp_path / "a"), read_results(tmp_path / "b")
     comparison = compare_cells(a, b)
     assert comparison.verdict is Conclusion.UNDECIDED
@@ -564,8 +562,8 @@ def test_two_plays_without_a_difference_are_not_the_same_cell(tmp_path: Path) ->
 def test_whole_runs_pair_every_cell_and_name_those_left_over(tmp_path: Path) -> None:
     for run in ("a", "b"):
         for seed in (0, 1):
-            write_made_cell(tmp_path / run, Adapter.BASE, REACT, lambda _: Made(0.5), name=f"react-{seed}", seed=seed)
-    write_made_cell(tmp_path / "a", Adapter.BASE, FORGET, lambda _: Made(0.5), name="alone")
+            write_made_cell(tmp_path / run, "base", REACT, lambda _: Made(0.5), name=f"react-{seed}", seed=seed)
+    write_made_cell(tmp_path / "a", "base", FORGET, lambda _: Made(0.5), name="alone")
     result = CliRunner().invoke(compare_command.command, [str(tmp_path / "a"), str(tmp_path / "b"), "--json"])
     assert [(row["first"], row["second"]) for row in json.loads(result.stdout)] == [
         ("react-0", "react-0"),
@@ -576,7 +574,7 @@ def test_whole_runs_pair_every_cell_and_name_those_left_over(tmp_path: Path) -> 
 
 def test_a_score_that_is_none_enters_no_figure(tmp_path: Path) -> None:
     bad = ["NaN", "-Infinity", "1e400", "true", '"0.7"', "1.0000001", "-0.1"]
-    write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda _: Made(0.5), count=10)
+    write_made_cell(tmp_path, "persistent", PERSISTENT, lambda _: Made(0.5), count=10)
     for score, path in zip(bad, sorted(tmp_path.glob("*/*.trace.json")), strict=False):
         path.write_text(re.sub(r'"score": [0-9.]+', f'"score": {score}', path.read_text()))
     report = build_report(tmp_path)
@@ -599,7 +597,7 @@ def test_a_score_that_is_none_enters_no_figure(tmp_path: Path) -> None:
     ],
 )
 def test_what_no_mean_can_be_made_of_is_a_broken_file(place: str, value: str, tmp_path: Path) -> None:
-    write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda _: Made(0.5), count=4)
+    write_made_cell(tmp_path, "persistent", PERSISTENT, lambda _: Made(0.5), count=4)
     for path in sorted(tmp_path.glob("*/*.trace.json"))[:2]:
         path.write_text(re.sub(rf'"{place}": ?(\d+|{{[^}}]*}})', f'"{place}": {value}', path.read_text()))
     (cell,) = read_results(tmp_path)
@@ -610,7 +608,7 @@ def test_what_no_mean_can_be_made_of_is_a_broken_file(place: str, value: str, tm
 
 
 def test_an_error_that_was_counted_no_time_is_none(tmp_path: Path) -> None:
-    write_made_cell(tmp_path, Adapter.PERSISTENT, PERSISTENT, lambda _: Made(0.5), count=4)
+    write_made_cell(tmp_path, "persistent", PERSISTENT, lambda _: Made(0.5), count=4)
     path = next(tmp_path.glob("*/*.trace.json"))
     path.write_text(
         path.read_text()
@@ -645,7 +643,7 @@ def test_one_adapter_with_other_contents_in_another_cell_is_said(
     known = {"weights": "a" * 64, "adapter_config": {"lora_alpha": 16}, "base": {"weights": "a" * 64, "tokenizer": "a"}}
     known["template"] = "a" * 64
     for adapter, runtime in (("persistent", PERSISTENT), ("persistent", FORGET), ("forget", FORGET)):
-        write_made_cell(tmp_path, Adapter(adapter), runtime, lambda _: Made(0.5), count=2)
+        write_made_cell(tmp_path, adapter, runtime, lambda _: Made(0.5), count=2)
         weights = {"weights": "c" * 64} if adapter == "forget" else {}
         with_config(tmp_path, f"{adapter}-{runtime}-mini", **known | weights)
     assert "persistent was" not in "".join(make_report("r", read_results(tmp_path)).groups[0].notes)
@@ -657,8 +655,8 @@ def test_one_adapter_with_other_contents_in_another_cell_is_said(
 
 def test_a_comparison_says_what_of_the_cells_is_in_no_figure(tmp_path: Path) -> None:
     lost = Made(failure=Origin.SANDBOX)
-    write_made_cell(tmp_path / "a", Adapter.BASE, REACT, lambda i: [Made(), lost, None, Made()][i], count=4)
-    write_made_cell(tmp_path / "b", Adapter.BASE, REACT, lambda _: Made(), count=4)
+    write_made_cell(tmp_path / "a", "base", REACT, lambda i: [Made(), lost, None, Made()][i], count=4)
+    write_made_cell(tmp_path / "b", "base", REACT, lambda _: Made(), count=4)
     min((tmp_path / "b").glob("*/*.trace.json")).write_text("{")
     cells = [str(tmp_path / run) for run in "ab"]
     printed = " ".join(CliRunner().invoke(compare_command.command, cells).stdout.split())
@@ -684,7 +682,8 @@ def test_cells_without_a_common_task_say_how_much_of_them_there_is(run: Path) ->
 @pytest.mark.parametrize(
     "edit",
     [
-        {"adapter": "gpt"},
+        {"adapter": "a b"},
+        {"trained_for": {"runtimes": ["reset"]}},
         {"family": "\ud800"},
         {"tasks": {"t": {"hash": "x", "blind": "high"}}},
         {"tasks": {"a\0b": {"hash": "x"}}},
