@@ -18,7 +18,7 @@ from typing import Any
 
 from keepstate import machine
 from keepstate.dataset.convert import sharegpt_line
-from keepstate.dataset.manifest import INDEX, TEMPLATE, Certificate, Manifest, TrainTurns, read_manifest
+from keepstate.dataset.manifest import INDEX, TEMPLATE, Certificate, Manifest, read_manifest
 from keepstate.dataset.parity import PromptIds, RowReport, TrainingRow, compare, local_prompts
 from keepstate.dataset.sample import end_of_turn
 from keepstate.dataset.server_ids import server_prompts
@@ -216,7 +216,7 @@ def _run_axolotl(options: CheckOptions, manifest: Manifest, tokenizer: Path, out
     python = installing.ensure("train")
     template = _axolotl_template(options, out.with_name(TEMPLATE))
     command: list[str | Path] = [python, "-I", SCRIPT, "--tokenizer", tokenizer.resolve(), "--template", template]
-    if manifest.train_turns is not TrainTurns.ALL:
+    if manifest.trains_by_turn:
         command += ["--training-key", TRAINING_KEY]
     command += ["--out", out, "--end-of-turn", end, "--jobs", str(jobs), *files]
     quiet = environments.NO_TELEMETRY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

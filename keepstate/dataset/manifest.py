@@ -202,8 +202,13 @@ class Manifest(Closed):
 
     @property
     def train_turns(self) -> TrainTurns:
-        """Which answers are trained. Its rows say so of each unless all are."""
+        """Which answers were asked to be trained."""
         return TrainTurns(self.options.get("train_turns", TrainTurns.ALL))
+
+    @property
+    def trains_by_turn(self) -> bool:
+        """Whether rows say of each answer if it is trained; of all answers of one that does not say, they are."""
+        return bool(self.masked) or self.train_turns is not TrainTurns.ALL
 
     @property
     def rows(self) -> int:

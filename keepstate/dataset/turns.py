@@ -1,5 +1,7 @@
 """Which answers of a conversation are trained: all, the last, or those whose action went well. Reads traces only.
 
+None of them are those that an import was told to leave out of training (OpenAI's weight 0).
+
 An answer that is not trained stays in its row, as what the answers after it see; its tokens count for nothing.
 """
 
@@ -12,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from keepstate.dataset.manifest import TrainTurns
 from keepstate.files import parse_json
 from keepstate.models.base import Message
-from keepstate.traces.importing import SOURCE
+from keepstate.traces.importing import SOURCE, untrained_answers
 from keepstate.traces.record import StepEvent, Trace
 from keepstate.vocabulary import RuntimeName
 
 TRAINING_KEY = "train"
 """Of an answer in a ShareGPT row, where not all are trained; Axolotl's `message_field_training` names it."""
 NOT_THE_LAST = "not the last of its row"
+UNWANTED = "its source wants it left out of training"
 WENT_WRONG = "its action ended in an error or a cap"
 TRACEBACK = "Traceback (most recent call last):"
 REACT_ERROR = re.compile(r"^Observation: (?:\[[^\]\n]*\] )?error: ", re.MULTILINE)
@@ -33,16 +36,17 @@ def masked_answers(trace: Trace, messages: Sequence[Message], choice: TrainTurns
         choice: What the user asked for.
     """
     answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    masked = {turn: UNWANTED for turn in untrained_answers(trace) if turn < len(answers)}
     if choice is TrainTurns.LAST:
-        return dict.fromkeys(range(len(answers) - 1), NOT_THE_LAST)
+        masked |= dict.fromkeys(range(len(answers) - 1), NOT_THE_LAST)
     if choice is TrainTurns.CLEAN:
-        return {turn: WENT_WRONG for turn, bad in enumerate(_went_wrong(trace, answers)) if bad}
-    return {}
+        masked |= {turn: WENT_WRONG for turn, bad in enumerate(_went_wrong(trace, answers)) if bad}
+    return masked
 
 
 def training_flags(messages: Sequence[Message], masked: dict[int, str], choice: TrainTurns) -> list[bool] | None:
     """Whether each answer is trained, in order; None where all are, so that rows need not say it."""
-    if choice is TrainTurns.ALL:
+    if choice is TrainTurns.ALL and not masked:
         return None
     return [turn not in masked for turn in range(sum(message["role"] == "assistant" for message in messages))]
 

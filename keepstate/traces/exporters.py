@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from keepstate.models.base import TokenUsage
+from keepstate.traces.importing import untrained_answers
 from keepstate.traces.record import StepEvent, Trace
 
 ATIF_VERSION = "ATIF-v1.8"
@@ -18,7 +19,7 @@ ATIF_VERSION = "ATIF-v1.8"
 NOT_CARRIED = {
     "sharegpt": "everything but the texts: task, verdict, executed code, tool calls, tokens, times, limits, sampling",
     "messages": "everything but the texts: task, verdict, executed code, tool calls, tokens, times, limits, sampling",
-    "atif": "hashes of prompts, errors of ours and their tracebacks, names of globals",
+    "atif": "hashes of prompts, errors of ours and their tracebacks, names of globals, answers not to train",
 }
 SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
 
@@ -26,12 +27,20 @@ SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
 def to_sharegpt(trace: Trace) -> dict[str, Any]:
     """A ShareGPT row: `conversations` of `from` and `value`."""
     turns = [{"from": SHAREGPT_ROLES[message["role"]], "value": message["content"]} for message in trace.messages]
-    return {"id": trace.task.name, "conversations": turns}
+    return {"id": trace.task.name, "conversations": _weighed(trace, turns)}
 
 
 def to_messages(trace: Trace) -> dict[str, Any]:
     """A row of OpenAI `messages`."""
-    return {"id": trace.task.name, "messages": [dict(message) for message in trace.messages]}
+    return {"id": trace.task.name, "messages": _weighed(trace, [dict(message) for message in trace.messages])}
+
+
+def _weighed(trace: Trace, turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`turns`, those of answers that are not to be trained with OpenAI's weight 0."""
+    answers = [turn for turn, message in zip(turns, trace.messages, strict=True) if message["role"] == "assistant"]
+    for number in untrained_answers(trace):
+        answers[number]["weight"] = 0
+    return turns
 
 
 def to_atif(trace: Trace) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from keepstate.dataset.manifest import TEMPLATE, Manifest, TrainTurns
+from keepstate.dataset.manifest import TEMPLATE, Manifest
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.turns import TRAINING_KEY
 from keepstate.files import content_hash, file_hash
@@ -136,7 +136,7 @@ def plan_training(
         output=output,
         base_model=base_model,
         data_hash=content_hash(data),
-        training_key=None if manifest.train_turns is TrainTurns.ALL else TRAINING_KEY,
+        training_key=TRAINING_KEY if manifest.trains_by_turn else None,
         has_validation=bool("val" in manifest.splits and manifest.splits["val"].rows),
         overrides=given,
     )

@@ -17,12 +17,12 @@ from keepstate.dataset.parity import MASKED, TrainingRow, compare, local_prompts
 from keepstate.dataset.sample import prove
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
-from keepstate.dataset.turns import masked_answers
+from keepstate.dataset.turns import UNWANTED, masked_answers
 from keepstate.models.base import Reply
 from keepstate.models.scripted import ScriptedModel
 from keepstate.setup.basemodel import ensure_base_model
 from keepstate.tasks.base import Task, Verdict
-from keepstate.traces.importing import SOURCE
+from keepstate.traces.importing import SOURCE, UNTRAINED
 from keepstate.traces.observations import render_observation
 from keepstate.traces.record import ActionResult, Limits, ToolCall, Trace
 from keepstate.vocabulary import FinishReason, RuntimeName
@@ -163,6 +163,35 @@ def test_the_comparison_finds_a_masked_answer_that_is_trained(small_tokenizer: T
 def test_axolotl_masks_those_turns(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
     root = write_traces(tmp_path / "t", [played(n, GOOD, NAME_ERROR, GOOD) for n in range(3)])
     build_one(root, PERSISTENT, tmp_path / "d", tokenizer=ensure_base_model(), train_turns="clean")
+    report = check_dataset(CheckOptions(tmp_path / "d"))
+    assert (report.rows, report.turns, report.bad) == (3, 9, [])
+    assert report.trained == sum(split.trained_tokens for split in read_manifest(tmp_path / "d").splits.values())
+    assert report.certificate is not None
+
+
+def test_answers_that_the_source_wants_left_out_are_masked_whatever_is_asked_for(
+    tmp_path: Path, small_tokenizer: TextTokenizer
+) -> None:
+    marked, plain = played(0, GOOD, GOOD), played(1, GOOD, GOOD)
+    marked = marked.model_copy(update={"versions": marked.versions | {UNTRAINED: "0"}})
+    folder = build(write_traces(tmp_path / "t", [marked, plain]), tmp_path / "d", small_tokenizer, "all")
+    manifest = read_manifest(folder)
+    assert manifest.masked == {UNWANTED: 1}
+    assert manifest.trains_by_turn
+    assert manifest.splits["train"].trained_tokens * 4 == 3 * sum(
+        len(sample.labels()) - sample.labels().count(MASKED)
+        for sample in (prove(t.messages, load_template("chatml"), small_tokenizer) for t in (marked, plain))
+    )
+    lines = (folder / "train.jsonl").read_text().splitlines()
+    assert sorted(line.count('"train": ') for line in lines) == [0, 2]
+
+
+@pytest.mark.train_env
+def test_axolotl_masks_those_turns_beside_rows_that_say_nothing(tmp_path: Path) -> None:
+    traces = [played(n, GOOD, NAME_ERROR, GOOD) for n in range(3)]
+    traces[0] = traces[0].model_copy(update={"versions": traces[0].versions | {UNTRAINED: "0 2"}})
+    root = write_traces(tmp_path / "t", traces)
+    build_one(root, PERSISTENT, tmp_path / "d", tokenizer=ensure_base_model())
     report = check_dataset(CheckOptions(tmp_path / "d"))
     assert (report.rows, report.turns, report.bad) == (3, 9, [])
     assert report.trained == sum(split.trained_tokens for split in read_manifest(tmp_path / "d").splits.values())

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keepstate.cli import cli
+from keepstate.dataset.manifest import TrainTurns
+from keepstate.dataset.turns import masked_answers, training_flags
 from keepstate.tasks import make_tasks
 from keepstate.traces import Trace, TraceError, parse_trace, read_trace
 from keepstate.traces.check import trace_problems
 from keepstate.traces.exporters import to_atif, to_messages, to_sharegpt
-from keepstate.traces.importing import NOT_CARRIED, PLACE, stripped
+from keepstate.traces.importing import NOT_CARRIED, PLACE, stripped, untrained_answers
 from keepstate.traces.importing.formats import traces_of
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
@@ -311,13 +313,26 @@ def test_an_empty_think_block_is_taken_off_when_asked_and_a_thought_never() -> N
 
 
 @pytest.mark.parametrize("key", ["weight", "train", "trainable", "loss"])
-def test_an_answer_that_is_not_to_be_trained_is_refused_by_name(key: str) -> None:
-    for value in (0, 0.0, False, "0", 0.5):
-        with pytest.raises(TraceError, match=f"message 1 has {key} .*traces train every answer"):
-            conversation_trace(said(answer("a") | {key: value}, answer("b")), RuntimeName.REACT)
+def test_an_answer_that_is_not_to_be_trained_is_told_in_the_trace_and_its_exports(key: str) -> None:
+    go_on = {"role": "user", "content": "go on"}
+    for value in (0, 0.0, False):
+        row = said(answer("a"), go_on, answer("b") | {key: value}, go_on, answer("c"))
+        trace = conversation_trace(row, RuntimeName.REACT)
+        assert untrained_answers(trace) == [1]
+        assert key not in trace.versions[NOT_CARRIED]
+        for export in (to_messages, to_sharegpt):
+            assert untrained_answers(conversation_trace(export(trace), RuntimeName.REACT)) == [1]
+        for choice, trained in ((TrainTurns.ALL, [0, 2]), (TrainTurns.CLEAN, [0, 2]), (TrainTurns.LAST, [2])):
+            masked = masked_answers(trace, trace.messages, choice)
+            flags = training_flags(trace.messages, masked, choice)
+            assert flags is not None
+            assert [turn for turn, is_trained in enumerate(flags) if is_trained] == trained
+    for odd in ("0", 0.5):
+        with pytest.raises(TraceError, match=f"message 1 has {key} .*where 0 and 1 are known"):
+            conversation_trace(said(answer("a") | {key: odd}, answer("b")), RuntimeName.REACT)
     kept = said({"role": "system", "content": "s", key: 0}, answer("a") | {key: 1}, answer("b") | {key: None})
     assert len(conversation_trace(kept, RuntimeName.REACT).messages) == 4
-    with pytest.raises(TraceError, match=f"the row has {key} 0"):
+    with pytest.raises(TraceError, match="the row is not to be trained"):
         conversation_trace(said(answer("a"), **{key: 0}), RuntimeName.REACT)
 
 

@@ -21,7 +21,7 @@ from keepstate.dataset.turns import WENT_WRONG, masked_answers
 from keepstate.traces import Trace, TraceError, iter_traces
 from keepstate.traces.check import trace_problems, turns_problem
 from keepstate.traces.exporters import to_atif
-from keepstate.traces.importing import NOT_CARRIED, PLACE, inspect_logs, sources
+from keepstate.traces.importing import NOT_CARRIED, PLACE, inspect_logs, sources, untrained_answers
 from keepstate.traces.importing.formats import FORMATS, traces_of
 from keepstate.traces.importing.sources import iter_values
 from keepstate.vocabulary import FinishReason, RuntimeName
@@ -166,15 +166,17 @@ def test_prompt_and_completion_are_read_where_they_are_messages_or_have_a_reward
         list(traces_of({"prompt": "u", "completion": "a"}, RuntimeName.FORGET))
 
 
-def test_answers_that_the_model_did_not_give_are_refused() -> None:
+def test_answers_that_the_model_did_not_give_are_not_to_be_trained() -> None:
     row = json.loads((HERE / "verifiers-0.1.14.jsonl").read_text().splitlines()[0])
     row["prompt"] += [{"role": "assistant", "content": "an example"}, {"role": "user", "content": "and now"}]
-    (error,) = traces_of(row, RuntimeName.REACT)
-    assert "its prompt holds an answer" in str(error)
+    (trace,) = traces_of(row, RuntimeName.REACT)
+    assert isinstance(trace, Trace)
+    assert untrained_answers(trace) == [0]
     episode = json.loads((HERE / "verifiers-0.4.0.jsonl").read_text().splitlines()[0])
     episode["traces"][0]["nodes"][2]["sampled"] = False
-    (error,) = traces_of(episode, RuntimeName.REACT)
-    assert "no model gave" in str(error)
+    (trace,) = traces_of(episode, RuntimeName.REACT)
+    assert isinstance(trace, Trace)
+    assert untrained_answers(trace) == [0]
 
 
 def test_atif_of_every_version() -> None:
@@ -193,8 +195,6 @@ def test_atif_of_every_version() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"is_copied_context": True}, "copied from another trajectory"),
-        ({"llm_call_count": 0}, "made without a model"),
         ({"source": "judge"}, "source 'judge'"),
         ({"message": [{"type": "image", "source": {"path": "x.png"}}]}, "part of type image"),
         ({"observation": {"results": [{"content": "a"}] * 3}}, "3 results do not tell which of 2 calls"),
@@ -205,6 +205,15 @@ def test_what_a_trajectory_holds_and_a_trace_cannot_is_refused(change: dict[str,
     trajectory["steps"][2] |= change
     with pytest.raises(TraceError, match=words):
         raise next(error for error in traces_of(trajectory, RuntimeName.REACT) if isinstance(error, TraceError))
+
+
+@pytest.mark.parametrize("change", [{"is_copied_context": True}, {"llm_call_count": 0}])
+def test_a_step_that_the_model_did_not_make_here_is_not_to_be_trained(change: dict[str, Any]) -> None:
+    trajectory = json.loads((HERE / "harbor-0.26.0-atif.jsonl").read_text().splitlines()[8])
+    trajectory["steps"][2] |= change
+    (trace,) = traces_of(trajectory, RuntimeName.REACT)
+    assert isinstance(trace, Trace)
+    assert untrained_answers(trace) == [0]
 
 
 def test_what_is_exported_as_atif_comes_back(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ PLACE = "imported from place"
 """Key of `versions`: file and line, as given to the import."""
 ASSUMED = "runtime assumed"
 """Key of `versions`: the source does not tell in which CodeAct runtime it was recorded."""
+UNTRAINED = "answers not to be trained"
+"""Key of `versions`: their numbers from 0, with spaces between, where the source says so (OpenAI's weight 0)."""
 UNKNOWN = "unknown"
 FAMILY = "imported"
 EMPTY_THINKING = "the empty think block before answers, which the chat template writes"
@@ -51,6 +53,12 @@ _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 def mapping(value: Any) -> Mapping[str, Any]:
     """`value`, if it is a JSON object, else an empty one."""
     return value if isinstance(value, Mapping) else {}
+
+
+def untrained_answers(trace: Trace) -> list[int]:
+    """Numbers from 0 of the answers that its source wants left out of training."""
+    count = sum(message["role"] == "assistant" for message in trace.messages)
+    return [number for number in range(count) if str(number) in trace.versions.get(UNTRAINED, "").split()]
 
 
 def file_word(told: str) -> str:
@@ -180,6 +188,8 @@ class Imported:
     verdict: Verdict | None = None
     runtime_assumed: bool = False
     not_carried: list[str] = field(default_factory=list)
+    untrained: list[int] = field(default_factory=list)
+    """Numbers of answers that are not to be trained."""
     place: str = ""
     """Where it stands: file and line."""
 
@@ -211,6 +221,8 @@ class Imported:
             versions[PLACE] = self.place
         if self.not_carried:
             versions[NOT_CARRIED] = "; ".join(told.replace(";", ",") for told in self.not_carried)
+        if self.untrained:
+            versions[UNTRAINED] = " ".join(map(str, self.untrained))
         if self.runtime_assumed:
             versions[ASSUMED] = "yes"
         return Trace(

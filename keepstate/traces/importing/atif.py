@@ -1,7 +1,7 @@
 """ATIF, the trajectory format of harbor (harborframework.com/docs/trajectory-format), versions 1.0 to 1.8.
 
 What keepstate exports comes back with its texts, task, verdict and tokens. A step that no model made, or that was
-copied from another trajectory, is refused: it would be trained as an answer.
+copied from another trajectory, is an answer that is not to be trained.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROLES = {"system": "system", "user": "user", "agent": "assistant"}
 READ = {"schema_version", "session_id", "trajectory_id", "agent", "steps", "final_metrics", "extra"}
 READ_OF_STEP = {"step_id", "source", "message", "tool_calls", "observation", "metrics", "timestamp", "extra"}
 SILENT_OF_STEP = {"model_name", "llm_call_count", "is_copied_context"}
-"""Told otherwise, or refused."""
+"""Told otherwise."""
 
 
 def is_trajectory(value: Any) -> bool:
@@ -69,10 +69,8 @@ def _add(told: Told, step: Mapping[str, Any]) -> None:
         if key not in READ_OF_STEP | SILENT_OF_STEP and step[key] not in (None, "", [], {})
     }
     if source == "agent":
-        if step.get("is_copied_context"):
-            raise TraceError(f"step {number} was copied from another trajectory, so it is not to be trained twice")
-        if step.get("llm_call_count") == 0:
-            raise TraceError(f"step {number} was made without a model (llm_call_count 0), so it is not to be trained")
+        if step.get("is_copied_context") or step.get("llm_call_count") == 0:
+            message["weight"] = 0
         told.usages.append(_usage(mapping(step.get("metrics"))))
     calls = [_call(call, number) for call in step.get("tool_calls") or ()]
     if calls:

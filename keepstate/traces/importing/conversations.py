@@ -12,20 +12,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from keepstate.errors import UserError
-from keepstate.files import content_hash, parse_json
+from keepstate.files import content_hash
 from keepstate.models.base import Message, TokenUsage
 from keepstate.traces.importing import UNKNOWN, Imported, Told, canonical, without_empty_thinking
+from keepstate.traces.importing.calls import CALL_KEYS, TalkCall, calls_in
 from keepstate.traces.observations import MAX_RESULT_CHARS, render_observation
 from keepstate.traces.parsing import parse_answer
 from keepstate.traces.record import (
     ActionResult,
     StepEvent,
     TaskRef,
-    ToolCall,
     Trace,
     TraceError,
 )
@@ -51,11 +50,6 @@ RESULTS = frozenset({"tool", "function", "observation"})
 """Who tells what came of an action."""
 NAMES = ("name", "tool_name")
 """Where a result may name the tool that gave it."""
-CALL_KEYS = ("tool_calls", "function_call")
-OTHER_CALLS = re.compile(r"(tool|function)_?(call|use|invocation)s?|actions?", re.IGNORECASE)
-"""Keys of messages in which other programs keep calls: not read, so that nothing is made of a call that is misread."""
-ARGUMENT_KEYS = ("arguments", "args", "input", "parameters")
-KEYS_OF_CALL = {"name", "id", "type", "index", "call_id", "tool_call_id", *ARGUMENT_KEYS}
 TEXTS = frozenset({"text", "input_text", "output_text"})
 THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 CALL_PARTS = frozenset({"tool_use", "server_tool_use", "tool_result", "tool-call", "tool-result", "functionCall"})
@@ -65,7 +59,7 @@ MEDIA = re.compile(
     r"(input_)?(image|video|audio|picture|photo)s?(_(url|path|file|data|id)s?)?|.*attachments?", re.IGNORECASE
 )
 UNTRAINED_KEYS = ("weight", "train", "training", "trainable", "loss", "loss_weight")
-"""Keys by which OpenAI, Axolotl, tinker, ms-swift and others leave an answer out of training, unless 1 or true."""
+"""Keys by which OpenAI, Axolotl, tinker, ms-swift and others leave an answer out of training: 0 or false; 1 trains."""
 
 
 def is_row(value: Any) -> bool:
@@ -82,7 +76,8 @@ def told_of(row: Any) -> Told:
     row = {"messages": row} if isinstance(row, list) else row
     key = _key(row) or "messages"
     _refuse_media(row, "it")
-    _refuse_untrained(row, "the row")
+    if not _is_trained(row, "the row"):
+        raise TraceError("the row is not to be trained: leave it out")
     messages, read = list(row[key]), {key, "id", "task_id"}
     if row.get("system") and isinstance(row["system"], str):  # where others keep the first message
         messages.insert(0, {"role": "system", "content": row["system"]})
@@ -145,26 +140,9 @@ def talk_trace(told: Told, runtime: RuntimeName | None, place: str = "") -> Trac
         usage=usage,
         verdict=told.verdict if told.finish is not FinishReason.FAILED else None,
         not_carried=sorted(talk.lost | told.lost),
+        untrained=talk.untrained,
         place=place,
     ).trace()
-
-
-@dataclass(slots=True)
-class _Call:
-    """A tool call of an answer, and its result when that has come."""
-
-    name: str
-    arguments: dict[str, Any]
-    id: Any
-    result: str | None = None
-    failed: bool = False
-
-    @property
-    def done(self) -> ToolCall:
-        """As a trace has it."""
-        if self.failed:
-            return ToolCall(self.name, self.arguments, error=self.result)
-        return ToolCall(self.name, self.arguments, self.result)
 
 
 class _Talk:
@@ -173,12 +151,14 @@ class _Talk:
     def __init__(self, runtime: RuntimeName) -> None:
         self.messages: list[Message] = []
         self.lost: set[str] = set()
+        self.untrained: list[int] = []
+        """Answers that are not to be trained, by number."""
         self._runtime = runtime
-        self._actions: dict[int, list[_Call]] = {}
+        self._actions: dict[int, list[TalkCall]] = {}
         """Calls by the place of the answer that makes them."""
         self._failures: set[int] = set()
         """Places of messages that tell of an action that went wrong, where it is no call."""
-        self._open: list[_Call] = []
+        self._open: list[TalkCall] = []
         """Those of the last answer, until each has its result."""
 
     def add(self, number: int, row: Any) -> None:
@@ -196,10 +176,10 @@ class _Talk:
         if not isinstance(told, str) or told not in ROLES:
             raise TraceError(f"message {number}: role {told!r} is none of {', '.join(ROLES)}")
         _refuse_media(row, f"message {number}")
-        calls = _calls(row, told, row.get(text_key), number)
+        calls = calls_in(row, told, row.get(text_key), number)
         text = "" if told == "function_call" else self._text(row.get(text_key), number)
-        if ROLES[told] == "assistant":
-            _refuse_untrained(row, f"message {number}")
+        if ROLES[told] == "assistant" and not _is_trained(row, f"message {number}"):
+            self.untrained.append(sum(message["role"] == "assistant" for message in self.messages))
         self._name_keys(row, {role_key, text_key})
         if calls:
             self._act(number, ROLES[told], text, calls)
@@ -229,6 +209,8 @@ class _Talk:
     def _name_keys(self, row: Mapping[str, Any], read: set[str]) -> None:
         """Name what a message holds and nobody reads; the name in a tool's result is its call's."""
         for key in set(map(str, row)) - read - {"tool_call_id", *CALL_KEYS}:
+            if key in UNTRAINED_KEYS and ROLES[row.get("role") or row["from"]] == "assistant":
+                continue
             if key in FAILED_KEYS and row[key] in (FAILED_KEYS[key], False, "success"):
                 continue
             if row.get(key) not in (None, "", [], {}) and not (key in NAMES and self._open):
@@ -252,7 +234,7 @@ class _Talk:
             text = f"{self.messages.pop()['content']}\n\n{text}"
         self.messages.append(Message(role=role, content=text))
 
-    def _act(self, number: int, role: str, text: str, calls: list[_Call]) -> None:
+    def _act(self, number: int, role: str, text: str, calls: list[TalkCall]) -> None:
         """An answer that calls tools."""
         self._require_results(number)
         names = ", ".join(call.name for call in calls)
@@ -351,50 +333,14 @@ def _refuse_media(told: Mapping[str, Any], what: str) -> None:
         raise TraceError(f"{what} holds {', '.join(media)}, which text cannot carry: leave the row out")
 
 
-def _refuse_untrained(told: Mapping[str, Any], what: str) -> None:
-    """A trace cannot hold an answer that is not to be trained, so it is not trained in silence."""
-    for key in UNTRAINED_KEYS:
-        value = told.get(key)
-        if value is not None and not (isinstance(value, int | float) and value == 1):
-            raise TraceError(
-                f"{what} has {key} {value!r}: traces train every answer; leave the row out, or cut it before, or take"
-                f" {key} away to train it"
-            )
-
-
-def _calls(row: Mapping[str, Any], told: str, content: Any, number: int) -> list[_Call]:
-    """The tool calls in a message, in any of the three ways to write them.
+def _is_trained(told: Mapping[str, Any], what: str) -> bool:
+    """Whether an answer, or a row, is to be trained.
 
     Raises:
-        TraceError: One of them is none, or it has calls that are written in a fourth way.
+        TraceError: It is so in part, or it is not clear.
     """
-    others = [key for key in map(str, row) if key not in CALL_KEYS and OTHER_CALLS.fullmatch(key)]
-    if lost := [key for key in others if row.get(key) and str(row[key]).strip() not in str(content)]:
-        raise TraceError(f"message {number} holds `{lost[0]}`: write its tool calls as `tool_calls`, or into its text")
-    if row.get("tool_calls") and row.get("function_call"):
-        raise TraceError(f"message {number} holds `tool_calls` and `function_call`: which of them it made is not told")
-    raw = row.get("tool_calls") or row.get("function_call") or []
-    if told == "function_call":
-        raw = _json(content) if isinstance(content, str) else content
-    return [_call(each, number) for each in (raw if isinstance(raw, list) else [raw])]
-
-
-def _call(told: Any, number: int) -> _Call:
-    call = told.get("function", told) if isinstance(told, Mapping) else None
-    name = call.get("name") if isinstance(call, Mapping) else None
-    if not isinstance(call, Mapping) or not isinstance(name, str) or not name:
-        raise TraceError(f"message {number} holds a tool call without a name")
-    if odd := sorted(key for key in map(str, call) if key not in KEYS_OF_CALL and call.get(key)):
-        raise TraceError(f"message {number}: its call of {name} holds {', '.join(odd)}: write `name` and `arguments`")
-    arguments: Any = next((call[key] for key in ARGUMENT_KEYS if call.get(key)), {})
-    arguments = _json(arguments) if isinstance(arguments, str) else arguments
-    if not isinstance(arguments, dict):
-        raise TraceError(f"message {number}: the arguments of its call of {name} are no JSON object")
-    return _Call(name, arguments, told.get("id"))
-
-
-def _json(text: str) -> Any:
-    try:
-        return parse_json(text)
-    except (ValueError, RecursionError):
-        return None
+    for key in UNTRAINED_KEYS:
+        value = told.get(key)
+        if value is not None and not (isinstance(value, int | float) and value in {0, 1}):
+            raise TraceError(f"{what} has {key} {value!r}, where 0 and 1 are known: an answer is trained, or it is not")
+    return all(told.get(key) in {None, 1} for key in UNTRAINED_KEYS)

@@ -17,7 +17,7 @@ from typing import IO
 from keepstate.errors import UserError
 from keepstate.processes import only_one
 from keepstate.traces.exporters import EXPORTERS
-from keepstate.traces.importing import NOT_CARRIED, PLACE, SOURCE, file_word, stripped
+from keepstate.traces.importing import NOT_CARRIED, PLACE, SOURCE, UNTRAINED, file_word, stripped
 from keepstate.traces.importing.sources import other_format
 from keepstate.traces.reader import BadTrace, OtherFormat, iter_conversations, iter_traces, load_trace
 from keepstate.traces.record import Trace, TraceError
@@ -230,6 +230,8 @@ def _free(folder: Path, trace: Trace, numbers: dict[str, int]) -> Path | None:
 def _same(path: Path, trace: Trace) -> bool:
     """Whether the trace at `path` is of the same episode, whatever version imported it from whatever place."""
     found = _one(path)
-    return not isinstance(found, BadTrace) and all(
+    if isinstance(found, BadTrace) or found.versions.get(UNTRAINED) != trace.versions.get(UNTRAINED):
+        return False
+    return all(
         getattr(found, name) == getattr(trace, name) for name in ("task", "runtime", "messages", "failure", "verdict")
     )

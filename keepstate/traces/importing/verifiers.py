@@ -2,7 +2,7 @@
 `traces.jsonl` of episodes, or of traces alone, whose messages are nodes of a tree.
 
 The verdict is the reward where it lies between 0 and 1. An answer that the model did not give (an example in the
-prompt, another agent's) is refused: it would be trained.
+prompt, a node that was not sampled) is not to be trained.
 """
 
 from __future__ import annotations
@@ -89,8 +89,7 @@ def told_of(value: Mapping[str, Any]) -> Told:
 
 def _rollout(row: Mapping[str, Any]) -> Told:
     prompt, completion = _messages(row["prompt"], "user"), _messages(row["completion"], "assistant")
-    if any(mapping(message).get("role") == "assistant" for message in prompt):
-        raise TraceError("its prompt holds an answer, which the model did not give, so it is not to be trained")
+    prompt = [message | {"weight": 0} if message.get("role") == "assistant" else message for message in prompt]
     told = Told(SOURCE, [*prompt, *completion], family=file_word(str(row.get("task") or "verifiers")))
     if row.get("example_id") is not None:
         told.task_id, told.name = row["example_id"], file_word(str(row["example_id"]))
@@ -133,9 +132,8 @@ def _trace(trace: Mapping[str, Any]) -> Told:
     for place in _branch(nodes, told.lost):
         node = nodes[place]
         message = mapping(node.get("message"))
-        if message.get("role") == "assistant" and node.get("sampled") is False:
-            raise TraceError("it holds an answer that no model gave (sampled false), so it is not to be trained")
-        told.messages.append(_message(message))
+        given = {"weight": 0} if message.get("role") == "assistant" and node.get("sampled") is False else {}
+        told.messages.append(_message(message) | given)
         if message.get("role") == "assistant":
             told.usages.append(_usage(used.get(place, {})))
     task = mapping(trace.get("task"))
