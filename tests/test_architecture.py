@@ -50,7 +50,6 @@ TWICE = {"ToolCallLimit", "ToolError"}
 SHORT_WITH_ONE_IMPORTER = {
     "runtimes/sandbox/guest/preload.py": "what every interpreter has loaded: a list that grows by itself",
     "traces/importing/harbor.py": "one format: each has a module of its own, and one line in the registry",
-    "serve/prompt_parity.py": "the proof that a server sees the tokens that training saw",
     "tasks/questions.py": "called by families outside the package",
     "stages.py": "names of the pipeline, which the Makefile's help runs without an environment",
 }

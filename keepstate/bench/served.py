@@ -74,6 +74,7 @@ class ServerInfo:
             "base": loaded.base if loaded else self._lying(loaded_base, (base or card).get("root")),
             "template": loaded.template if loaded else None,
             "trained_for": self.trained_for(name),
+            "vllm_arguments": list(loaded.vllm_arguments) if loaded else None,
             "hashed": "when the server loaded it" if loaded else "as it lay in its folder when the benchmark started",
             "remarks": remarks,
         }

@@ -1,23 +1,34 @@
-"""`keepstate serve`: the base model and any number of adapters on one vLLM server."""
+"""`keepstate serve`: the base model and any number of adapters on one vLLM server; `serve check` asks a running one."""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from keepstate.cli._options import laptop_option, port_option
+from keepstate.cli import Group
+from keepstate.cli._options import PATH, json_option, laptop_option, port_option
+from keepstate.errors import EXIT_PARTIAL
 
 if TYPE_CHECKING:
     from keepstate.serve import ServingPlan
+    from keepstate.serve.check import ServerRow
+
+COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow"}
+
+key_file_option = click.option("--api-key-file", type=PATH, help="File that holds the key which each request brings.")
 
 
-@click.command()
-@click.option("--lora", "loras", multiple=True, metavar="[NAME=]FOLDER", help="An adapter; repeat it for several.")
+@click.group(cls=Group, invoke_without_command=True, subcommand_metavar="[check ...]")
+@click.option("--lora", "adapters", multiple=True, metavar="[NAME=]FOLDER", help="An adapter; repeat it for several.")
 @click.option("--base-model", help="Model folder or hub name; else what the adapters were trained on, else Qwen3-8B.")
 @laptop_option
 @port_option(0)
@@ -29,37 +40,35 @@ if TYPE_CHECKING:
     help="Chat template (name or file); else the adapters', else the one that fits the base.",
 )
 @click.option("--nothink/--no-nothink", default=None, help="Thinking off; else as NOTHINK says, else off.")
+@key_file_option
+@click.option(
+    "--vllm-arg",
+    "vllm_args",
+    multiple=True,
+    metavar="KEY[=VALUE]",
+    help="Another option for vLLM; repeat it for more.",
+)
 @click.option("--dry-run", is_flag=True, help="Check all and print the server's command; start nothing.")
-def command(
-    loras: tuple[str, ...],
-    base_model: str | None,
-    laptop: bool,
-    port: int,
-    context: int | None,
-    template: str | None,
-    nothink: bool | None,
-    dry_run: bool,
-) -> None:
+def command(laptop: bool, port: int, dry_run: bool, api_key_file: Path | None, **chosen: Any) -> None:
     """Serve on 127.0.0.1 until Ctrl-C. Adapters answer under their names, the base model as `base`."""
+    if (called := click.get_current_context()).invoked_subcommand:
+        _refuse_options(called)
+        return
+    from keepstate.models.endpoint import use_key_file
     from keepstate.serve import StartDisplay, plan_serving, serve
     from keepstate.serve.ports import check_port
     from keepstate.setup import basemodel
 
-    if laptop and base_model:
+    if api_key_file:
+        use_key_file(api_key_file)
+    if laptop and chosen["base_model"]:
         raise click.UsageError("give either --laptop or --base-model")
     if port and not dry_run:
         check_port(port)  # before anything that takes minutes
     if laptop:
-        base_model = str(basemodel.folder() if dry_run else basemodel.ensure_base_model())
-    planned = plan_serving(
-        base_model=base_model,
-        adapters=loras,
-        template=template,
-        port=port,
-        context=context,
-        nothink=nothink,
-        log=Path(os.devnull) if dry_run else None,  # else a folder for it could be made
-    )
+        chosen["base_model"] = str(basemodel.folder() if dry_run else basemodel.ensure_base_model())
+    log = Path(os.devnull) if dry_run else None  # else a folder for it could be made
+    planned = replace(plan_serving(port=port, log=log, **chosen), wants_key=api_key_file is not None)
     for remark in planned.remarks:
         click.echo(remark, err=True)
     if dry_run:
@@ -71,6 +80,49 @@ def command(
         click.echo(f"{server.base_url} serves {', '.join(server.names)} (up in {server.seconds:.0f} s)", err=True)
         click.echo(f"Ctrl-C ends it; its log: {server.log}", err=True)
         server.wait()
+
+
+@command.command()
+@click.argument("url")
+@click.option(
+    "--dataset", type=PATH, help="A built data set: its template and tokenizer must make the server's prompts."
+)
+@key_file_option
+@json_option
+def check(url: str, dataset: Path | None, api_key_file: Path | None, as_json: bool) -> None:
+    """Ask the server at URL what it really does: models, context, thinking, adapters, prefix cache.
+
+    Exit 1 if something is wrong; what a server does not tell is unknown, which is not wrong.
+    """
+    from keepstate.models.endpoint import use_key_file
+    from keepstate.serve.check import Standing, check_server
+
+    if api_key_file:
+        use_key_file(api_key_file)
+
+    base_url = url.rstrip("/") if url.rstrip("/").endswith("/v1") else f"{url.rstrip('/')}/v1"
+    rows = check_server(base_url, dataset=dataset)
+    if as_json:
+        click.echo(
+            json.dumps([{"topic": row.topic, "standing": row.standing, "text": row.text} for row in rows], indent=2)
+        )
+    else:
+        _print(rows)
+    if any(row.standing is Standing.WRONG for row in rows):
+        sys.exit(EXIT_PARTIAL)
+
+
+def _print(rows: list[ServerRow]) -> None:
+    width = max(len(row.topic) for row in rows)
+    for row in rows:
+        click.echo(f"{click.style(f'{row.standing:<7}', fg=COLOURS[row.standing])}  {row.topic:<{width}}  {row.text}")
+
+
+def _refuse_options(called: click.Context) -> None:
+    """What is given for a new server says nothing of a running one."""
+    given = [name for name in called.params if called.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        raise click.UsageError(f"options of a new server stand before {called.invoked_subcommand}, which starts none")
 
 
 def shell_line(planned: ServingPlan) -> str:

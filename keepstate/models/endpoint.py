@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -129,6 +130,23 @@ def connection(base_url: str) -> dict[str, Any]:
     if parts.username is not None:
         return made | {"auth": (unquote(parts.username), unquote(parts.password or ""))}
     return made | ({"headers": {"Authorization": f"Bearer {key}"}} if key else {})
+
+
+def use_key_file(path: Path) -> None:
+    """Take the key in a file for every server that this process asks or starts.
+
+    Raises:
+        UserError: There is none, or more than one line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"the key in {path} cannot be read ({type(error).__name__})", "name a file that holds it"
+        ) from error
+    if len(lines) != 1:
+        raise UserError(f"{path} holds {len(lines)} words, a key is one", "write the key alone into it")
+    os.environ[KEY] = lines[0]
 
 
 def shown(base_url: str) -> str:

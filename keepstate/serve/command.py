@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from keepstate import machine
+from keepstate.models.endpoint import KEY
 from keepstate.places import caches
 from keepstate.serve.adapters import max_rank, target_modules
 from keepstate.serve.capacity import GPU_MEMORY
@@ -65,7 +66,7 @@ def command(planned: ServingPlan, python: Path) -> list[str]:
             flags += ["--lora-target-modules", *modules]
     # -P: a folder named like a module in the current folder must not be imported
     start = [str(python), "-P", "-m", "vllm.entrypoints.openai.api_server"]
-    return [*start, *(word for pair in arguments.items() for word in pair), *flags]
+    return [*start, *(word for pair in arguments.items() for word in pair), *flags, *planned.vllm_arguments]
 
 
 def own_environment(planned: ServingPlan) -> dict[str, str]:
@@ -86,5 +87,6 @@ def own_environment(planned: ServingPlan) -> dict[str, str]:
 
 
 def environment(planned: ServingPlan) -> dict[str, str]:
-    """The server's whole environment."""
-    return os.environ | caches(planned.log.parent / "home") | own_environment(planned)
+    """The server's whole environment, with the key that it asks for: on a command line every user could read it."""
+    key = {"VLLM_API_KEY": os.environ[KEY]} if planned.wants_key else {}
+    return os.environ | caches(planned.log.parent / "home") | own_environment(planned) | key

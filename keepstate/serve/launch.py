@@ -132,7 +132,7 @@ def serve(planned: ServingPlan, *, on_progress: Callable[[Starting], None] | Non
             _ask(planned, name, process)
         check_prompts(planned)
         _check_unchanged(planned, adapters)
-        with noted(planned.port, process.pid, base.result(), adapters, template):
+        with noted(planned.port, process.pid, base.result(), adapters, template, planned.vllm_arguments):
             yield Server(planned.base_url, planned.names, planned.log, time.monotonic() - started, process)
 
 

@@ -8,7 +8,7 @@ somebody else started nothing is noted: there the folders count, as they lie whe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,8 @@ class Loaded(Closed):
     """By the name that it serves each under."""
     template: str | None = None
     """SHA-256 of the chat template; None where an older version noted it."""
+    vllm_arguments: tuple[str, ...] = ()
+    """What the user gave vLLM beside what keepstate gives it."""
 
 
 def read_adapter_contents(planned: ServingPlan) -> dict[str, AdapterContent]:
@@ -79,7 +81,12 @@ def read_adapter_contents(planned: ServingPlan) -> dict[str, AdapterContent]:
 
 @contextmanager
 def noted(
-    port: int, pid: int, base: Mapping[str, str | None], adapters: Mapping[str, AdapterContent], template: str
+    port: int,
+    pid: int,
+    base: Mapping[str, str | None],
+    adapters: Mapping[str, AdapterContent],
+    template: str,
+    vllm_arguments: Sequence[str] = (),
 ) -> Iterator[None]:
     """Note what the server on `port` loaded until the block ends; where no note can be kept there is none."""
     path = _path(port)
@@ -89,7 +96,14 @@ def noted(
     for left in path.parent.glob("served-*.json"):
         if _read(left) is None:  # its server was killed together with whoever noted it
             left.unlink(missing_ok=True)
-    loaded = Loaded(pid=pid, started=started, base=dict(base), adapters=dict(adapters), template=template)
+    loaded = Loaded(
+        pid=pid,
+        started=started,
+        base=dict(base),
+        adapters=dict(adapters),
+        template=template,
+        vllm_arguments=tuple(vllm_arguments),
+    )
     with suppress(UserError):  # a full disk ends no server
         write_json(path, loaded.model_dump(mode="json"))
     try:

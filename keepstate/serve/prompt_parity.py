@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from keepstate.dataset.parity import local_prompts
+from keepstate.dataset.parity import PromptIds, local_prompts
 from keepstate.dataset.server_ids import server_prompts
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
@@ -34,15 +34,23 @@ def check_prompts(planned: ServingPlan) -> None:
     """
     if not (Path(planned.base_model) / "tokenizer.json").is_file():
         return
-    ours = local_prompts(
-        load_template(planned.template, Path(planned.base_model)), TextTokenizer(Path(planned.base_model))
-    )(CONVERSATION)
+    ours = local_prompts(load_template(planned.template), TextTokenizer(Path(planned.base_model)))
     for name in planned.names:
-        theirs = server_prompts(planned.base_url, name)(CONVERSATION)
-        if theirs != ours:
-            place = next((k for k, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), "the end")
+        if words := difference(planned.base_url, name, ours):
             raise UserError(
-                f"the server's prompt for {name!r} is not the one that training saw: {len(theirs)} tokens instead of"
-                f" {len(ours)}, different from token {place} on",
+                f"the server's prompt for {name!r} is not the one that training saw: {words}",
                 "the tokenizer of the base model and the chat template must be those of the data set",
             )
+
+
+def difference(base_url: str, name: str, local: PromptIds) -> str:
+    """Where a server's prompt of `CONVERSATION` is not the one made here; empty where it is the same.
+
+    Raises:
+        UserError: The server does not tell it.
+    """
+    ours, theirs = local(CONVERSATION), server_prompts(base_url, name)(CONVERSATION)
+    if theirs == ours:
+        return ""
+    place = next((k for k, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), "the end")
+    return f"{len(theirs)} tokens instead of {len(ours)}, different from token {place} on"

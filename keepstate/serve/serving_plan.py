@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,22 @@ QWEN3 = "Qwen/Qwen3-8B"
 CONTEXT: dict[Device, int] = {"cuda": 40_960, "cpu": 8_192}
 """Tokens of prompt and answer: the specification's, and SmolLM2's positions."""
 MIN_CONTEXT = 256
+OURS = {
+    "model": "name the base model: --base-model",
+    "served-model-name": "it is called base, an adapter as in --lora NAME=FOLDER",
+    "host": "it listens on this machine alone",
+    "port": "choose it: --port",
+    "max-model-len": "choose it: --context",
+    "chat-template": "choose it: --template",
+    "default-chat-template-kwargs": "choose it: --nothink or --no-nothink",
+    "api-key": "name a file that holds it: --api-key-file",
+    **dict.fromkeys(
+        ("enable-lora", "lora-modules", "max-loras", "max-lora-rank", "lora-target-modules"),
+        "it follows from the adapters: --lora",
+    ),
+}
+"""vLLM's options that a plan decides, and what to type instead."""
+_ARGUMENT = re.compile(r"(?:--)?(?P<key>[a-z][a-z0-9_-]*)(?:=(?P<value>.*))?", re.DOTALL)
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
@@ -56,6 +73,11 @@ class ServingPlan:
     """Of the key-value cache, on the CPU."""
     generation: Mapping[str, Any] | None = None
     """What stands in for the model's `generation_config.json`; None: its own."""
+
+    wants_key: bool = False
+    """Whether it answers only who sends the key of this process's `KEEPSTATE_API_KEY`."""
+    vllm_arguments: tuple[str, ...] = ()
+    """More words of vLLM's command line, the user's own."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,6 +109,7 @@ def plan_serving(
     context: int | None = None,
     nothink: bool | None = None,
     log: Path | None = None,
+    vllm_args: Sequence[str] = (),
 ) -> ServingPlan:
     """Check everything that can be checked before vLLM starts.
 
@@ -99,6 +122,7 @@ def plan_serving(
             model holds.
         nothink: Turn thinking off for every request; by default as the environment's `NOTHINK` says, else on.
         log: What vLLM says goes there; by default `vllm-<port>.log`, where `places.log_file` says.
+        vllm_args: More options for vLLM, each `KEY` or `KEY=VALUE`; they win over ours.
 
     Raises:
         UserError: Says what is wrong and what to do.
@@ -133,7 +157,22 @@ def plan_serving(
         nothink=_nothink() if nothink is None else nothink,
         log=(log or log_file(f"vllm-{port}.log")).resolve(),
         remarks=tuple(remarks),
+        vllm_arguments=_vllm_arguments(vllm_args),
     )
+
+
+def _vllm_arguments(given: Sequence[str]) -> tuple[str, ...]:
+    """As vLLM's command line has them; an option that a plan decides is refused."""
+    words: list[str] = []
+    for each in given:
+        found = _ARGUMENT.fullmatch(each)
+        if found is None:
+            raise UserError(f"--vllm-arg {each!r} is not KEY or KEY=VALUE", "write it as max-num-seqs=64")
+        key = found["key"].replace("_", "-")
+        if key in OURS:
+            raise UserError(f"--vllm-arg {key} is keepstate's own to give", OURS[key])
+        words += [f"--{key}", *([found["value"]] if found["value"] is not None else [])]
+    return tuple(words)
 
 
 def _base_model(given: str | Path | None, adapters: Sequence[ServedAdapter]) -> tuple[str, list[str]]:

@@ -43,21 +43,25 @@ def find(words: list[str]) -> click.Command | None:
         return None
     context = click.Context(cli)
     command = cli.get_command(context, words[0])
-    return command.get_command(context, words[1]) if isinstance(command, click.Group) and words[1:] else command
+    if not isinstance(command, click.Group) or not words[1:]:
+        return command
+    return command.get_command(context, words[1]) or (command if command.invoke_without_command else None)
 
 
 def options_of(command: click.Command) -> set[str]:
     """All that can be typed behind it; behind a group, what its commands take."""
-    within = [inner for _, inner in leaves(command)] if isinstance(command, click.Group) else []
+    within = [inner for _, inner in leaves(command) if inner is not command] if isinstance(command, click.Group) else []
     own = {text for parameter in command.params for text in (*parameter.opts, *parameter.secondary_opts)}
     return own.union({"--help"}, *(options_of(inner) for inner in within))
 
 
 def leaves(command: click.Command, path: str = "") -> Iterator[tuple[str, click.Command]]:
-    """Every command that is no group, by the words that call it."""
+    """Every command that does something, by the words that call it."""
     if not isinstance(command, click.Group):
         yield path, command
         return
+    if command.invoke_without_command:
+        yield path, command
     for name in command.list_commands(click.Context(command)):
         inner = command.get_command(click.Context(command), name)
         if inner is not None:

@@ -1,6 +1,7 @@
 """Stands in as the server's python: takes vLLM's command line, says what vLLM would say, answers as it would.
 
-`STUB` in the environment chooses a defect: dies, silent, adapter, plugin, prompts. Its pid goes to the file `STUB_PID`.
+`STUB` in the environment chooses a defect: dies, silent, adapter, plugin, untold (no log-probabilities), or NAME=base
+(answers as the base does). Its pid goes to the file `STUB_PID`.
 """
 
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from stub_http import HttpServer, JsonHandler
 
+KEY = os.environ.get("VLLM_API_KEY", "")
 DEFECT = os.environ.get("STUB", "")
 
 
@@ -26,13 +28,28 @@ NAMES = [*option("--served-model-name"), *(lora.partition("=")[0] for lora in op
 
 
 class Handler(JsonHandler):
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        wanted = f"Bearer {KEY}"
+        if KEY and self.path.startswith("/v1") and self.headers["Authorization"] != wanted:
+            self.close_connection = True
+            self.send(401, {"error": "Unauthorized"})
+            return False
+        return True
+
     def do_GET(self) -> None:
-        self.send(200, {"data": [{"id": name} for name in NAMES]})
+        self.send(200, {"data": [{"id": name, "parent": NAMES[0] if name != NAMES[0] else None} for name in NAMES]})
 
     def do_POST(self) -> None:
         asked = self.asked()
         if self.path == "/tokenize":
             self.send(200, {"tokens": [1, 2, 3]})
+        elif self.path == "/v1/completions":
+            name = "base" if f"{asked['model']}=base" == DEFECT else asked["model"]
+            places = [None, {"7": {"logprob": -1.0 - NAMES.index(name), "rank": 1}}]
+            told = {} if DEFECT == "untold" else {"prompt_logprobs": places}
+            self.send(200, {"choices": [{"text": "", **told} for _ in asked["prompt"]]})
         elif DEFECT == "adapter" and asked["model"] == NAMES[-1]:
             self.send(500, {"error": {"message": "mat1 and mat2 shapes cannot be multiplied"}})
         else:

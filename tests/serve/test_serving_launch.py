@@ -1,6 +1,7 @@
 """Starting, waiting, failing and ending, with a stub in the place of vLLM."""
 
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -12,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 from made_lora import lora_config
 from serving_helpers import MakeAdapter, is_running
 
 from keepstate.errors import EXIT_INTERRUPTED, UserError
 from keepstate.files import write_json
+from keepstate.models.endpoint import use_key_file
 from keepstate.serve import ServingPlan, plan_serving, serve
 from keepstate.serve import loaded as loaded_module
 from keepstate.serve.launch import Starting
@@ -165,8 +168,8 @@ def test_a_port_in_use_by_a_server_names_its_models(planned: ServingPlan) -> Non
 
 
 @contextmanager
-def serve_command(adapter: Path, *, defect: str = "") -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "keepstate", "serve", "--port", "0", "--lora", str(adapter)]
+def serve_command(adapter: Path, *options: str, defect: str = "") -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "keepstate", "serve", "--port", "0", "--lora", str(adapter), *options]
     with subprocess.Popen(command, env=os.environ | {"STUB": defect}, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -199,6 +202,34 @@ def test_nothing_outlives_a_killed_command(make_adapter: MakeAdapter, stub_home:
         read_until(process, "serves base, persistent")
         process.kill()
     assert gone(stub_home)
+
+
+def test_a_key_is_asked_of_everybody_and_shown_to_nobody(
+    make_adapter: MakeAdapter, stub_home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("sesame\n")
+    with serve_command(make_adapter(), "--api-key-file", str(tmp_path / "key")) as process:
+        said = read_until(process, "Ctrl-C ends it")
+        url = said.split(" serves ")[0].split()[-1]
+        stub = int((stub_home / "stub.pid").read_text())
+        shown = said + "".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in (process.pid, stub))
+        shown += Path(said.split("its log: ")[1].strip()).read_text()
+        assert "sesame" not in shown
+        assert httpx2.get(f"{url}/models", trust_env=False).status_code == 401
+        asked = [sys.executable, "-m", "keepstate", "serve", "check", url]
+        refused = subprocess.run(asked, capture_output=True, text=True, check=False)
+        assert (refused.returncode, "refuses access" in refused.stderr) == (2, True)
+        asked += ["--json", "--api-key-file", str(tmp_path / "key")]
+        told = json.loads(subprocess.run(asked, capture_output=True, text=True, check=False).stdout)
+        assert {"topic": "persistent: weights", "standing": "ok"}.items() <= told[-2].items()
+
+
+@pytest.mark.parametrize("text", [None, "", "two words"])
+def test_a_file_that_holds_no_key_is_refused(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "key").write_text(text)
+    with pytest.raises(UserError, match=r"cannot be read|a key is one"):
+        use_key_file(tmp_path / "key")
 
 
 def test_dry_run_prints_a_command_for_a_shell(make_adapter: MakeAdapter, stub_home: Path) -> None:

@@ -210,3 +210,30 @@ def test_an_adapter_of_another_base_is_remarked(make_adapter: MakeAdapter, tmp_p
     remark, unchecked = plan_serving(base_model=other, adapters=[make_adapter()]).remarks
     assert "persistent was trained on" in remark
     assert "not checked: whether persistent fits" in unchecked
+
+
+def test_more_options_of_vllm_stand_last_and_are_recorded(model: Path) -> None:
+    given = ["max-num-seqs=64", "--disable_log_stats", "hf-overrides={}"]
+    planned = plan_serving(base_model=model, template="chatml", vllm_args=given)
+    assert planned.vllm_arguments == ("--max-num-seqs", "64", "--disable-log-stats", "--hf-overrides", "{}")
+    assert command(planned, PYTHON)[-5:] == list(planned.vllm_arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("port=1", "--port"),
+        ("max_model_len=9", "--context"),
+        ("api-key=x", "--api-key-file"),
+        ("--host=::", "alone"),
+    ],
+)
+def test_an_option_that_the_plan_decides_is_refused(given: str, hint: str, model: Path) -> None:
+    with pytest.raises(UserError, match="is keepstate's own to give") as caught:
+        plan_serving(base_model=model, template="chatml", vllm_args=[given])
+    assert hint in caught.value.hint
+
+
+def test_an_option_that_is_none_is_refused(model: Path) -> None:
+    with pytest.raises(UserError, match=r"'64' is not KEY or KEY=VALUE"):
+        plan_serving(base_model=model, template="chatml", vllm_args=["64"])

@@ -1,0 +1,60 @@
+"""The proof that a server applies each adapter: on fixed prompts its log-probabilities are not the base model's.
+
+A server may list an adapter, answer under its name, and give the base's answers. So every token of a few prompts is
+asked for, under each name, by vLLM's `prompt_logprobs`: one request of one step, without sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx2
+
+from keepstate.models.endpoint import connection
+
+PROMPTS = (
+    "The quick brown fox jumps over the lazy dog. In 1969 the first humans landed on the moon, and",
+    "def pack(items, room):\n    best = [0] * (room + 1)\n    for weight, value in items:\n"
+    "        for left in range(room, weight - 1, -1):\n"
+    "            best[left] = max(best[left], best[left - weight] + value)\n    return best[-1]\n",
+    "Il était une fois, 漢字 and 3.14159: the list was [4, 8, 15, 16, 23, 42], as everybody knew.",
+)
+"""Prose, code, other letters and numbers: an adapter of one layer shows in some of them."""
+ROUNDING = 1e-3
+"""Difference of one log-probability that is none."""
+SECONDS = 300.0
+
+
+def prompt_log_probs(base_url: str, model: str) -> list[float] | None:
+    """The log-probability of every token of `PROMPTS` but the first of each, in their order.
+
+    Args:
+        base_url: Ending in `/v1`.
+        model: A name that the server knows.
+
+    Returns:
+        None where the server does not tell, as all but vLLM.
+
+    Raises:
+        httpx2.HTTPError: It gives no answer.
+    """
+    asked = {"model": model, "prompt": list(PROMPTS), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+    url = f"{base_url}/completions"
+    answer = httpx2.post(url, json=asked, timeout=SECONDS, **connection(url))
+    if answer.status_code != 200:
+        return None
+    try:
+        return [_only(place) for choice in answer.json()["choices"] for place in choice["prompt_logprobs"] if place]
+    except (ValueError, KeyError, TypeError, StopIteration):
+        return None
+
+
+def largest_difference(one: Sequence[float], other: Sequence[float]) -> float:
+    """Of two texts' log-probabilities, in nats."""
+    return max((abs(a - b) for a, b in zip(one, other, strict=True)), default=0.0)
+
+
+def _only(place: dict[str, Any]) -> float:
+    """Of the token that stands there."""
+    return float(next(iter(place.values()))["logprob"])
