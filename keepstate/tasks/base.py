@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from keepstate.closed import Closed
+from keepstate.closed import Closed, explain
+from keepstate.errors import UserError
 from keepstate.files import content_hash
 from keepstate.tasks.tools import BoundTool, Tool, ToolError, echo, tools_of
 
@@ -56,6 +57,26 @@ class Task(Closed):
     def content_hash(self) -> str:
         """SHA-256 of what makes this task the problem it is (not of its id, seed or schema)."""
         return content_hash({"family": self.family, "public": self.public, "private": self.private})
+
+
+class TaskContent(Closed):
+    """A task's `public`, `private` and `reference` in a family's own types; its validators check that they agree."""
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        """The typed content of a task of the family.
+
+        Raises:
+            UserError: It is of another family, or it contradicts itself.
+        """
+        parts = {"public": task.public, "private": task.private, "reference": task.reference}
+        try:
+            return cls.model_validate(parts)
+        except ValidationError as error:
+            raise UserError(
+                f"task {task.name} is not a valid {task.family} task: {explain(error, cls).message}",
+                f"make it anew with: keepstate tasks generate --family {task.family}",
+            ) from error
 
 
 class Verdict(Closed, strict=True, allow_inf_nan=False, revalidate_instances="always"):

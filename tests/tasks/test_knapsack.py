@@ -18,7 +18,7 @@ from keepstate.errors import UserError
 from keepstate.tasks import environment_for, make_tasks
 from keepstate.tasks.base import Task, ToolError
 from keepstate.tasks.families import family, reference_scores
-from keepstate.tasks.families.knapsack.content import RuleSet, content_of
+from keepstate.tasks.families.knapsack.content import Content, RuleSet
 from keepstate.tasks.families.knapsack.sampling import DIFFICULTIES
 from keepstate.tasks.families.knapsack.solver import best_of_few, solve, worth_of_unseen
 
@@ -39,7 +39,7 @@ def one(difficulty: str = "mini", rules: str = "strict", seed: int = 0) -> Task:
 
 def split(task: Task) -> tuple[list[str], list[str]]:
     """Ids of allowed and of forbidden classes."""
-    content = content_of(task)
+    content = Content.of(task)
     allowed = [i for i, item in content.private.items.items() if content.allows(item.class_)]
     return allowed, [i for i in content.private.items if i not in allowed]
 

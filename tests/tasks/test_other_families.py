@@ -17,7 +17,7 @@ from keepstate.runtimes import Sandbox
 from keepstate.tasks import Environment, Move, Task, ToolError, environment_for, make_tasks, read_task, write_tasks
 from keepstate.tasks.checking import check_family
 from keepstate.tasks.families import family, reference_scores
-from keepstate.tasks.families.rule_diagnosis import Rule, content_of, output, rules_of
+from keepstate.tasks.families.rule_diagnosis import Rule, RuleContent, output, rules_of
 from keepstate.traces.record import Limits, Trace
 from keepstate.vocabulary import FinishReason, RuntimeName
 
@@ -129,7 +129,7 @@ def brute(task: Task) -> Iterator[dict[str, int]]:
 def test_the_reference_is_the_one_rule_that_every_input_fits(difficulty: str) -> None:
     for task in make_tasks("rule_diagnosis", difficulty, 2, 8):
         y = told_by(task.private)
-        content = content_of(task)
+        content = RuleContent.of(task)
         assert fits(content.rule, y)
         rules = rules_of(content.public.a, content.public.b, content.public.moduli)
         assert [rule for rule in rules if fits(rule, y)] == [content.rule]

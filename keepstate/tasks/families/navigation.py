@@ -14,11 +14,10 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from keepstate.closed import Closed, explain
-from keepstate.errors import UserError
-from keepstate.tasks.base import Environment, Task, Verdict
+from keepstate.closed import Closed
+from keepstate.tasks.base import Environment, Task, TaskContent, Verdict
 from keepstate.tasks.dice import Dice
 from keepstate.tasks.family import Family, Instance
 from keepstate.tasks.plan import Move, Step
@@ -64,7 +63,7 @@ class WalkReference(Closed):
     path: tuple[str, ...] = Field(min_length=2)
 
 
-class WalkContent(Closed):
+class WalkContent(TaskContent):
     """A whole instance, checked for agreement with itself."""
 
     public: WalkPublic
@@ -85,21 +84,6 @@ class WalkContent(Closed):
         if len(path) != len(shortest(graph, self.public.start, self.public.goal)):
             raise ValueError("reference.path is not the shortest")
         return self
-
-
-def content_of(task: Task) -> WalkContent:
-    """The typed content of a navigation task.
-
-    Raises:
-        UserError: It is not one, or it contradicts itself.
-    """
-    try:
-        return WalkContent.model_validate({"public": task.public, "private": task.private, "reference": task.reference})
-    except ValidationError as error:
-        raise UserError(
-            f"task {task.name} is not a valid navigation task: {explain(error, WalkContent).message}",
-            "make it anew with: keepstate tasks generate --family navigation",
-        ) from error
 
 
 def shortest(graph: Graph, start: str, *goals: str) -> list[str]:
@@ -143,7 +127,7 @@ class NavigationEnvironment(Environment):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        content = content_of(task)
+        content = WalkContent.of(task)
         self._public, self._graph = content.public, content.private.graph
         self._best = len(content.reference.path) - 1
         self._here, self._moves = self._public.start, 0
@@ -216,11 +200,11 @@ class Navigation(Family):
 
     def gold(self, task: Task) -> Sequence[Move]:
         """Walk the shortest path."""
-        return [Move("move", {"node_id": node}) for node in content_of(task).reference.path[1:]]
+        return [Move("move", {"node_id": node}) for node in WalkContent.of(task).reference.path[1:]]
 
     def reference_scores(self, task: Task) -> dict[str, float]:
         """Scores of the policies."""
-        content = content_of(task)
+        content = WalkContent.of(task)
         blind = _walk(content, Dice(f"{task.content_hash}:blind"))
         return {
             "blind": self.score(task, blind),

@@ -12,11 +12,10 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from keepstate.closed import Closed, explain
-from keepstate.errors import UserError
-from keepstate.tasks.base import Environment, Task, Verdict
+from keepstate.closed import Closed
+from keepstate.tasks.base import Environment, Task, TaskContent, Verdict
 from keepstate.tasks.dice import Dice
 from keepstate.tasks.family import Family, Instance
 from keepstate.tasks.plan import Move, Step
@@ -60,7 +59,7 @@ class RuleReference(Closed):
     params: dict[str, int]
 
 
-class RuleContent(Closed):
+class RuleContent(TaskContent):
     """A whole instance, checked for agreement with itself."""
 
     public: RulePublic
@@ -82,21 +81,6 @@ class RuleContent(Closed):
         if set(params) - {"m"} != {"a", "b"} or rule_of(**params) != self.rule:
             raise ValueError("reference.params gives another rule")
         return self
-
-
-def content_of(task: Task) -> RuleContent:
-    """The typed content of a task of this family.
-
-    Raises:
-        UserError: It is not one, or it contradicts itself.
-    """
-    try:
-        return RuleContent.model_validate({"public": task.public, "private": task.private, "reference": task.reference})
-    except ValidationError as error:
-        raise UserError(
-            f"task {task.name} is not a valid rule_diagnosis task: {explain(error, RuleContent).message}",
-            "make it anew with: keepstate tasks generate --family rule_diagnosis",
-        ) from error
 
 
 def rule_of(a: int, b: int, m: int | None = None) -> Rule:
@@ -152,7 +136,7 @@ class DiagnosisEnvironment(Environment):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        content = content_of(task)
+        content = RuleContent.of(task)
         self._public, self._rule = content.public, content.rule
         self._tried: set[int] = set()
         self._right = False
@@ -225,11 +209,11 @@ class RuleDiagnosis(Family):
 
     def gold(self, task: Task) -> Sequence[Move]:
         """Submit the rule."""
-        return [Move("submit", {"params": content_of(task).reference.params})]
+        return [Move("submit", {"params": RuleContent.of(task).reference.params})]
 
     def reference_scores(self, task: Task) -> dict[str, float]:
         """Scores of the policies."""
-        public, hidden = content_of(task).public, content_of(task).rule
+        public, hidden = RuleContent.of(task).public, RuleContent.of(task).rule
         every = list(rules_of(public.a, public.b, public.moduli))
         guess = Dice(f"{task.content_hash}:blind").choice(every)
         left = outputs_of(public.a, public.b, public.moduli)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from keepstate.closed import Closed, explain
-from keepstate.errors import UserError
-from keepstate.tasks.base import Task
+from keepstate.closed import Closed
+from keepstate.tasks.base import TaskContent
 
 
 class RuleSet(StrEnum):
@@ -58,7 +57,7 @@ class Reference(Closed):
     optimal_weight: int
 
 
-class Content(Closed):
+class Content(TaskContent):
     """A whole instance, checked for agreement with itself (not for optimality: a solver's matter)."""
 
     public: Public
@@ -99,18 +98,3 @@ class Candidates:
         items = content.private.items
         ids = tuple(i for i in known if content.allows(items[i].class_))
         return cls(ids, tuple(items[i].weight for i in ids), tuple(items[i].value for i in ids))
-
-
-def content_of(task: Task) -> Content:
-    """The typed content of a knapsack task.
-
-    Raises:
-        UserError: It is not one, or it contradicts itself.
-    """
-    try:
-        return Content.model_validate({"public": task.public, "private": task.private, "reference": task.reference})
-    except ValidationError as error:
-        raise UserError(
-            f"task {task.name} is not a valid knapsack task: {explain(error, Content).message}",
-            "make it anew with: keepstate tasks generate",
-        ) from error

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from keepstate.tasks.base import Environment, Task, Verdict
-from keepstate.tasks.families.knapsack.content import Content, Item, RuleSet, content_of
+from keepstate.tasks.families.knapsack.content import Content, Item, RuleSet
 from keepstate.tasks.tools import ToolError, echo, tool
 
 
@@ -24,7 +24,7 @@ class KnapsackEnvironment(Environment):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        self._content: Content = content_of(task)
+        self._content = Content.of(task)
         self._strict = self._content.public.rules is RuleSet.STRICT
         self._inspected: set[str] = set()
         self._taken: dict[str, None] = {}

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keepstate.tasks.base import Task
-from keepstate.tasks.families.knapsack.content import Candidates, Content, RuleSet, content_of
+from keepstate.tasks.families.knapsack.content import Candidates, Content, RuleSet
 from keepstate.tasks.families.knapsack.environment import KnapsackEnvironment
 from keepstate.tasks.families.knapsack.solver import best_by_capacity, best_of_few, solve, worth_of_unseen
 from keepstate.tasks.plan import Move
@@ -36,7 +36,7 @@ LOOKED_AT = 16
 
 def reference_scores(task: Task) -> dict[str, float]:
     """Score in [0, 1] of each policy on `task`."""
-    content = content_of(task)
+    content = Content.of(task)
     first = content.public.item_ids[: content.public.inspect_budget]
     strict = content.public.rules is RuleSet.STRICT
     seen = Candidates.of(content, first)
@@ -54,7 +54,7 @@ def reference_scores(task: Task) -> dict[str, float]:
 
 def gold(task: Task) -> list[Move]:
     """Inspect and take an optimal selection, then finish."""
-    chosen = content_of(task).reference.optimal_item_ids
+    chosen = Content.of(task).reference.optimal_item_ids
     return [*_moves("inspect", chosen), *_moves("take_item", chosen), Move("finish", {})]
 
 
