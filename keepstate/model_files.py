@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from keepstate.files import parse_json
+from keepstate.places import home
 
 SPECIAL_TOKENS = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 """What transformers calls a tokenizer's special tokens; a chat template finds the values under these names."""
-
-
 GENERATION = "generation_config.json"
 
 
@@ -27,7 +26,21 @@ def read_object(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def snapshot(name: str) -> Path | None:
+def absolute_model(name: str) -> str | Path:
+    """A model folder as an absolute path (from here, or from keepstate's home), a hub name as it is."""
+    for folder in (Path(name), home() / name):
+        if folder.is_dir():
+            return folder.resolve()
+    return name
+
+
+def model_folder(name: str) -> Path | None:
+    """Where a base model's files are, as a folder or a hub's model that was fetched before; None: not here."""
+    found = absolute_model(name)
+    return found if isinstance(found, Path) else _snapshot(name)
+
+
+def _snapshot(name: str) -> Path | None:
     """The folder of a hub's model that was fetched before: its newest; None where it was not."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")

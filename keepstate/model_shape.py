@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from keepstate.model_files import read_object, snapshot
+from keepstate.model_files import model_folder, read_object
 
 BF16 = 2
 """Bytes of a number."""
@@ -135,7 +135,7 @@ class ModelShape:
 
 def read_shape(model: str | Path) -> ModelShape | None:
     """The shape of a model: its folder's, that of a hub's model fetched before, or what its name tells; else None."""
-    folder = Path(model) if Path(model).is_dir() else snapshot(str(model))
+    folder = model_folder(str(model))
     return shape_of(read_object(folder / "config.json")) if folder else shape_by_name(str(model))
 
 

@@ -32,7 +32,7 @@ from keepstate.dataset.convert import UNREADABLE
 from keepstate.dataset.manifest import LEFT_OUT, read_manifest
 from keepstate.dataset.templates import FOLDER as TEMPLATES
 from keepstate.errors import EXIT_PARTIAL, UserError
-from keepstate.model_files import snapshot
+from keepstate.model_files import model_folder
 from keepstate.places import find
 from keepstate.traces import BadTrace, Trace, iter_traces
 from keepstate.train import TrainingDisplay, plan_training, read_done, train
@@ -213,7 +213,7 @@ def tokenizer(model: str, *, dry_run: bool) -> tuple[Path, bool]:
     Raises:
         UserError: The model is a folder that is not there, or no tokenizer can be had.
     """
-    if (found := find_model(model) or snapshot(model)) is not None:
+    if (found := find_model(model) or model_folder(model)) is not None:
         return found, False
     if not ON_THE_HUB.match(model):
         raise UserError(f"the tokenizer of {model} is not here", "fetch the model, and name its folder: --model FOLDER")

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from keepstate.dataset.sample import prompts
-from keepstate.dataset.templates import BUILT_IN, OWN, ChatTemplate, TemplateRefusal
+from keepstate.dataset.templates import BUILT_IN, OWN, ChatTemplate, TemplateRefusal, template_by_name
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
-from keepstate.model_files import own_template
+from keepstate.model_files import model_folder, own_template
 from keepstate.models.base import Message
 
 NEEDED = {
@@ -58,6 +58,21 @@ def fitting_template(tokenizer: TextTokenizer) -> str:
     if fitting[0] == "qwen3_nothink" and _answers_without_thinking(tokenizer.path.parent):
         return "chatml"
     return fitting[0]
+
+
+def template_of(model: str) -> str | None:
+    """The built-in template for a base model: by its tokenizer or, where that is not here, by its name.
+
+    Returns:
+        None where the name tells nothing.
+
+    Raises:
+        UserError: None fits its tokenizer.
+    """
+    folder = model_folder(model)
+    if folder and (folder / "tokenizer.json").is_file():
+        return fitting_template(TextTokenizer(folder))
+    return template_by_name(model)
 
 
 def _answers_without_thinking(model: Path) -> bool:

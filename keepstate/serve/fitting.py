@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from keepstate.errors import UserError
-from keepstate.model_files import snapshot
+from keepstate.model_files import model_folder
 from keepstate.model_shape import PROJECTIONS, ModelShape
 from keepstate.serve.adapters import ServedAdapter
 from keepstate.serve.weights import read_header
@@ -24,7 +22,7 @@ def base_sizes(base: str, shape: ModelShape | None) -> dict[str, tuple[int, ...]
         base: Model folder or hub name.
         shape: Its shape, as far as it is known.
     """
-    folder = Path(base) if Path(base).is_dir() else snapshot(base)
+    folder = model_folder(base)
     files = sorted(folder.glob("*.safetensors")) if folder else []
     if files:
         return {name: stored.shape for path in files for name, stored in read_header(path).items()}

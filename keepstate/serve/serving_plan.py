@@ -6,7 +6,6 @@ Starts nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keepstate.dataset.templates import BUILT_IN, FOLDER, load_template, template_by_name
+from keepstate.dataset.templates import BUILT_IN, FOLDER, load_template
 from keepstate.errors import UserError
-from keepstate.model_files import GENERATION, ends_of_answers, read_object, snapshot, special_tokens
+from keepstate.model_files import (
+    GENERATION,
+    absolute_model,
+    ends_of_answers,
+    model_folder,
+    read_object,
+    special_tokens,
+)
 from keepstate.model_shape import read_shape
 from keepstate.places import log_file
 from keepstate.serve.adapters import ServedAdapter, read_adapters
@@ -25,7 +31,6 @@ from keepstate.serve.fitting import base_sizes, check_fits
 from keepstate.serve.ports import HOST, free_port
 from keepstate.setup import environments
 from keepstate.setup.environments import Device
-from keepstate.train.axolotl_config import absolute_model
 from keepstate.train.preflight import find_model
 from keepstate.vocabulary import BASE
 
@@ -219,14 +224,10 @@ def _template(given: str | Path | None, base: str, adapters: Sequence[ServedAdap
 
 def _fitting_template(base: str) -> str:
     """The built-in template for a base model, by its tokenizer or, where that is not here, by its name."""
-    folder = Path(base) if Path(base).is_dir() else snapshot(base)
-    if folder and (folder / "tokenizer.json").is_file():
-        from keepstate.dataset.fitting import fitting_template  # 0.2 s that most plans need not wait for
-        from keepstate.dataset.tokenizer import TextTokenizer
+    from keepstate.dataset.fitting import template_of  # 0.2 s that most plans need not wait for
 
-        return fitting_template(TextTokenizer(folder))
-    if named := template_by_name(base):
-        return named
+    if found := template_of(base):
+        return found
     raise UserError(
         f"which chat template {base} needs is not known before it is fetched",
         f"name it: --template {'|'.join(BUILT_IN)}, or a Jinja file",
@@ -237,7 +238,7 @@ def _generation(base: str, template: Path) -> tuple[dict[str, Any] | None, list[
     """The model's generation config with the token that ends an answer added, where neither it nor the tokenizer ends
     there: without it the server would write on behind every answer. None where nothing is missing or known.
     """
-    folder = Path(base) if Path(base).is_dir() else snapshot(base)
+    folder = model_folder(base)
     if folder is None or not (folder / "tokenizer.json").is_file():
         return None, []
     from keepstate.dataset.sample import end_of_turn  # 0.2 s that plans of other models need not wait for
@@ -253,10 +254,9 @@ def _generation(base: str, template: Path) -> tuple[dict[str, Any] | None, list[
 
 def _context(given: int | None, base: str, device: Device) -> int:
     """Tokens of context, within what the model has positions for."""
-    try:
-        positions = int(json.loads((Path(base) / "config.json").read_bytes())["max_position_embeddings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        positions = None
+    folder = model_folder(base)
+    told = read_object(folder / "config.json").get("max_position_embeddings") if folder else None
+    positions = told if isinstance(told, int) else None
     if given is None:
         return min(CONTEXT[device], positions or CONTEXT[device])
     if given < MIN_CONTEXT or (positions and given > positions):

@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field, ValidationError
 from keepstate.closed import explain
 from keepstate.errors import UserError
 from keepstate.files import parse_yaml
-from keepstate.places import SHIPPED, home
+from keepstate.model_files import absolute_model
+from keepstate.places import SHIPPED
 from keepstate.vocabulary import RuntimeName
 
 CONFIGS = SHIPPED / "train" / "configs"
@@ -221,14 +222,6 @@ def rows_a_step(config: Mapping[str, Any]) -> int:
     if steps is None and config.get("batch_size") is not None:
         return int(config["batch_size"])
     return int(config.get("micro_batch_size") or 1) * int(steps or 1)
-
-
-def absolute_model(name: str) -> str | Path:
-    """A model folder as an absolute path (from here, or from keepstate's home), a hub name as it is."""
-    for folder in (Path(name), home() / name):
-        if folder.is_dir():
-            return folder.resolve()
-    return name
 
 
 def needs_gpu(config: Mapping[str, Any]) -> bool:

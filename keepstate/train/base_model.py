@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keepstate.dataset.fitting import template_of
 from keepstate.dataset.sample import end_of_turn
-from keepstate.dataset.templates import FOLDER, ChatTemplate, load_template, template_by_name
+from keepstate.dataset.templates import FOLDER, ChatTemplate, load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
-from keepstate.model_files import snapshot, special_tokens
+from keepstate.model_files import absolute_model, model_folder, special_tokens
 from keepstate.model_shape import FAMILIES, PROJECTIONS, ModelShape, read_shape
-from keepstate.train.axolotl_config import absolute_model
 from keepstate.vocabulary import RuntimeName
 
 OTHER_LAYERS: dict[str, tuple[str, ...]] = {"phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")}
@@ -41,8 +41,7 @@ class BaseModel:
     def of(cls, config: Mapping[str, Any]) -> BaseModel:
         """The base model that a config names."""
         name = str(config["base_model"])
-        found = absolute_model(name)
-        return cls(name, found if isinstance(found, Path) else snapshot(name), read_shape(found))
+        return cls(name, model_folder(name), read_shape(name))
 
     @property
     def tokenizer(self) -> TextTokenizer | None:
@@ -52,11 +51,8 @@ class BaseModel:
 
     def fitting_template(self) -> ChatTemplate | None:
         """The built-in chat template that fits; None where none does or nothing tells."""
-        from keepstate.dataset.fitting import fitting_template
-
-        tokenizer = self.tokenizer
         try:
-            name = fitting_template(tokenizer) if tokenizer else template_by_name(self.name)
+            name = template_of(self.name)
         except UserError:
             return None
         return load_template(FOLDER / f"{name}.jinja") if name else None

@@ -20,11 +20,11 @@ from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
 from keepstate.files import file_hash
 from keepstate.machine import GIB
-from keepstate.model_files import snapshot
+from keepstate.model_files import absolute_model, model_folder
 from keepstate.model_shape import KNOWN, ModelShape, read_shape
 from keepstate.places import find, home
 from keepstate.setup import basemodel, qwen3
-from keepstate.train.axolotl_config import absolute_model, needs_gpu, rows_a_step
+from keepstate.train.axolotl_config import needs_gpu, rows_a_step
 from keepstate.train.base_model import BaseModel
 from keepstate.train.estimate import CPU_SPEED
 from keepstate.train.sizes import cpu_memory_gib, disk_gib, gpu_memory_gib
@@ -283,9 +283,7 @@ def own_tokenizer(model: str) -> tuple[str, Path] | None:
 
     Of hubs' models those that were fetched, and Qwen3's.
     """
-    found = absolute_model(model)
-    folder = found if isinstance(found, Path) else snapshot(model)
-    if folder:
+    if folder := model_folder(model):
         return str(folder), folder / "tokenizer.json"
     return ("qwen3", qwen3.folder() / "tokenizer.json") if ON_THE_HUB.match(model) else None
 
@@ -316,7 +314,7 @@ def about_model(name: str, manifest: Manifest, dataset: Path) -> list[str]:
     Raises:
         UserError: The data was proven with a tokenizer that makes other tokens of it than the model's.
     """
-    there, shape = find_model(name) is not None or snapshot(name) is not None, read_shape(name)
+    there, shape = model_folder(name) is not None, read_shape(name)
     size = f" ({shape.weight_bytes / GIB:.1f} GiB)" if shape else ""
     remarks = [] if there else [f"{name} is fetched from the model hub first{size}"]
     option, tokenizer = own_tokenizer(name) or ("", Path())
