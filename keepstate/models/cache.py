@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,12 @@ from keepstate.files import content_hash, write_error
 
 APPLICATION = 0x6B737463
 """Written into the file's header (`PRAGMA application_id`): any other database is left alone."""
+ANOTHER = "name another file"
+HINTS = {
+    sqlite3.SQLITE_FULL: "free some space, then repeat the command: what is finished is kept",
+    sqlite3.SQLITE_BUSY: "wait for the program that holds it, or name another file",
+    sqlite3.SQLITE_CORRUPT: "name another file, or delete it: answers are then asked for again",
+}
 LOCK_SECONDS = 30.0
 """That another process may hold the file; a write takes less than a millisecond."""
 
@@ -55,17 +61,24 @@ class AnswerCache:
             raise write_error(path, error) from error
         with self._explained():
             self._file = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)
-            told = self._file.execute("PRAGMA application_id").fetchone()[0]
-            if told != APPLICATION:
-                self._make(told)
+            if self._told() != APPLICATION:
+                self._make()
 
-    def _make(self, told: int) -> None:
-        if told or self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            self._file.close()
-            raise UserError(f"{self.path} is a database of another program, no cache of answers", "name another file")
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute("CREATE TABLE answers (request TEXT PRIMARY KEY, body TEXT, seconds REAL) WITHOUT ROWID")
-        self._file.execute(f"PRAGMA application_id = {APPLICATION}")
+    def _told(self) -> int:
+        return int(self._file.execute("PRAGMA application_id").fetchone()[0])
+
+    def _make(self) -> None:
+        """Make the table where the file is empty: whole or not at all, by one of those who come at once."""
+        self._file.execute("BEGIN IMMEDIATE")
+        if self._told() != APPLICATION:
+            if self._told() or self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                self._file.close()
+                raise UserError(f"{self.path} is a database of another program, no cache of answers", ANOTHER)
+            self._file.execute("CREATE TABLE answers (request TEXT PRIMARY KEY, body TEXT, seconds REAL) WITHOUT ROWID")
+            self._file.execute(f"PRAGMA application_id = {APPLICATION}")
+        self._file.execute("COMMIT")
+        with suppress(sqlite3.OperationalError):  # others have it open already: then readers wait for writes
+            self._file.execute("PRAGMA journal_mode = WAL")
 
     def close(self) -> None:
         """Close the file."""
@@ -91,7 +104,7 @@ class AnswerCache:
         try:
             yield
         except sqlite3.Error as error:
-            hint = "name another file, or delete it: answers are then asked for again"
+            hint = HINTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, ANOTHER)  # the rest of the code: where
             raise UserError(f"the cache of answers {self.path}: {error}", hint) from error
 
 

@@ -70,3 +70,5 @@ class ServedTeacher:
             yield f"the server put thoughts beside {self.thought_apart} answers: these are recorded without them"
         if self.stopped:
             yield f"stopped: {self.stopped.message}; {left} episodes are left\n{self.stopped.hint}"
+            if not self.cache:
+                yield "what episodes in play had been answered is paid for again then; with --cache FILE it is not"

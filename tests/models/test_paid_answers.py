@@ -2,11 +2,14 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models import server as server_module
 from keepstate.models.base import Message, Sampling
 from keepstate.models.budget import Budget, BudgetSpent
-from keepstate.models.cache import AnswerCache
+from keepstate.models.cache import AnswerCache, Kept
 from keepstate.models.endpoint import Endpoint
 from keepstate.models.server import ServerModel
 from keepstate.tasks import make_tasks, write_tasks
@@ -117,6 +120,41 @@ def test_another_programs_file_is_no_cache(tmp_path: Path) -> None:
         AnswerCache(tmp_path / "text")
 
 
+def test_of_many_that_make_one_cache_at_once_none_fails(tmp_path: Path) -> None:
+    """And no moment leaves a file that is ours by half: a run killed there would be refused its own cache."""
+    together = threading.Barrier(8)
+
+    def opened(number: int) -> None:
+        together.wait()
+        with closing(AnswerCache(tmp_path / "shared.sqlite")) as cache:
+            cache.keep("url", {"seed": number}, Kept("answer", 1.0))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(opened, range(8)))
+    with closing(AnswerCache(tmp_path / "shared.sqlite")) as cache:
+        assert all(cache.find("url", {"seed": number}) for number in range(8))
+
+
+def test_what_ends_a_cache_is_told_with_what_mends_it_and_never_to_delete_what_is_no_cache(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("a: file of another kind that somebody named by mistake\n" * 9)
+    with pytest.raises(UserError, match="not a database") as caught:
+        AnswerCache(tmp_path / "config.yaml")
+    assert caught.value.hint == "name another file"
+    with closing(AnswerCache(tmp_path / "a.sqlite")) as cache:
+        for number in range(99):
+            cache.keep("url", {"seed": number}, Kept("answer" * 99, 1.0))
+        limit = cache._file.execute("PRAGMA page_count").fetchone()[0]
+        cache._file.execute(f"PRAGMA max_page_count = {limit}")
+        with pytest.raises(UserError, match="full") as caught:
+            cache.keep("url", {"seed": "last"}, Kept("answer" * 9999, 1.0))
+    assert "free some space" in caught.value.hint
+    whole = (tmp_path / "a.sqlite").read_bytes()
+    (tmp_path / "a.sqlite").write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
+    with closing(AnswerCache(tmp_path / "a.sqlite")) as cache, pytest.raises(UserError, match="malformed") as caught:
+        list(map(partial(cache.find, "url"), ({"seed": number} for number in range(99))))
+    assert "delete it" in caught.value.hint
+
+
 async def test_a_budget_ends_within_one_answer_however_many_ask_at_once() -> None:
     budget = Budget(tokens=450)
     with paid() as server:
@@ -188,6 +226,7 @@ def test_a_collection_stops_when_its_budget_is_spent_and_goes_on_where_it_was(tm
         stopped = collect(server, tmp_path, "--max-tokens-total", 250)
         assert stopped.exit_code == 1, stopped.output
         assert "stopped: the budget is spent: 300 of 250 tokens; 3 episodes are left" in stopped.stderr
+        assert "with --cache FILE it is not" in stopped.stderr
         assert len(list((tmp_path / "traces/react").glob("*.trace.json"))) == 3
         done = collect(server, tmp_path, "--max-tokens-total", 1000)
         assert done.exit_code == 0, done.output
