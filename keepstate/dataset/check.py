@@ -238,7 +238,7 @@ def _axolotl_template(options: CheckOptions, scratch: Path) -> str:
 
 def _certificate(options: CheckOptions, manifest: Manifest, report: DatasetCheck, axolotl: str) -> Certificate:
     return Certificate(
-        data_sha256={name: split.sha256 for name, split in manifest.splits.items()},
+        data_sha256=manifest.data_sha256,
         rows=report.rows,
         turns=report.turns,
         tokens=report.tokens,

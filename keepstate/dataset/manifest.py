@@ -215,9 +215,14 @@ class Manifest(Closed):
         """Rows of all splits."""
         return sum(split.rows for split in self.splits.values())
 
+    @property
+    def data_sha256(self) -> dict[str, str]:
+        """Of the JSONL files, by split."""
+        return {name: split.sha256 for name, split in self.splits.items()}
+
     def changed_files(self, folder: Path) -> list[Path]:
         """The data files in `folder` that are missing or not those that this manifest names."""
-        paths = {folder / f"{name}.jsonl": split.sha256 for name, split in self.splits.items()}
+        paths = {folder / f"{name}.jsonl": sha256 for name, sha256 in self.data_sha256.items()}
         return [path for path, sha256 in paths.items() if not path.is_file() or file_hash(path) != sha256]
 
     def words(self, folder: Path) -> list[str]:

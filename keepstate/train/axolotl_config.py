@@ -13,8 +13,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from keepstate.closed import explain
+from keepstate.dataset.manifest import Manifest
+from keepstate.dataset.turns import TRAINING_KEY
 from keepstate.errors import UserError
-from keepstate.files import parse_yaml
+from keepstate.files import content_hash, parse_yaml
 from keepstate.model_files import absolute_model
 from keepstate.places import SHIPPED
 from keepstate.vocabulary import RuntimeName
@@ -165,10 +167,7 @@ def resolve(
     *,
     dataset: Path,
     output: Path,
-    base_model: str | Path | None,
-    data_hash: str,
-    has_validation: bool,
-    training_key: str | None = None,
+    manifest: Manifest,
     overrides: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The config that Axolotl is given: absolute paths, this data, this output, and what the user named.
@@ -177,23 +176,22 @@ def resolve(
         config: As read.
         dataset: Folder with `train.jsonl`, `val.jsonl`, `chat_template.jinja`.
         output: The adapter's folder.
-        base_model: A model folder or hub name instead of the config's.
-        data_hash: Keys the prepared data, which Axolotl would otherwise reuse for other data at the same place.
-        has_validation: Whether `val.jsonl` has rows.
-        training_key: Of a message in them, says whether it is trained; None where all answers are.
+        manifest: Of `dataset`. The hash of its data keys the prepared data, which Axolotl would otherwise reuse for
+            other data at the same place.
         overrides: Keys to replace; None means not given.
     """
     given = {key: value for key, value in overrides.items() if value is not None}
     resolved = checked(dict(config) | given, "options")
-    resolved["base_model"] = str(absolute_model(str(base_model or config["base_model"])))
-    masking = {"message_field_training": training_key} if training_key else {}
-    train, val = ({"path": str(dataset / f"{name}.jsonl")} | masking for name in ("train", "val"))
-    resolved["datasets"] = [entry | train for entry in config["datasets"]]
+    resolved["base_model"] = str(absolute_model(str(resolved["base_model"])))
+    masking = {"message_field_training": TRAINING_KEY} if manifest.trains_by_turn else {}
+    train_file, val_file = ({"path": str(dataset / f"{name}.jsonl")} | masking for name in ("train", "val"))
+    resolved["datasets"] = [entry | train_file for entry in config["datasets"]]
     resolved["chat_template_jinja"] = str(dataset / "chat_template.jinja")
     resolved["output_dir"] = str(output)
-    resolved["dataset_prepared_path"] = str(output / "prepared" / data_hash[:16])
-    if has_validation and config.get("test_datasets"):
-        resolved["test_datasets"] = [entry | val for entry in config["test_datasets"]]
+    resolved["dataset_prepared_path"] = str(output / "prepared" / content_hash(manifest.data_sha256)[:16])
+    val = manifest.splits.get("val")
+    if val and val.rows and config.get("test_datasets"):
+        resolved["test_datasets"] = [entry | val_file for entry in config["test_datasets"]]
     else:
         for key in ("test_datasets", "evals_per_epoch", "eval_steps"):
             resolved.pop(key, None)

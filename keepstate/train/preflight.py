@@ -228,7 +228,7 @@ def check_data(
     _check_template(dataset, manifest, config, model)
     if manifest.certificate is None:
         return manifest, [f"the data is not certified; prove it: keepstate dataset check {dataset}"]
-    if any(manifest.certificate.data_sha256.get(name) != split.sha256 for name, split in manifest.splits.items()):
+    if any(manifest.certificate.data_sha256.get(name) != own for name, own in manifest.data_sha256.items()):
         raise UserError(
             f"{dataset}: the certificate is for other data", f"prove it again: keepstate dataset check {dataset}"
         )

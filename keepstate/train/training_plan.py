@@ -15,7 +15,6 @@ from typing import Any
 
 from keepstate.dataset.manifest import TEMPLATE, Manifest
 from keepstate.dataset.templates import load_template
-from keepstate.dataset.turns import TRAINING_KEY
 from keepstate.files import content_hash, file_hash
 from keepstate.machine import Gpu
 from keepstate.train import estimate, preflight
@@ -51,7 +50,7 @@ class TrainingPlan:
         return decisive(self.config) | {
             "base_model": base_identity(str(self.config["base_model"])),
             "runtime": str(self.manifest.runtime),
-            "data": self._data,
+            "data": self.manifest.data_sha256,
             "chat_template": self.template_sha256,
         }
 
@@ -74,11 +73,9 @@ class TrainingPlan:
     @property
     def older_key(self) -> str:
         """As the first version wrote it: places and profile counted too."""
-        return content_hash({"config": self.config, "data": self._data, "template": self.template_sha256})
-
-    @property
-    def _data(self) -> dict[str, str]:
-        return {name: split.sha256 for name, split in self.manifest.splits.items()}
+        return content_hash(
+            {"config": self.config, "data": self.manifest.data_sha256, "template": self.template_sha256}
+        )
 
 
 def plan_training(
@@ -107,7 +104,8 @@ def plan_training(
     """
     raw = read_axolotl_config(config)
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    asked = raw | given | ({"base_model": str(base_model)} if base_model else {})
+    given |= {"base_model": str(base_model)} if base_model else {}
+    asked = raw | given
     model, other = BaseModel.of(asked), is_other(raw, base_model)
     place = output_folder(raw, output, base_model, runtime)
     if place == Path(raw["output_dir"]) and output is None:
@@ -121,25 +119,11 @@ def plan_training(
     manifest, remarks = preflight.check_data(dataset, asked, runtime, model if other else None)
     remarks = [f"{words}; chat template {manifest.template.name}" for words in about_base] + remarks
     given |= turn_ends(model, load_template(dataset / TEMPLATE))
-    longest = max(split.longest for split in manifest.splits.values())
-    if longest > int(asked["sequence_len"]):
-        remarks.append(f"rows longer than {asked['sequence_len']} tokens are dropped; the longest has {longest}")
-    if machine and gpu is None:
-        remarks += preflight.about_cpu_memory(asked, longest)
+    remarks += _about_rows(asked, manifest, on_cpu=machine and gpu is None)
     if not needs_gpu(asked) and raw.get("bf16") is True and preflight.lacks_bf16():
         given = {"bf16": False} | given
         remarks.append("this processor has no bf16 instructions: training in float32, which is faster here")
-    data = {name: split.sha256 for name, split in manifest.splits.items()}
-    resolved = resolve(
-        raw,
-        dataset=dataset,
-        output=output,
-        base_model=base_model,
-        data_hash=content_hash(data),
-        training_key=TRAINING_KEY if manifest.trains_by_turn else None,
-        has_validation=bool("val" in manifest.splits and manifest.splits["val"].rows),
-        overrides=given,
-    )
+    resolved = resolve(raw, dataset=dataset, output=output, manifest=manifest, overrides=given)
     if gpu is not None:
         remarks += preflight.about_gpu(gpu)
     offline = preflight.find_model(resolved["base_model"]) is not None
@@ -149,15 +133,23 @@ def plan_training(
         tokens = manifest.splits["train"].tokens
         assumed = estimate.estimate(resolved, tokens, gpu.name if gpu else None, model.shape)
         remarks.append(assumed.words())
-    template = file_hash(dataset / TEMPLATE)
     return TrainingPlan(
         config=resolved,
         output=output,
         dataset=dataset,
         manifest=manifest,
-        template_sha256=template,
+        template_sha256=file_hash(dataset / TEMPLATE),
         offline=offline,
         gpu=gpu,
         assumed=assumed,
         remarks=tuple(remarks),
     )
+
+
+def _about_rows(config: Mapping[str, Any], manifest: Manifest, *, on_cpu: bool) -> list[str]:
+    """Remarks where the longest row does not fit into the context, or may not into main memory."""
+    longest, context = max(split.longest for split in manifest.splits.values()), config["sequence_len"]
+    remarks = preflight.about_cpu_memory(config, longest) if on_cpu else []
+    if longest > int(context):
+        return [f"rows longer than {context} tokens are dropped; the longest has {longest}", *remarks]
+    return remarks
