@@ -144,10 +144,13 @@ def test_messages_and_sharegpt_go_in_and_out_unchanged() -> None:
 
 
 def test_a_system_text_beside_the_messages_is_the_first_of_them() -> None:
-    trace = conversation_trace(said(answer("a"), system="Act."), RuntimeName.REACT)
-    assert texts(trace)[:2] == [("system", "Act."), ("user", "u")]
-    assert trace.summary.system_prompts == ("Act.",)
-    assert "system" not in trace.versions[NOT_CARRIED]
+    parts = [{"type": "text", "text": "Ac"}, {"type": "text", "text": "t."}]  # as Anthropic's API has them
+    twice = {"messages": [{"role": "system", "content": "Act."}, *said(answer("a"))["messages"]], "system": "Act."}
+    for row in (said(answer("a"), system="Act."), said(answer("a"), system=parts), twice):
+        trace = conversation_trace(row, RuntimeName.REACT)
+        assert texts(trace)[:2] == [("system", "Act."), ("user", "u")]
+        assert trace.summary.system_prompts == ("Act.",)
+        assert "system" not in trace.versions[NOT_CARRIED]
 
 
 def test_what_a_row_holds_beside_texts_is_named() -> None:

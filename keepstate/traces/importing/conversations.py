@@ -68,7 +68,7 @@ def is_row(value: Any) -> bool:
 
 
 def told_of(row: Any) -> Told:
-    """What a row tells: `{"messages": [...]}`, `{"conversations": [...]}`, each also with a `system` text, or the list.
+    """What a row tells: `{"messages": [...]}` or `{"conversations": [...]}`, each perhaps with a `system`, or the list.
 
     Raises:
         TraceError: It holds an image, or is not to be trained.
@@ -79,8 +79,9 @@ def told_of(row: Any) -> Told:
     if not _is_trained(row, "the row"):
         raise TraceError("the row is not to be trained: leave it out")
     messages, read = list(row[key]), {key, "id", "task_id"}
-    if row.get("system") and isinstance(row["system"], str):  # where others keep the first message
-        messages.insert(0, {"role": "system", "content": row["system"]})
+    if row.get("system") and isinstance(row["system"], str | list):  # where others keep the first message
+        opening = {"role": "system", "content": row["system"]}
+        messages = messages if messages[:1] == [opening] else [opening, *messages]
         read.add("system")
     lost = {"verdict, times, tokens and limits, which the row does not tell"}
     if extra := sorted(set(map(str, row)) - read):
