@@ -158,5 +158,5 @@ def require_disjoint(train: Collection[Task], held_out: Collection[Task]) -> Non
         here, there = shared[0]
         raise UserError(
             f"{len(shared)} of {len(held_out)} held-out tasks are training tasks too, first {here} = {there}",
-            "generate the held-out tasks with another --seed",
+            "generate the held-out tasks with another --seed-start",
         )

@@ -131,13 +131,12 @@ class BoundTool:
         return TypeAdapter(self.result)
 
     def names(self, arguments: Any) -> bool:
-        """Whether `arguments` has the names of this tool's arguments, in order, those with a default perhaps not."""
+        """Whether `arguments` has the names of this tool's arguments, in any order, those with a default perhaps not."""
         if not isinstance(arguments, dict):
             return False
-        given = list(arguments)
-        if given == self.order:
+        if list(arguments) == self.order:
             return True
-        return given == [name for name in self.types if name in arguments or name not in self.defaults]
+        return self.types.keys() - self.defaults.keys() <= arguments.keys() <= self.types.keys()
 
     def checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the method takes them.

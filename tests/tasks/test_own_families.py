@@ -146,6 +146,7 @@ def test_arguments_of_another_type_are_refused_in_words(
         environment.call(tool, arguments)
     assert environment.call("pick", {"places": [3, 1], "how": "up"}) == [1, 3]
     assert environment.call("say", {"word": "a"}) == "a"
+    assert environment.call("say", {"times": 2, "word": "a"}) == "aa", "an object has no order"
 
 
 def test_a_number_beyond_a_float_is_the_agents_mistake_and_no_failure_of_the_tool(written: Written) -> None:

@@ -108,7 +108,7 @@ def family_of(task: Task) -> Family:
         where = task.family_source.partition(" ")[0]
         raise UnknownFamily(
             f"{task.name} is of the family {task.family!r}, which was in {where}",
-            f"name that file or module: --family {where}",
+            f"name that file or module: --family {where} (if it was renamed: with name = {task.family!r} in its class)",
         ) from error
 
 
