@@ -131,7 +131,7 @@ class BoundTool:
         return TypeAdapter(self.result)
 
     def names(self, arguments: Any) -> bool:
-        """Whether `arguments` has the names of this tool's arguments, in any order, those with a default perhaps not."""
+        """Whether `arguments` has the names of this tool's arguments, in any order, some with a default left out."""
         if not isinstance(arguments, dict):
             return False
         if list(arguments) == self.order:

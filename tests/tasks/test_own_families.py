@@ -242,7 +242,7 @@ def test_a_later_stage_says_how_to_name_the_family(
     monkeypatch.setattr(families, "_NAMED", {})
     with pytest.raises(UserError, match=r"of the family 'words', which was in words\.py") as error:
         load_tasks(tmp_path / "tasks")
-    assert error.value.hint == "name that file or module: --family words.py"
+    assert error.value.hint.startswith("name that file or module: --family words.py (if it was renamed: with name =")
     text = next((tmp_path / "tasks").iterdir()).read_text()
     assert str(tmp_path) not in text
     assert "words.py sha256:" in text

@@ -348,6 +348,57 @@ def test_an_action_that_went_wrong_is_known_by_what_the_source_says_of_it() -> N
     assert masked_answers(trace, trace.messages, TrainTurns.CLEAN) == {1: WENT_WRONG}
 
 
+def test_steps_out_of_order_are_refused() -> None:
+    trajectory = json.loads((HERE / "harbor-0.26.0-text.json").read_text())
+    trajectory["steps"][:2] = trajectory["steps"][1::-1]
+    (error,) = traces_of(trajectory, RuntimeName.FORGET)
+    assert "its steps are out of order: step 1 comes after step 2" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("more", "finish"),
+    [
+        ({"is_truncated": True}, FinishReason.CONTEXT_LIMIT),
+        ({"stop_condition": "generation_truncated"}, FinishReason.CONTEXT_LIMIT),
+        ({"is_completed": False}, FinishReason.FAILED),
+        ({"is_completed": True, "is_truncated": False}, FinishReason.FINISHED),
+    ],
+)
+def test_a_rollout_that_was_cut_is_not_finished(more: dict[str, Any], finish: FinishReason) -> None:
+    (trace,) = traces_of({"prompt": "u", "completion": "a", "reward": 1.0, **more}, RuntimeName.REACT)
+    assert isinstance(trace, Trace)
+    assert trace.finish_reason is finish
+
+
+def test_an_example_in_a_sample_of_inspects_is_not_to_be_trained() -> None:
+    log = json.loads((HERE / "inspect-0.3.90.json").read_text())
+    example = [
+        {"role": "user", "content": "2?", "source": "input"},
+        {"role": "assistant", "content": "4", "source": "input"},
+    ]
+    log["samples"] = [log["samples"][0] | {"messages": [*example, *log["samples"][0]["messages"][-2:]]}]
+    log["samples"][0]["messages"][-2:] = [{"role": "user", "content": "3?"}, {"role": "assistant", "content": "6"}]
+    (trace,) = traces_of(log, RuntimeName.FORGET)
+    assert isinstance(trace, Trace)
+    assert untrained_answers(trace) == [0]
+
+
+@pytest.mark.parametrize(
+    ("wrote", "code", "answer"),
+    [
+        ("Error code: 5 means no.\n<code>\nx = 1\n</code>", "x = 1", "Error code: 5 means no.\n```python\nx = 1\n```"),
+        ("Thought: so.\nCode:\n```py\nx = 1\n```<end_code>", "x = 1", "Thought: so.\n```python\nx = 1\n```"),
+        ("A\n```py\nx\n```\nB\n```py\ny\n```", "x\n\ny", "A\n```python\nx\n\ny\n```"),
+        ("<code>\ns = '''\n```\n'''\n</code>", "s = '''\n```\n'''", "````python\ns = '''\n```\n'''\n````"),
+    ],
+)
+def test_the_thought_before_code_is_whole_and_the_code_one_block(wrote: str, code: str, answer: str) -> None:
+    steps = [{"task": "t"}, {"step_number": 1, "model_output": wrote, "code_action": code, "observations": ""}]
+    (trace,) = traces_of(steps, None)
+    assert isinstance(trace, Trace)
+    assert texts(trace)[1] == answer
+
+
 OPENINGS: tuple[dict[str, Any], ...] = (
     {"schema_version": "ATIF-v1.6", "agent": {"name": "keepstate-x"}},
     {"eval": {}, "status": "success"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from pydantic import ValidationError
@@ -44,6 +45,10 @@ def told_of(value: Mapping[str, Any]) -> Told:
     steps, agent = value.get("steps"), mapping(value.get("agent"))
     if not isinstance(steps, list) or not steps or not all(isinstance(step, Mapping) for step in steps):
         raise TraceError("this is an ATIF trajectory without steps")
+    numbers = [step["step_id"] for step in steps if isinstance(step.get("step_id"), int)]
+    for before, number in pairwise(numbers):
+        if number <= before:
+            raise TraceError(f"its steps are out of order: step {number} comes after step {before}")
     told = Told("ATIF trajectories", [], model=str(agent.get("model_name") or UNKNOWN))
     told.lost |= {f"key {key}" for key in map(str, value) if key not in READ and value[key]}
     told.lost |= {f"key {key} of the agent" for key in ("tool_definitions",) if agent.get(key)}

@@ -143,6 +143,8 @@ def _message(message: Mapping[str, Any], lost: set[str]) -> dict[str, Any]:
     for key in message.keys() - READ_OF_MESSAGE - SILENT_OF_MESSAGE:
         if message[key] not in (None, "", [], {}):
             lost.add(f"key {key} of a message")
+    if message.get("role") == "assistant" and message.get("source") == "input":  # an example in the sample
+        kept["weight"] = 0
     if error := mapping(kept.pop("error", None)):
         kept |= {"content": kept.get("content") or str(error.get("message") or "it failed"), "is_error": True}
     calls = []

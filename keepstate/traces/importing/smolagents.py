@@ -12,13 +12,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from keepstate.traces.importing import UNKNOWN, Told, mapping, usage_of
+from keepstate.traces.parsing import parse_answer
 from keepstate.traces.record import TraceError
 from keepstate.vocabulary import FinishReason, RuntimeName
 
 INTERPRETER = "python_interpreter"
 """The tool that a CodeAgent's code is said to call."""
-CODE = re.compile(r"\s*(?:<code>|```(?:py|python)?|Code:)", re.IGNORECASE)
-"""Where the code begins in what a CodeAgent's model wrote."""
+OPENING = re.compile(r"(?:\s*(?:<code>|```(?:python|py)?|^Code:))+\s*\Z", re.IGNORECASE | re.MULTILINE)
+"""What a CodeAgent's model wrote between its thought and its code."""
+CODE = re.compile(r"<code>|^[ \t]*(?:```|Code:)", re.IGNORECASE | re.MULTILINE)
+"""Where its code begins, where that is put together from several blocks."""
+LONGEST_FENCE = 8
 FULL_STATE = "max_steps_error"
 
 
@@ -86,14 +90,27 @@ def _coded(step: Mapping[str, Any], told: Told, *, last: bool) -> Iterator[dict[
     """An answer with its code, and what the agent saw of it."""
     output, code = _text(step.get("model_output")), step.get("code_action")
     if isinstance(code, str):
-        start = CODE.search(output)
-        thought = output[: start.start()].strip() if start else ""
-        output = f"{thought}\n```python\n{code.strip()}\n```".lstrip()
+        output = _answer(output, code.strip())
     yield {"role": "assistant", "content": output}
     if not last:
         yield {"role": "user", "content": _seen(step), "is_error": bool(step.get("error"))}
     elif _seen(step):
         told.lost.add("what was seen of the last action")
+
+
+def _answer(output: str, code: str) -> str:
+    """The thought before the code, and the code as a block, fenced by more marks where it holds such lines itself."""
+    place = output.find(code)
+    start = OPENING.search(output, 0, place) if place >= 0 else CODE.search(output)
+    thought = output[: start.start()].strip() if start else ""
+    for count in range(3, LONGEST_FENCE):
+        fence = "`" * count
+        answer = f"{thought}\n{fence}python\n{code}\n{fence}".lstrip()
+        if parse_answer(RuntimeName.PERSISTENT, answer).action == code:
+            return answer
+    raise TraceError(
+        "a thought or code of it holds fences, so that no answer can be written in which the code is one block"
+    )
 
 
 def _called(step: Mapping[str, Any], told: Told, *, last: bool) -> Iterator[dict[str, Any]]:

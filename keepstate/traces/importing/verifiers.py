@@ -45,6 +45,7 @@ STOPS = (
     ("timeout", FinishReason.TIME_LIMIT),
     ("time", FinishReason.TIME_LIMIT),
     ("max_", FinishReason.TURN_LIMIT),
+    ("truncated", FinishReason.CONTEXT_LIMIT),
 )
 """What a stop condition that names a limit holds, the telling ones first."""
 
@@ -98,7 +99,9 @@ def _rollout(row: Mapping[str, Any]) -> Told:
     told.verdict = graded(row.get("reward"), told.lost, mapping(row.get("metrics")))
     used = mapping(row.get("token_usage"))
     told.usage = usage_of(used.get("input_tokens"), used.get("output_tokens"))
-    _end(told, row.get("stop_condition"), [row["error"]] if row.get("error") else [])
+    stop = f"{row.get('stop_condition')} {'truncated' if row.get('is_truncated') else ''}"
+    aborted = "is_completed is false, and it does not tell why" if row.get("is_completed") is False else None
+    _end(told, stop, list(filter(None, [row.get("error") or aborted])))
     return told
 
 
