@@ -129,6 +129,12 @@ has the same in its [cell.json](cell.md), as `config`.""",
         ("bench.cells:CellRecord",),
         "The traces and verdicts of the cell lie beside it.",
     ),
+    "regraded.md": Page(
+        "Replaced verdicts",
+        "`regraded.json` beside traces, written by `keepstate bench regrade` before it replaces a verdict.",
+        ("bench.regrade:RegradedFile",),
+        "The traces themselves hold the new verdicts, and in `versions` the family that gave them.",
+    ),
     "report.md": Page(
         "Report",
         "`report.json` in the folder of a report, `runs/<run>/report/`, written by `keepstate report`.",

@@ -51,6 +51,7 @@ SHORT_WITH_ONE_IMPORTER = {
     "runtimes/sandbox/guest/preload.py": "what every interpreter has loaded: a list that grows by itself",
     "traces/importing/harbor.py": "one format: each has a module of its own, and one line in the registry",
     "tasks/questions.py": "called by families outside the package",
+    "models/scripted.py": "what tests and benchmarks drive the loop with, beside replays",
     "stages.py": "names of the pipeline, which the Makefile's help runs without an environment",
 }
 """Modules under 60 lines that a single module imports, each with its reason to stand alone. Those of a plugin have one:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,12 @@ from keepstate.bench.benchmark_config import (
 from keepstate.cli import Group
 from keepstate.cli._options import (
     PATH,
+    RUNTIME,
     base_url_option,
     concurrency_option,
     family_option,
     fresh_option,
+    json_option,
     limits_of,
     limits_options,
     sampling_of,
@@ -34,11 +37,16 @@ from keepstate.cli._options import (
     seed_option,
 )
 from keepstate.errors import EXIT_PARTIAL
+from keepstate.traces.view import printable
+from keepstate.vocabulary import AUTO, RuntimeName
 
 if TYPE_CHECKING:
     from keepstate.play.tally import Tally
+    from keepstate.tasks.base import Task
 
 RUNS = Path("runs")
+MOST_NAMED = 10
+"""Episodes named one by one."""
 
 
 @click.group(cls=Group)
@@ -129,6 +137,74 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
         base_url=base_url,
     )
     _play(picked(list(configs), patterns), RUNS / run_name, options)
+
+
+tasks_option = click.option(
+    "--tasks", "path", type=PATH, help="Folder of tasks, or a task-set JSON; where ids do not tell how to sample them."
+)
+
+
+@command.command("replay")
+@click.argument("run", type=PATH)
+@click.option("--runtime", type=RUNTIME, help="To play in.")
+@click.option("--tool-calls", type=click.IntRange(1), help="Of an action.")
+@tasks_option
+@family_option()
+@concurrency_option(8)
+@sandbox_options(AUTO)
+@json_option
+def replay_command(
+    run: Path, *, runtime: str | None, tool_calls: int | None, path: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Execute every recorded answer below RUN again, without a model, and compare: a run, a cell, or any traces.
+
+    Under the recorded contract all must be as recorded, byte for byte; exit 1 where it is not. With another --runtime
+    or --tool-calls in its place: what would have happened to the very same answers.
+    """
+    from keepstate.bench.replay import Contract, replay
+    from keepstate.play.tally import TallyDisplay
+
+    contract = Contract(RuntimeName(runtime) if runtime else None, tool_calls)
+    with TallyDisplay() as shown:
+        folders = eventloop.run(replay(run, contract, tasks=_tasks(path), on_progress=shown, **options))
+    if as_json:
+        click.echo(json.dumps([folder.figures() for folder in folders], indent=2))
+    for folder in folders if not as_json else ():
+        for line in folder.lines():
+            click.echo(printable(line))
+    _name_left_out({f"{folder.folder}/{name}": why for folder in folders for name, why in folder.left_out})
+    if not all(folder.good for folder in folders):
+        sys.exit(EXIT_PARTIAL)
+
+
+@command.command("regrade")
+@click.argument("run", type=PATH)
+@tasks_option
+@family_option()
+def regrade_command(run: Path, *, path: Path | None) -> None:
+    """Grade every episode below RUN anew whose family's grading changed, without a model: kept, regraded, or owed."""
+    from keepstate.bench.regrade import regrade
+
+    folders = eventloop.run(regrade(run, tasks=_tasks(path)))
+    for folder in folders:
+        for line in folder.lines():
+            click.echo(printable(line))
+    _name_left_out({f"{folder.folder}/{name}": why for folder in folders for name, why in folder.left_out.items()})
+    if any(folder.owed or folder.unknown for folder in folders):
+        sys.exit(EXIT_PARTIAL)
+
+
+def _tasks(path: Path | None) -> Sequence[Task]:
+    if path is None:
+        return ()
+    return TaskSource.model_validate({"folder" if path.is_dir() else "config": path}).load()
+
+
+def _name_left_out(found: Mapping[str, str]) -> None:
+    for name, why in [*found.items()][:MOST_NAMED]:
+        click.echo(printable(f"left out: {name}: {why}"), err=True)
+    if len(found) > MOST_NAMED:
+        click.echo(f"left out: {len(found) - MOST_NAMED} more", err=True)
 
 
 def _play(configs: Sequence[BenchmarkConfig], run: Path, options: dict[str, Any]) -> None:

@@ -45,6 +45,8 @@ class Job:
     """Rung of the sandbox."""
     begin: Callable[[], None] = lambda: None
     """Called in the thread that writes, before each trace is written: see `Once`."""
+    record: Callable[[Trace], None] | None = None
+    """Takes the trace, in that thread, in the place of writing it: a replay compares."""
     attempt: int = 0
 
 
@@ -165,7 +167,10 @@ async def _shielded_write(job: Job, trace: Trace) -> None:
 
 def _write(job: Job, trace: Trace) -> None:
     job.begin()
-    write_trace(job.tally.folder, trace)
+    if job.record is not None:
+        job.record(trace)
+    else:
+        write_trace(job.tally.folder, trace)
 
 
 def _first(errors: BaseExceptionGroup[UserError]) -> UserError:
