@@ -22,11 +22,11 @@ from keepstate.models.base import Model, Relay, Reply
 from keepstate.play.admission import Admission
 from keepstate.play.jobs import Job, Once, play
 from keepstate.play.tally import Tally
-from keepstate.resume import OtherWork, Record
+from keepstate.resume import OtherWork, Record, changed_keys
 from keepstate.tasks.base import Task
 from keepstate.tasks.families import environment_for
 from keepstate.traces import BadTrace
-from keepstate.traces.record import DEFAULT_LIMITS, Limits
+from keepstate.traces.record import DEFAULT_LIMITS, Limits, Trace
 from keepstate.traces.recorded import Due, finished_others, graded, other_options, read_record
 from keepstate.traces.writer import remove_trace
 from keepstate.vocabulary import AUTO, RuntimeName
@@ -154,8 +154,14 @@ class _Collection:
         for path, trace in graded(self._tally.folder):
             if trace is not None and trace.limits is None:
                 continue  # imported: no teacher's
-            if differs := changes or (trace and other_options(trace, self._record.decisive)):
+            if differs := changes or (trace and self._told_otherwise(trace)):
                 yield path, differs
+
+    def _told_otherwise(self, trace: Trace) -> list[str]:
+        asked = self._record.decisive
+        same = trace.task.family in asked["family"].split("+")
+        family = [] if same else changed_keys({"family": trace.task.family}, {"family": asked["family"]})
+        return family + other_options(trace, asked)
 
     def _begin(self) -> None:
         """Before the first trace is written: what other options made goes, their record last, and ours is written."""

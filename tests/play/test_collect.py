@@ -348,6 +348,9 @@ async def test_a_collection_of_an_older_version_goes_on_by_what_its_traces_tell(
     record.unlink()
     with pytest.raises(OtherWork, match=r"2 finished traces of other options:\n  limits\.turns: 40 -> 7"):
         await collect(plan(tasks[2:], tmp_path, limits=Limits(turns=7)))
+    idle = Failing(AssertionError("it is not asked"))
+    with pytest.raises(OtherWork, match=r"2 finished traces of other options:\n  family: knapsack -> navigation"):
+        await collect(plan(list(make_tasks("navigation", "mini", 1, 0)), tmp_path, lambda _task, _runtime: idle))
     (tally,) = await collect(plan(tasks, tmp_path))
     assert (tally.played, tally.kept) == (1, 2)
     assert record.exists()
