@@ -56,7 +56,7 @@ def check_family(family: Family, count: int) -> Iterator[str]:
 def _some(family: Family, difficulty: str, rules: str | None, count: int) -> list[Task]:
     with told(family, "instances"):
         given = family.instances(difficulty, rules)
-    count = count if given is None else min(count, len(given))
+    count = count if given is None else max(1, min(count, len(given)))
     return list(make_tasks(family.name, difficulty, count, 0, rules=rules))
 
 

@@ -58,7 +58,7 @@ def make_tasks(
             apart = f", {index - made} of them not apart from those given" if index > made else ""
             raise UserError(
                 f"the family {family_name} has {index} tasks of {difficulty}{apart}; {count} were asked for",
-                f"ask for fewer: --count {made}",
+                f"ask for fewer: --count {made}" if made else f"give {family_name} more tasks",
             )
         task = Task(
             task_id=f"{name}-s{seed_start}-{index:05d}",

@@ -18,7 +18,7 @@ def read_questions(path: Path | str, *, question: str = "question", answer: str 
         answer: Key of the answer, any JSON.
 
     Raises:
-        UserError: It cannot be read, or a line is no such object; names it.
+        UserError: It cannot be read, holds none, or a line is no such object; names it.
     """
     path, found = Path(path), []
     try:
@@ -38,4 +38,6 @@ def read_questions(path: Path | str, *, question: str = "question", answer: str 
             )
         hidden = {key: value for key, value in row.items() if key != question}
         found.append(Instance({"question": row[question]}, hidden, {"answer": row[answer]}))
+    if not found:
+        raise UserError(f"{path} holds no question", "write one JSON object a line into it")
     return found

@@ -285,6 +285,21 @@ def test_questions_come_from_a_file(written: Written, tmp_path: Path) -> None:
     (tmp_path / "questions.jsonl").write_text('{"question": "a"}')
     with pytest.raises(UserError, match=r"questions\.jsonl:1: no 'question' .* or no 'answer'"):
         list(make_tasks("words", "short", 1, 0))
+    (tmp_path / "questions.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"questions\.jsonl holds no question"):
+        list(make_tasks("words", "short", 1, 0))
+
+
+@pytest.mark.parametrize("command", ["check", "generate"])
+def test_a_family_without_tasks_says_so_and_asks_for_no_zero(written: Written, command: str, tmp_path: Path) -> None:
+    path = written(
+        ("    def sample(", "    def instances(self, difficulty, rules):\n        return []\n\n    def draw(")
+    )
+    options = [path] if command == "check" else ["--family", path, "--out", tmp_path / "tasks"]
+    result = keepstate("tasks", command, *options)
+    assert isinstance(result.exception, UserError)
+    assert "the family words has 0 tasks of short" in result.exception.message
+    assert result.exception.hint == "give words more tasks"
 
 
 async def said(task_of: Path, monkeypatch: pytest.MonkeyPatch, seconds: float = 30) -> Trace:
