@@ -76,6 +76,8 @@ class FolderReplay:
     """Of all these: ended by the episode's clock or a failure of ours, and compared as far as that."""
     empty: int = 0
     """Nothing was executed: failed by our doing before the first action."""
+    other_family: int = 0
+    """Traces that another version of their family recorded, by its digest: differences may be of that."""
     kinds: Counter[str] = field(default_factory=Counter)
     """Episodes by the kinds of their differences."""
     first: dict[str, FirstDifference] = field(default_factory=dict)
@@ -107,6 +109,8 @@ class FolderReplay:
             yield f"  {self.short} had ended by the clock or a failure of ours: compared as far as that"
         if self.empty:
             yield f"  {self.empty} had failed before their first action: nothing to replay"
+        if self.other_family:
+            yield f"  {self.other_family} were recorded with another version of their family"
         for kind, each in self.first.items():
             yield f"  {kind}: {self.kinds[kind]} episodes, first {each.task}, {each.place}"
             yield f"    recorded {each.recorded}"
@@ -264,6 +268,7 @@ def _job(path: Path, contract: Contract, at_hand: TasksAtHand, found: FolderRepl
             found.empty += 1
             return None
         task = at_hand.find(trace.task)
+        found.other_family += trace.versions.get("family") != family(trace.task.family).source
     except (TraceError, OSError) as error:
         found.left_out.append((path.name, read_fault(error)))
     except UserError as error:

@@ -13,6 +13,7 @@ from keepstate.bench import BenchmarkConfig, TaskSource
 from keepstate.bench import regrade as module
 from keepstate.bench.cells import Cell, make_cell
 from keepstate.bench.regrade import REGRADED_FILE, FolderRegrade, regrade
+from keepstate.bench.replay import Contract, replay
 from keepstate.bench.results import read_cell
 from keepstate.bench.run import play_cells
 from keepstate.cli import cli
@@ -189,6 +190,8 @@ async def test_where_more_than_the_grading_changed_an_episode_is_owed_and_nothin
     assert counts(found) == (0, 0, 0, 4)
     assert why in next(iter(found.owed.values()))
     assert files(folder) == before
+    [again] = await replay(tmp_path / "run", Contract())
+    assert (again.other_family, again.different) == (4, 4)
 
 
 async def test_one_that_is_owed_keeps_a_whole_folder_at_its_grading(
