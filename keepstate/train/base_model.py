@@ -15,7 +15,7 @@ from keepstate.dataset.sample import end_of_turn
 from keepstate.dataset.templates import FOLDER, ChatTemplate, load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
-from keepstate.model_files import absolute_model, model_folder, special_tokens
+from keepstate.model_files import absolute_model, model_folder, read_object, special_tokens
 from keepstate.model_shape import FAMILIES, PROJECTIONS, ModelShape, read_shape
 from keepstate.vocabulary import RuntimeName
 
@@ -23,6 +23,7 @@ OTHER_LAYERS: dict[str, tuple[str, ...]] = {"phi3": ("qkv_proj", "o_proj", "gate
 """Linear layers of kinds that name them otherwise."""
 FUSED_ATTENTION = frozenset({"qwen3"})
 """Kinds that the configs' `fused_attn_kernel` is made for, in Axolotl 0.19.0; for others it does nothing."""
+UNSIZED = "its sizes are not known, so neither are memory and time"
 KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "fused_attn_kernel")
 
 
@@ -42,6 +43,13 @@ class BaseModel:
         """The base model that a config names."""
         name = str(config["base_model"])
         return cls(name, model_folder(name), read_shape(name))
+
+    @property
+    def kind(self) -> str:
+        """transformers' `model_type`, which files tell even where sizes are not known; "" where nothing does."""
+        if self.shape:
+            return self.shape.kind
+        return str(read_object(self.folder / "config.json").get("model_type") or "") if self.folder else ""
 
     @property
     def tokenizer(self) -> TextTokenizer | None:
@@ -83,17 +91,17 @@ def keys_for(model: BaseModel, config: Mapping[str, Any]) -> tuple[dict[str, Any
         model: The base model.
         config: The config, with what the user named.
     """
-    shape, changed = model.shape, dict[str, Any]()
-    if shape is None:
-        return {}, [f"{model.name}: its sizes are not known, so neither are memory and time; LoRA is put on what the "
-                    f"config names: {_layers(config)}"]  # fmt: skip
-    if shape.kind not in FAMILIES:
-        layers = OTHER_LAYERS.get(shape.kind)
+    kind, changed = model.kind, dict[str, Any]()
+    if not kind:
+        return {}, [f"{model.name}: {UNSIZED}; LoRA is put on what the config names: {_layers(config)}"]
+    if kind not in FAMILIES:
+        layers = OTHER_LAYERS.get(kind)
         changed |= {"lora_target_modules": list(layers)} if layers else {"lora_target_linear": True}
         changed |= {} if layers else {"lora_target_modules": None}
-    off = [key for key in KERNELS if config.get(key) and not _has_kernel(shape.kind, key)]
+    off = [key for key in KERNELS if config.get(key) and not _has_kernel(kind, key)]
     changed |= dict.fromkeys(off, False)
-    words = f"base model {model.name}: {shape.kind}, {shape.words()}; LoRA on {_layers({**config, **changed})}"
+    sizes = model.shape.words() if model.shape else UNSIZED
+    words = f"base model {model.name}: {kind}, {sizes}; LoRA on {_layers({**config, **changed})}"
     return changed, [words + (f"; without {', '.join(off)}, which it does not have" if off else "")]
 
 

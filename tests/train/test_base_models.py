@@ -215,7 +215,7 @@ def test_a_training_of_another_model_chooses_what_fits_and_says_so(
     assert f"--tokenizer {model} --template {template}" in caught.value.hint
 
 
-def test_layers_of_other_kinds_are_named_or_all_are_taken() -> None:
+def test_layers_of_other_kinds_are_named_or_all_are_taken(tmp_path: Path) -> None:
     def keys(kind: str) -> dict[str, Any]:
         shape = ModelShape(kind, 2, 64, 128, 4, 2, 16, 500, False)
         return keys_for(BaseModel("m", None, shape), GPU_CONFIG)[0]
@@ -223,6 +223,11 @@ def test_layers_of_other_kinds_are_named_or_all_are_taken() -> None:
     assert keys("phi3")["lora_target_modules"] == ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
     assert keys("granite")["lora_target_linear"] is True
     assert keys("granite")["lora_mlp_kernel"] is False
+    (tmp_path / "config.json").write_text('{"model_type": "phi"}')  # whose sizes are not told
+    changed, words = keys_for(BaseModel("m", tmp_path, None), GPU_CONFIG)
+    assert (changed["lora_target_linear"], changed["lora_target_modules"]) == (True, None)
+    assert "phi, its sizes are not known" in words[0]
+    assert "LoRA on all linear layers" in words[0]
     changed, words = keys_for(BaseModel("m", None, None), GPU_CONFIG)
     assert (changed, "its sizes are not known" in words[0]) == ({}, True)
 
