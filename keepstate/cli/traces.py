@@ -13,6 +13,7 @@ from rich.table import Table
 
 from keepstate.cli import LazyGroup
 from keepstate.cli._options import PATH, json_option
+from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.traces import BadTrace, Trace, iter_traces, read_trace
 from keepstate.traces.check import check_folders
@@ -42,7 +43,8 @@ def command() -> None:
 @click.option("--paired", is_flag=True, help="Folders (or the subfolders of one) must hold the same tasks.")
 def check(folders: tuple[Path, ...], paired: bool) -> None:
     """Check every trace below FOLDERS; name the broken ones and exit with 1 if there are any."""
-    report = check_folders(folders, paired=paired)
+    with CountDisplay("reading traces") as shown:
+        report = check_folders(folders, paired=paired, on_progress=shown)
     if not report.checked:
         raise UserError(f"no *.trace.json below {' '.join(map(str, folders))}", "make some: keepstate traces collect")
     for path, reasons in report.problems.items():
@@ -88,8 +90,8 @@ def _grouped(folders: tuple[Path, ...]) -> tuple[dict[tuple[str, str, str], list
     """Traces by runtime, task set and model, and how many files are none."""
     groups: dict[tuple[str, str, str], list[Trace]] = defaultdict(list)
     bad = 0
-    for folder in folders:
-        for _, trace in iter_traces(folder):
+    with CountDisplay("reading traces") as shown:
+        for trace in (trace for folder in folders for _, trace in iter_traces(folder, on_progress=shown)):
             if isinstance(trace, BadTrace):
                 bad += 1
             else:

@@ -6,7 +6,7 @@ and messages tell the same story, the verdict beside it agrees. Tokens are check
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -35,12 +35,15 @@ class TraceCheck:
         return not self.problems and not self.unpaired
 
 
-def check_folders(folders: Sequence[Path], *, paired: bool = False) -> TraceCheck:
+def check_folders(
+    folders: Sequence[Path], *, paired: bool = False, on_progress: Callable[[tuple[int, int]], None] = lambda _: None
+) -> TraceCheck:
     """Check every trace below `folders`.
 
     Args:
         folders: Where to look; with `paired` each is an arm, or if there is only one, each of its subfolders.
         paired: Also name the tasks that not every arm has.
+        on_progress: See `iter_traces`.
 
     Raises:
         UserError: A folder does not exist.
@@ -49,7 +52,7 @@ def check_folders(folders: Sequence[Path], *, paired: bool = False) -> TraceChec
     arms: dict[Path, set[str]] = {folder: set() for folder in (_arms(folders) if paired else folders)}
     names: dict[str, str] = {}
     for folder, tasks in arms.items():
-        for path, trace in iter_traces(folder):
+        for path, trace in iter_traces(folder, on_progress=on_progress):
             report.checked += 1
             if isinstance(trace, BadTrace):
                 report.problems[path] = [trace.reason]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,22 @@ def read_trace(path: Path) -> Trace:
         ) from error
 
 
-def iter_traces(folder: Path) -> Iterator[tuple[Path, Trace | BadTrace]]:
+def iter_traces(
+    folder: Path, *, on_progress: Callable[[tuple[int, int]], None] = lambda _: None
+) -> Iterator[tuple[Path, Trace | BadTrace]]:
     """Every `*.trace.json` below `folder`, sorted by path, one at a time. See `trace_files`.
+
+    Args:
+        folder: Where to look.
+        on_progress: Called before each with how many were read, and how many there are.
 
     Raises:
         UserError: No such folder.
     """
     paths, bad = trace_files(folder)
     yield from ((each.path, each) for each in bad)
-    for path in sorted(map(Path, paths)):
+    for number, path in enumerate(sorted(map(Path, paths))):
+        on_progress((number, len(paths)))
         try:
             yield path, load_trace(path)
         except (TraceError, OSError) as error:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from keepstate.cli.traces import command
 from keepstate.dataset.sample import Refused, check_messages
+from keepstate.display import CountDisplay
 from keepstate.errors import UserError
 from keepstate.models.base import Message
 from keepstate.traces import parse_trace, read_trace, write_trace
@@ -89,6 +90,16 @@ def test_arms_must_hold_the_same_tasks(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "knapsack-t1: not in" in result.stdout
     assert "5 traces checked, 0 broken, 1 tasks not in every folder" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["check", "stats"])
+def test_what_reads_many_traces_shows_how_many(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        write_trace(tmp_path / str(number), note_episode(["a"]))
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(CountDisplay, "__call__", lambda _, state: seen.append(state))
+    assert run(name, tmp_path).exit_code == 0
+    assert seen == [(0, 3), (1, 3), (2, 3)]
 
 
 def test_check_names_the_broken_and_exits_1(tmp_path: Path) -> None:
