@@ -310,5 +310,7 @@ def existing_folder(path: Path, what: str, command: str) -> Path:
     if not path.exists():
         raise UserError(f"{what}: no such folder: {path}", f"make it with: {command}")
     if not path.is_dir():
-        raise UserError(f"{what}: {path} is a file, a folder is needed", f"make it with: {command}")
+        raise UserError(
+            f"{what}: {path} is a file, a folder is needed", f"name the folder that holds it: {path.parent}"
+        )
     return path

@@ -192,9 +192,10 @@ def _require_rows(folder: Path, runtime: RuntimeName, arm: Arm, choice: ChosenRo
         return
     with arm.spool.open("rb") as spool:
         left_out = _write_left_out(folder, arm, choice, spool)
+    held_out = Counter({"held out": len(choice.val)} if choice.val else {})
     raise UserError(
-        f"{runtime}: none of {arm.read} traces is left to train on: {_counts(left_out)}",
-        _way_out(arm, left_out, folder),
+        f"{runtime}: none of {arm.read} traces is left to train on: {_counts(held_out + left_out)}",
+        "hold no task out: --val-fraction 0" if choice.val else _way_out(arm, left_out, folder),
     )
 
 

@@ -200,6 +200,7 @@ def notes(figures: Sequence[CellFigures]) -> Iterator[str]:
     lost = [f"{f.cell.label} {_origins(f)}" for f in figures if f.cell.not_graded]
     if lost:
         yield f"Not graded by a failure of ours, and in no figure: {'; '.join(lost)}."
+    yield from _repeats(figures)
     for figure in figures:
         yield from _cell_notes(figure)
     yield from _differences(figures)
@@ -210,17 +211,24 @@ def notes(figures: Sequence[CellFigures]) -> Iterator[str]:
         yield f"Model-written code ran without a sandbox in: {', '.join(unsafe)}."
 
 
+def _repeats(figures: Sequence[CellFigures]) -> Iterator[str]:
+    """Cells with more episodes than tasks, together where they have as many of both."""
+    cells: dict[str, list[str]] = {}
+    for figure in figures:
+        episodes = len(figure.cell.episodes)
+        if episodes > figure.n:
+            alike = f"{counted(episodes, 'graded episode')} of {counted(figure.n, 'task')}"
+            cells.setdefault(alike, []).append(figure.cell.label)
+    for alike, labels in cells.items():
+        where = "Every cell" if len(labels) == len(figures) > 1 else ", ".join(labels)
+        yield f"{where}: {alike}: repeats of a task are averaged, and n counts tasks."
+
+
 def _cell_notes(figure: CellFigures) -> Iterator[str]:
     cell = figure.cell
     if cell.missing:
         where = " or in a file that cannot be read" if cell.unreadable else ""
         yield f"{cell.label}: {counted(cell.missing, 'task')} not played yet{where}; the figures are of the others."
-    repeats = len(cell.episodes) - figure.n
-    if repeats:
-        yield (
-            f"{cell.label}: {counted(len(cell.episodes), 'graded episode')} of {counted(figure.n, 'task')}: repeats of"
-            " a task are averaged, and n counts tasks."
-        )
     yield from (f"{cell.label}: {remark}." for remark in cell.remarks)
     for reason in cell.unreadable:
         yield f"{cell.label}: unreadable, left out: {reason}."

@@ -55,6 +55,18 @@ def test_a_build_that_leaves_nothing_touches_no_data_set_of_any_arm(
     assert [before[name].changed_files(folder) for name, folder in out.items()] == [[], []]
 
 
+def test_an_arm_whose_only_task_is_held_out_is_told_so(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
+    arms = {name: tmp_path / name for name in (PERSISTENT, FORGET)}
+    out = {name: tmp_path / "d" / name for name in arms}
+    write_traces(arms[PERSISTENT], [make_trace(number) for number in range(9)])
+    write_traces(arms[FORGET], [make_trace(0, runtime=FORGET)])
+    hold = {"template": "chatml", "tokenizer_path": small_tokenizer.path, "jobs": 1}
+    with pytest.raises(UserError, match=r"forget: none of 1 traces is left to train on: held out 1$") as told:
+        build_datasets(arms, out, options=BuildOptions(val_fraction=0.99), **hold)
+    assert told.value.hint == "hold no task out: --val-fraction 0"
+    assert build_datasets(arms, out, options=BuildOptions(val_fraction=0), **hold)[FORGET].splits["train"].rows == 1
+
+
 def test_rows_are_the_traces_texts_and_the_counts_are_the_files(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
     write_traces(tmp_path / "t", [make_trace(number) for number in range(10)])
     manifest = build(tmp_path / "t", tmp_path / "d", small_tokenizer, val_fraction=0.2)

@@ -408,7 +408,8 @@ def test_repeats_of_a_task_are_averaged_and_count_once(tmp_path: Path) -> None:
     (comparison,) = group.comparisons
     assert comparison.n == 4
     assert comparison.optimality.difference.value == pytest.approx(0.5 - 2 / 3), "no episode is dropped"
-    assert "12 graded episodes of 4 tasks: repeats of a task are averaged" in " ".join(group.notes)
+    note = "Every cell: 12 graded episodes of 4 tasks: repeats of a task are averaged, and n counts tasks."
+    assert [each for each in group.notes if "repeats" in each] == [note]
     cells = [str(tmp_path / "run" / f"{adapter}-persistent-mini") for adapter in ("forget", "persistent")]
     result = CliRunner().invoke(compare_command.command, cells)
     assert "12 graded episodes of 4 tasks: repeats of a task are averaged" in " ".join(result.stdout.split())

@@ -363,6 +363,7 @@ def test_a_verdict_that_contradicts_itself_is_told(tmp_path: Path) -> None:
         ({"prompt": "q", "completion": "a"}, "prompt and completion"),
         ({"instruction": "q", "input": "", "output": "a"}, "Alpaca"),
         ({"trajectory": []}, "trajectory"),
+        ({"status": "completed", "error": None, "result": {}}, "this is a verdict; name its trace"),
         ({"messages": "[]"}, "`messages` is text"),
         ({"chosen": [], "rejected": []}, "preferences"),
         ({"x": 1}, "neither `messages` nor `conversations` is a list"),

@@ -174,6 +174,13 @@ def test_summaries_by_agent(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary_react-knapsack.json").read_text())["num_tasks_executed"] == 1
 
 
+def test_a_file_where_a_folder_is_needed_is_told_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "one.trace.json").write_text("{}")
+    error = run("stats", tmp_path / "one.trace.json").exception
+    assert isinstance(error, UserError)
+    assert error.hint == f"name the folder that holds it: {tmp_path}"
+
+
 def test_stats_of_folders(tmp_path: Path) -> None:
     write_trace(tmp_path / "a", note_episode(["x"]))
     write_trace(tmp_path / "b", note_episode(["x"], failure="gone", runtime=RuntimeName.FORGET))

@@ -73,7 +73,6 @@ RECOGNISED: tuple[tuple[frozenset[str], str], ...] = tuple(
         ("input output", "a row of input and output"),
         ("role content", "one message alone, not a row of them"),
         ("from value", "one message alone, not a row of them"),
-        ("status result", "a verdict, not a trace"),
         ("split row path", "an index of a data set of keepstate's"),
         ("path reason detail", "a list of traces that a data set leaves out"),
         ("text", "a row of plain text"),
@@ -127,6 +126,8 @@ def foreign(value: Any) -> str | None:
     for key in ("messages", "conversations"):
         if isinstance(value.get(key), str):
             return f"`{key}` is text: if it is JSON, decode it once more, so that it is a list"
+    if keys >= {"status", "result"}:
+        return "this is a verdict; name its trace, NAME.trace.json beside NAME.json, and it is read with it"
     for needed, name in RECOGNISED:
         if needed <= keys:
             return f"this is {name}, which is not read yet; {AS_ROWS}"
