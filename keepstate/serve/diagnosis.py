@@ -31,6 +31,10 @@ _NOISE = re.compile(
 _CAUSE = re.compile(r"^(?:\([^)]*\) )*(?P<what>[\w.]*(?:Error|Exception)\b: .+)$", re.MULTILINE)
 
 
+KILLED = 137
+"""The code of a process that the kernel killed, which it does where memory ends: it says nothing itself."""
+
+
 def stage(log: str) -> str:
     """How far the start has come, in words; empty before the first line that tells."""
     found: list[tuple[int, str]] = []
@@ -76,21 +80,34 @@ def _explain(planned: ServingPlan, log: str, code: int) -> tuple[str, str]:
     """The cause, by what vLLM's log says, and the remedy."""
     lower = f"serve with a smaller --context than {planned.context}"
     beside = "end other programs that use it" + (f" (nvidia-smi), or {lower}" if planned.device == "cuda" else "")
-    if "ddress already in use" in log:
-        return f"port {planned.port} was taken meanwhile", f"choose another: --port {planned.port + 1}"
-    if re.search(r"KV cache is (?:larger|needed)|KV cache memory|No available memory for the cache", log):
-        return "the memory left beside the weights holds too few tokens", lower
-    if re.search(r"OutOfMemoryError|out of memory|Free memory on device|Available memory on node", log) or code == 137:
-        return "the memory did not suffice", beside
-    if re.search(r"Repository Not Found|is not a valid model identifier|couldn't connect|LocalEntryNotFound", log):
-        return (
+    short = r"OutOfMemoryError|out of memory|Free memory on device|Available memory on node"
+    fetch = "check its name and the network, or name a model folder: --base-model FOLDER"
+    known = (
+        (
+            r"ddress already in use",
+            f"port {planned.port} was taken meanwhile",
+            f"choose another: --port {planned.port + 1}",
+        ),
+        (r"error: (?:unrecognized arguments: |argument --)", "vLLM does not take an option", "correct it: --vllm-arg"),
+        (
+            r"KV cache is (?:larger|needed)|KV cache memory|No available memory for the cache",
+            "the memory left beside the weights holds too few tokens",
+            lower,
+        ),
+        (short if code != KILLED else "", "the memory did not suffice", beside),
+        (
+            r"Repository Not Found|is not a valid model identifier|couldn't connect|LocalEntryNotFound",
             f"the model {planned.base_model} could not be fetched",
-            "check its name and the network, or name a model folder: --base-model FOLDER",
-        )
+            fetch,
+        ),
+    )
+    for pattern, cause, hint in known:
+        if re.search(pattern, log):
+            return cause, hint
     if "Application startup complete" not in log and (name := _unloaded(planned, log)):
         return (
             f"the adapter {name!r} could not be loaded",
-            f"it must be a LoRA of {planned.base_model}; or leave it out",
+            f"what vLLM says above names the cause; its layers fit {planned.base_model}'s. Or leave it out",
         )
     causes = _CAUSE.findall(log)
     words = f"vLLM ended with code {code}" + (f" ({causes[-1][:300]})" if causes else "")

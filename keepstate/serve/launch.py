@@ -191,5 +191,5 @@ def _ask(planned: ServingPlan, name: str, process: GuardedProcess) -> None:
         raise failure(planned, log_text(planned.log), code)
     raise UserError(
         f"the server is up, but {name!r} does not answer: {reason}",
-        f"see {planned.log}; an adapter must be a LoRA of {planned.base_model}",
+        f"{planned.log} names the cause; an adapter can be left out: --lora",
     )

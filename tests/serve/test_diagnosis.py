@@ -45,6 +45,11 @@ def test_the_last_stage_counts(line: str, words: str) -> None:
         ("torch.OutOfMemoryError: CUDA out of memory. Tried", "did not suffice", "nvidia-smi"),
         ("ValueError: Free memory on device cuda:0 (3/80 GiB) on startup is less", "did not suffice", "nvidia-smi"),
         ("OSError: We couldn't connect to 'https://huggingface.co'", "could not be fetched", "--base-model"),
+        (
+            "api_server.py: error: unrecognized arguments: --max-seqs 3",
+            "unrecognized arguments: --max-seqs",
+            "--vllm-arg",
+        ),
         ("ValueError: something new", r"code 1 (ValueError: something new)", "keepstate doctor"),
     ],
 )

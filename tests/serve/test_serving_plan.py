@@ -237,3 +237,33 @@ def test_an_option_that_the_plan_decides_is_refused(given: str, hint: str, model
 def test_an_option_that_is_none_is_refused(model: Path) -> None:
     with pytest.raises(UserError, match=r"'64' is not KEY or KEY=VALUE"):
         plan_serving(base_model=model, template="chatml", vllm_args=["64"])
+
+
+GOLDEN = {
+    "cpu": """python -P -m vllm.entrypoints.openai.api_server --model MODEL --served-model-name base --host 127.0.0.1
+        --port 8123 --dtype bfloat16 --max-model-len 4096 --chat-template TEMPLATES/chatml.jinja
+        --default-chat-template-kwargs NOTHINK --block-size 32 --max-num-batched-tokens 4352 --max-loras 2
+        --max-lora-rank 32 --enable-prefix-caching --enable-prompt-tokens-details --enforce-eager
+        --no-enable-chunked-prefill --enable-lora --lora-modules persistent=HERE/persistent react=HERE/react
+        --lora-target-modules q_proj v_proj --max-num-seqs 64""",
+    "cuda": """python -P -m vllm.entrypoints.openai.api_server --model MODEL --served-model-name base --host 127.0.0.1
+        --port 8123 --dtype bfloat16 --max-model-len 4096 --chat-template TEMPLATES/chatml.jinja
+        --default-chat-template-kwargs NOTHINK --gpu-memory-utilization 0.9 --max-loras 2 --max-lora-rank 32
+        --enable-prefix-caching --enable-prompt-tokens-details --enable-lora
+        --lora-modules persistent=HERE/persistent react=HERE/react --max-num-seqs 64""",
+}
+"""The whole command line: a change here is one that every server gets."""
+
+
+@pytest.mark.parametrize("device", GOLDEN)
+def test_the_whole_command_line(
+    device: str, make_adapter: MakeAdapter, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEPSTATE_DEVICE", device)
+    adapters = [make_adapter(), make_adapter("react", rank=20)]
+    planned = plan_serving(adapters=adapters, port=8123, vllm_args=["max-num-seqs=64"])
+    places = {str(model): "MODEL", str(FOLDER): "TEMPLATES", str(tmp_path): "HERE"}
+    words = command(planned, PYTHON)
+    for place, name in places.items():
+        words = [word.replace(place, name) for word in words]
+    assert [word if word != '{"enable_thinking": false}' else "NOTHINK" for word in words] == GOLDEN[device].split()
