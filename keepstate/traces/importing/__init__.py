@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from keepstate.files import content_hash
@@ -123,6 +124,14 @@ def graded(score: Any, lost: set[str], metrics: Mapping[str, Any] | None = None)
     if odd := sorted(told.keys() - numbers.keys()):
         lost.add(f"metrics that are no numbers: {', '.join(odd)}")
     return Verdict(is_solved=score == 1, score=float(score), metrics=numbers)
+
+
+def time_of(seconds: Any) -> str:
+    """Seconds since 1970 as traces write times; "" where the source tells none."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else ""
+    except (TypeError, ValueError, OverflowError, OSError):
+        return ""
 
 
 def usage_of(prompt: Any, completion: Any, cached: Any = None) -> TokenUsage:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
-from keepstate.traces.importing import UNKNOWN, Told, mapping, usage_of
+from keepstate.traces.importing import UNKNOWN, Told, mapping, time_of, usage_of
 from keepstate.traces.parsing import parse_answer
 from keepstate.traces.record import TraceError
 from keepstate.vocabulary import FinishReason, RuntimeName
@@ -63,8 +62,8 @@ def told_of(value: Any) -> Told:
         used = mapping(value.get("token_usage"))
         told.usage = usage_of(used.get("input_tokens"), used.get("output_tokens"))
         told.finish = FinishReason.TURN_LIMIT if value.get("state") == FULL_STATE else FinishReason.FINISHED
-    told.started_at = _time(mapping(acting[0].get("timing")).get("start_time"))
-    told.finished_at = _time(mapping(acting[-1].get("timing")).get("end_time"))
+    told.started_at = time_of(mapping(acting[0].get("timing")).get("start_time"))
+    told.finished_at = time_of(mapping(acting[-1].get("timing")).get("end_time"))
     told.model = next((name for step in acting if (name := _model(step))), UNKNOWN)
     return told
 
@@ -150,10 +149,3 @@ def _text(content: Any) -> str:
 def _model(step: Mapping[str, Any]) -> str | None:
     raw = mapping(mapping(step.get("model_output_message")).get("raw"))
     return str(raw["model"]) if raw.get("model") else None
-
-
-def _time(seconds: Any) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    except (TypeError, ValueError, OverflowError, OSError):
-        return ""

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
-from keepstate.traces.importing import UNKNOWN, Told, file_word, graded, mapping, usage_of
+from keepstate.traces.importing import UNKNOWN, Told, file_word, graded, mapping, time_of, usage_of
 from keepstate.traces.record import TraceError
 from keepstate.vocabulary import FinishReason
 
@@ -146,7 +145,7 @@ def _trace(trace: Mapping[str, Any]) -> Told:
     parts = [reward.get("score", 0) * reward.get("weight", 1) for reward in rewards]
     told.verdict = graded(sum(parts) if parts else None, told.lost, mapping(trace.get("metrics")))
     times = mapping(trace.get("timing"))
-    told.started_at, told.finished_at = _time(times.get("start")), _time(mapping(times.get("agent")).get("end"))
+    told.started_at, told.finished_at = time_of(times.get("start")), time_of(mapping(times.get("agent")).get("end"))
     told.lost |= {f"key {key}" for key in ("tools", "info", "extra_usage", "request_rewrites") if trace.get(key)}
     told.lost.add("tokens as ids, sampling and limits")
     failed = [] if trace.get("ok", True) else [_errors(trace)]
@@ -193,10 +192,3 @@ def _words(error: Any) -> str:
     told = mapping(error)
     named = told.get("error_chain_str") or told.get("message") or told.get("error")
     return str(named or error)
-
-
-def _time(seconds: Any) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else ""
-    except (TypeError, ValueError, OverflowError, OSError):
-        return ""
