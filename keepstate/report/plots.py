@@ -53,9 +53,9 @@ def to_svg(plot: dict[str, Any]) -> str:
     return str(vl_convert.vegalite_to_svg(plot))
 
 
-def to_png(plot: dict[str, Any], scale: float = 2.0) -> bytes:
+def to_png(plot: dict[str, Any]) -> bytes:
     """A specification as a PNG image."""
-    return bytes(vl_convert.vegalite_to_png(plot, scale=scale))
+    return bytes(vl_convert.vegalite_to_png(plot, scale=2.0))
 
 
 _AXIS = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from made_tokenizers import make_tokenizer
 
 from keepstate.dataset.manifest import read_manifest
 from keepstate.places import SHIPPED
@@ -19,7 +20,6 @@ from keepstate.vocabulary import RuntimeName
 
 SCRIPT = SHIPPED / "train" / "qwen3_8b_axolotl.py"
 TRACES = 6
-SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 A100 = read_axolotl_config(config_path(RuntimeName.REACT, laptop=False))
 PATHS = {"datasets", "test_datasets", "base_model", "chat_template_jinja", "output_dir", "dataset_prepared_path"}
 """What every resolved config changes: places."""
@@ -43,17 +43,8 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder whose tokenizer has the think tokens and a token a byte; there are no weights."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([], trainer)
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer.save(str(folder / "tokenizer.json"))
+    """A model folder with Qwen3's special tokens, of which nothing else is known; there are no weights."""
+    folder = make_tokenizer("qwen3", tmp_path_factory.mktemp("model"))
     (folder / "config.json").write_text("{}")
     return folder
 
