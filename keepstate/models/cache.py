@@ -99,6 +99,12 @@ class AnswerCache:
         with self._explained():
             self._file.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", row)
 
+    def drop(self, url: str, request: Mapping[str, Any]) -> None:
+        """Forget an answer that was found and is none."""
+        self.found -= 1
+        with self._explained():
+            self._file.execute("DELETE FROM answers WHERE request = ?", (_key(url, request),))
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:

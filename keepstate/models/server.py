@@ -217,7 +217,10 @@ class ServerModel:
         """One answer: the one that is kept of exactly this request, else the server's, which is kept if it is one."""
         url, cache, budget = self.endpoint.base_url, self.endpoint.cache, self.endpoint.budget
         if cache and (kept := cache.find(url, request)):
-            return await self._read(said_of(kept.body), kept.seconds, counting=counting)
+            try:
+                return await self._read(said_of(kept.body), kept.seconds, counting=counting)
+            except ServerFault:  # the file is damaged, or was written by a version that took more for an answer
+                cache.drop(url, request)
         await self.endpoint.free()
         async with budget.request() if budget else nullcontext():
             started = time.monotonic()

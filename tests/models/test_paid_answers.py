@@ -107,6 +107,16 @@ async def test_what_is_no_answer_is_not_kept(body: Any, tmp_path: Path) -> None:
         assert [reply.text for reply in await ask(server, 1, cache=cache)] == [FINISH]
 
 
+async def test_what_is_kept_and_no_answer_is_no_fault_of_the_servers_and_asked_for_again(tmp_path: Path) -> None:
+    with paid() as server, closing(AnswerCache(tmp_path / "a.sqlite")) as cache:
+        await ask(server, 1, cache=cache)
+        cache._file.execute("UPDATE answers SET body = 'damaged'")
+        assert [reply.text for reply in await ask(server, 1, cache=cache)] == [FINISH]
+        assert (len(server.requests), cache.found) == (2, 0)
+        await ask(server, 1, cache=cache)
+        assert (len(server.requests), cache.found) == (2, 1)
+
+
 def test_another_programs_file_is_no_cache(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs.sqlite"
     with closing(sqlite3.connect(theirs)) as file:
