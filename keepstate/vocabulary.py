@@ -76,7 +76,7 @@ AUTO, OR_STRONGER = "auto", "+"
 BASE = "base"
 """The base model alone: its name as who is measured, and on the server."""
 MIXED = "mixed"
-"""Data of several runtimes, and the adapter that is trained on it; one of a single runtime has that one's name."""
+"""The name of data of several runtimes, and of the adapter that is trained on it; of one runtime it is that one's."""
 ADAPTER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,99}$"
 """What an adapter may be called."""
 

@@ -17,7 +17,7 @@ from keepstate.dataset.sample import REMEDIES
 from keepstate.dataset.templates import BUILT_IN, OWN
 from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import MIXED, RuntimeName
 
 if TYPE_CHECKING:
     from keepstate.dataset.parity import RowReport
@@ -38,6 +38,7 @@ def command() -> None:
 @command.command(context_settings={"show_default": True})
 @click.option("--traces", type=PATH, default="data/traces", help="Folder with a subfolder for each runtime.")
 @click.option("--runtime", "runtimes", type=RUNTIME, multiple=True, help="Arm to build, repeatable; else all there.")
+@click.option("--mix", help="One data set of several runtimes instead, as persistent,forget; its subfolder: mixed.")
 @click.option("--out", type=PATH, default="data/datasets", help="Folder; each arm gets a subfolder.")
 @click.option(
     "--template",
@@ -72,6 +73,7 @@ def command() -> None:
 def build(
     traces: Path,
     runtimes: tuple[str, ...],
+    mix: str | None,
     out: Path,
     template: str | None,
     tokenizer: str | None,
@@ -82,25 +84,22 @@ def build(
 
     Exit 1 if a file could not be read as a trace or its conversation could not be proven.
     """
-    from keepstate.dataset.build import build_datasets
+    from keepstate.dataset.build import build_datasets, build_mixed
     from keepstate.processes import sigterm_interrupts
 
     options = _options(chosen)
-    arms = _arms(traces, runtimes)
+    arms = _arms(traces, _mixed(mix, runtimes) if mix else runtimes)
     with sigterm_interrupts(), CountDisplay("reading traces") as shown:
-        manifests = build_datasets(
-            arms,
-            {runtime: out / runtime for runtime in arms},
-            template=template,
-            tokenizer_path=tokenizer_folder(tokenizer),
-            options=options,
-            jobs=jobs,
-            on_progress=shown,
-        )
-    for runtime, manifest in manifests.items():
-        for line in manifest.words(out / runtime):
+        rest: dict[str, Any] = {"template": template, "tokenizer_path": tokenizer_folder(tokenizer)}
+        rest |= {"options": options, "jobs": jobs, "on_progress": shown}
+        if mix:
+            manifests = [build_mixed(arms, out / MIXED, **rest)]
+        else:
+            manifests = [*build_datasets(arms, {runtime: out / runtime for runtime in arms}, **rest).values()]
+    for manifest in manifests:
+        for line in manifest.words(out / manifest.arm):
             click.echo(line)
-    bad = [item for runtime in manifests for item in _unreadable(out / runtime)]
+    bad = [item for manifest in manifests for item in _unreadable(out / manifest.arm)]
     _name(bad)
     for root in arms.values():
         if rows := sum(1 for path in root.rglob("*") if path.name.lower().endswith((".jsonl", ".jsonl.gz"))):
@@ -133,6 +132,8 @@ def check(folders: tuple[Path, ...], tokenizer: str | None, **chosen: str | None
         server = chosen["server"]
         against = f"; prompts as {server} makes them" if server else ""
         click.echo(f"{folder}: {'NOT proven' if report.bad else 'proven'}: {found}{against}")
+        for runtime, of in report.by_runtime.items():
+            click.echo(f"  of {runtime}: {of.rows} rows, {of.turns:,} turns, {len(of.bad)} rows differ")
         if report.unrecorded:
             click.echo(f"  {report.unrecorded} rows are of imported traces, which hold no record of what was sent")
         if report.bad:
@@ -202,6 +203,20 @@ def tokenizer_folder(name: str | None) -> Path:
 def _options(chosen: dict[str, Any]) -> BuildOptions:
     chosen["finished"] = not chosen.pop("unfinished")
     return BuildOptions.model_validate(chosen)
+
+
+def _mixed(mix: str, runtimes: tuple[str, ...]) -> tuple[str, ...]:
+    """The runtimes that `--mix` names.
+
+    Raises:
+        UsageError: One is none or named twice, or others are named beside them.
+    """
+    names = tuple(mix.split(","))
+    if runtimes:
+        raise click.UsageError("--mix names the runtimes of its data set: give either --mix or --runtime")
+    if len(set(names)) < max(2, len(names)) or not set(names) <= set(RuntimeName):
+        raise click.BadParameter(f"{mix!r}: two or more of {','.join(RuntimeName)}", param_hint="--mix")
+    return names
 
 
 def _arms(traces: Path, runtimes: tuple[str, ...]) -> dict[RuntimeName, Path]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from keepstate.cli._options import PATH, RUNTIME, FiniteRange, choice, fresh_option, laptop_option, together
-from keepstate.vocabulary import RuntimeName, Tracker
+from keepstate.cli._options import PATH, FiniteRange, choice, fresh_option, laptop_option, together
+from keepstate.vocabulary import MIXED, RuntimeName, Tracker
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--max-seq-length": ("sequence_len", {"type": click.IntRange(1), "help": "Training context in tokens."}),
@@ -49,7 +49,7 @@ def config_keys(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("runtime", type=RUNTIME)
+@click.argument("runtime", type=choice(RuntimeName, MIXED))
 @laptop_option
 @click.option("--config", type=PATH, help="Another Axolotl YAML; else train/configs/ for the runtime.")
 @click.option("--dataset", type=PATH, help="Folder of the data set; else data/datasets/RUNTIME.")
@@ -58,8 +58,9 @@ def config_keys(options: dict[str, Any]) -> dict[str, Any]:
 def command(
     runtime: str, laptop: bool, config: Path | None, dataset: Path | None, dry_run: bool, **options: Any
 ) -> None:
-    """Train the adapter of RUNTIME, from where it was stopped. Without a GPU the default (Qwen3-8B) is refused at once.
+    """Train the adapter of RUNTIME, or of mixed data, from where it was stopped.
 
+    Without a GPU the default (Qwen3-8B) is refused at once.
     What is given replaces the config's values. Another training in the same folder is refused, naming what differs.
     """
     import yaml
@@ -69,15 +70,14 @@ def command(
     from keepstate.train.progress import TrainingDisplay
     from keepstate.train.training_plan import plan_training
 
-    name = RuntimeName(runtime)
-    config = config or config_path(name, laptop=laptop)
+    config = config or config_path(runtime, laptop=laptop)
     dataset = dataset or Path("data/datasets") / runtime
     overrides = config_keys(options)
     places: dict[str, Any] = {
         "dataset": dataset,
         "output": options["output"],
         "base_model": options["base_model"],
-        "runtime": name,
+        "runtime": runtime,
     }
     if dry_run:
         planned = plan_training(config, overrides=overrides, machine=False, **places)

@@ -3,7 +3,7 @@
 Run `keepstate dataset build`, then `keepstate dataset check`. `docs/data.md` tells how the proof works.
 """
 
-from keepstate.dataset.build import build_datasets
+from keepstate.dataset.build import build_datasets, build_mixed
 from keepstate.dataset.manifest import Balance, BuildOptions, Length, Manifest, read_manifest
 from keepstate.dataset.templates import ChatTemplate, load_template
 
@@ -14,6 +14,7 @@ __all__ = [
     "Length",
     "Manifest",
     "build_datasets",
+    "build_mixed",
     "load_template",
     "read_manifest",
 ]

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, chain, takewhile
 from pathlib import Path
@@ -28,6 +29,7 @@ from keepstate.dataset.manifest import (
     IndexLine,
     Length,
     Manifest,
+    RowCount,
     Source,
     SplitCount,
 )
@@ -51,6 +53,15 @@ class ChosenRows:
     train: list[Entry] = field(default_factory=list)
     val: list[Entry] = field(default_factory=list)
     left_out: list[tuple[Entry, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of one runtime in a data set."""
+
+    runtime: RuntimeName
+    arm: Arm
+    choice: ChosenRows
 
 
 def build_datasets(
@@ -81,6 +92,39 @@ def build_datasets(
         UserError: The template rewrites history, nothing to read, nothing left to train on, a conversation too long
             under `length="raise"`.
     """
+    sets = {runtime: ((runtime,), folder) for runtime, folder in out.items()}
+    built = _build(arms, [*sets.values()], template, tokenizer_path, options, jobs, on_progress)
+    return dict(zip(sets, built, strict=True))
+
+
+def build_mixed(
+    arms: Mapping[RuntimeName, Path],
+    out: Path,
+    *,
+    template: str | Path | None,
+    tokenizer_path: Path,
+    options: BuildOptions,
+    jobs: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> Manifest:
+    """Build one data set of the rows of several arms, in one order of tasks; see `build_datasets`.
+
+    A held-out task is held out in every runtime. An arm that has no row to train on is refused.
+    """
+    (manifest,) = _build(arms, [(tuple(arms), out)], template, tokenizer_path, options, jobs, on_progress)
+    return manifest
+
+
+def _build(
+    arms: Mapping[RuntimeName, Path],
+    sets: Sequence[tuple[tuple[RuntimeName, ...], Path]],
+    template: str | Path | None,
+    tokenizer_path: Path,
+    options: BuildOptions,
+    jobs: int | None,
+    on_progress: OnProgress | None,
+) -> list[Manifest]:
+    """Read all arms, choose their rows together, and write the sets: the runtimes in each, and its folder."""
     if len(arms) < 2 and (options.paired or options.balance is not Balance.NONE):
         raise UserError(
             f"pairing and balance compare two arms or more; here is only {', '.join(arms)}",
@@ -93,7 +137,7 @@ def build_datasets(
         "template": Source(name=chat_template.name, sha256=chat_template.sha256),
         "tokenizer": Source(name=str(tokenizer_path), sha256=tokenizer.sha256),
     }
-    with scratch_folder(next(iter(out.values())), ".build.") as work:
+    with scratch_folder(sets[0][1], ".build.") as work:
         read: dict[RuntimeName, Arm] = {}
         for runtime, root in arms.items():
             read[runtime] = scan(
@@ -109,12 +153,14 @@ def build_datasets(
             if options.length is Length.RAISE:
                 _refuse_long(read[runtime])
         choices = choose({runtime: arm.entries for runtime, arm in read.items()}, options)
-        for runtime, folder in out.items():
-            _require_rows(folder, runtime, read[runtime], choices[runtime])
-        return {
-            runtime: _write(folder, runtime, read[runtime], choices[runtime], chat_template, sources, options)
-            for runtime, folder in out.items()
-        }
+        parted = [
+            (folder, [Part(runtime, read[runtime], choices[runtime]) for runtime in runtimes])
+            for runtimes, folder in sets
+        ]
+        for folder, parts in parted:
+            for part in parts:
+                _require_rows(folder, part)
+        return [_write(folder, parts, chat_template, sources, options) for folder, parts in parted]
 
 
 def choose(arms: Mapping[RuntimeName, Sequence[Entry]], options: BuildOptions) -> dict[RuntimeName, ChosenRows]:
@@ -186,47 +232,50 @@ def _refuse_long(arm: Arm) -> None:
             )
 
 
-def _require_rows(folder: Path, runtime: RuntimeName, arm: Arm, choice: ChosenRows) -> None:
+def _require_rows(folder: Path, part: Part) -> None:
     """Refuse to write an arm without rows, before a data set that lies there is touched."""
-    if choice.train:
+    if part.choice.train:
         return
-    with arm.spool.open("rb") as spool:
-        left_out = _write_left_out(folder, arm, choice, spool)
-    held_out = Counter({"held out": len(choice.val)} if choice.val else {})
+    left_out = _write_left_out(folder, [part])
+    held_out = Counter({"held out": len(part.choice.val)} if part.choice.val else {})
     raise UserError(
-        f"{runtime}: none of {arm.read} traces is left to train on: {_counts(held_out + left_out)}",
-        "hold no task out: --val-fraction 0" if choice.val else _way_out(arm, left_out, folder),
+        f"{part.runtime}: none of {part.arm.read} traces is left to train on: {_counts(held_out + left_out)}",
+        "hold no task out: --val-fraction 0" if part.choice.val else _way_out(part.arm, left_out, folder),
     )
 
 
 def _write(
-    folder: Path,
-    runtime: RuntimeName,
-    arm: Arm,
-    choice: ChosenRows,
-    template: ChatTemplate,
-    sources: Mapping[str, Source],
-    options: BuildOptions,
+    folder: Path, parts: Sequence[Part], template: ChatTemplate, sources: Mapping[str, Source], options: BuildOptions
 ) -> Manifest:
-    """Write one arm; its manifest comes last."""
+    """Write one data set; its manifest comes last."""
     (folder / MANIFEST).unlink(missing_ok=True)  # a half-written data set has none
     shortened: Counter[str] = Counter()
     masked: Counter[str] = Counter()
-    with arm.spool.open("rb") as spool, atomic_file(folder / INDEX) as index:
-        left_out = _write_left_out(folder, arm, choice, spool)
+    left_out = _write_left_out(folder, parts)
+    chosen = {
+        "train": [(entry, part) for part in parts for entry in part.choice.train],
+        "val": [(entry, part) for part in parts for entry in part.choice.val],
+    }
+    with atomic_file(folder / INDEX) as index:
         splits = {
-            name: _write_split(folder, name, entries, arm, (spool, index), (shortened, masked))
-            for name, entries in (("train", choice.train), ("val", choice.val))
+            name: _write_split(folder, name, rows, len(parts) > 1, options, index, (shortened, masked))
+            for name, rows in chosen.items()
         }
     write_atomic(folder / TEMPLATE, template.text)
+    by_runtime = {
+        part.runtime: {"train": _count(part.choice.train), "val": _count(part.choice.val)}
+        for part in parts
+        if len(parts) > 1
+    }
     manifest = Manifest(
         keepstate=__version__,
-        runtime=runtime,
+        runtimes=tuple(part.runtime for part in parts),
         template=sources["template"],
         tokenizer=sources["tokenizer"],
         options=options.model_dump(mode="json"),
-        read=arm.read,
+        read=sum(part.arm.read for part in parts),
         splits=splits,
+        by_runtime=by_runtime,
         left_out=dict(sorted(left_out.items())),
         shortened=dict(sorted(shortened.items())),
         masked=dict(sorted(masked.items())),
@@ -235,32 +284,43 @@ def _write(
     return manifest
 
 
-def _write_left_out(folder: Path, arm: Arm, choice: ChosenRows, spool: IO[bytes]) -> Counter[str]:
+def _write_left_out(folder: Path, parts: Sequence[Part]) -> Counter[str]:
     """Name every trace that is in no split."""
     counts: Counter[str] = Counter()
     with atomic_file(folder / LEFT_OUT) as file:
-        chosen_out = ((arm.row(spool, entry)[0], reason) for entry, reason in choice.left_out)
-        told = (LeftOut(about["path"], reason, "", about.get("source", "")) for about, reason in chosen_out)
-        for out in chain(arm.left_out, told):
-            counts[out.reason] += 1
-            file.write(json.dumps(asdict(out)).encode() + b"\n")
+        for part in parts:
+            with part.arm.spool.open("rb") as spool:
+                chosen_out = ((part.arm.row(spool, entry)[0], reason) for entry, reason in part.choice.left_out)
+                told = (LeftOut(about["path"], reason, "", about.get("source", "")) for about, reason in chosen_out)
+                for out in chain(part.arm.left_out, told):
+                    counts[out.reason] += 1
+                    file.write(json.dumps(asdict(out)).encode() + b"\n")
     return counts
 
 
 def _write_split(
     folder: Path,
     name: str,
-    entries: Sequence[Entry],
-    arm: Arm,
-    files: tuple[IO[bytes], IO[bytes]],
+    rows: Sequence[tuple[Entry, Part]],
+    mixed: bool,
+    options: BuildOptions,
+    index: IO[bytes],
     counts: tuple[Counter[str], Counter[str]],
 ) -> SplitCount:
-    """Write `<name>.jsonl` and its lines of the index; count what is shortened and what is masked."""
-    (spool, index), (shortened, masked) = files, counts
+    """Write `<name>.jsonl` and its lines of the index; count what is shortened and what is masked.
+
+    Rows of several runtimes are put in the order of those of one.
+    """
+    shortened, masked = counts
     digest = hashlib.sha256()
-    with atomic_file(folder / f"{name}.jsonl") as file:
-        for place, entry in enumerate(entries):
-            about, line = arm.row(spool, entry)
+    ordered = sorted(rows, key=lambda row: (_rank(row[0].task, options.seed), row[0].content))
+    arms = {part.runtime: part.arm for _, part in rows}
+    with ExitStack() as stack, atomic_file(folder / f"{name}.jsonl") as file:
+        spools = {runtime: stack.enter_context(arm.spool.open("rb")) for runtime, arm in arms.items()}
+        for place, (entry, part) in enumerate(ordered):
+            about, line = part.arm.row(spools[part.runtime], entry)
+            if mixed:
+                about["runtime"] = part.runtime
             file.write(line)
             digest.update(line)
             shortened.update(about["shortened"])
@@ -275,14 +335,19 @@ def _write_split(
                 "trained_tokens": entry.trained,
             }
             index.write(json.dumps(line_of_index).encode() + b"\n")
-    return SplitCount(
+    count = _count([entry for entry, _ in ordered])
+    return SplitCount(**count.model_dump(), sha256=digest.hexdigest())
+
+
+def _count(entries: Sequence[Entry]) -> RowCount:
+    """What is in some rows."""
+    return RowCount(
         rows=len(entries),
         tasks=len({entry.task for entry in entries}),
         turns=sum(entry.turns for entry in entries),
         tokens=sum(entry.tokens for entry in entries),
         trained_tokens=sum(entry.trained for entry in entries),
         longest=max((entry.tokens for entry in entries), default=0),
-        sha256=digest.hexdigest(),
     )
 
 

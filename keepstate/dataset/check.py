@@ -18,7 +18,7 @@ from typing import Any
 
 from keepstate import machine
 from keepstate.dataset.convert import sharegpt_line
-from keepstate.dataset.manifest import INDEX, TEMPLATE, Certificate, Manifest, read_manifest
+from keepstate.dataset.manifest import INDEX, TEMPLATE, Certificate, Manifest, ProvenRows, read_manifest
 from keepstate.dataset.parity import PromptIds, RowReport, TrainingRow, compare, local_prompts
 from keepstate.dataset.sample import end_of_turn
 from keepstate.dataset.server_ids import server_prompts
@@ -33,6 +33,7 @@ from keepstate.setup import environments, installing
 from keepstate.traces.importing import stripped
 from keepstate.traces.reader import read_trace
 from keepstate.traces.record import ModelCallEvent
+from keepstate.vocabulary import RuntimeName
 
 FITTING = "build it for the model that is to be trained: keepstate dataset build --tokenizer FOLDER"
 SCRIPT = Path(__file__).parent / "inside" / "axolotl_ids.py"
@@ -79,9 +80,13 @@ class DatasetCheck:
     unrecorded: int = 0
     """Rows of traces that hold no hashes of what was sent: imported ones."""
     certificate: Certificate | None = None
+    by_runtime: dict[RuntimeName, DatasetCheck] = field(default_factory=dict)
+    """The same of each runtime, in data of several."""
 
-    def add(self, trace: str, report: RowReport, *, recorded: bool) -> None:
+    def add(self, trace: str, report: RowReport, *, recorded: bool, runtime: RuntimeName | None = None) -> None:
         """Count one row."""
+        if runtime is not None:
+            self.by_runtime.setdefault(runtime, DatasetCheck()).add(trace, report, recorded=recorded)
         self.rows += 1
         self.unrecorded += not recorded
         self.turns += report.turns
@@ -116,10 +121,9 @@ def check_dataset(options: CheckOptions) -> DatasetCheck:
         _run_axolotl(options, manifest, tokenizer.path.parent, ids, end)
         with ids.open() as lines:
             versions = json.loads(next(lines))
-            for (trace, held), line in zip(_conversations(options.folder, manifest), lines, strict=True):
-                report.add(
-                    trace, _compare(held, line, prompts, tokenizer, tokenizer.specials[end]), recorded=held.recorded
-                )
+            for (about, held), line in zip(_conversations(options.folder, manifest), lines, strict=True):
+                found = _compare(held, line, prompts, tokenizer, tokenizer.specials[end])
+                report.add(about["path"], found, recorded=held.recorded, runtime=about.get("runtime"))
     if options.as_built:
         if not report.bad:
             report.certificate = _certificate(options, manifest, report, versions["axolotl"])
@@ -147,14 +151,14 @@ def _compare(held: HeldConversation, line: str, prompts: PromptIds, tokenizer: T
     return compare(held.messages, made, prompts, tokenizer, end, held.trained)
 
 
-def _conversations(folder: Path, manifest: Manifest) -> Iterator[tuple[str, HeldConversation]]:
-    """Trace and conversation of every row, in order."""
+def _conversations(folder: Path, manifest: Manifest) -> Iterator[tuple[dict[str, Any], HeldConversation]]:
+    """Line of the index and conversation of every row, in order."""
     with (folder / INDEX).open() as index:
         for name in manifest.splits:
             with (folder / f"{name}.jsonl").open(encoding="utf-8") as rows:
                 for row in rows:
                     about = json.loads(next(index))
-                    yield about["path"], _held(about, row, manifest)
+                    yield about, _held(about, row, manifest)
 
 
 def _held(about: dict[str, Any], row: str, manifest: Manifest) -> HeldConversation:
@@ -244,6 +248,10 @@ def _certificate(options: CheckOptions, manifest: Manifest, report: DatasetCheck
         tokens=report.tokens,
         trained_tokens=report.trained,
         unrecorded=report.unrecorded,
+        by_runtime={
+            runtime: ProvenRows(rows=of.rows, turns=of.turns, tokens=of.tokens, trained_tokens=of.trained)
+            for runtime, of in report.by_runtime.items()
+        },
         axolotl=axolotl,
         server=options.server,
         checked_at=datetime.now(UTC).isoformat(timespec="seconds"),

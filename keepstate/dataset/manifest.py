@@ -11,13 +11,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, NotRequired
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from typing_extensions import TypedDict
 
 from keepstate.closed import Closed, explain
 from keepstate.errors import UserError
 from keepstate.files import file_hash, write_json
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import MIXED, RuntimeName
 
 MANIFEST = "manifest.json"
 TEMPLATE = "chat_template.jinja"
@@ -89,8 +89,8 @@ class BuildOptions(Closed):
     """Decides which tasks are held out, and the order of rows."""
 
 
-class SplitCount(Closed):
-    """One split."""
+class RowCount(Closed):
+    """Rows, and what is in them."""
 
     rows: int
     """Conversations."""
@@ -104,6 +104,11 @@ class SplitCount(Closed):
     """Tokens of answers and their end-of-turn tokens."""
     longest: int
     """Tokens of the longest row."""
+
+
+class SplitCount(RowCount):
+    """One split."""
+
     sha256: str
     """Of its JSONL file."""
 
@@ -121,6 +126,8 @@ class RowOrigin(TypedDict):
     """Answers that stand in the row and are not trained, by reason."""
     source: NotRequired[str]
     """File and line that an imported trace came from."""
+    runtime: NotRequired[RuntimeName]
+    """Of the trace, in data of several runtimes."""
 
 
 class IndexLine(RowOrigin):
@@ -149,6 +156,19 @@ class Source(Closed):
     """Of its content."""
 
 
+class ProvenRows(Closed):
+    """What was proven of one runtime."""
+
+    rows: int
+    """Rows."""
+    turns: int
+    """Answers in them."""
+    tokens: int
+    """Of all rows."""
+    trained_tokens: int
+    """Tokens of answers and their end-of-turn tokens."""
+
+
 class Certificate(Closed):
     """The last successful `keepstate dataset check`: what was proven, by what."""
 
@@ -164,6 +184,8 @@ class Certificate(Closed):
     """Tokens of answers and their end-of-turn tokens."""
     unrecorded: int = 0
     """Rows of imported traces, which hold no record of what was sent: proven as rendered, not as sent."""
+    by_runtime: dict[RuntimeName, ProvenRows] = Field(default={}, exclude_if=lambda counts: not counts)
+    """What of this is of each runtime, in data of several."""
     axolotl: str | None
     """Version of Axolotl whose own tokenisation was compared."""
     server: str | None
@@ -179,8 +201,8 @@ class Manifest(Closed):
     """Names this format."""
     keepstate: str
     """Version that built it."""
-    runtime: RuntimeName
-    """That of every trace in it."""
+    runtimes: tuple[RuntimeName, ...] = Field(min_length=1)
+    """Those of the traces in it."""
     template: Source
     """The chat template that rows were rendered with; `chat_template.jinja` beside this file."""
     tokenizer: Source
@@ -191,6 +213,8 @@ class Manifest(Closed):
     """Traces found."""
     splits: dict[str, SplitCount]
     """`train` and `val`."""
+    by_runtime: dict[RuntimeName, dict[str, RowCount]] = Field(default={}, exclude_if=lambda counts: not counts)
+    """What of each split is of each runtime, in data of several. A task is in the same split in all of them."""
     left_out: dict[str, int]
     """Traces in no split, by reason; `left_out.jsonl` names each."""
     shortened: dict[str, int]
@@ -199,6 +223,19 @@ class Manifest(Closed):
     """Answers that stand in a row and are not trained, by reason."""
     certificate: Certificate | None = None
     """Null until a `keepstate dataset check` proved every row, and after one that did not."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_older_versions_wrote(cls, raw: Any) -> Any:
+        """They had the data of one runtime."""
+        if not isinstance(raw, dict) or "runtime" not in raw or "runtimes" in raw:
+            return raw
+        return {key: value for key, value in raw.items() if key != "runtime"} | {"runtimes": (raw["runtime"],)}
+
+    @property
+    def arm(self) -> str:
+        """What the data is called, and the adapter that is trained on it: its runtime, or `mixed`."""
+        return MIXED if len(self.runtimes) > 1 else str(self.runtimes[0])
 
     @property
     def train_turns(self) -> TrainTurns:
@@ -233,6 +270,9 @@ class Manifest(Closed):
                 f"  {name:5}  {split.rows} rows, {split.tasks} tasks, {split.turns} turns, {split.tokens:,} tokens "
                 f"({split.trained_tokens:,} trained), longest {split.longest:,}"
             )
+        for runtime, shares in self.by_runtime.items():
+            each = ", ".join(f"{count.rows} rows ({count.tokens:,} tokens) in {name}" for name, count in shares.items())
+            lines.append(f"  of {runtime}: {each}")
         for title, counts in (("left out", self.left_out), ("shortened", self.shortened)):
             lines += [f"  {title}: {reason}: {count}" for reason, count in counts.items()]
         lines += [f"  turns not trained: {reason}: {count:,}" for reason, count in self.masked.items()]

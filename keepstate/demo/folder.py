@@ -14,7 +14,6 @@ from keepstate.errors import UserError
 from keepstate.tasks.base import Task
 from keepstate.traces.reader import trace_files
 from keepstate.traces.writer import TRACE_SUFFIX
-from keepstate.vocabulary import RuntimeName
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +39,9 @@ class DemoFolder:
         """Remove traces of other tasks: a smaller demo must not train on what a larger one left."""
         keep_only(self.trace_files(), TRACE_SUFFIX, tasks)
 
-    def datasets(self) -> dict[RuntimeName, Path]:
-        """The data set of each runtime."""
-        return {runtime: self.root / "datasets" / runtime for runtime in RuntimeName}
+    def dataset(self, arm: str) -> Path:
+        """The data set of a runtime, or the mixed one."""
+        return self.root / "datasets" / arm
 
     @property
     def built_from(self) -> Path:
@@ -51,7 +50,7 @@ class DemoFolder:
 
     def adapter(self, name: str) -> Path:
         """One adapter."""
-        return self.root / "adapters" / str(name)
+        return self.root / "adapters" / name
 
     @property
     def bench(self) -> Path:

@@ -20,7 +20,7 @@ from keepstate import eventloop
 from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource, matrix_configs
 from keepstate.bench.cells import make_cell
 from keepstate.bench.run import bench
-from keepstate.dataset import BuildOptions, build_datasets, read_manifest
+from keepstate.dataset import BuildOptions, build_datasets, build_mixed, read_manifest
 from keepstate.dataset.check import CheckOptions, check_dataset
 from keepstate.demo.folder import DemoFolder, is_proven, keep_only
 from keepstate.errors import EXIT_PARTIAL, UserError
@@ -41,7 +41,8 @@ from keepstate.traces.record import Limits
 from keepstate.train import TrainingDisplay, train
 from keepstate.train.axolotl_config import config_path
 from keepstate.train.result import WEIGHTS
-from keepstate.vocabulary import RuntimeName, Tracker
+from keepstate.train.trained_for import TrainedFor, by_name
+from keepstate.vocabulary import BASE, MIXED, RuntimeName, Tracker
 
 TRAIN_SEED, EVAL_SEED = 0, 123_456_789
 CONTEXT = 4_096
@@ -63,8 +64,16 @@ class Demo:
     port: int = 8000
     isolation: str = "auto"
     allow_unsafe: bool = False
+    mixed: bool = False
+    """Also train one adapter on the data of both code runtimes, and measure it beside the others."""
     seconds: dict[str, float] = field(default_factory=dict)
     """What each stage took in this run."""
+
+    @property
+    def arms(self) -> dict[str, tuple[RuntimeName, ...]]:
+        """The data sets and adapters, by name, and the runtimes of each."""
+        specialists = {str(runtime): (runtime,) for runtime in RuntimeName}
+        return specialists | ({MIXED: (RuntimeName.PERSISTENT, RuntimeName.FORGET)} if self.mixed else {})
 
     def run(self) -> None:
         """Every stage, then the report's table and path.
@@ -140,18 +149,28 @@ class Demo:
             [[str(path.relative_to(self.folder.root)), file_hash(path)] for path in self.folder.trace_files()]
         )
         note = self.folder.built_from
-        if note.is_file() and note.read_text().strip() == key and all(map(is_proven, self.folder.datasets().values())):
+        folders = [self.folder.dataset(arm) for arm in self.arms]
+        if note.is_file() and note.read_text().strip() == key and all(map(is_proven, folders)):
             _say("built and proven already")
             return
         note.unlink(missing_ok=True)
+        options = BuildOptions(max_tokens=CONTEXT, paired=True, val_fraction=0.0)
         build_datasets(
             {runtime: self.folder.traces / runtime for runtime in RuntimeName},
-            self.folder.datasets(),
+            {runtime: self.folder.dataset(runtime) for runtime in RuntimeName},
             template=None,
             tokenizer_path=basemodel.folder(),
-            options=BuildOptions(max_tokens=CONTEXT, paired=True, val_fraction=0.0),
+            options=options,
         )
-        for folder in self.folder.datasets().values():
+        if self.mixed:
+            build_mixed(
+                {runtime: self.folder.traces / runtime for runtime in self.arms[MIXED]},
+                self.folder.dataset(MIXED),
+                template=None,
+                tokenizer_path=basemodel.folder(),
+                options=options,
+            )
+        for folder in folders:
             self._prove(folder)
         write_atomic(note, key + "\n")
 
@@ -169,22 +188,22 @@ class Demo:
         _say(f"  proven: {report.turns} turns, {report.tokens:,} tokens")
 
     def train_adapters(self) -> None:
-        """Three adapters by configs that differ in data and output only."""
-        for runtime, dataset in self.folder.datasets().items():
-            with TrainingDisplay(str(runtime)) as show:
+        """The adapters, by configs that differ in data and output only."""
+        for arm in self.arms:
+            with TrainingDisplay(arm) as show:
                 adapter = train(
-                    config_path(runtime, laptop=True),
-                    dataset=dataset,
-                    output=self.folder.adapter(runtime),
+                    config_path(arm, laptop=True),
+                    dataset=self.folder.dataset(arm),
+                    output=self.folder.adapter(arm),
                     base_model=basemodel.folder(),
-                    runtime=runtime,
+                    runtime=arm,
                     fresh=True,  # that of a demo of another size makes way, as its traces did
                     tracker=Tracker.NONE,  # 3 s of imports a training; its folder has every loss in progress.jsonl
                     on_progress=show,
                     on_remark=_say,
                 )
             loss = "" if adapter.final_loss is None else f", loss {adapter.final_loss:.3f}"
-            _say(f"{runtime}: {adapter.steps} steps in {adapter.seconds:.0f} s{loss}")
+            _say(f"{arm}: {adapter.steps} steps in {adapter.seconds:.0f} s{loss}")
 
     def play_cells(self) -> None:
         """Base and adapters on one server, in every runtime whose answers they can give; all cells at once."""
@@ -193,7 +212,7 @@ class Demo:
             return
         planned = plan_serving(
             base_model=basemodel.folder(),
-            adapters=[self.folder.adapter(runtime) for runtime in RuntimeName],
+            adapters=[self.folder.adapter(arm) for arm in self.arms],
             context=CONTEXT,
             port=self.port,
             log=self.folder.server_log,
@@ -232,7 +251,9 @@ class Demo:
     def _configs(self) -> list[BenchmarkConfig]:
         tasks = TaskSource(folder=self.folder.tasks("eval"), count=self.eval_tasks)
         base_url = f"http://127.0.0.1:{self.port}/v1"
-        return list(matrix_configs(tasks, "mini", limits=LIMITS, sampling=SAMPLING, context=CONTEXT, base_url=base_url))
+        adapters = {BASE: by_name(BASE)} | {arm: TrainedFor(runtimes=of) for arm, of in self.arms.items()}
+        settings = {"limits": LIMITS, "sampling": SAMPLING, "context": CONTEXT, "base_url": base_url}
+        return list(matrix_configs(tasks, "mini", adapters=adapters, **settings))
 
     @contextmanager
     def _timed(self, title: str) -> Iterator[None]:

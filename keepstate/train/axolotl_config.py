@@ -19,7 +19,6 @@ from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_yaml
 from keepstate.model_files import absolute_model
 from keepstate.places import SHIPPED
-from keepstate.vocabulary import RuntimeName
 
 CONFIGS = SHIPPED / "train" / "configs"
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
@@ -104,8 +103,8 @@ class KeysRead(BaseModel, extra="ignore", allow_inf_nan=False):
 NUMBERS = tuple(name for name, field in KeysRead.model_fields.items() if field.annotation in (float, float | None))
 
 
-def config_path(runtime: RuntimeName, *, laptop: bool) -> Path:
-    """The project's own config of one runtime."""
+def config_path(runtime: str, *, laptop: bool) -> Path:
+    """The project's own config of one runtime, or of mixed data."""
     name = f"smollm2_135m_{runtime}_laptop" if laptop else f"qwen3_8b_{runtime}_a100"
     return CONFIGS / f"axolotl_{name}.yaml"
 

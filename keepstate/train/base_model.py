@@ -17,7 +17,6 @@ from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
 from keepstate.model_files import absolute_model, model_folder, read_object, special_tokens
 from keepstate.model_shape import FAMILIES, PROJECTIONS, ModelShape, read_shape
-from keepstate.vocabulary import RuntimeName
 
 OTHER_LAYERS: dict[str, tuple[str, ...]] = {"phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")}
 """Linear layers of kinds that name them otherwise."""
@@ -67,7 +66,7 @@ class BaseModel:
 
 
 def output_folder(
-    config: Mapping[str, Any], output: Path | None, base_model: str | Path | None, runtime: RuntimeName | None
+    config: Mapping[str, Any], output: Path | None, base_model: str | Path | None, runtime: str | None
 ) -> Path:
     """The adapter's folder: `output`, else the config's; of a base model of another shape one named after the model."""
     own = Path(str(config["output_dir"]))

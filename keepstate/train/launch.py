@@ -29,7 +29,7 @@ from keepstate.train.progress import Follower, TrainingProgress
 from keepstate.train.result import WEIGHTS, TrainedAdapter, read_done, write_result
 from keepstate.train.run_folder import LOG, PROGRESS, RESOLVED, STOP, alone, checkpoints, finished, prepare
 from keepstate.train.training_plan import TrainingPlan, plan_training
-from keepstate.vocabulary import RuntimeName, Tracker
+from keepstate.vocabulary import Tracker
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 900.0
@@ -58,7 +58,7 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
     dataset: Path,
     output: Path | None = None,
     base_model: str | Path | None = None,
-    runtime: RuntimeName | None = None,
+    runtime: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     fresh: bool = False,
     tracker: Tracker = Tracker.TRACKIO,
@@ -72,7 +72,8 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
         dataset: Folder made by `keepstate dataset build`.
         output: The adapter's folder; by default the config's.
         base_model: A model folder or hub name instead of the config's.
-        runtime: What the adapter is for; by default what the data set was built for. Other data is refused.
+        runtime: What the adapter is for, a runtime or `mixed`; by default what the data set was built for. Other data
+            is refused.
         overrides: Keys of the config to replace; None means not given.
         fresh: Replace another training that lies in the folder; see `keepstate.resume`.
         tracker: Who draws the curves; by default a database beside the adapter's folder.

@@ -28,7 +28,7 @@ from keepstate.train.axolotl_config import needs_gpu, rows_a_step
 from keepstate.train.base_model import BaseModel
 from keepstate.train.estimate import CPU_SPEED
 from keepstate.train.sizes import cpu_memory_gib, disk_gib, gpu_memory_gib
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import MIXED, RuntimeName
 
 UNKNOWN_DISK_GIB = 2.0
 """Asked for where the base model's sizes are not known."""
@@ -183,14 +183,14 @@ def _smaller_model(shape: ModelShape, tokens: int, fits: Callable[[ModelShape, i
     return "a smaller model: --base-model" + (f" (of the size of {name} or less)" if name else " on a larger machine")
 
 
-def check_place(config: Path, keys: Mapping[str, Any], runtime: RuntimeName | None) -> None:
+def check_place(config: Path, keys: Mapping[str, Any], runtime: str | None) -> None:
     """Refuse a config whose own folder is named after another runtime than the one that is trained.
 
     Raises:
         UserError: An adapter of one runtime would lie in a folder named after another.
     """
     folder = str(keys["output_dir"])
-    named = {name for name in RuntimeName if name in re.split("[^a-z]+", Path(folder).name)}
+    named = {name for name in (*map(str, RuntimeName), MIXED) if name in re.split("[^a-z]+", Path(folder).name)}
     if runtime is not None and named and runtime not in named:
         raise UserError(
             f"the config {config} is for {', '.join(named)} ({folder}), this training is of {runtime}",
@@ -199,14 +199,14 @@ def check_place(config: Path, keys: Mapping[str, Any], runtime: RuntimeName | No
 
 
 def check_data(
-    dataset: Path, config: Mapping[str, Any], runtime: RuntimeName | None = None, model: BaseModel | None = None
+    dataset: Path, config: Mapping[str, Any], runtime: str | None = None, model: BaseModel | None = None
 ) -> tuple[Manifest, list[str]]:
     """The data set's manifest, and remarks.
 
     Args:
         dataset: Its folder.
         config: Axolotl's.
-        runtime: What the adapter is for; None: whatever the data is of.
+        runtime: What the adapter is for, a runtime or `mixed`; None: whatever the data is of.
         model: The base model where it is another one than the config was written for: its template is wanted then.
 
     Raises:
@@ -214,10 +214,10 @@ def check_data(
             template than the config's or the model's.
     """
     manifest = read_manifest(dataset)
-    if runtime is not None and manifest.runtime is not runtime:
+    if runtime is not None and manifest.arm != runtime:
         raise UserError(
-            f"{dataset} was built for the runtime {manifest.runtime}, this training is of {runtime}",
-            f"the same command with {manifest.runtime} instead of {runtime}; or name a data set of {runtime}, "
+            f"{dataset} was built for the runtime {manifest.arm}, this training is of {runtime}",
+            f"the same command with {manifest.arm} instead of {runtime}; or name a data set of {runtime}, "
             f"made by: {_build_command(dataset, manifest, runtime)}",
         )
     if changed := manifest.changed_files(dataset):
@@ -263,19 +263,25 @@ def _check_template(dataset: Path, manifest: Manifest, config: Mapping[str, Any]
 def _build_command(
     dataset: Path,
     manifest: Manifest,
-    runtime: RuntimeName | None = None,
+    runtime: str | None = None,
     *,
     template: str | None = None,
     model: str | None = None,
 ) -> str:
     """The command that builds such a data set anew, with another runtime, template or base model where named."""
-    command = f"keepstate dataset build --runtime {runtime or manifest.runtime}"
-    if dataset.name == manifest.runtime:
+    mix = ",".join(manifest.runtimes if manifest.arm == MIXED else (RuntimeName.PERSISTENT, RuntimeName.FORGET))
+    command = f"keepstate dataset build {_which(runtime or manifest.arm, mix)}"
+    if dataset.name == manifest.arm:
         command += f" --out {dataset.parent}"
     own = own_tokenizer(model) if model else None
     if own or Path(manifest.tokenizer.name).exists():
         command += f" --tokenizer {own[0] if own else manifest.tokenizer.name}"
     return f"{command} --template {template or manifest.template.name}"
+
+
+def _which(arm: str, mix: str) -> str:
+    """The option that builds the data of a runtime, or mixes it."""
+    return f"--mix {mix}" if arm == MIXED else f"--runtime {arm}"
 
 
 def own_tokenizer(model: str) -> tuple[str, Path] | None:

@@ -21,8 +21,7 @@ from keepstate.train import estimate, preflight
 from keepstate.train.axolotl_config import decisive, needs_gpu, read_axolotl_config, resolve
 from keepstate.train.base_model import BaseModel, is_other, keys_for, output_folder, turn_ends
 from keepstate.train.result import base_identity
-from keepstate.train.trained_for import TrainedFor, training_of
-from keepstate.vocabulary import RuntimeName
+from keepstate.train.trained_for import TrainedFor, as_word, training_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class TrainingPlan:
         """Everything that decides the adapter. Reads the base model's files (16 GiB: some ten seconds)."""
         return decisive(self.config) | {
             "base_model": base_identity(str(self.config["base_model"])),
-            "runtime": str(self.manifest.runtime),
+            "runtime": as_word(self.manifest.runtimes),
             "data": self.manifest.data_sha256,
             "chat_template": self.template_sha256,
         }
@@ -58,12 +57,12 @@ class TrainingPlan:
     def trained_for(self) -> TrainedFor:
         """What the adapter will be for."""
         seed = self.decisive.get("seed")
-        return TrainedFor(runtimes=(self.manifest.runtime,), training=training_of(self.decisive), seed=seed)
+        return TrainedFor(runtimes=self.manifest.runtimes, training=training_of(self.decisive), seed=seed)
 
     @property
     def name(self) -> str:
         """What the adapter will be called where it is served."""
-        return str(self.manifest.runtime)
+        return self.manifest.arm
 
     @property
     def key(self) -> str:
@@ -84,7 +83,7 @@ def plan_training(
     dataset: Path,
     output: Path | None = None,
     base_model: str | Path | None = None,
-    runtime: RuntimeName | None = None,
+    runtime: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     machine: bool = True,
 ) -> TrainingPlan:
@@ -95,7 +94,7 @@ def plan_training(
         dataset: Folder made by `keepstate dataset build`.
         output: The adapter's folder; by default the config's.
         base_model: A model folder or hub name instead of the config's.
-        runtime: What the adapter is for; by default what the data set was built for.
+        runtime: What the adapter is for, a runtime or `mixed`; by default what the data set was built for.
         overrides: Keys of the config to replace; None means not given.
         machine: Also refuse what this machine cannot run, choose its GPU and estimate how long it takes.
 

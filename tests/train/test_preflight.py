@@ -203,7 +203,7 @@ def test_processor_without_bf16_trains_in_float32(
 
 def test_data_of_another_runtime_is_refused(dataset: Path, model: Path, tmp_path: Path) -> None:
     places = {"dataset": dataset, "base_model": model, "output": tmp_path / "out"}
-    assert plan_training(LAPTOP, runtime=RuntimeName.PERSISTENT, **places).manifest.runtime is RuntimeName.PERSISTENT
+    assert plan_training(LAPTOP, runtime="persistent", **places).name == "persistent"
     with pytest.raises(UserError, match="built for the runtime persistent, this training is of forget") as caught:
         plan_training(LAPTOP, runtime=RuntimeName.FORGET, **places)
     assert "with persistent instead of forget" in caught.value.hint

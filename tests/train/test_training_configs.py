@@ -1,4 +1,4 @@
-"""The six training configs: the specification's values, equal but for data and output, keys that Axolotl reads."""
+"""The eight training configs: the specification's values, equal but for data and output, keys that Axolotl reads."""
 
 import json
 import subprocess
@@ -15,8 +15,9 @@ from keepstate.places import SHIPPED
 from keepstate.setup.environments import spec
 from keepstate.train import plan_training
 from keepstate.train.axolotl_config import CONFIGS, PLUGIN_FOLDER, checked, config_path, known_keys, read_axolotl_config
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import MIXED, RuntimeName
 
+ARMS = (*map(str, RuntimeName), MIXED)
 PER_ARM = {"datasets", "test_datasets", "dataset_prepared_path", "output_dir"}
 SPECIFIED = {
     "base_model": "Qwen/Qwen3-8B",
@@ -37,19 +38,19 @@ RESOLVES = Path(__file__).with_name("axolotl_resolves.py")
 
 
 @pytest.mark.parametrize("laptop", [False, True])
-def test_three_configs_differ_only_in_data_and_output(laptop: bool) -> None:
-    configs = {name: read_axolotl_config(config_path(name, laptop=laptop)) for name in RuntimeName}
+def test_four_configs_differ_only_in_data_and_output(laptop: bool) -> None:
+    configs = {name: read_axolotl_config(config_path(name, laptop=laptop)) for name in ARMS}
     for name, config in configs.items():
         assert str(name) in config["output_dir"]
         assert config["datasets"][0]["path"] == f"data/datasets/{name}/train.jsonl"
         common = {key: value for key, value in config.items() if key not in PER_ARM}
-        assert common == {k: v for k, v in configs[RuntimeName.PERSISTENT].items() if k not in PER_ARM}
+        assert common == {k: v for k, v in configs["persistent"].items() if k not in PER_ARM}
         entries = [dict(entry, path="") for entry in config["datasets"]]
-        assert entries == [dict(entry, path="") for entry in configs[RuntimeName.PERSISTENT]["datasets"]]
+        assert entries == [dict(entry, path="") for entry in configs["persistent"]["datasets"]]
 
 
 def test_every_value_of_the_specification() -> None:
-    for name in RuntimeName:
+    for name in ARMS:
         config = read_axolotl_config(config_path(name, laptop=False))
         assert {key: config[key] for key in SPECIFIED} == SPECIFIED
         assert config["output_dir"] == f"out/qwen3-8b-{name}-a100"
@@ -58,7 +59,7 @@ def test_every_value_of_the_specification() -> None:
 
 def test_all_configs_are_known_and_name_files_that_exist() -> None:
     paths = sorted(CONFIGS.rglob("*.yaml"))
-    assert len(paths) == 6
+    assert len(paths) == 8
     for path in paths:
         assert (SHIPPED / read_axolotl_config(path)["chat_template_jinja"]).is_file()
 
