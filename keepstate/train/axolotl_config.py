@@ -177,10 +177,11 @@ def resolve(
         output: The adapter's folder.
         manifest: Of `dataset`. The hash of its data keys the prepared data, which Axolotl would otherwise reuse for
             other data at the same place.
-        overrides: Keys to replace; None means not given.
+        overrides: Keys to replace; None takes one away.
     """
-    given = {key: value for key, value in overrides.items() if value is not None}
-    resolved = checked(dict(config) | given, "options")
+    gone = {key for key, value in overrides.items() if value is None}
+    merged = {key: value for key, value in (dict(config) | dict(overrides)).items() if key not in gone}
+    resolved = checked(merged, "options")
     resolved["base_model"] = str(absolute_model(str(resolved["base_model"])))
     masking = {"message_field_training": TRAINING_KEY} if manifest.trains_by_turn else {}
     train_file, val_file = ({"path": str(dataset / f"{name}.jsonl")} | masking for name in ("train", "val"))

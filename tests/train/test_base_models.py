@@ -232,6 +232,14 @@ def test_layers_of_other_kinds_are_named_or_all_are_taken(tmp_path: Path) -> Non
     assert (changed, "its sizes are not known" in words[0]) == ({}, True)
 
 
+def test_axolotl_is_told_of_all_layers_or_of_some_and_never_of_both(tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "model", "llama3", "granite")
+    data = write_dataset(tmp_path / "data", [[("1 + 1", "2")]] * 4, template="llama3")
+    config = plan_training(GPU_YAML, dataset=data, base_model=model, machine=False).config
+    assert config["lora_target_linear"] is True
+    assert "lora_target_modules" not in config
+
+
 def test_a_template_of_ones_own_is_kept_with_another_model(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "model", "llama3", "llama")
     data = write_dataset(tmp_path / "data", [[("1 + 1", "2")]] * 4, template=str(_own(tmp_path)))
