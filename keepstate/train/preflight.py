@@ -274,9 +274,12 @@ def _build_command(
     if dataset.name == manifest.arm:
         command += f" --out {dataset.parent}"
     own = own_tokenizer(model) if model else None
-    if own or Path(manifest.tokenizer.name).exists():
-        command += f" --tokenizer {own[0] if own else manifest.tokenizer.name}"
-    return f"{command} --template {template or manifest.template.name}"
+    if own or model:
+        command += f" --tokenizer {own[0] if own else 'FOLDER'}"
+    elif Path(manifest.tokenizer.name).exists():
+        command += f" --tokenizer {manifest.tokenizer.name}"
+    command += f" --template {template or manifest.template.name}"
+    return command if own or not model else f"{command}, where FOLDER holds the tokenizer of {model}"
 
 
 def _which(arm: str, mix: str) -> str:

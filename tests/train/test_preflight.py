@@ -267,3 +267,7 @@ def test_data_proven_with_another_tokenizer_than_qwen3s_is_refused_although_the_
     with pytest.raises(UserError, match="the config names qwen3_nothink") as caught:
         plan_training(config_path(RuntimeName.PERSISTENT, laptop=False), dataset=other, machine=False)
     assert "--tokenizer qwen3 --template qwen3_nothink" in caught.value.hint
+    with pytest.raises(UserError, match="needs llama3") as caught:
+        plan_training(LAPTOP, dataset=other, base_model="meta-llama/Llama-3.2-1B", machine=False)
+    expected = "--tokenizer FOLDER --template llama3, where FOLDER holds the tokenizer of meta-llama/Llama-3.2-1B"
+    assert caught.value.hint.endswith(expected), "no tokenizer that is at hand makes this model's tokens"
