@@ -81,6 +81,9 @@ def own_environment(planned: ServingPlan) -> dict[str, str]:
         own["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         # A thread more than there is room for costs the others more than it brings: every layer waits for it.
         own["OMP_NUM_THREADS"] = str(max(1, round(machine.idle_cores())))
+        # Not for the model, which runs eagerly: for two small functions, the first answer with log-probabilities waited
+        # 41 s for a C++ compiler (beside other programs), where the next took .6 s.
+        own["TORCHDYNAMO_DISABLE"] = "1"
         own["VLLM_PLUGINS"] = PLUGIN
         own["PYTHONPATH"] = str(PLUGIN_FOLDER)
     return own

@@ -6,7 +6,8 @@
     with serve(planned) as server:
         print(server.base_url, server.names)     # http://127.0.0.1:41234/v1 ('base', 'persistent')
 
-Inside the block every model has answered, with the prompts that training used. Does not import vLLM.
+Inside the block every model has answered, with the prompts that training used, and no adapter as the base.
+Does not import vLLM.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from keepstate.files import write_json
 from keepstate.model_files import GENERATION
 from keepstate.models.endpoint import connection
 from keepstate.processes import GuardedProcess, log_text
+from keepstate.serve.applied import check_applied
 from keepstate.serve.command import command, environment
 from keepstate.serve.diagnosis import check_plugin, failure, last_words, stage
 from keepstate.serve.loaded import AdapterContent, noted, read_adapter_contents
@@ -131,6 +133,8 @@ def serve(planned: ServingPlan, *, on_progress: Callable[[Starting], None] | Non
             report(f"asking {name}")
             _ask(planned, name, process)
         check_prompts(planned)
+        report("comparing adapters with the base")
+        check_applied(planned)
         _check_unchanged(planned, adapters)
         with noted(planned.port, process.pid, base.result(), adapters, template, planned.vllm_arguments):
             yield Server(planned.base_url, planned.names, planned.log, time.monotonic() - started, process)

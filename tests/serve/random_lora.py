@@ -43,3 +43,30 @@ def write_random_lora(folder: Path, seed: int) -> Path:
         {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK, "target_modules": modules},
     )
     return folder
+
+
+def write_patterned_lora(folder: Path, seed: int) -> Path:
+    """Write one whose `q_proj`s have a rank and an alpha of their own, and in `folder`/plain the same change without:
+    padded with zeros to one rank, B scaled to one alpha.
+    """
+    generator = np.random.default_rng(seed)
+    own, plain = {"r": 4, "alpha": 16}, {"r": RANK, "alpha": 2 * RANK}
+    tensors: dict[str, np.ndarray] = {}
+    padded: dict[str, np.ndarray] = {}
+    for layer in range(LAYERS):
+        for module in ("self_attn.q_proj", "self_attn.v_proj"):
+            (inputs, outputs), name = WIDTHS[module], f"base_model.model.model.layers.{layer}.{module}"
+            its = own if module.endswith("q_proj") else plain
+            a = (generator.standard_normal((its["r"], inputs)) / inputs**0.5).astype(np.float32)
+            b = (generator.standard_normal((outputs, its["r"])) * SCALE).astype(np.float32)
+            tensors |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+            missing, factor = RANK - its["r"], (its["alpha"] / its["r"]) / (plain["alpha"] / plain["r"])
+            padded[f"{name}.lora_A.weight"] = np.pad(a, ((0, missing), (0, 0)))
+            padded[f"{name}.lora_B.weight"] = np.pad(b, ((0, 0), (0, missing))) * np.float32(factor)
+    patterns = {"rank_pattern": {"q_proj": own["r"]}, "alpha_pattern": {"self_attn.q_proj": own["alpha"]}}
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK, "target_modules": ["q_proj", "v_proj"]}
+    for place, what, more in ((folder, tensors, patterns), (folder / "plain", padded, {})):
+        place.mkdir(parents=True)
+        write_tensors(place / "adapter_model.safetensors", what)
+        write_json(place / "adapter_config.json", config | more)
+    return folder

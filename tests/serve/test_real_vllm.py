@@ -11,20 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import psutil
 import pytest
-from random_lora import write_random_lora
+from random_lora import write_patterned_lora, write_random_lora
 
 from keepstate.dataset.parity import local_prompts
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
+from keepstate.serve.applied import ROUNDING, largest_difference, prompt_log_probs
+from keepstate.serve.check import Standing, check_server
 from keepstate.serve.command import CPU_BLOCK, PLUGIN_FOLDER
 from keepstate.serve.prompt_parity import CONVERSATION
 from keepstate.setup import basemodel, installing
 
 SECONDS = 500
 ADAPTERS = ("persistent", "forget", "react")
+PATTERNED, PLAIN = "patterned", "plain"
+"""The same change with and without `rank_pattern` and `alpha_pattern`."""
 QUESTION: list[Message] = [{"role": "user", "content": "What is the capital of France?"}]
 PROGRAM = """
 import sys
@@ -61,6 +66,8 @@ class Running:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("adapters")
     loras = [f"{name}={write_random_lora(folder / name, seed)}" for seed, name in enumerate(ADAPTERS)]
+    patterned = write_patterned_lora(folder / PATTERNED, len(ADAPTERS))
+    loras += [f"{PATTERNED}={patterned}", f"{PLAIN}={patterned / PLAIN}"]
     command = [sys.executable, "-c", PROGRAM, str(folder / "vllm.log"), str(basemodel.ensure_base_model()), *loras]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -76,7 +83,7 @@ def text_of(reply: dict[str, Any]) -> str:
 
 def test_every_model_is_listed_and_answers_in_its_own_way(running: Running) -> None:
     listed = httpx2.get(f"{running.url}/models", trust_env=False).json()["data"]
-    assert {card["id"] for card in listed} == {"base", *ADAPTERS}
+    assert {card["id"] for card in listed} == {"base", *ADAPTERS, PATTERNED, PLAIN}
     texts = {name: text_of(running.answer(name)) for name in ("base", *ADAPTERS)}
     assert "Paris" in texts["base"]
     assert len(set(texts.values())) == len(texts), texts
@@ -119,6 +126,28 @@ def test_the_next_turn_finds_the_last_one_in_the_cache(running: Running) -> None
     assert cached % CPU_BLOCK == 0
     of_another = running.answer("forget", messages)["usage"]["prompt_tokens_details"]
     assert not of_another or not of_another["cached_tokens"], "another adapter's cache is not its own"
+
+
+def test_a_rank_and_an_alpha_of_a_layer_s_own_are_applied(running: Running) -> None:
+    """What is left between both is bf16's: products of other lengths, and a scale apart that is in B in the other."""
+    told = {name: prompt_log_probs(running.url, name) or [] for name in ("base", PATTERNED, PLAIN)}
+    means = {name: np.mean(np.abs(np.subtract(told[name], told[PLAIN]))) for name in told}
+    assert means[PATTERNED] < 0.25 * means["base"], means
+
+
+async def test_what_is_the_base_s_own_is_no_difference(running: Running) -> None:
+    """What `check_applied` rests on: without an adapter nothing differs, whoever else is asked at the same time."""
+    names = ["base", "persistent", "base", "forget", "base"]
+    told = await asyncio.gather(*(asyncio.to_thread(prompt_log_probs, running.url, name) for name in names))
+    alone = prompt_log_probs(running.url, "base") or []
+    assert [largest_difference(each or [], alone) > ROUNDING for each in told] == [name != "base" for name in names]
+
+
+def test_the_check_finds_nothing_wrong(running: Running) -> None:
+    rows = {row.topic: row for row in check_server(running.url)}
+    assert {row.standing for row in rows.values()} == {Standing.OK}, rows
+    assert "base: thinking" in rows
+    assert {f"{name}: applied" for name in ADAPTERS} <= rows.keys()
 
 
 def test_an_unknown_model_is_404(running: Running) -> None:

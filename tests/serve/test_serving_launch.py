@@ -57,7 +57,8 @@ def test_inside_the_block_it_serves_and_afterwards_it_is_gone(planned: ServingPl
         assert server.base_url == f"http://127.0.0.1:{planned.port}/v1"
         assert server.log.is_relative_to(stub_home)
     assert not is_running(stub_home)
-    assert stages[-3:] == ["asking base", "asking persistent", "asking react"]
+    assert stages[-4:-1] == ["asking base", "asking persistent", "asking react"]
+    assert stages[-1] == "comparing adapters with the base"
 
 
 def test_what_a_server_loaded_is_known_while_it_runs(
@@ -136,6 +137,23 @@ def test_an_adapter_that_does_not_answer_is_named(
     assert "'react' does not answer: 500" in error.message
     assert "shapes cannot be multiplied" in error.message
     assert not is_running(stub_home)
+
+
+def test_an_adapter_that_answers_as_the_base_is_refused(
+    planned: ServingPlan, stub_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB", "react=base")
+    error = start(planned)
+    assert "'react' answers as the base model does: this adapter changes nothing" in error.message
+    assert str(planned.log) in error.hint
+    assert not is_running(stub_home)
+
+
+def test_a_server_that_does_not_tell_log_probabilities_is_refused(
+    planned: ServingPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB", "untold")
+    assert "does not tell what 'base' makes of a prompt" in start(planned).message
 
 
 def test_a_server_without_our_lora_code_is_refused(planned: ServingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
