@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,11 @@ def command() -> None:
 @click.option("--traces", type=PATH, default="data/traces", help="Folder with a subfolder for each runtime.")
 @click.option("--runtime", "runtimes", type=RUNTIME, multiple=True, help="Arm to build, repeatable; else all there.")
 @click.option("--mix", help="One data set of several runtimes instead, as persistent,forget; its subfolder: mixed.")
+@click.option(
+    "--training-tasks",
+    type=PATH,
+    help="Folder of training tasks: a benchmark (--traces runs/NAME/CELL) is read only if all of its are among them.",
+)
 @click.option("--out", type=PATH, default="data/datasets", help="Folder; each arm gets a subfolder.")
 @click.option(
     "--template",
@@ -74,6 +79,7 @@ def build(
     traces: Path,
     runtimes: tuple[str, ...],
     mix: str | None,
+    training_tasks: Path | None,
     out: Path,
     template: str | None,
     tokenizer: str | None,
@@ -89,6 +95,7 @@ def build(
 
     options = _options(chosen)
     arms = _arms(traces, _mixed(mix, runtimes) if mix else runtimes)
+    _refuse_held_out(arms.values(), training_tasks)
     with sigterm_interrupts(), CountDisplay("reading traces") as shown:
         rest: dict[str, Any] = {"template": template, "tokenizer_path": tokenizer_folder(tokenizer)}
         rest |= {"options": options, "jobs": jobs, "on_progress": shown}
@@ -203,6 +210,32 @@ def tokenizer_folder(name: str | None) -> Path:
 def _options(chosen: dict[str, Any]) -> BuildOptions:
     chosen["finished"] = not chosen.pop("unfinished")
     return BuildOptions.model_validate(chosen)
+
+
+def _refuse_held_out(roots: Iterable[Path], training_tasks: Path | None) -> None:
+    """Refuse episodes of a benchmark on tasks that are no training tasks: what is measured must not be trained on.
+
+    Raises:
+        UserError: Names them, and how episodes of an adapter are collected on training tasks.
+    """
+    cells = sorted(path for root in roots for path in root.rglob("cell.json"))
+    if not cells:
+        return
+    from keepstate.bench.cells import read_cell_file
+    from keepstate.tasks import load_tasks
+
+    known = {task.content_hash for task in load_tasks(training_tasks)} if training_tasks else set()
+    for cell in cells:
+        foreign = [name for name, task in read_cell_file(cell).tasks.items() if task.hash not in known]
+        if foreign:
+            more = f" and {len(foreign) - NAMED} more" if len(foreign) > NAMED else ""
+            raise UserError(
+                f"{cell.parent} is a benchmark, and its tasks are not known as training tasks:"
+                f" {', '.join(foreign[:NAMED])}{more}",
+                "name the folder of the training tasks where it played on these: --training-tasks FOLDER; else let the"
+                " adapter play those: keepstate traces collect --tasks FOLDER --teacher llm --base-url URL"
+                " --model ADAPTER",
+            )
 
 
 def _mixed(mix: str, runtimes: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--grad-accum": ("gradient_accumulation_steps", {"type": click.IntRange(1), "help": "Batches of one step."}),
     "--lr": ("learning_rate", {"type": FiniteRange(0, min_open=True), "help": "Learning rate."}),
     "--epochs": ("num_epochs", {"type": FiniteRange(0, min_open=True), "help": "Passes over the data."}),
-    "--seed": ("seed", {"type": click.IntRange(0, 2**32 - 1), "help": "Of the training."}),
+    "--seed": ("seed", {"type": click.IntRange(0, 2**32 - 1), "multiple": True, "help": "Of the training."}),
     "--profile": (
         "keepstate_profile",
         {"type": click.Choice(["speed", "memory"]), "help": "Spend free GPU memory, or fit 12 GB."},
@@ -45,6 +46,9 @@ training_options = together(
 def config_keys(options: dict[str, Any]) -> dict[str, Any]:
     """Take the keys of the config that were given out of `options`."""
     given = {key: options.pop(key) for key, _ in OPTIONS.values()}
+    if len(seeds := given["seed"]) > 1:
+        raise click.UsageError("several --seed are several trainings: keepstate train RUNTIME --seed 1 --seed 2")
+    given["seed"] = seeds[0] if seeds else None
     return {key: value for key, value in given.items() if value is not None}
 
 
@@ -60,7 +64,8 @@ def command(
 ) -> None:
     """Train the adapter of RUNTIME, or of mixed data, from where it was stopped.
 
-    Without a GPU the default (Qwen3-8B) is refused at once.
+    Without a GPU the default (Qwen3-8B) is refused at once. Several --seed are trainings one after the other, each in a
+    folder and under a name of its own (out/...-seed1, persistent-seed1); a report shows how far they lie apart.
     What is given replaces the config's values. Another training in the same folder is refused, naming what differs.
     """
     import yaml
@@ -71,29 +76,53 @@ def command(
     from keepstate.train.training_plan import plan_training
 
     config = config or config_path(runtime, laptop=laptop)
-    dataset = dataset or Path("data/datasets") / runtime
+    seeds = tuple(dict.fromkeys(options["seed"]))
+    if len(seeds) > 1:
+        options["seed"] = ()
     overrides = config_keys(options)
     places: dict[str, Any] = {
-        "dataset": dataset,
+        "dataset": dataset or Path("data/datasets") / runtime,
         "output": options["output"],
         "base_model": options["base_model"],
         "runtime": runtime,
     }
-    if dry_run:
-        planned = plan_training(config, overrides=overrides, machine=False, **places)
-        for remark in planned.remarks:
-            click.echo(remark, err=True)
-        click.echo(yaml.safe_dump(planned.config, sort_keys=False), nl=False)
-        return
-    with TrainingDisplay(runtime) as show:
-        adapter = train(
-            config,
-            overrides=overrides,
-            fresh=options["fresh"],
-            tracker=Tracker(options["tracker"]),
-            on_progress=show,
-            on_remark=lambda text: click.echo(text, err=True),
-            **places,
+    trainings = _trainings(config, overrides, places, seeds) if len(seeds) > 1 else [(runtime, overrides, places)]
+    for name, keys, where in trainings:
+        if dry_run:
+            planned = plan_training(config, overrides=keys, machine=False, **where)
+            for remark in planned.remarks:
+                click.echo(remark, err=True)
+            click.echo(yaml.safe_dump(planned.config, sort_keys=False, explicit_start=len(trainings) > 1), nl=False)
+            continue
+        with TrainingDisplay(name) as show:
+            adapter = train(
+                config,
+                overrides=keys,
+                name=name,
+                fresh=options["fresh"],
+                tracker=Tracker(options["tracker"]),
+                on_progress=show,
+                on_remark=lambda text: click.echo(text, err=True),
+                **where,
+            )
+        loss = "" if adapter.final_loss is None else f", loss {adapter.final_loss:.3f}"
+        click.echo(f"{adapter.name}: {adapter.steps} steps in {adapter.seconds:.0f} s{loss}", err=True)
+
+
+def _trainings(
+    config: Path, overrides: dict[str, Any], places: dict[str, Any], seeds: Sequence[int]
+) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Name, keys and places of the training of each seed."""
+    from keepstate.train.axolotl_config import read_axolotl_config
+    from keepstate.train.base_model import output_folder
+
+    runtime = places["runtime"]
+    base = output_folder(read_axolotl_config(config), places["output"], places["base_model"], runtime)
+    return [
+        (
+            f"{runtime}-seed{seed}",
+            overrides | {"seed": seed},
+            places | {"output": base.with_name(f"{base.name}-seed{seed}")},
         )
-    loss = "" if adapter.final_loss is None else f", loss {adapter.final_loss:.3f}"
-    click.echo(f"{adapter.name}: {adapter.steps} steps in {adapter.seconds:.0f} s{loss}", err=True)
+        for seed in seeds
+    ]

@@ -59,6 +59,7 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
     output: Path | None = None,
     base_model: str | Path | None = None,
     runtime: str | None = None,
+    name: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     fresh: bool = False,
     tracker: Tracker = Tracker.TRACKIO,
@@ -74,6 +75,7 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
         base_model: A model folder or hub name instead of the config's.
         runtime: What the adapter is for, a runtime or `mixed`; by default what the data set was built for. Other data
             is refused.
+        name: What the adapter will be called where it is served; by default what the data is called.
         overrides: Keys of the config to replace; None means not given.
         fresh: Replace another training that lies in the folder; see `keepstate.resume`.
         tracker: Who draws the curves; by default a database beside the adapter's folder.
@@ -92,6 +94,7 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
         output=output,
         base_model=base_model,
         runtime=runtime,
+        name=name,
         overrides=overrides,
     )
     place = output_folder(read_axolotl_config(config), output, base_model, runtime)

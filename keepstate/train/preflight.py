@@ -270,7 +270,9 @@ def _build_command(
 ) -> str:
     """The command that builds such a data set anew, with another runtime, template or base model where named."""
     mix = ",".join(manifest.runtimes if manifest.arm == MIXED else (RuntimeName.PERSISTENT, RuntimeName.FORGET))
-    command = f"keepstate dataset build {_which(runtime or manifest.arm, mix)}"
+    command = f"keepstate dataset build --runtime {runtime or manifest.arm}"
+    if (runtime or manifest.arm) == MIXED:
+        command = f"keepstate dataset build --mix {mix}"
     if dataset.name == manifest.arm:
         command += f" --out {dataset.parent}"
     own = own_tokenizer(model) if model else None
@@ -280,11 +282,6 @@ def _build_command(
         command += f" --tokenizer {manifest.tokenizer.name}"
     command += f" --template {template or manifest.template.name}"
     return command if own or not model else f"{command}, where FOLDER holds the tokenizer of {model}"
-
-
-def _which(arm: str, mix: str) -> str:
-    """The option that builds the data of a runtime, or mixes it."""
-    return f"--mix {mix}" if arm == MIXED else f"--runtime {arm}"
 
 
 def own_tokenizer(model: str) -> tuple[str, Path] | None:

@@ -42,6 +42,8 @@ class TrainingPlan:
     """How long it will take; None where this machine will not train it."""
     remarks: tuple[str, ...]
     """What a user should know."""
+    name: str
+    """What the adapter will be called where it is served."""
 
     @cached_property
     def decisive(self) -> dict[str, Any]:
@@ -58,11 +60,6 @@ class TrainingPlan:
         """What the adapter will be for."""
         seed = self.decisive.get("seed")
         return TrainedFor(runtimes=self.manifest.runtimes, training=training_of(self.decisive), seed=seed)
-
-    @property
-    def name(self) -> str:
-        """What the adapter will be called where it is served."""
-        return self.manifest.arm
 
     @property
     def key(self) -> str:
@@ -84,6 +81,7 @@ def plan_training(
     output: Path | None = None,
     base_model: str | Path | None = None,
     runtime: str | None = None,
+    name: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     machine: bool = True,
 ) -> TrainingPlan:
@@ -95,6 +93,7 @@ def plan_training(
         output: The adapter's folder; by default the config's.
         base_model: A model folder or hub name instead of the config's.
         runtime: What the adapter is for, a runtime or `mixed`; by default what the data set was built for.
+        name: What the adapter will be called where it is served; by default what the data is called.
         overrides: Keys of the config to replace; None means not given.
         machine: Also refuse what this machine cannot run, choose its GPU and estimate how long it takes.
 
@@ -142,6 +141,7 @@ def plan_training(
         gpu=gpu,
         assumed=assumed,
         remarks=tuple(remarks),
+        name=name or manifest.arm,
     )
 
 
