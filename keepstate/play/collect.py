@@ -24,7 +24,7 @@ from keepstate.play.jobs import Job, Once, play
 from keepstate.play.tally import Tally
 from keepstate.resume import OtherWork, Record, changed_keys
 from keepstate.tasks.base import Task
-from keepstate.tasks.families import environment_for
+from keepstate.tasks.families import environment_for, family_of
 from keepstate.traces import BadTrace
 from keepstate.traces.record import DEFAULT_LIMITS, Limits, Trace
 from keepstate.traces.recorded import Due, finished_others, graded, other_options, read_record
@@ -117,6 +117,7 @@ class _Collection:
             family: system_prompt(self._runtime, environment_for(task).tools, tool_calls=self._limits.tool_calls)
             for family, task in families.items()
         }
+        sources = {name: family_of(task).source for name, task in families.items()}
         return {
             "model": models[0].name,
             "runtime": str(self._runtime),
@@ -125,6 +126,7 @@ class _Collection:
             "limits": self._limits.model_dump(),
             "sampling": sampling_record(models[0]),
             "prompt": content_hash(prompts),
+            **{f"family file {name}": source for name, source in sources.items() if source},
         }
 
     def owed(self, isolation: str) -> Iterator[Job]:

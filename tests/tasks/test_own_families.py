@@ -1,6 +1,7 @@
 """A family of one's own: a file, a module or an entry point; its tools, its errors, and what it may leave out."""
 
 import json
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -379,3 +380,31 @@ def test_the_starter_works_and_is_written_once(tmp_path: Path) -> None:
     assert "reference answers score 1 and end the episode: 30 of 30" in told.stdout
     again = keepstate("tasks", "new", path)
     assert again.exit_code != 0
+
+
+def test_a_collection_of_another_version_of_the_file_is_refused(tmp_path: Path) -> None:
+    path, traces = tmp_path / "mine.py", tmp_path / "traces"
+    assert keepstate("tasks", "new", path).exit_code == 0
+    made = ["--family", path, "--count", 2, "--out", tmp_path / "tasks"]
+    assert keepstate("tasks", "generate", *made).exit_code == 0
+    collect = [
+        "traces",
+        "collect",
+        "--family",
+        path,
+        "--tasks",
+        tmp_path / "tasks",
+        "--runtime",
+        "react",
+        "--out",
+        traces,
+    ]
+    assert keepstate(*collect).exit_code == 0
+    before = {file: file.read_bytes() for file in traces.rglob("*.trace.json")}
+    path.write_text(path.read_text() + "\n# graded otherwise\n")
+    command = [sys.executable, "-m", "keepstate", *map(str, collect)]
+    later = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert later.returncode == 2
+    assert "family file mine: mine.py sha256:" in later.stderr
+    assert len(before) == 2
+    assert {file: file.read_bytes() for file in traces.rglob("*.trace.json")} == before
