@@ -141,8 +141,8 @@ def test_a_manifest_of_an_earlier_version_is_read(tmp_path: Path, small_tokenize
 
 
 @pytest.mark.train_env
-def test_every_runtime_is_proven_and_stands_in_the_certificate(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
-    build(tmp_path, arms(tmp_path, persistent=4, forget=3), small_tokenizer)
+def test_every_runtime_is_proven_and_stands_in_the_certificate(tmp_path: Path, qwen3: TextTokenizer) -> None:
+    build(tmp_path, arms(tmp_path, persistent=4, forget=3), qwen3)
     result = CliRunner().invoke(cli, ["dataset", "check", str(tmp_path / "d/mixed")])
     assert result.exit_code == 0, result.output
     assert "of forget: 3 rows, 6 turns, 0 rows differ" in result.output
