@@ -111,7 +111,8 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
             done, replaces = None, True
             say(f"{other.message}\n  it makes way")
         if done is not None:
-            say(f"{planned.output} is trained already from this config and data")
+            anew = "; --fresh replaces other trainings alone: to repeat this one, name another --out" if fresh else ""
+            say(f"{planned.output} is trained already from this config and data{anew}")
             return done
         return _train(planned, tracker, on_progress or (lambda _: None), say, fresh=replaces)
 
