@@ -33,7 +33,7 @@ class FirstDifference:
 
     task: str
     kind: str
-    """`prompt`, `goal`, `step` or `end`."""
+    """`prompt`, `goal`, `step`, `end`, `addresses` or `chance`: see `differences`."""
     place: str
     """In words, with the turn (counted from 0, as in the trace)."""
     recorded: str
