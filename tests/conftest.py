@@ -5,10 +5,13 @@ A run of named files stays in one process, where `-s` shows what they print. `-n
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 
 import pytest
 
 from keepstate.machine import cores
+from keepstate.tasks import families
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; what they start inherits it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,3 +29,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if whole and config.getoption("numprocesses", 0) is None and not config.getoption("usepdb"):
         config.option.numprocesses = min(MOST_WORKERS, cores())
         config.option.dist = "worksteal"
+
+
+@pytest.fixture
+def no_family_named(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The test names families of its own, as a new process does."""
+    monkeypatch.setattr(families, "_NAMED", {})
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    families._known.cache_clear()

@@ -104,10 +104,11 @@ class ServerChecker:
 
     def adapters(self) -> Iterator[ServerRow]:
         """Whether each is applied, and whether its folder still holds what was loaded."""
-        for name, card in self.cards.items():
-            if (parent := card.get("parent")) not in self.cards:
-                continue
-            theirs, ours = self._log_probs(str(parent)), self._log_probs(name)
+        parents = {name: str(card.get("parent")) for name, card in self.cards.items()}
+        parents = {name: parent for name, parent in parents.items() if parent in self.cards}
+        unadapted = {parent: self._log_probs(parent) for parent in set(parents.values())}
+        for name, parent in parents.items():
+            theirs, ours = unadapted[parent], self._log_probs(name)
             if theirs is None or ours is None:
                 yield ServerRow(f"{name}: applied", Standing.UNKNOWN, "log-probabilities of a prompt are not told")
             else:

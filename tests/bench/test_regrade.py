@@ -1,8 +1,7 @@
 """Grading anew after a family changed: kept, regraded or owed, by digest; old verdicts stay."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,12 +66,7 @@ LOUDER = ("word.upper()", "word.upper() + '!'")
 OTHER_GOAL = ("Say the word.", "Say a word.")
 
 
-@pytest.fixture(autouse=True)
-def none_named(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(families, "_NAMED", {})
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield
-    families._known.cache_clear()
+pytestmark = pytest.mark.usefixtures("no_family_named")
 
 
 @pytest.fixture

@@ -4,15 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from keepstate.tasks import Environment, ToolError, environment_for, families, make_tasks, use_family
+from keepstate.tasks import Environment, ToolError, environment_for, make_tasks, use_family
 from keepstate.tasks.checking import check_family
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Environment:
-    monkeypatch.setattr(families, "_NAMED", {})
+def desk(no_family_named: None) -> Environment:
     family = use_family(str(EXAMPLES / "sql_questions.py"))
     assert "the plan plays 6 tasks to their end, mean score 1.000" in list(check_family(family, 3))
     return environment_for(next(make_tasks(family.name, "mini", 1, 0)))

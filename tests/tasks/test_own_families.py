@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -70,13 +70,7 @@ class Words(Family):
 '''
 
 
-@pytest.fixture(autouse=True)
-def none_named(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test names its own."""
-    monkeypatch.setattr(families, "_NAMED", {})
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield
-    families._known.cache_clear()
+pytestmark = pytest.mark.usefixtures("no_family_named")
 
 
 @pytest.fixture
