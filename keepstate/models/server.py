@@ -221,8 +221,8 @@ class ServerModel:
                 return await self._read(said_of(kept.body), kept.seconds, counting=counting)
             except ServerFault:  # the file is damaged, or was written by a version that took more for an answer
                 cache.drop(url, request)
-        await self.endpoint.free()
         async with budget.request() if budget else nullcontext():
+            await self.endpoint.free()  # after the budget's turn, which may have taken until another hold
             started = time.monotonic()
             said = await self.endpoint.complete(request, seconds=self._seconds)
             await self._check(said)
