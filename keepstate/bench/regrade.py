@@ -25,6 +25,7 @@ from keepstate.bench.cells import CELL_FILE, read_cell_file
 from keepstate.bench.replay import TasksAtHand, replayable, traces_by_folder
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.files import alone_in, content_hash, parse_json, write_json
+from keepstate.play.collect import renew_family_files
 from keepstate.runtimes.base import TOO_LARGE, ToolGate
 from keepstate.tasks.base import Task, Verdict
 from keepstate.tasks.families import family, reference_scores
@@ -187,7 +188,8 @@ async def _graded(trace: Trace, task: Task) -> Verdict:
 
 
 def _write(found: FolderRegrade, at_hand: TasksAtHand) -> None:
-    """Write what is new: the old verdicts first, then each trace with its verdict, `cell.json`, and the summaries.
+    """Write what is new: the old verdicts first, then each trace with its verdict, `cell.json` or
+    `collection.json`, and the summaries.
 
     A run that is killed in between has lost nothing; repeated, it finds those that it had written by their digest.
     """
@@ -199,6 +201,7 @@ def _write(found: FolderRegrade, at_hand: TasksAtHand) -> None:
             versions["family"] = digest
         write_trace(found.folder, trace.model_copy(update={"verdict": found.regraded[name][1], "versions": versions}))
     changed = bool(found.regraded) | _renew_cell(found, at_hand)
+    renew_family_files(found.folder, {ref.family for ref in found.refs})
     if changed and list(found.folder.glob("summary_*.json")):
         write_summaries(found.folder)
 

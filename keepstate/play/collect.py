@@ -8,7 +8,7 @@ verdict, and played again next time. Selects nothing: a badly played episode is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,14 +17,14 @@ from typing import Any
 
 from keepstate.agents.prompts import system_prompt
 from keepstate.agents.recorder import sampling_record
-from keepstate.files import alone_in, content_hash
+from keepstate.files import alone_in, content_hash, parse_json
 from keepstate.models.base import Model, Relay, Reply
 from keepstate.play.admission import Admission
 from keepstate.play.jobs import Job, Once, play
 from keepstate.play.tally import Tally
 from keepstate.resume import OtherWork, Record, changed_keys
 from keepstate.tasks.base import Task
-from keepstate.tasks.families import environment_for, family_of
+from keepstate.tasks.families import environment_for, family, family_of
 from keepstate.traces import BadTrace
 from keepstate.traces.record import DEFAULT_LIMITS, Limits, Trace
 from keepstate.traces.recorded import Due, finished_others, graded, other_options, read_record
@@ -33,6 +33,8 @@ from keepstate.vocabulary import AUTO, RuntimeName
 
 COLLECTION_FILE = "collection.json"
 COLLECTION_SCHEMA = "keepstate.collection.v1"
+FAMILY_FILE = "family file "
+"""Begins the key of a user's family, whose value names its file and SHA-256."""
 ELSEWHERE = "--out FOLDER"
 """The option that keeps traces of two teachers."""
 BLANK_LINES = re.compile(r"\A\s*[\r\n]")
@@ -99,6 +101,21 @@ async def collect(
     return tallies
 
 
+def renew_family_files(folder: Path, families: Iterable[str]) -> None:
+    """Let the record of a collection name the files of these families as they are now: they graded all that lies there.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    try:
+        decisive = parse_json((folder / COLLECTION_FILE).read_bytes())["decisive"]
+        now = {key: family(name).source for name in families if (key := FAMILY_FILE + name) in decisive}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return  # none, or one that collecting itself names as broken
+    if any(decisive[key] != source for key, source in now.items()):
+        Record(folder / COLLECTION_FILE, COLLECTION_SCHEMA, decisive | now).write()
+
+
 class _Collection:
     """The traces of one runtime, and what decides them."""
 
@@ -126,7 +143,7 @@ class _Collection:
             "limits": self._limits.model_dump(),
             "sampling": sampling_record(models[0]),
             "prompt": content_hash(prompts),
-            **{f"family file {name}": source for name, source in sources.items() if source},
+            **{FAMILY_FILE + name: source for name, source in sources.items() if source},
         }
 
     def owed(self, isolation: str) -> Iterator[Job]:

@@ -19,6 +19,7 @@ from keepstate.cli import cli
 from keepstate.models.scripted import ScriptedModel
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.collect import CollectPlan, collect
+from keepstate.resume import OtherWork
 from keepstate.tasks import families, make_tasks, use_family
 from keepstate.tasks.base import Task
 from keepstate.traces import read_trace
@@ -244,6 +245,25 @@ async def test_a_collection_of_keepstates_own_family_is_graded_again_and_kept(tm
     before = {folder: files(tmp_path / folder) for folder in runtimes}
     assert [counts(found) for found in await regrade(tmp_path)] == [(0, 5, 0, 0)] * 3
     assert {folder: files(tmp_path / folder) for folder in runtimes} == before
+
+
+async def test_a_collection_that_is_graded_anew_is_gone_on_with(tmp_path: Path, version: Callable[..., Path]) -> None:
+    version()
+    calls = json.dumps([{"tool": "say", "args": {"word": "b"}}, {"tool": "finish"}])
+
+    def plan() -> CollectPlan:
+        tasks = list(make_tasks("words", "short", 2, 0))
+        model = ScriptedModel([f"Thought: x\nAction: {calls}"] * 2)
+        return CollectPlan(tasks, (RuntimeName.REACT,), lambda _task, _runtime: model, tmp_path)
+
+    [first] = await collect(plan(), allow_unsafe=True)
+    version(HALF)
+    with pytest.raises(OtherWork, match="family file words"):
+        await collect(plan(), allow_unsafe=True)
+    [found] = await regrade(tmp_path)
+    assert found.written
+    [again] = await collect(plan(), allow_unsafe=True)
+    assert (first.done, again.done) == (2, 2)
 
 
 def test_the_command_says_which_and_ends_with_1_where_one_is_owed(tmp_path: Path, version: Callable[..., Path]) -> None:
