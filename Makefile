@@ -73,6 +73,14 @@ $(TRACES): traces-%: setup | data/tasks/knapsack-easy-train ## the scripted teac
 
 # --- training, serving, benchmarks: these need a GPU ------------------------------------------------------------
 
+# Of several runtimes: the script of the others makes the data of one.
+MIX ?= persistent,forget
+.PHONY: train-mixed
+train-mixed: setup ## Qwen3-8B LoRA on the traces of several runtimes (MIX=persistent,forget)
+	$(RUN) dataset build --mix $(MIX) --tokenizer qwen3
+	$(RUN) dataset check data/datasets/mixed
+	$(RUN) train mixed $(ARGS)
+
 TRAIN = train-persistent train-forget train-react
 .PHONY: $(TRAIN)
 $(TRAIN): train-%: setup ## Qwen3-8B LoRA on the traces of one runtime (options: ARGS="--profile memory")

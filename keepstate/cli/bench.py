@@ -74,6 +74,7 @@ def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | Non
 @click.option("--tasks", "path", type=PATH, help="Folder of tasks, or a task-set JSON.")
 @click.option("--difficulty", help="Or: sample tasks of this one.")
 @family_option(exposed=True)
+@click.option("--rules", help="Rule set of --difficulty; else the first of its family.")
 @click.option(
     "--count", type=click.IntRange(1), help="At most so many; all of --tasks, 100 of --difficulty if not given."
 )
@@ -102,6 +103,7 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
     path: Path | None,
     difficulty: str | None,
     family: str | None,
+    rules: str | None,
     count: int | None,
     seed_start: int,
     adapters: tuple[str, ...],
@@ -118,8 +120,11 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
     """
     if (path is None) == (difficulty is None):
         raise click.UsageError("give either --tasks or --difficulty")
+    if rules and difficulty is None:
+        raise click.UsageError("--rules belongs to --difficulty: those of --tasks are in their files")
     where = {"difficulty": difficulty} if path is None else {("folder" if path.is_dir() else "config"): path}
-    source = TaskSource.model_validate({**where, "family": family, "count": count, "seed_start": seed_start})
+    chosen = {"family": family, "rules": rules, "count": count, "seed_start": seed_start}
+    source = TaskSource.model_validate({**where, **chosen})
     from keepstate.bench.served import served_adapters
 
     label = source.load()[0].difficulty

@@ -1,5 +1,6 @@
 """Benchmark configs: those of the specification, and what is wrong with others."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from keepstate.bench import (
 from keepstate.bench.benchmark_config import picked
 from keepstate.errors import UserError
 from keepstate.tasks import write_tasks
+from keepstate.tasks.task_set import read_task_set
 from keepstate.train.trained_for import TrainedFor
 from keepstate.vocabulary import RuntimeName
 
@@ -52,29 +54,39 @@ def test_each_target_of_the_specification_has_its_cell(target: str, short: str, 
     assert {task.seed for task in tasks} == {123_456_789}
 
 
-@pytest.mark.parametrize("family", ["navigation", "rule_diagnosis"])
-@pytest.mark.parametrize("target", TARGETS)
-def test_other_families_have_the_same_cells(target: str, family: str) -> None:
-    name = target.format(f"{family.replace('_', '-')}-easy")
+OTHER_CELLS = [
+    (target.format(f"{family.replace('_', '-')}-{short}"), family, difficulty, TARGETS[target])
+    for family in ("navigation", "rule_diagnosis")
+    for short, difficulty in (("easy", "easy"), ("med", "medium"), ("hard", "hard"))
+    for target in TARGETS
+]
+
+
+@pytest.mark.parametrize(("name", "family", "difficulty", "cell"), OTHER_CELLS)
+def test_other_families_have_the_same_cells(
+    name: str, family: str, difficulty: str, cell: tuple[str, RuntimeName]
+) -> None:
     config = read_benchmark_config(CONFIGS / f"{name}.yaml")
-    assert (config.name, config.adapter, config.runtime) == (name, *TARGETS[target])
-    tasks = config.tasks.load()
-    assert {(task.family, task.difficulty, task.seed) for task in tasks} == {(family, "easy", 123_456_789)}
-    assert len(tasks) == 100
+    assert (config.name, config.adapter, config.runtime) == (name, *cell)
+    (task,) = config.tasks.model_copy(update={"count": 1}).load()
+    assert (task.family, task.difficulty, task.seed) == (family, difficulty, 123_456_789)
+    assert config.tasks.config is not None
+    assert read_task_set(config.tasks.config).count == 100
 
 
-def test_the_configs_differ_in_nothing_but_name_adapter_runtime_tasks_and_the_time_of_react() -> None:
+def test_the_configs_differ_in_nothing_but_name_adapter_runtime_tasks_and_what_an_episode_needs() -> None:
     paths = sorted(CONFIGS.rglob("*.*"))
-    assert len(paths) == 16 + 2 * len(TARGETS), "of knapsack easy and medium, and of each other family easy"
+    assert len(paths) == 16 + len(OTHER_CELLS), "of knapsack easy and medium, and of each other family"
     rest = set()
     for path in paths:
         config = read_benchmark_config(path)
         limits = config.limits
-        assert limits.seconds == (600 if config.runtime is REACT else 900)
-        assert (limits.turns, limits.tool_calls, config.context) == (40, 25, 40_960)
+        times = 5 if re.search("-navigation-(med|hard)", path.stem) else 1  # up to 160 moves, beside scans
+        assert limits.seconds == times * (600 if config.runtime is REACT else 900)
+        assert (limits.turns, limits.tool_calls, config.context) == (times * 40, 25, 40_960)
         assert (config.sampling.temperature, config.sampling.max_tokens, config.nothink) == (0.2, 12_288, True)
         values = config.model_dump(exclude={"name", "adapter", "runtime", "tasks"})
-        values["limits"].pop("seconds")
+        del values["limits"]["seconds"], values["limits"]["turns"]
         rest.add(yaml.safe_dump(values))
     assert len(rest) == 1
 

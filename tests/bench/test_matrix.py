@@ -102,10 +102,14 @@ def test_the_command_plays_what_is_served_and_picked(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with serving(Folders(models=("base", "earlier", "theirs"), folders=folders)) as stub:
-        arguments = ["matrix", "--difficulty", "mini", "--count", "1", "--base-url", stub.url]
+        arguments = ["matrix", "--difficulty", "mini", "--rules", "paper", "--count", "1", "--base-url", stub.url]
         result = CliRunner().invoke(commands.command, [*arguments, "--cells", "*:react"])
         assert result.exit_code == 0, result.output
         assert "what it was trained for is not told, so every runtime is played: theirs" in result.stderr
     cells = {cell.name: cell for cell in read_results(tmp_path / "runs/matrix")}
     assert list(cells) == ["base-react-mini", "earlier-react-mini", "theirs-react-mini"]
     assert [cell.fit for cell in cells.values()] == ["base", "matched", "unknown"]
+    names = {path.name for path in (tmp_path / "runs/matrix").glob("*/*.trace.json")}
+    assert names == {"knapsack-mini-paper-s123456789-00000.trace.json"}
+    result = CliRunner().invoke(commands.command, ["matrix", "--tasks", str(tmp_path), "--rules", "paper"])
+    assert "--rules belongs to --difficulty" in result.stderr

@@ -117,7 +117,7 @@ SPECIFIED_TARGETS = (
 )
 
 
-@pytest.mark.parametrize("target", SPECIFIED_TARGETS)
+@pytest.mark.parametrize("target", [*SPECIFIED_TARGETS, "train-mixed"])
 def test_make_knows_every_specified_target(target: str) -> None:
     done = subprocess.run(["make", "-n", target, "LORA=x"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
