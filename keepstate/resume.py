@@ -52,6 +52,8 @@ class Record:
     schema: str
     decisive: Mapping[str, Any]
     """JSON values by key; nested mappings are compared key by key."""
+    unknown: Collection[str] = ()
+    """Keys whose None means "not known", as `changed_keys` has it."""
 
     def changes(self) -> list[str] | None:
         """What differs from the work that lies there, as `changed_keys` has it; None where no record lies there.
@@ -60,7 +62,8 @@ class Record:
             UserError: A folder lies in its place, which no `--fresh` could replace.
         """
         try:
-            return changed_keys(parse_json(self.path.read_bytes())["decisive"], self.decisive)
+            before = parse_json(self.path.read_bytes())["decisive"]
+            return changed_keys(before, self.decisive, unknown=self.unknown)
         except FileNotFoundError:
             return None
         except IsADirectoryError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keepstate.bench.benchmark_config import BenchmarkConfig
+from keepstate.bench.cells import TOLD_BY_SERVER
 from keepstate.errors import UserError
 from keepstate.models.endpoint import SECONDS, Endpoint, ServerFault, context_of
 from keepstate.serve.loaded import AdapterContent, Loaded, loaded_base, loaded_by
@@ -58,11 +59,12 @@ class ServerInfo:
                 f" {config.name} asks for {config.context:,}",
                 f"restart it with a longer context, or ask for less: context: {context} (bench matrix: --context)",
             )
-        base = self.models.get(str(card.get("parent")), {})
-        return {"root": card.get("root"), "max_model_len": context} | self._contents(config.served_name, card, base)
+        return {"root": card.get("root"), "max_model_len": context} | self.contents(config.served_name)
 
-    def _contents(self, name: str, card: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    def contents(self, name: str) -> dict[str, Any]:
         """What decides the answers: what the server loaded, where that is known, else what lies in its folders now."""
+        card = self.models[name]
+        base = self.models.get(str(card.get("parent")), card)
         loaded, content = self._content(name)
         remarks = []
         if loaded and content and (lying := self._lying(_adapter, content.folder)) != content:
@@ -71,7 +73,7 @@ class ServerInfo:
         return {
             "weights": content.weights if content else None,
             "adapter_config": content.config if content else None,
-            "base": loaded.base if loaded else self._lying(loaded_base, (base or card).get("root")),
+            "base": loaded.base if loaded else self._lying(loaded_base, base.get("root")),
             "template": loaded.template if loaded else None,
             "trained_for": self.trained_for(name),
             "vllm_arguments": list(loaded.vllm_arguments) if loaded else None,
@@ -105,6 +107,19 @@ class ServerInfo:
 def _adapter(root: object) -> AdapterContent | None:
     """What lies in the folder that a server names."""
     return AdapterContent.read(Path(str(root))) if root else None
+
+
+async def contents_of(base_url: str, name: str) -> dict[str, Any]:
+    """What decides the answers of a server's model beside its name: the keys of `TOLD_BY_SERVER`, None where not known.
+
+    Where no server answers, or none of keepstate's, little or nothing is.
+    """
+    try:
+        server = await ask_server(base_url)
+        told = server.contents(name) if name in server.models else {}
+    except UserError:
+        told = {}
+    return {key: told.get(key) for key in TOLD_BY_SERVER}
 
 
 def start_command(configs: Sequence[BenchmarkConfig]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from keepstate import eventloop
+from keepstate.bench.served import contents_of
 from keepstate.cli._options import (
     PATH,
     FiniteRange,
@@ -103,7 +104,8 @@ def command(  # noqa: PLR0913 - one parameter an option
     def scripted(task: Task, name: RuntimeName) -> Model:
         return ScriptedTeacher(task, name, seed=seed, tool_calls=limits.tool_calls)
 
-    plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, fresh=fresh)
+    told = eventloop.run(contents_of(base_url, model_name)) if base_url and model_name else {}
+    plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, fresh=fresh, served=told)
     play = served.collect if served else collect
     with TallyDisplay() as shown:
         eventloop.run(play(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=shown))

@@ -5,9 +5,10 @@
     cache.find(url, request)
 
 An answer is found by the hash of the whole request and the server's address: messages, model, sampling, and the seed,
-which is the number of the draw: repeats with another `--seed` stay draws of their own. Only answers that could be used
-are kept, and nothing of a request but its hash: no prompt, no address, no key. It cannot see that a server serves other
-weights under the same name: then name another file. Several processes may share one.
+which is the number of the draw: repeats with another `--seed` stay draws of their own; and by what is known of the
+weights that answer. Where nothing is, others under the same name cannot be told: then name another file. Only answers
+that could be used are kept, and nothing of a request but its hash: no prompt, no address, no key. Several processes may
+share one.
 """
 
 from __future__ import annotations
@@ -47,12 +48,17 @@ class Kept:
 class AnswerCache:
     """The file at `path`, made where there is none. Close it with `close`.
 
+    Args:
+        path: Of the file.
+        served: What is known of the model that answers, beside its name.
+
     Raises:
         UserError: It is no such file, or cannot be opened; also from every method, where the disk is full.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, served: Mapping[str, Any] | None = None) -> None:
         self.path = path
+        self._served = {key: value for key, value in (served or {}).items() if value is not None}
         self.found = 0
         """Answers that were found."""
         try:
@@ -88,14 +94,14 @@ class AnswerCache:
         """The answer of the server at `url` to exactly this request; None where there is none."""
         with self._explained():
             row = self._file.execute(
-                "SELECT body, seconds FROM answers WHERE request = ?", (_key(url, request),)
+                "SELECT body, seconds FROM answers WHERE request = ?", (self._key(url, request),)
             ).fetchone()
         self.found += row is not None
         return Kept(*row) if row else None
 
     def keep(self, url: str, request: Mapping[str, Any], answer: Kept) -> None:
         """Keep an answer; the first one of two to the same request stays."""
-        row = (_key(url, request), answer.body, answer.seconds)
+        row = (self._key(url, request), answer.body, answer.seconds)
         with self._explained():
             self._file.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", row)
 
@@ -103,7 +109,11 @@ class AnswerCache:
         """Forget an answer that was found and is none."""
         self.found -= 1
         with self._explained():
-            self._file.execute("DELETE FROM answers WHERE request = ?", (_key(url, request),))
+            self._file.execute("DELETE FROM answers WHERE request = ?", (self._key(url, request),))
+
+    def _key(self, url: str, request: Mapping[str, Any]) -> str:
+        known = {"served": self._served} if self._served else {}
+        return content_hash({"url": url, "request": request} | known)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -112,7 +122,3 @@ class AnswerCache:
         except sqlite3.Error as error:
             hint = HINTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, ANOTHER)  # the rest of the code: where
             raise UserError(f"the cache of answers {self.path}: {error}", hint) from error
-
-
-def _key(url: str, request: Mapping[str, Any]) -> str:
-    return content_hash({"url": url, "request": request})

@@ -8,9 +8,9 @@ verdict, and played again next time. Selects nothing: a badly played episode is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ class CollectPlan:
     limits: Limits = DEFAULT_LIMITS
     fresh: bool = False
     """Replace what other options made."""
+    served: Mapping[str, Any] = field(default_factory=dict)
+    """What decides a served teacher's answers beside its name, by key; None where a key is not known."""
 
 
 async def collect(
@@ -123,7 +125,7 @@ class _Collection:
         self._plan, self._tally = plan, tally
         self._runtime = RuntimeName(tally.name)
         self._limits = plan.limits.of(self._runtime)
-        self._record = Record(tally.folder / COLLECTION_FILE, COLLECTION_SCHEMA, self._decisive())
+        self._record = Record(tally.folder / COLLECTION_FILE, COLLECTION_SCHEMA, self._decisive(), plan.served.keys())
         self.others: dict[str, Sequence[str]] = {}
         """Finished traces of other options that lie there, in words, and what differs; known once all is `owed`."""
 
@@ -144,6 +146,7 @@ class _Collection:
             "sampling": sampling_record(models[0]),
             "prompt": content_hash(prompts),
             **{FAMILY_FILE + name: source for name, source in sources.items() if source},
+            **self._plan.served,
         }
 
     def owed(self, isolation: str) -> Iterator[Job]:

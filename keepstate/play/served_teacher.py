@@ -48,7 +48,7 @@ class ServedTeacher:
         Raises:
             UserError: As there, or the cache cannot be used.
         """
-        with closing(AnswerCache(self.cache)) if self.cache else nullcontext() as answers:
+        with closing(AnswerCache(self.cache, plan.served)) if self.cache else nullcontext() as answers:
             endpoint = Endpoint(self.base_url, concurrency=plan.concurrency, cache=answers, budget=self.budget)
             async with aclosing(endpoint):
                 server = ServerModel(endpoint, self.model, self.sampling, retries=self.retries)

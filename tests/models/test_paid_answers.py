@@ -26,6 +26,7 @@ from keepstate.models.cache import AnswerCache, Kept
 from keepstate.models.endpoint import Endpoint
 from keepstate.models.server import ServerModel
 from keepstate.tasks import make_tasks, write_tasks
+from keepstate.train.result import WEIGHTS
 
 KEY = 'sk-"test"/0123456789abcdef'
 FINISH = 'Thought: enough.\nAction: [{"tool": "finish", "args": {}}]'
@@ -43,6 +44,8 @@ class Paid:
     usage: dict[str, int] | None = field(default_factory=lambda: {"prompt_tokens": 70, "completion_tokens": 30})
     requests: list[dict[str, Any]] = field(default_factory=list)
     url: str = ""
+    root: str | None = None
+    """Folder of the adapter that answers."""
 
 
 def completion(content: Any, usage: Any = None, **message: Any) -> dict[str, Any]:
@@ -56,7 +59,9 @@ def paid(*odd: tuple[int, Any, dict[str, str]], **options: Any) -> Iterator[Paid
 
     class Handler(JsonHandler):
         def do_GET(self) -> None:
-            self.send(200, {"data": [{"id": "m"}]}) if self.path == "/v1/models" else self.send(404, "")
+            self.send(200, {"data": [{"id": "m", "root": server.root}]}) if self.path == "/v1/models" else self.send(
+                404, ""
+            )
 
         def do_POST(self) -> None:
             request = self.asked()
@@ -267,6 +272,25 @@ def test_whatever_a_bad_day_brings_every_episode_is_recorded_and_no_failure_is_k
         assert len(server.requests) == len(odd) + 5
         collect(server, tmp_path, "--cache", tmp_path / "answers.sqlite", "--out", tmp_path / "other")
         assert len(server.requests) == len(odd) + 5, "each answer is in the cache"
+
+
+def test_an_adapter_trained_anew_under_its_old_name_is_another_teacher(tmp_path: Path) -> None:
+    """Of a second round from its own episodes: neither its traces are mixed with the first one's, nor its answers."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    cached = ("--cache", tmp_path / "answers.sqlite")
+    with paid(root=str(adapter)) as server:
+        for weights, asked in ((b"first", 6), (b"first", 6), (b"second", 12)):
+            (adapter / WEIGHTS).write_bytes(weights)
+            done = collect(server, tmp_path, *cached, "--out", tmp_path / weights.decode())
+            assert done.exit_code == 0, done.output
+            assert len(server.requests) == asked
+        refused = collect(server, tmp_path, *cached, "--out", tmp_path / "first")
+        assert isinstance(refused.exception, UserError)
+        assert "weights: " in refused.exception.message
+        server.root = None
+        done = collect(server, tmp_path, *cached, "--out", tmp_path / "first")
+        assert "0 recorded, 6 kept" in done.stdout, "what is not told is not compared"
 
 
 def test_prices_and_the_bound_belong_together(tmp_path: Path) -> None:
