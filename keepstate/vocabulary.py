@@ -3,11 +3,22 @@
 One word per idea, the same in code, command line, file names, plots and prose. Does not hold behaviour.
 """
 
+from __future__ import annotations
+
+import re
 from enum import StrEnum
+
+BETWEEN_RUNTIMES = re.compile(r"lifetime-([2-9]|[1-9][0-9]{1,2})|carry-after-cap(-announced)?|variables-only")
+"""The runtimes between `persistent` and `forget`: what each keeps is in `keepstate.state`."""
+RUNTIME_WORDS = (
+    "persistent, forget, react, or between the first two: lifetime-N (N from 2 to 999), carry-after-cap,"
+    " carry-after-cap-announced, variables-only"
+)
 
 
 class RuntimeName(StrEnum):
-    """What executes an agent's actions."""
+    """What executes an agent's actions. Between `persistent` and `forget` there are `lifetime-N`, `carry-after-cap`,
+    `carry-after-cap-announced` and `variables-only` (`docs/runtimes.md`), which are no part of "all runtimes"."""
 
     PERSISTENT = "persistent"
     """CodeAct, one interpreter for the whole episode."""
@@ -20,6 +31,20 @@ class RuntimeName(StrEnum):
     def agent(self) -> str:
         """The kind of agent that acts here: `codeact` or `react`."""
         return "react" if self is RuntimeName.REACT else "codeact"
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """Sorts them: the three in their order, then those between by name."""
+        return [*RuntimeName, self].index(self), self
+
+    @classmethod
+    def _missing_(cls, value: object) -> RuntimeName:
+        """A runtime between, one object for one name as the three are; it is not met when iterating."""
+        if not isinstance(value, str) or not BETWEEN_RUNTIMES.fullmatch(value):
+            raise ValueError(f"{value!r} is no runtime; there are {RUNTIME_WORDS}")
+        made = str.__new__(cls, value)
+        made._name_ = made._value_ = value
+        return cls._value2member_map_.setdefault(value, made)  # type: ignore[return-value]
 
 
 class FinishReason(StrEnum):

@@ -1,6 +1,6 @@
 """The one system message of an episode: how to act, the tools, and one paragraph that states the runtime.
 
-The prompts of `persistent` and `forget` are equal but for that paragraph. The goal is not here: it is the first user
+The prompts of all CodeAct runtimes are equal but for that paragraph. The goal is not here: it is the first user
 message. Short on purpose: a 135M model on a CPU reads this as well.
 """
 
@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from keepstate.state import LIFETIME, StateRule
 from keepstate.tasks.tools import Tool
 from keepstate.vocabulary import RuntimeName
 
-RUNTIME_PARAGRAPHS: dict[RuntimeName, str] = {
+_CARRIED = (
+    "State does not persist but for one case: every block starts in a fresh interpreter, but after a block that asked"
+    " for more tool calls than allowed, variables, functions and imports still exist in the next block."
+)
+RUNTIME_PARAGRAPHS: dict[str, str] = {
     RuntimeName.PERSISTENT: (
         "State persists: variables, functions and imports of earlier blocks still exist in later blocks. Reuse them."
     ),
@@ -19,8 +24,27 @@ RUNTIME_PARAGRAPHS: dict[RuntimeName, str] = {
         "State does not persist: every block starts in a fresh interpreter, and variables, functions and imports of"
         " earlier blocks are gone. Define again what you need."
     ),
+    "carry-after-cap": f'{_CARRIED} "globals" does not name them.',
+    "carry-after-cap-announced": f'{_CARRIED} "globals" names them.',
+    "variables-only": (
+        "Variables persist, functions and imports do not: variables of earlier blocks still exist in later blocks, but"
+        " functions, classes and imports of earlier blocks are gone. Define and import again what you need."
+    ),
+    LIFETIME: (
+        "State lives for {actions} blocks: each interpreter runs {actions} blocks, failed ones too, and in them"
+        " variables, functions and imports of its earlier blocks still exist. Then a fresh one takes its place, and"
+        " they are gone. Define again what you need."
+    ),
 }
-"""The only difference between the two CodeAct prompts."""
+"""The only difference between the CodeAct prompts."""
+
+
+def runtime_paragraph(runtime: RuntimeName) -> str:
+    """The paragraph that states a CodeAct runtime."""
+    if runtime.startswith(LIFETIME):
+        return RUNTIME_PARAGRAPHS[LIFETIME].format(actions=StateRule.of(runtime).actions)
+    return RUNTIME_PARAGRAPHS[runtime]
+
 
 CODEACT = """\
 Solve the task by writing Python. In each turn think briefly, then write exactly one code block:
@@ -65,4 +89,4 @@ def system_prompt(runtime: RuntimeName, tools: Iterable[Tool], *, tool_calls: in
     """
     if runtime is RuntimeName.REACT:
         return REACT.format(tool_calls=tool_calls, tools=tool_docs(tools))
-    return CODEACT.format(tool_calls=tool_calls, runtime=RUNTIME_PARAGRAPHS[runtime], tools=tool_docs(tools))
+    return CODEACT.format(tool_calls=tool_calls, runtime=runtime_paragraph(runtime), tools=tool_docs(tools))

@@ -137,6 +137,11 @@ class BenchmarkConfig(Closed):
     isolation: str = Field(default=AUTO, pattern=rf"^({AUTO}|({'|'.join(LADDER)})\{OR_STRONGER}?)$")
     """Rung of the sandbox: the strongest, a named one, or (`landlock+`) at least a named one."""
 
+    @field_validator("runtime", mode="before")
+    @classmethod
+    def _is_one(cls, runtime: Any) -> RuntimeName:
+        return RuntimeName(runtime)  # its error names those between, too
+
     @field_validator("limits")
     @classmethod
     def _of_its_runtime(cls, limits: Limits, read: ValidationInfo) -> Limits:

@@ -142,10 +142,10 @@ class CellResult:
         return Fit.MATCHED if self.runtime in self.trained_for.runtimes else Fit.MISMATCHED
 
     @property
-    def training_order(self) -> tuple[bool, int, list[int]]:
+    def training_order(self) -> tuple[bool, int, list[tuple[int, str]]]:
         """Sorts by what was trained for: the base, one runtime, several, not known."""
-        runtimes, of = list(RuntimeName), self.trained_for.runtimes if self.trained_for else ()
-        return self.trained_for is None, len(of), [runtimes.index(runtime) for runtime in of]
+        of = self.trained_for.runtimes if self.trained_for else ()
+        return self.trained_for is None, len(of), [runtime.place for runtime in of]
 
     @property
     def is_specialist(self) -> bool:
@@ -183,9 +183,8 @@ def read_results(run: Path) -> list[CellResult]:
     files = [run / CELL_FILE] if (run / CELL_FILE).exists() else sorted(run.glob(f"*/{CELL_FILE}"))
     if not files:
         raise UserError(f"no benchmark results in {run}", "run a benchmark first: keepstate bench run --help")
-    runtimes = list(RuntimeName)
     cells = [read_cell(path.parent) for path in files]
-    return sorted(cells, key=lambda c: (c.difficulty, runtimes.index(c.runtime), c.training_order, c.name))
+    return sorted(cells, key=lambda c: (c.difficulty, c.runtime.place, c.training_order, c.name))
 
 
 def read_cell(folder: Path) -> CellResult:

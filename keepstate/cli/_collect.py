@@ -15,8 +15,8 @@ from keepstate.bench.served import contents_of
 from keepstate.cli._options import (
     PATH,
     FiniteRange,
+    RuntimeType,
     base_url_option,
-    choice,
     concurrency_option,
     family_option,
     fresh_option,
@@ -45,7 +45,7 @@ ALL = "all"
 @click.command("collect")
 @click.option("--tasks", "folder", type=PATH, required=True, help="Folder of task files.")
 @family_option()
-@click.option("--runtime", type=choice(RuntimeName, ALL), default=ALL, show_default=True, help="To play in.")
+@click.option("--runtime", type=RuntimeType(ALL), default=ALL, show_default=True, help="To play in.")
 @click.option("--out", type=PATH, default=Path("data/traces"), show_default=True, help="Each runtime gets a subfolder.")
 @click.option("--teacher", type=click.Choice(["scripted", "llm"]), default="scripted", show_default=True)
 @base_url_option(otherwise="; for --teacher llm")

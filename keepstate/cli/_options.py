@@ -47,7 +47,31 @@ def choice(words: type[StrEnum], *others: str) -> click.Choice[str]:
     return click.Choice([*map(str, words), *others])
 
 
-RUNTIME = choice(RuntimeName)
+class RuntimeType(click.ParamType[str]):
+    """A runtime, or one of `others`; gives the word itself.
+
+    Args:
+        others: Further words that are allowed.
+    """
+
+    name = "runtime"
+
+    def __init__(self, *others: str) -> None:
+        self._others = others
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what is none."""
+        try:
+            return str(value if value in self._others else RuntimeName(value))
+        except ValueError as error:
+            self.fail(f"{error}{''.join(f', {other}' for other in self._others)}", param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """What `--help` shows."""
+        return f"[{'|'.join((*RuntimeName, *self._others))}|...]"
+
+
+RUNTIME = RuntimeType()
 
 
 def together(*options: Option[Any]) -> Option[Any]:

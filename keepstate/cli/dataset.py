@@ -17,7 +17,7 @@ from keepstate.dataset.sample import REMEDIES
 from keepstate.dataset.templates import BUILT_IN, OWN
 from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
-from keepstate.vocabulary import MIXED, RuntimeName
+from keepstate.vocabulary import BETWEEN_RUNTIMES, MIXED, RUNTIME_WORDS, RuntimeName
 
 if TYPE_CHECKING:
     from keepstate.dataset.parity import RowReport
@@ -247,8 +247,12 @@ def _mixed(mix: str, runtimes: tuple[str, ...]) -> tuple[str, ...]:
     names = tuple(mix.split(","))
     if runtimes:
         raise click.UsageError("--mix names the runtimes of its data set: give either --mix or --runtime")
-    if len(set(names)) < max(2, len(names)) or not set(names) <= set(RuntimeName):
-        raise click.BadParameter(f"{mix!r}: two or more of {','.join(RuntimeName)}", param_hint="--mix")
+    try:
+        named = {RuntimeName(name) for name in names}
+    except ValueError:
+        named = set()
+    if len(named) < max(2, len(names)):
+        raise click.BadParameter(f"{mix!r}: two or more of {RUNTIME_WORDS}", param_hint="--mix")
     return names
 
 
@@ -258,7 +262,8 @@ def _arms(traces: Path, runtimes: tuple[str, ...]) -> dict[RuntimeName, Path]:
         names = [RuntimeName(name) for name in runtimes]
         alone = len(names) == 1 and not (traces / names[0]).is_dir()
         return {name: traces if alone else traces / name for name in names}
-    arms = {name: traces / name for name in RuntimeName if (traces / name).is_dir()}
+    between = sorted(path.name for path in traces.glob("*") if BETWEEN_RUNTIMES.fullmatch(path.name))
+    arms = {RuntimeName(name): traces / name for name in (*RuntimeName, *between) if (traces / name).is_dir()}
     if not arms:
         raise UserError(
             f"{traces} has no subfolder {', '.join(RuntimeName)}",

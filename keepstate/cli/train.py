@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from keepstate.cli._options import PATH, FiniteRange, choice, fresh_option, laptop_option, together
-from keepstate.vocabulary import MIXED, RuntimeName, Tracker
+from keepstate.cli._options import PATH, FiniteRange, RuntimeType, choice, fresh_option, laptop_option, together
+from keepstate.vocabulary import MIXED, Tracker
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--max-seq-length": ("sequence_len", {"type": click.IntRange(1), "help": "Training context in tokens."}),
@@ -53,7 +53,7 @@ def config_keys(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("runtime", type=choice(RuntimeName, MIXED))
+@click.argument("runtime", type=RuntimeType(MIXED))
 @laptop_option
 @click.option("--config", type=PATH, help="Another Axolotl YAML; else train/configs/ for the runtime.")
 @click.option("--dataset", type=PATH, help="Folder of the data set; else data/datasets/RUNTIME.")

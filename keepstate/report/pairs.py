@@ -59,10 +59,9 @@ def arms_of(cells: Iterable[CellResult]) -> list[MeasuredArm]:
     found: dict[tuple[str, RuntimeName], list[CellResult]] = {}
     for cell in cells:
         found.setdefault((adapter_of(cell), cell.runtime), []).append(cell)
-    runtimes = list(RuntimeName)
     return sorted(
         (MeasuredArm(tuple(of)) for of in found.values()),
-        key=lambda arm: (arm.cells[0].training_order, runtimes.index(arm.runtime), arm.cells[0].adapter),
+        key=lambda arm: (arm.cells[0].training_order, arm.runtime.place, arm.cells[0].adapter),
     )
 
 

@@ -1,6 +1,7 @@
 """The runtimes that execute Python: `persistent` keeps one interpreter, `forget` takes a fresh one for every block.
 
-They differ in one line: whether the interpreter is let go after a block. The code itself runs in the sandbox.
+They and those between differ in their `StateRule`: whether the interpreter is let go after a block. The code itself
+runs in the sandbox.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from keepstate.runtimes.base import ToolCallLimit, ToolGate
 from keepstate.runtimes.sandbox.block import BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.sandbox import Sandbox
 from keepstate.runtimes.sandbox.worker import Worker
+from keepstate.state import StateRule
 from keepstate.traces.record import ActionResult, Limits
 from keepstate.vocabulary import RuntimeName
 
@@ -21,7 +23,7 @@ class CodeActRuntime:
     """Executes blocks of Python.
 
     Args:
-        name: `persistent` or `forget`.
+        name: Any runtime but react.
         gate: Where tool calls go.
         limits: Of one block.
         sandbox: Where the interpreters come from.
@@ -30,10 +32,13 @@ class CodeActRuntime:
     def __init__(self, name: RuntimeName, gate: ToolGate, limits: Limits, sandbox: Sandbox) -> None:
         self.name = name
         self.rung = sandbox.rung
+        self._rule = StateRule.of(name)
         self._gate = gate
         self._limits = limits
         self._sandbox = sandbox
         self._worker: Worker | None = None
+        self._served = 0
+        """Actions that the interpreter has executed."""
         self._entered = False
 
     async def open(self) -> CodeActRuntime:
@@ -51,25 +56,27 @@ class CodeActRuntime:
         self._gate.start_action()
         worker = self._worker or await self._sandbox.take(self._limits.memory_mib)
         self._worker = worker
+        self._served += 1
         started = time.monotonic()
         try:
-            result = self._ended(await worker.run(action, self._gate, self._limits))
+            variables_only = self._rule.variables_only
+            result = self._ended(await worker.run(action, self._gate, self._limits, variables_only=variables_only))
         except WorkerLost as lost:
             await self._gate.settled()
             result = self._lost(lost)
         except BaseException:
             self._end_interpreter()
             raise
-        ends = self.name is RuntimeName.FORGET or worker.lost is not None
-        if ends:
+        is_lost, keeps = worker.lost is not None, self._keeps
+        if is_lost or not keeps:
             self._end_interpreter()
         return ActionResult(
             output=result.output,
             error=result.error,
             error_type=result.error_type,
-            globals=() if ends else result.globals,
+            globals=result.globals if keeps and not is_lost and self._rule.announced else (),
             results=tuple(self._gate.calls),
-            state_lost=ends and self.name is RuntimeName.PERSISTENT,
+            state_lost=is_lost and keeps,
             seconds=time.monotonic() - started,
         )
 
@@ -80,8 +87,13 @@ class CodeActRuntime:
             self._entered = False
             self._sandbox.leave(self._limits.memory_mib)
 
+    @property
+    def _keeps(self) -> bool:
+        """Whether the rule of this runtime lets its interpreter live on after the action that has just ended."""
+        return self._rule.keeps(self._served, cut=self._gate.limit_message is not None)
+
     def _end_interpreter(self) -> None:
-        worker, self._worker = self._worker, None
+        worker, self._worker, self._served = self._worker, None, 0
         if worker is not None:
             worker.close()
 
@@ -97,5 +109,5 @@ class CodeActRuntime:
         """What the agent sees of the end of its interpreter."""
         if self._gate.environment.finished:
             return BlockResult(lost.output, None, None, ())
-        gone = f" {GONE}" if self.name is RuntimeName.PERSISTENT else ""
+        gone = f" {GONE}" if self._keeps else ""
         return BlockResult(lost.output, f"{lost.kind}: {lost.reason}.{gone}", lost.kind, ())

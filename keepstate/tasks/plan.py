@@ -81,7 +81,7 @@ class PlannedScript:
         self._last = step
         if self._runtime is RuntimeName.REACT:
             return react(step.thought, [(move.tool, move.arguments) for move in step.calls])
-        first = [f"seen = {self._seen!r}"] if turn == 0 or self._runtime is RuntimeName.FORGET else []
+        first = [f"seen = {self._seen!r}"] if turn == 0 or self._runtime is not RuntimeName.PERSISTENT else []
         return codeact(step.thought, "\n".join([*first, step.code or self._code(step.calls)]))
 
     def _code(self, calls: Sequence[Move]) -> str:

@@ -19,6 +19,7 @@ from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_yaml
 from keepstate.model_files import absolute_model
 from keepstate.places import SHIPPED
+from keepstate.vocabulary import MIXED, RuntimeName
 
 CONFIGS = SHIPPED / "train" / "configs"
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
@@ -104,7 +105,8 @@ NUMBERS = tuple(name for name, field in KeysRead.model_fields.items() if field.a
 
 
 def config_path(runtime: str, *, laptop: bool) -> Path:
-    """The project's own config of one runtime, or of mixed data."""
+    """The project's own config of one runtime, or of mixed data; of a runtime between the others that of `forget`."""
+    runtime = runtime if runtime in (*RuntimeName, MIXED) else RuntimeName.FORGET
     name = f"smollm2_135m_{runtime}_laptop" if laptop else f"qwen3_8b_{runtime}_a100"
     return CONFIGS / f"axolotl_{name}.yaml"
 

@@ -35,7 +35,8 @@ class TrainedFor(Closed):
     def playable(self) -> tuple[RuntimeName, ...]:
         """The runtimes whose answers it can give: all of the kinds of agent that it was trained as; the base: all."""
         agents = {runtime.agent for runtime in self.runtimes}
-        return tuple(name for name in RuntimeName if not agents or name.agent in agents)
+        names = dict.fromkeys((*RuntimeName, *self.runtimes))
+        return tuple(name for name in names if not agents or name.agent in agents)
 
 
 def runtimes_in(word: str) -> tuple[RuntimeName, ...]:
@@ -56,7 +57,10 @@ def by_name(name: str) -> TrainedFor | None:
     """What a name alone tells: `base`, or a runtime's."""
     if name == BASE:
         return TrainedFor(runtimes=())
-    return TrainedFor(runtimes=(RuntimeName(name),)) if name in list(RuntimeName) else None
+    try:
+        return TrainedFor(runtimes=(RuntimeName(name),))
+    except ValueError:
+        return None
 
 
 def training_of(decisive: dict[str, object]) -> str:

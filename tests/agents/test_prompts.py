@@ -2,7 +2,7 @@
 
 import pytest
 
-from keepstate.agents.prompts import RUNTIME_PARAGRAPHS, system_prompt
+from keepstate.agents.prompts import runtime_paragraph, system_prompt
 from keepstate.tasks import environment_for, make_tasks
 from keepstate.tasks.tools import Parameter, Tool
 from keepstate.vocabulary import RuntimeName
@@ -10,16 +10,29 @@ from keepstate.vocabulary import RuntimeName
 TOOLS = environment_for(next(iter(make_tasks("knapsack", "mini", 1, 0)))).tools
 
 
-def test_codeact_prompts_differ_in_exactly_one_paragraph() -> None:
-    persistent, forget = (
-        system_prompt(name, TOOLS, tool_calls=25).split("\n\n") for name in (RuntimeName.PERSISTENT, RuntimeName.FORGET)
+BETWEEN = [
+    RuntimeName(name)
+    for name in ("lifetime-2", "lifetime-3", "carry-after-cap", "carry-after-cap-announced", "variables-only")
+]
+
+
+@pytest.mark.parametrize("runtime", [RuntimeName.FORGET, *BETWEEN])
+def test_codeact_prompts_differ_in_exactly_one_paragraph(runtime: RuntimeName) -> None:
+    persistent, other = (
+        system_prompt(name, TOOLS, tool_calls=25).split("\n\n") for name in (RuntimeName.PERSISTENT, runtime)
     )
-    assert len(persistent) == len(forget)
-    differing = [(p, f) for p, f in zip(persistent, forget, strict=True) if p != f]
-    assert differing == [(RUNTIME_PARAGRAPHS[RuntimeName.PERSISTENT], RUNTIME_PARAGRAPHS[RuntimeName.FORGET])]
+    assert len(persistent) == len(other)
+    differing = [(p, o) for p, o in zip(persistent, other, strict=True) if p != o]
+    assert differing == [(runtime_paragraph(RuntimeName.PERSISTENT), runtime_paragraph(runtime))]
 
 
-@pytest.mark.parametrize("runtime", RuntimeName)
+def test_each_runtime_is_stated_in_words_of_its_own() -> None:
+    names = [RuntimeName.PERSISTENT, RuntimeName.FORGET, *BETWEEN]
+    assert len({runtime_paragraph(name) for name in names}) == len(names)
+    assert "runs 3 blocks" in runtime_paragraph(RuntimeName("lifetime-3"))
+
+
+@pytest.mark.parametrize("runtime", [*RuntimeName, *BETWEEN])
 def test_every_tool_and_the_cap_are_stated(runtime: RuntimeName) -> None:
     prompt = system_prompt(runtime, TOOLS, tool_calls=7)
     assert " 7 tool calls" in prompt
@@ -27,7 +40,7 @@ def test_every_tool_and_the_cap_are_stated(runtime: RuntimeName) -> None:
         assert f"- {tool.signature}: {tool.description}" in prompt
 
 
-@pytest.mark.parametrize("runtime", RuntimeName)
+@pytest.mark.parametrize("runtime", [*RuntimeName, *BETWEEN])
 def test_prompts_are_short(runtime: RuntimeName) -> None:
     assert len(system_prompt(runtime, TOOLS, tool_calls=25).split()) < 160  # about 220 tokens
 

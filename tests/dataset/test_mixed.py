@@ -12,6 +12,9 @@ from keepstate.cli import cli
 from keepstate.dataset import BuildOptions, Manifest, build_mixed, read_manifest
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
+from keepstate.models.teacher import ScriptedTeacher
+from keepstate.play.collect import CollectPlan, collect
+from keepstate.tasks import make_tasks
 from keepstate.train.axolotl_config import config_path
 from keepstate.train.training_plan import plan_training
 from keepstate.vocabulary import RuntimeName
@@ -85,7 +88,7 @@ def test_a_runtime_without_rows_is_refused(tmp_path: Path, small_tokenizer: Text
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("persistent", "two or more of persistent,forget,react"),
+        ("persistent", "two or more of persistent, forget, react"),
         ("persistent,persistent", "two or more"),
         ("persistent,reset", "two or more"),
     ],
@@ -150,3 +153,17 @@ def test_every_runtime_is_proven_and_stands_in_the_certificate(tmp_path: Path, q
     assert certificate is not None
     assert {name: proven.rows for name, proven in certificate.by_runtime.items()} == {PERSISTENT: 4, FORGET: 3}
     assert certificate.trained_tokens == sum(proven.trained_tokens for proven in certificate.by_runtime.values())
+
+
+async def test_data_of_a_runtime_between_the_others_is_an_arm_too(
+    tmp_path: Path, small_tokenizer: TextTokenizer
+) -> None:
+    tasks, lifetime = list(make_tasks("knapsack", "mini", 3, 7)), RuntimeName("lifetime-2")
+    await collect(CollectPlan(tasks, [FORGET, lifetime], ScriptedTeacher, tmp_path), allow_unsafe=True)
+    words = ["--template", "chatml", "--tokenizer", str(small_tokenizer.path), "--val-fraction", "0"]
+    words += ["--traces", str(tmp_path), "--out", str(tmp_path / "d")]
+    built = CliRunner().invoke(cli, ["dataset", "build", *words])
+    assert built.exit_code == 0, built.output
+    manifest = read_manifest(tmp_path / "d" / "lifetime-2")
+    assert (manifest.runtimes, manifest.splits["train"].rows) == ((lifetime,), 3)
+    assert (tmp_path / "d" / "forget").is_dir(), "both arms were found"

@@ -83,13 +83,14 @@ class Block:
         self._waited = 0.0
         self._asked_at: float | None = None
 
-    def request(self, code: str, *, with_tools: bool) -> bytes:
+    def request(self, code: str, *, with_tools: bool, variables_only: bool) -> bytes:
         """The frame that starts it."""
         message: dict[str, Any] = {
             "step": self.number,
             "code": code,
             "output_chars": self.limits.output_chars,
             "time_message": self.time_message,
+            "variables_only": variables_only,
         }
         if with_tools:
             message["tools"] = [

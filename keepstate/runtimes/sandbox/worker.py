@@ -99,8 +99,14 @@ class Worker(asyncio.Protocol):
         """Call `action` with this worker when it ends."""
         self._on_end = action
 
-    async def run(self, code: str, gate: ToolGate, limits: Limits) -> BlockResult:
+    async def run(self, code: str, gate: ToolGate, limits: Limits, *, variables_only: bool = False) -> BlockResult:
         """Run one block.
+
+        Args:
+            code: Python.
+            gate: Where its tool calls go.
+            limits: What it may use.
+            variables_only: Take away names of modules and of what can be called when it is over.
 
         Raises:
             WorkerLost: The process ended, or had to be ended, by its code's doing.
@@ -120,7 +126,7 @@ class Worker(asyncio.Protocol):
         self._reader.limit = MAX_FRAME + BYTES_A_CHARACTER * limits.output_chars
         self._reader.marks = frames.MAX_MARKS + limits.output_chars
         block = self._block = Block(self._blocks, gate, limits, self.pid)
-        self._transport.write(block.request(code, with_tools=self._blocks == 1))
+        self._transport.write(block.request(code, with_tools=self._blocks == 1, variables_only=variables_only))
         self._set_timer(min(FIRST_LOOK_SECONDS, limits.action_seconds), self._check_time)
         try:
             return await block.result

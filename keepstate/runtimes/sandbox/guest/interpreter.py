@@ -136,7 +136,7 @@ class Interpreter:
                 self._step = request["step"]
                 self._limit_message = request["time_message"]
                 self._output = CutText(request["output_chars"])
-                result = yield from self._run(request["code"])
+                result = yield from self._run(request["code"], variables_only=request["variables_only"])
                 try:
                     self._send({"kind": "done", **result, "output": self._output.take()})
                 except MemoryError:  # caught by the block, which kept the full heap
@@ -173,10 +173,14 @@ class Interpreter:
     def _send(self, message: dict[str, Any]) -> None:
         self._channel.send(wire.encode({"step": self._step, **message}))
 
-    def _run(self, code: str) -> Doing:
+    def _run(self, code: str, *, variables_only: bool = False) -> Doing:
         self._prepare()
         error = yield from self._outcome(code)
         self._restore()
+        if variables_only:
+            self._futures = 0
+            yield from self._do(self._drop_all_but_variables)  # its destructors run, within the time limit
+            self._restore()
         if error is None:
             return {"globals": self._names()}
         return {"error_type": error[0], "error": _cut(error[1]), "globals": self._names()}
@@ -324,6 +328,13 @@ class Interpreter:
             if self._calls != number:  # it was not sent
                 self._output.put(*output)
             raise
+
+    def _drop_all_but_variables(self) -> None:
+        """Take away names of modules and of what can be called, all before any of them is destroyed."""
+        space = vars(self._main)
+        names = [name for name, value in list(space.items()) if callable(value) or issubclass(type(value), ModuleType)]
+        gone = [space.pop(name) for name in names if type(name) is str and not name[:2] == "__" == name[-2:]]
+        del gone
 
     def _on_soft_limit(self, _number: int, _frame: FrameType | None) -> None:
         if self._action.is_running:

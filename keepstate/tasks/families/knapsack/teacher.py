@@ -105,7 +105,7 @@ class KnapsackTeacher:
 
     def _codeact(self, messages: Sequence[Message], turn: int) -> str:
         goal, style, bounds = self._goal, self._decided.style, self._decided.bounds
-        forgets = self._runtime is RuntimeName.FORGET
+        forgets = self._runtime is not RuntimeName.PERSISTENT  # what is stated anew runs under every rule
         printed = [_output(message) for message in messages[3::2]]
         code: list[str] = []
         thought = self._words(turn)
