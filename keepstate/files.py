@@ -272,6 +272,12 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def first_difference(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """Where two texts or lists first differ: the length of what they begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
 class ListHash:
     """`content_hash` of a list that only grows, at the cost of its new items."""
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from keepstate.agents.episode import CLOCK_CUT
+from keepstate.files import first_difference
 from keepstate.runtimes.base import FREE_TOOLS, ToolCallLimit
 from keepstate.traces.record import Limits, StepEvent, Trace
 from keepstate.vocabulary import FinishReason
@@ -191,8 +192,7 @@ def _parts(step: StepEvent, again: StepEvent) -> Iterator[tuple[str, str, str]]:
 
 def _around(one: str, other: str) -> tuple[str, str]:
     """Both texts, cut to a window around the first character that differs."""
-    shared = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
-    start = max(0, min(shared, len(other)) - AROUND)
+    start = max(0, first_difference(one, other) - AROUND)
 
     def cut(text: str) -> str:
         end = start + 3 * AROUND

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import click
 from pydantic import ValidationError
 
+from keepstate import eventloop
 from keepstate.cli import Group
-from keepstate.cli._options import PATH, family_option
+from keepstate.cli._options import PATH, family_option, sandbox_options
 from keepstate.closed import explain
 from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
@@ -30,6 +32,7 @@ from keepstate.tasks import (
 from keepstate.tasks.families import family_of
 from keepstate.tasks.family import CEILING, FLOOR
 from keepstate.tasks.task_set import TaskSetConfig, read_task_set
+from keepstate.vocabulary import AUTO
 
 
 @click.group(cls=Group)
@@ -84,12 +87,21 @@ def new(path: Path) -> None:
 @command.command()
 @click.argument("family", metavar="FAMILY")
 @click.option("--count", type=click.IntRange(1), default=10, show_default=True, help="Tasks of every difficulty.")
-def check(family: str, count: int) -> None:
-    """Prove FAMILY (a file, module or name): seeds, JSON, tools, its reference answer, its policies and its plan."""
-    from keepstate.tasks.checking import check_family
+@sandbox_options(AUTO)
+def check(family: str, count: int, **sandbox: Any) -> None:
+    """Prove FAMILY (a file, module or name): seeds, JSON, tools, its reference answer, its policies and its teacher.
 
-    for line in check_family(use_family(family), count):
+    A teacher with a script of its own is played in the three runtimes; a plan is the same calls in each.
+    """
+    from keepstate.tasks.checking import check_family, has_script, sampled
+
+    source = use_family(family)
+    for line in check_family(source, count):
         click.echo(line)
+    if has_script(source):
+        from keepstate.play.rehearse import rehearse
+
+        click.echo(eventloop.run(rehearse(source, sampled(source, count), **sandbox)))
 
 
 def _require_unmixed(folder: Path, names: set[str]) -> None:

@@ -12,6 +12,7 @@ from keepstate.dataset.sample import prompts
 from keepstate.dataset.templates import BUILT_IN, OWN, ChatTemplate, TemplateRefusal, template_by_name
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
+from keepstate.files import first_difference
 from keepstate.model_files import model_folder, own_template
 from keepstate.models.base import Message
 
@@ -101,9 +102,7 @@ def require_append_only(template: ChatTemplate) -> None:
         due = before + answer
         if after.startswith(due):
             continue
-        place = next(
-            (k for k, (ours, theirs) in enumerate(zip(due, after, strict=False)) if ours != theirs), len(after)
-        )
+        place = first_difference(due, after)
         what = f"the prompt of turn {turn + 1}" if turn + 1 < len(answers) else "the training text"
         raise UserError(
             f"chat template {template.name} rewrites history: {what} does not begin with the prompt of turn {turn} and "

@@ -12,6 +12,7 @@ from itertools import groupby
 
 from keepstate.dataset.templates import ChatTemplate
 from keepstate.dataset.tokenizer import TextTokenizer
+from keepstate.files import first_difference
 from keepstate.models.base import Message
 
 MASKED = -100
@@ -131,10 +132,7 @@ def _trained_runs(labels: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
 
 
 def _difference(turn: int, what: str, server: list[int], training: list[int]) -> Difference:
-    place = next(
-        (place for place, (ours, theirs) in enumerate(zip(server, training, strict=False)) if ours != theirs),
-        min(len(server), len(training)),
-    )
+    place = first_difference(server, training)
     first = max(0, place - BEFORE)
     around = slice(first, place + AFTER)
     return Difference(turn, what, place, server[around], training[around], first)

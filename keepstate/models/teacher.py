@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.base import Message, Reply
+from keepstate.tasks.aside import Aside
 from keepstate.tasks.base import Task
 from keepstate.tasks.families import family_of, told
 from keepstate.vocabulary import Origin, RuntimeName
@@ -29,9 +30,9 @@ class ScriptedTeacher:
 
     def __init__(self, task: Task, runtime: RuntimeName, *, seed: int = 0, tool_calls: int = 25) -> None:
         self.name = NAME
-        self._family = family_of(task)
-        with told(self._family, "plan"):
-            script = self._family.script(task, runtime, seed=seed, tool_calls=tool_calls)
+        family = family_of(task)
+        with told(family, "plan"):
+            script = family.script(task, runtime, seed=seed, tool_calls=tool_calls)
         if script is None:
             raise UserError(
                 f"the scripted teacher cannot play {task.name}: the family {task.family} has no plan",
@@ -39,16 +40,27 @@ class ScriptedTeacher:
                 " or write Family.plan, see docs/tasks.md",
             )
         self._script = script
+        self._kind = type(family)
+        self._in_place = family.source is None
+        self._aside: Aside | None = None
 
     async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
         """The next answer; `seed` is not used, as the decisions are the task's.
 
         Raises:
-            EpisodeFailure: The last observation is none that the teacher's own actions can lead to.
+            EpisodeFailure: The last observation is none that the teacher's own actions can lead to, or its code hangs.
         """
-        try:
-            return Reply(self._script.answer(messages, turn))
-        except Exception as error:
-            seen = messages[-1]["content"][:300]
-            message = f"the scripted teacher cannot go on after turn {turn}: {error!r}; it saw: {seen}"
-            raise EpisodeFailure(Origin.MODEL, message) from error
+
+        def answer() -> str:
+            try:
+                return self._script.answer(messages, turn)
+            except (Exception, SystemExit) as error:
+                seen = messages[-1]["content"][:300]
+                message = f"the scripted teacher cannot go on after turn {turn}: {error!r}; it saw: {seen}"
+                raise EpisodeFailure(Origin.MODEL, message) from error
+
+        if self._in_place:
+            return Reply(answer())
+        self._aside = self._aside or Aside()  # a user's code may wait or hang
+        what = f"the scripted teacher, after turn {turn},"
+        return Reply(await self._aside.run(answer, what=what, kind=self._kind, origin=Origin.MODEL))

@@ -13,15 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from keepstate.errors import EpisodeFailure, UserError
-from keepstate.runtimes.aside import Aside, Hangs, failed
+from keepstate.tasks.aside import Aside, Hangs, failed
 from keepstate.tasks.base import Environment, Task, Verdict
 from keepstate.tasks.families import environment_for, family_of
 from keepstate.tasks.tools import ToolError
 from keepstate.traces.record import ActionResult, ToolCall
 from keepstate.vocabulary import Origin, Rung, RuntimeName
 
-TOOL_SECONDS = 30.0
-"""How long a tool may take. One that takes longer hangs, which is a failure of ours."""
 MAX_ARGUMENT_CHARS, MAX_ARGUMENT_VALUES = 1 << 18, 10_000
 """Bounds of the arguments of all calls of one action together: they are checked, recorded and written."""
 SHORT = 1_000
@@ -98,7 +96,7 @@ class ToolGate:
                 raise failed(kind.__name__, kind, error) from error
 
         aside = Aside()
-        made = await aside.run(make, what=kind.__name__, kind=kind, seconds=TOOL_SECONDS)
+        made = await aside.run(make, what=kind.__name__, kind=kind)
         return cls(made, limit, _aside=aside)
 
     def start_action(self) -> None:
@@ -169,9 +167,7 @@ class ToolGate:
 
     def _attempt_aside(self, tool: str, arguments: dict[str, Any]) -> asyncio.Future[ToolCall]:
         kind = type(self.environment)
-        asked = self._asked = self._thread().run(
-            lambda: self._attempt(tool, arguments), what=f"tool {tool}", kind=kind, seconds=TOOL_SECONDS
-        )
+        asked = self._asked = self._thread().run(lambda: self._attempt(tool, arguments), what=f"tool {tool}", kind=kind)
 
         def returned(done: asyncio.Future[ToolCall]) -> None:
             if done.cancelled() or isinstance(done.exception(), Hangs):
@@ -199,7 +195,7 @@ class ToolGate:
 
         if self.environment.in_memory:
             return grade()
-        return await self._thread().run(grade, what="verdict", kind=kind, seconds=TOOL_SECONDS, origin=Origin.GRADER)
+        return await self._thread().run(grade, what="verdict", kind=kind, origin=Origin.GRADER)
 
     def _thread(self) -> Aside:
         if self._aside is None:

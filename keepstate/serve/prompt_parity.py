@@ -14,6 +14,7 @@ from keepstate.dataset.server_ids import server_prompts
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
+from keepstate.files import first_difference
 from keepstate.models.base import Message
 from keepstate.serve.serving_plan import ServingPlan
 
@@ -52,5 +53,5 @@ def difference(base_url: str, name: str, local: PromptIds) -> str:
     ours, theirs = local(CONVERSATION), server_prompts(base_url, name)(CONVERSATION)
     if theirs == ours:
         return ""
-    place = next((k for k, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), "the end")
+    place = first_difference(ours, theirs)
     return f"{len(theirs)} tokens instead of {len(ours)}, different from token {place} on"

@@ -1,7 +1,8 @@
 """`keepstate tasks check`: what a family promises, tried on tasks of each of its difficulties and rule sets.
 
 Proves that a seed gives the same tasks again, that they are JSON and playable, that the reference answer scores 1 and
-ends the episode, and that policies and the plan do what they should. Says what the family has none of.
+ends the episode, and that policies and the plan do what they should. Says what the family has none of. Plays nothing in
+a runtime: `keepstate.play.rehearse` does.
 """
 
 from __future__ import annotations
@@ -43,14 +44,26 @@ def check_family(family: Family, count: int) -> Iterator[str]:
     for difficulty, rules in product(family.difficulties, family.rules or (None,)):
         made = _some(family, difficulty, rules, count)
         if made != _some(family, difficulty, rules, count):
-            raise _broken(family, f"{difficulty}: the same seed gives other tasks the second time")
+            raise broken(family, f"{difficulty}: the same seed gives other tasks the second time")
         yield f"{difficulty}{f', {rules} rules' if rules else ''}: {len(made)} tasks, the same again by their seed"
         tasks += made
     for task in tasks:
         _verdict(family, task, environment_for(task), "before anything is done")
     yield _reference(family, tasks)
     yield _policies(family, tasks)
-    yield _plan(family, tasks)
+    if not has_script(family):
+        yield _plan(family, tasks)
+
+
+def has_script(family: Family) -> bool:
+    """Whether its scripted teacher is not made of its plan, and must be played to be proven."""
+    return type(family).script is not Family.script
+
+
+def sampled(family: Family, count: int) -> list[Task]:
+    """Tasks of every difficulty and rule set, `count` of each."""
+    kinds = product(family.difficulties, family.rules or (None,))
+    return [task for difficulty, rules in kinds for task in _some(family, difficulty, rules, count)]
 
 
 def _some(family: Family, difficulty: str, rules: str | None, count: int) -> list[Task]:
@@ -75,11 +88,11 @@ def _reference(family: Family, tasks: list[Task]) -> str:
         verdict = _verdict(family, task, environment, "after its reference answer")
         if verdict.score != 1.0 or not verdict.is_solved:
             scores = f"scores {verdict.score:g}, is_solved is {verdict.is_solved}"
-            raise _broken(family, f"{task.name}: its reference answer {scores}")
+            raise broken(family, f"{task.name}: its reference answer {scores}")
         if not environment.finished:
-            raise _broken(family, f"{task.name}: its reference answer does not end the episode: set self.finished")
+            raise broken(family, f"{task.name}: its reference answer does not end the episode: set self.finished")
         if not task.reference:
-            raise _broken(family, f"{task.name}: it has gold calls, but Instance.reference is empty")
+            raise broken(family, f"{task.name}: it has gold calls, but Instance.reference is empty")
     if not known:
         return "no reference answer (gold): a score is no share of an optimum"
     return f"reference answers score 1 and end the episode: {known} of {len(tasks)}"
@@ -114,11 +127,11 @@ def _policies(family: Family, tasks: list[Task]) -> str:
         scores = reference_scores(task)
         if set(scores) != set(family.policies):
             given = f"{', '.join(scores) or 'none'}; policies names {', '.join(family.policies) or 'none'}"
-            raise _broken(family, f"{task.name}: reference_scores gives {given}")
+            raise broken(family, f"{task.name}: reference_scores gives {given}")
         if bad := [name for name, score in scores.items() if not 0 <= score <= 1]:
-            raise _broken(family, f"{task.name}: the policy {bad[0]} scores {scores[bad[0]]}, not in [0, 1]")
+            raise broken(family, f"{task.name}: the policy {bad[0]} scores {scores[bad[0]]}, not in [0, 1]")
         if {FLOOR, CEILING} <= set(scores) and scores[FLOOR] > scores[CEILING]:
-            raise _broken(family, f"{task.name}: the floor ({FLOOR}) scores more than the ceiling ({CEILING})")
+            raise broken(family, f"{task.name}: the floor ({FLOOR}) scores more than the ceiling ({CEILING})")
     lacking = [name for name in (FLOOR, CEILING) if name not in family.policies]
     end = f"; without {' and '.join(lacking)} no score is corrected for chance" if lacking else ""
     return f"reference policies: {', '.join(family.policies) or 'none'}{end}"
@@ -127,28 +140,28 @@ def _policies(family: Family, tasks: list[Task]) -> str:
 def _plan(family: Family, tasks: list[Task]) -> str:
     """Whether the plan plays every task to its end, without a refused call."""
     scores = []
-    if type(family).script is not Family.script:
-        return "the scripted teacher has a script of its own, which is not tried here"
     for task in tasks:
         with told(family, "plan"):
             plan = family.plan(task, Dice(f"{task.content_hash}:0"))
-            if plan is None:
-                continue
-            environment, results = environment_for(task), None
-            for _ in range(MOST_STEPS):
-                step = plan.send(results)  # type: ignore[arg-type] # None starts it
-                results = []
-                for move in step.calls:
-                    results += [] if environment.finished else [_call(family, environment, move)]
-                if environment.finished:
-                    break
-            else:
-                raise RuntimeError(f"it does not end {task.name} within {MOST_STEPS} steps")
+        if plan is None:
+            continue
+        environment, results = environment_for(task), None
+        for _ in range(MOST_STEPS):
+            with told(family, "plan"):
+                calls = plan.send(results).calls  # type: ignore[arg-type] # None starts it
+            results = []
+            for move in calls:
+                results += [] if environment.finished else [_call(family, environment, move)]
+            if environment.finished:
+                break
+        else:
+            raise broken(family, f"its plan does not end {task.name} within {MOST_STEPS} steps")
         scores.append(_verdict(family, task, environment, "after its plan").score)
     if not scores:
         return "no plan: its traces need a model as teacher (keepstate traces collect --teacher llm)"
     return f"the plan plays {len(scores)} tasks to their end, mean score {sum(scores) / len(scores):.3f}"
 
 
-def _broken(family: Family, words: str) -> UserError:
+def broken(family: Family, words: str) -> UserError:
+    """The error that a broken promise of `family` is."""
     return UserError(f"{family.name}: {words}", f"mend {(family.source or family.name).partition(' ')[0]}")

@@ -65,7 +65,8 @@ class Family:
     environment: type[Environment]
     """Plays a task."""
     source: str | None = None
-    """File or module it was loaded from, and that file's SHA-256, set by keepstate; None where it comes with it."""
+    """File or module it was loaded from, and the SHA-256 of its file and of what that imports of its own folder or
+    package, set by keepstate; None where it comes with it."""
 
     def sample(self, dice: Dice, parameters: Any, rules: str | None) -> Instance:
         """Draw one instance: from `dice` alone, so that a seed gives the same tasks again.

@@ -5,12 +5,13 @@ Whatever is wrong in it is told with file and line. Looks for nothing: `keepstat
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint
 from importlib.util import module_from_spec, spec_from_file_location
@@ -19,12 +20,16 @@ from types import FrameType, ModuleType, TracebackType
 from typing import Any
 
 from keepstate.errors import UserError
-from keepstate.files import canonical_json, file_hash
+from keepstate.files import canonical_json, content_hash, file_hash
 from keepstate.tasks.base import Environment
 from keepstate.tasks.family import Family
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 SEE = "docs/tasks.md shows a whole one; a working start: keepstate tasks new my_tasks.py"
+
+
+_OF_FILE = "keepstate_family_"
+"""Before the name of the module that a family's file becomes."""
 
 
 @functools.cache
@@ -36,7 +41,7 @@ def from_file(path: Path) -> Family:
     """
     if not path.is_file():
         raise UserError(f"no family file {path}", f"make one with: keepstate tasks new {path.name}")
-    name = f"keepstate_family_{path.stem}"
+    name = f"{_OF_FILE}{path.stem}"
     spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is no Python file", SEE)
@@ -156,8 +161,58 @@ def _made(kind: type[Family], name: str, source: str | None) -> Family:
         raise UserError(
             f"{where}: {kind.name!r} cannot name a family", 'set e.g. name = "my_tasks" (a-z, 0-9, _ and -)'
         )
-    made.source = f"{source} sha256:{file_hash(Path(str(file)))}" if source and file else None
+    made.source = f"{source} sha256:{_digest(kind, Path(file))}" if source and file else None
     return made
+
+
+def _digest(kind: type[Family], file: Path) -> str:
+    """SHA-256 of a family's file; where it imports others of its own folder or package, of all of them by name."""
+    parts = kind.__module__.split(".")
+    if kind.__module__.startswith(_OF_FILE):
+        found = _imported(file, file.parent, None)
+    else:
+        found = _imported(file, file.parents[len(parts) - (file.name != "__init__.py")], parts[0])
+    return content_hash(found) if len(found) > 1 else file_hash(file)
+
+
+def _imported(file: Path, root: Path, package: str | None) -> dict[str, str]:
+    """SHA-256 of a Python file and of all below `root` that it imports, directly or not, by their paths there.
+
+    Read from import statements, wherever in a file they stand; what is imported by other means is not found.
+
+    Args:
+        file: Where to begin.
+        root: Where the names of modules start.
+        package: Only what is of this package; None: of whatever lies below `root`.
+    """
+    found: dict[str, str] = {}
+    due = [file, *(folder / "__init__.py" for folder in file.parents if package and root in folder.parents)]
+    while due:
+        path = due.pop()
+        name = str(path.relative_to(root))
+        if name in found or not path.is_file():
+            continue
+        found[name] = file_hash(path)
+        for parts in _names(path, path.relative_to(root).parts[:-1]):
+            if parts[0] == (package or parts[0]) and parts[0] != "keepstate":
+                places = [root.joinpath(*parts[: length + 1]) for length in range(len(parts))]
+                due += [inner for place in places for inner in (place.with_suffix(".py"), place / "__init__.py")]
+    return found
+
+
+def _names(path: Path, package: tuple[str, ...]) -> Iterator[list[str]]:
+    """The dotted names that a file of `package` imports, in their parts; none of a file that is no Python."""
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except (SyntaxError, ValueError):
+        nodes = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            named = [*above, *(node.module.split(".") if node.module else ())]
+            yield from ([*named, alias.name] for alias in node.names)
 
 
 def _fault(kind: type[Family]) -> str:

@@ -8,7 +8,8 @@ import pytest
 from playground import CODEACT, LIMITS, PERSISTENT, REACT, Toolbox, calls_action, opened
 
 from keepstate.errors import EpisodeFailure
-from keepstate.runtimes import Sandbox, base
+from keepstate.runtimes import Sandbox
+from keepstate.tasks import aside
 from keepstate.traces.record import Limits
 from keepstate.vocabulary import Origin, Rung, RuntimeName
 
@@ -158,7 +159,7 @@ os._exit(0)
 async def test_a_tool_that_hangs_holds_up_nobody_and_is_ours(
     sandbox: Sandbox, runtime: RuntimeName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "TOOL_SECONDS", 0.4)
+    monkeypatch.setattr(aside, "SECONDS", 0.4)
     faulty = Faulty()
     async with opened(runtime, sandbox) as other, opened(runtime, sandbox, environment=faulty) as session:
         hangs = asyncio.create_task(session.run(calls_action(runtime, [("echo", {"value": "wait"})])))

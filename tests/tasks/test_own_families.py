@@ -1,6 +1,8 @@
 """A family of one's own: a file, a module or an entry point; its tools, its errors, and what it may leave out."""
 
+import asyncio
 import json
+import signal
 import subprocess
 import sys
 import textwrap
@@ -11,18 +13,26 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from keepstate import eventloop
 from keepstate.agents.episode import run_episode
+from keepstate.bench import BenchmarkConfig, TaskSource
+from keepstate.bench.cells import make_cell
+from keepstate.bench.run import play_cells
 from keepstate.cli import cli
 from keepstate.errors import UserError
+from keepstate.files import content_hash, file_hash
 from keepstate.models.scripted import ScriptedModel
 from keepstate.models.teacher import ScriptedTeacher
-from keepstate.runtimes import Sandbox, base
+from keepstate.runtimes import Sandbox
 from keepstate.tasks import (
     ToolError,
+    aside,
     environment_for,
     families,
     load_tasks,
+    loading,
     make_tasks,
+    reference_scores,
     starter,
     use_family,
     write_tasks,
@@ -299,7 +309,7 @@ def test_a_family_without_tasks_says_so_and_asks_for_no_zero(written: Written, c
 
 async def said(task_of: Path, monkeypatch: pytest.MonkeyPatch, seconds: float = 30) -> Trace:
     use_family(str(task_of))
-    monkeypatch.setattr(base, "TOOL_SECONDS", seconds)
+    monkeypatch.setattr(aside, "SECONDS", seconds)
     task = next(make_tasks("words", "short", 1, 0))
     calls = json.dumps([{"tool": "say", "args": {"word": task.private["word"]}}, {"tool": "finish", "args": {}}])
     return await run_episode(task, runtime=RuntimeName.REACT, model=ScriptedModel([f"Thought: x\nAction: {calls}"]))
@@ -402,3 +412,139 @@ def test_a_collection_of_another_version_of_the_file_is_refused(tmp_path: Path) 
     assert "family file mine: mine.py sha256:" in later.stderr
     assert len(before) == 2
     assert {file: file.read_bytes() for file in traces.rglob("*.trace.json")} == before
+
+
+REFERENCE = "    def reference_scores(self, task):\n        {}\n\n    def sample"
+
+
+@pytest.mark.parametrize("command", ["show", "check", "bench"])
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("import threading; threading.Event().wait()", "did not return within 0.3 s"),
+        ("while True: pass", "did not return within 0.3 s"),
+        ("raise SystemExit(3)", "failed: SystemExit: 3"),
+    ],
+)
+def test_references_that_raise_or_hang_are_told_with_their_line(
+    written: Written, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str, says: str, command: str
+) -> None:
+    path = written(("    def sample", REFERENCE.format(body)))
+    monkeypatch.setattr(aside, "SECONDS", 0.3)
+    family = use_family(str(path))
+    tasks = list(make_tasks("words", "short", 2, 0))
+    source = TaskSource(folder=tmp_path)
+    config = BenchmarkConfig(name="a", adapter="base", runtime=RuntimeName.REACT, tasks=source)
+    cell = make_cell(config, tmp_path / "run", tasks=tasks)
+    commands: dict[str, Callable[[], object]] = {
+        "show": lambda: reference_scores(tasks[0]),
+        "check": lambda: list(check_family(family, 2)),
+        "bench": lambda: eventloop.run(play_cells([cell])),
+    }
+    with pytest.raises(UserError) as caught:
+        commands[command]()
+    assert caught.value.message == f"words.py:35: reference_scores of the family words {says}"
+    assert signal.getitimer(signal.ITIMER_REAL)[0] > 10, "pytest's own"
+    assert caught.value.hint == "mend that file, then prove it with: keepstate tasks check words.py"
+
+
+async def test_a_plan_that_hangs_is_a_failure_of_its_own_episode_alone(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = """
+    def plan(self, task, dice):
+        import threading
+        from keepstate.tasks import Step
+        if task.task_id.endswith("0"):
+            threading.Event().wait()
+        yield Step("x", [Move("finish")])
+
+    def sample"""
+    use_family(str(written(("    def sample", plan))))
+    monkeypatch.setattr(aside, "SECONDS", 0.3)
+    react = RuntimeName.REACT
+    hangs, ends = await asyncio.gather(
+        *(
+            run_episode(task, runtime=react, model=ScriptedTeacher(task, react))
+            for task in make_tasks("words", "short", 2, 0)
+        )
+    )
+    assert hangs.failure is not None
+    assert hangs.failure.message == "the scripted teacher, after turn 0, did not return within 0.3 s (words.py:39)"
+    assert ends.failure is None
+
+
+SCRIPT = """
+    def script(self, task, runtime, *, seed, tool_calls):
+        from keepstate.tasks.plan import codeact, react
+        class Script:
+            def answer(self, messages, turn):
+                word = task.private["word"]
+                if runtime == "react":
+                    return react("x", [("say", {"word": word}), ("finish", {})])
+                code = f"say({word!r})" if turn == 0 else "finish()"
+                return codeact("x", "say('zz')\\n" + code if CHANGE else code)
+        return Script()
+
+    def sample"""
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("False", ""),
+        (
+            "runtime == 'forget'",
+            'in forget: its script makes other calls than in persistent: ["say",{"times":1,"word":"zz"}] instead of ',
+        ),
+        ("runtime == 'forget' and 1 / 0", "in forget: its script failed: the scripted teacher cannot go on"),
+    ],
+)
+def test_a_script_of_its_own_is_played_in_every_runtime_by_check(written: Written, change: str, says: str) -> None:
+    path = written(("    def sample", SCRIPT.replace("CHANGE", change)))
+    result = keepstate("tasks", "check", path, "--count", 1, "--allow-unsafe")
+    if says:
+        assert isinstance(result.exception, UserError)
+        assert says in result.exception.message
+    else:
+        assert (
+            "the script plays 2 tasks by the same calls in persistent, forget, react, mean score 1.0" in result.stdout
+        )
+
+
+def test_what_a_file_imports_of_its_own_folder_is_part_of_its_digest(written: Written, tmp_path: Path) -> None:
+    (tmp_path / "deeper").mkdir()
+    for name, text in {"beside": "import deeper.more\nWORD = 1\n", "deeper/more": "", "unused": ""}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+
+    def source(name: str) -> str | None:  # a file is loaded once: another name for each version
+        path = written(("class Play", "from beside import WORD\n\n\nclass Play"), name=f"{name}.py")
+        assert sorted(loading._imported(path, tmp_path, None)) == ["beside.py", "deeper/more.py", f"{name}.py"]
+        path.rename(tmp_path / "mine.py")
+        loading.from_file.cache_clear()
+        return loading.from_file(tmp_path / "mine.py").source
+
+    first = source("first")
+    (tmp_path / "unused.py").write_text("1")
+    assert source("second") == first
+    (tmp_path / "deeper/more.py").write_text("1")
+    assert source("third") != first
+    alone = written()
+    assert loading.from_file(alone).source == f"words.py sha256:{file_hash(alone)}"
+
+
+def test_what_a_module_imports_of_its_own_package_is_part_of_its_digest(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "packed" / "inner"
+    package.mkdir(parents=True)
+    imports = "import json, elsewhere\nfrom ..above import A\nfrom . import beside\n\n\nclass Play"
+    written(("class Play", imports), name="own.py").rename(package / "own.py")
+    (tmp_path / "elsewhere.py").write_text("import packed.unused")
+    for name in ("__init__", "above", "unused", "inner/beside"):
+        (package.parent / f"{name}.py").write_text("A = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = loading.from_module("packed.inner.own")
+    names = ("__init__.py", "above.py", "inner/beside.py", "inner/own.py")
+    hashes = {f"packed/{name}": file_hash(package.parent / name) for name in names}
+    assert found.source == f"packed.inner.own sha256:{content_hash(hashes)}"

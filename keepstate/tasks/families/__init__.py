@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from keepstate.errors import UserError
+from keepstate.tasks import aside
 from keepstate.tasks.base import Environment, Task
 from keepstate.tasks.family import Family
 from keepstate.tasks.loading import from_entry_point, from_file, from_module, place_of, the_family
@@ -139,19 +140,24 @@ def reference_scores(task: Task) -> dict[str, float]:
 
 @contextmanager
 def told(source: Family, doing: str) -> Iterator[None]:
-    """Tell what the code of a user's family raises as an error of that file, with its line.
+    """Tell what the code of a user's family raises, or that it does not end, as an error of that file, with its line.
 
     Raises:
-        UserError: Something was raised. Of a family that comes with keepstate it is raised as it is: our bug.
+        UserError: Something was raised, or (in the main thread) it took longer than `aside.SECONDS`. Of a family that
+            comes with keepstate it is raised as it is, and takes as long as it takes: our bug.
     """
-    try:
+    if source.source is None:
         yield
+        return
+    try:
+        with aside.in_time():
+            yield
     except UserError:
         raise
-    except Exception as error:
-        if source.source is None:
-            raise
+    except (Exception, SystemExit, aside.TooLong) as error:
+        late = isinstance(error, aside.TooLong)
+        how = f"did not return within {aside.SECONDS:g} s" if late else f"failed: {type(error).__name__}: {error}"
         raise UserError(
-            f"{place_of(error, source)}: {doing} of the family {source.name} failed: {type(error).__name__}: {error}",
+            f"{place_of(error, source)}: {doing} of the family {source.name} {how}",
             f"mend that file, then prove it with: keepstate tasks check {source.source.partition(' ')[0]}",
         ) from error

@@ -1,4 +1,4 @@
-"""Running a family's own code in a thread, with a time limit: what waits or hangs in it holds up no other episode.
+"""Running a family's own code with a time limit: in a thread, where what waits holds up no other episode, or in place.
 
 What it raises is a failure of ours, told with the line of its file, and never the agent's doing.
 """
@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import signal
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, TypeVar
 
-from keepstate.errors import EpisodeFailure
+from keepstate.errors import EpisodeFailure, UserError
 from keepstate.tasks.loading import line_in
 from keepstate.vocabulary import Origin
 
 Value = TypeVar("Value")
+
+SECONDS = 30.0
+"""How long code of a family may take: a tool, a verdict, a step of a plan. What takes longer hangs: our failure."""
 
 
 class Hangs(EpisodeFailure):
@@ -38,15 +44,16 @@ class Aside:
         weakref.finalize(self, self._jobs.put, None)
 
     def run(
-        self, action: Callable[[], Value], *, what: str, kind: type, seconds: float, origin: Origin = Origin.TASK
+        self, action: Callable[[], Value], *, what: str, kind: type, origin: Origin = Origin.TASK
     ) -> asyncio.Future[Value]:
-        """Run `action`, which raises nothing but `EpisodeFailure`. Do not cancel what is returned.
+        """Run `action`, which raises nothing but `EpisodeFailure` or `UserError`. Do not cancel what is returned.
+
+        Beyond `SECONDS` the future fails with `Hangs`.
 
         Args:
             action: What to run.
             what: Its name, for the failure.
             kind: The class whose code it is.
-            seconds: How long it may take; beyond that the future fails with `Hangs`.
             origin: Of that failure.
         """
         loop = asyncio.get_running_loop()
@@ -56,10 +63,12 @@ class Aside:
             value, failure = None, None
             try:
                 value = action()
-            except EpisodeFailure as raised:
+            except (EpisodeFailure, UserError) as raised:
                 failure = raised
             with suppress(RuntimeError):  # the loop has been closed: nobody waits
                 loop.call_soon_threadsafe(_settle, future, value, failure)
+
+        seconds = SECONDS
 
         def late() -> None:
             place = line_in(kind, sys._current_frames().get(self._thread.ident or 0))
@@ -69,6 +78,36 @@ class Aside:
         future.add_done_callback(lambda _: timer.cancel())
         self._jobs.put(job)
         return future
+
+
+class TooLong(BaseException):
+    """Raised by `in_time` within the code that takes too long; no `except Exception` of that code stops it."""
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Bound what is run in place, in the main thread; elsewhere nothing is bounded. An alarm that is set stays so.
+
+    Raises:
+        TooLong: It did not end within `SECONDS`; its traceback tells the line.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(_signal: int, _frame: FrameType | None) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, late)
+    began = time.monotonic()
+    outer, _ = signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+        if outer:
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - began), 0.001))
 
 
 def failed(what: str, kind: type, error: BaseException, origin: Origin = Origin.TASK) -> EpisodeFailure:
@@ -94,7 +133,7 @@ def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
         del job
 
 
-def _settle(future: asyncio.Future[Any], value: Any, failure: EpisodeFailure | None) -> None:
+def _settle(future: asyncio.Future[Any], value: Any, failure: Exception | None) -> None:
     if not future.done():
         if failure is None:
             future.set_result(value)
