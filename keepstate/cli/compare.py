@@ -13,7 +13,7 @@ from keepstate.bench.results import CellResult, read_results
 from keepstate.cli._options import PATH, json_option, margin_option
 from keepstate.errors import UserError
 from keepstate.report.entries import comparison_entry
-from keepstate.report.figures import MARGIN, compare_cells, shared_tasks
+from keepstate.report.figures import MARGIN, compare_all, shared_tasks
 from keepstate.report.tables import comparison_notes, print_comparison
 
 
@@ -24,7 +24,7 @@ from keepstate.report.tables import comparison_notes, print_comparison
 @json_option
 def command(first: Path, second: Path, *, margin: float, as_json: bool) -> None:
     """Compare FIRST with SECOND on the tasks they share: two cells (runs/NAME/CELL), or two runs cell by cell."""
-    comparisons = [compare_cells(a, b, margin=margin) for a, b in _pairs(read_results(first), read_results(second))]
+    comparisons = compare_all(_pairs(read_results(first), read_results(second)), margin=margin)
     if as_json:
         found = [
             asdict(comparison_entry(comparison)) | {"notes": comparison_notes(comparison)} for comparison in comparisons

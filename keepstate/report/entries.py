@@ -11,7 +11,7 @@ from typing import Any, Literal
 from keepstate.report.figures import CellFigures, ComparedFigures, Comparison, Figures
 from keepstate.report.model import CellGroup, Report
 from keepstate.report.repeats import Repeats
-from keepstate.report.statistics import Conclusion
+from keepstate.report.significance import Conclusion
 from keepstate.vocabulary import Origin, RuntimeName
 
 
@@ -55,6 +55,8 @@ class ComparisonEntry(ComparedFigures):
     """What may be said of their optimality."""
     tasks_needed: int | None
     """About how many tasks would show equivalence, if there is no difference; null beyond ten million."""
+    tasks_to_see: int | None
+    """About how many would show a difference as large as the margin; null beyond ten million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ def comparison_entry(comparison: Comparison) -> ComparisonEntry:
         second=comparison.second.name,
         verdict=comparison.verdict,
         tasks_needed=comparison.optimality.tasks_needed,
+        tasks_to_see=comparison.optimality.tasks_to_see,
         **_shared(ComparedFigures, comparison),
     )
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from keepstate.bench.results import CellResult, TaskMean
 from keepstate.errors import UserError
+from keepstate.report.significance import Conclusion, PairedDifference, holm, mcnemar, paired_difference
 from keepstate.report.statistics import (
-    Conclusion,
     Estimate,
-    PairedDifference,
     all_known,
     bounded_mean,
     chance_corrected,
     mean_of,
     median_of,
     median_ratio,
-    paired_difference,
     ratio_of_means,
     share,
 )
@@ -141,6 +139,10 @@ class ComparedFigures:
     """Share of episodes with a missing variable, in each."""
     solved_only: tuple[int, int]
     """Tasks that the first solved more often than the second, and the other way round."""
+    p_solved: float | None
+    """Of the hypothesis that both solve as many: McNemar's exact test, two-sided."""
+    p_holm: float | None
+    """`p_different` of `optimality`, adjusted by Holm for the comparisons of the table in which it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +164,19 @@ def shared_tasks(first: CellResult, second: CellResult) -> list[str]:
     return sorted(ours & theirs)
 
 
+def compare_all(pairs: Iterable[tuple[CellResult, CellResult]], *, margin: float = MARGIN) -> tuple[Comparison, ...]:
+    """Compare cells two and two, as one family of tests: each is adjusted for the number of all.
+
+    Raises:
+        UserError: Two share no graded task.
+    """
+    found = [compare_cells(first, second, margin=margin) for first, second in pairs]
+    adjusted = holm([comparison.optimality.p_different for comparison in found])
+    return tuple(replace(comparison, p_holm=p) for comparison, p in zip(found, adjusted, strict=True))
+
+
 def compare_cells(first: CellResult, second: CellResult, *, margin: float = MARGIN) -> Comparison:
-    """Compare two cells on the tasks they share.
+    """Compare two cells on the tasks they share, alone.
 
     Raises:
         UserError: They share no graded task.
@@ -176,9 +189,12 @@ def compare_cells(first: CellResult, second: CellResult, *, margin: float = MARG
             f"compare cells that were run on the same tasks; what a cell holds: keepstate report {first.folder.parent}",
         )
     a, b = [ours[key] for key in shared], [theirs[key] for key in shared]
+    only_first = sum(x.solved > y.solved for x, y in zip(a, b, strict=True))
+    only_second = sum(y.solved > x.solved for x, y in zip(a, b, strict=True))
+    same = _same(first, second)
     difference = paired_difference([t.score for t in a], [t.score for t in b], margin=margin)
     assert difference is not None
-    if _same(first, second):  # zero by construction, which no interval belongs to
+    if same:  # zero by construction, which no interval belongs to
         nothing = Estimate(0.0, None, None, len(shared))
         difference = PairedDifference(nothing, margin, p_equivalent=None, p_different=None, spread=None)
     return Comparison(
@@ -192,10 +208,9 @@ def compare_cells(first: CellResult, second: CellResult, *, margin: float = MARG
         completion_tokens=median_ratio([t.completion_tokens for t in a], [t.completion_tokens for t in b]),
         steps=median_ratio([t.steps for t in a], [t.steps for t in b]),
         missed=(share_of(a, [t.missed_variable for t in a]), share_of(b, [t.missed_variable for t in b])),
-        solved_only=(
-            sum(x.solved > y.solved for x, y in zip(a, b, strict=True)),
-            sum(y.solved > x.solved for x, y in zip(a, b, strict=True)),
-        ),
+        solved_only=(only_first, only_second),
+        p_solved=None if same else mcnemar(only_first, only_second),
+        p_holm=difference.p_different,
     )
 
 

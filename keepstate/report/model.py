@@ -11,7 +11,7 @@ from keepstate.report.figures import (
     CellFigures,
     Comparison,
     cell_figures,
-    compare_cells,
+    compare_all,
     references,
     shared_tasks,
 )
@@ -103,7 +103,7 @@ def _group(cells: Sequence[CellResult], margin: float) -> CellGroup:
     figures = tuple(cell_figures(cell) for cell in cells)
     pairs = [pair for first, second in compared_arms(arms_of(cells)) for pair in cell_pairs(first, second)]
     repeats = tuple(repeats_of(cells, margin))
-    comparisons = tuple(compare_cells(a, b, margin=margin) for a, b in pairs if shared_tasks(a, b))
+    comparisons = compare_all([pair for pair in pairs if shared_tasks(*pair)], margin=margin)
     apart = [pair for pair in pairs if not shared_tasks(*pair)]
     graded = {episode.task_hash for cell in cells for episode in cell.episodes}
     scores = {task: scores for cell in cells for task, scores in cell.references.items() if task in graded}

@@ -12,7 +12,8 @@ from statistics import fmean, stdev
 
 from keepstate.bench.results import CellResult
 from keepstate.report.pairs import MeasuredArm, arms_of, compared_arms, training_of
-from keepstate.report.statistics import Estimate, bounded_mean, paired_difference
+from keepstate.report.significance import paired_difference
+from keepstate.report.statistics import Estimate, bounded_mean
 
 ALIKE = ("limits", "sampling", "context", "nothink", "prompt")
 """What cells must share to repeat one another."""

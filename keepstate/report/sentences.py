@@ -16,8 +16,8 @@ from keepstate.files import content_hash
 from keepstate.report.figures import CellFigures, Comparison
 from keepstate.report.pairs import Pair
 from keepstate.report.repeats import Repeats
-from keepstate.report.statistics import Conclusion, tasks_needed
-from keepstate.report.words import counted
+from keepstate.report.significance import Conclusion, tasks_needed
+from keepstate.report.words import counted, p_value
 from keepstate.vocabulary import BASE, FinishReason, Rung
 
 SAME = ("limits", "sampling", "context", "nothink", "seed", "prompt")
@@ -79,8 +79,10 @@ def what_can_be_shown(figures: Sequence[CellFigures], comparisons: Sequence[Comp
         few = "cannot be shown" if hopeless else f"is hard to show in {len(needed)} of {len(seen)} comparisons"
         about = f"about {_span(known)} are needed" if len(known) == len(needed) else "more than ten million are needed"
         first = f"{within[0].upper()}{within[1:]} {few} with {tasks} tasks: {about}, as these scores vary."
-    blurs = [100 * width for c in seen if (width := c.optimality.difference.half_width) is not None]
-    return f"{first} A difference is told from none only beyond about {_span([round(blur) for blur in blurs])} points."
+    to_see = [count for c in seen if (count := c.optimality.tasks_to_see) is not None]
+    blurs = [round(100 * width) for c in seen if (width := c.optimality.difference.half_width) is not None]
+    sees = f"A difference of {100 * margin:g} points is seen with about {_span(to_see)} tasks. " if to_see else ""
+    return f"{first} {sees}How large one is, they tell to about {_span(blurs)} points."
 
 
 def _can_show(comparison: Comparison) -> bool:
@@ -146,6 +148,9 @@ def _optimality(comparison: Comparison) -> str:
     margin, measure = f"{100 * paired.margin:g} points", comparison.first.measure
     if verdict is Conclusion.UNDECIDED:
         return f"left undecided whether {measure} changes ({change}, {low:+.1f} to {high:+.1f})"
+    if verdict is Conclusion.UNSIZED:
+        tested = f"p {p_value(paired.p_different)} that nothing changed"
+        return f"changed {measure} ({change}, {tested}), by how much is open ({low:+.1f} to {high:+.1f})"
     if verdict is Conclusion.EQUIVALENT:
         return f"changed {measure} by less than {margin} ({change}, {low:+.1f} to {high:+.1f})"
     word, ends = ("cost", (-high, -low)) if difference.value < 0 else ("gained", (low, high))

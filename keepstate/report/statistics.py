@@ -1,4 +1,4 @@
-"""Estimates with honest intervals: bounded means, shares, medians of counts and of ratios, and paired differences.
+"""Estimates with honest intervals: bounded means, shares, medians of counts and of ratios.
 
 Every random draw is seeded, so the same episodes give the same figures. Where no interval holds there is none: one
 observation, a median of fewer than six. docs/statistics.md says which method is used where, and how often each covers
@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from fractions import Fraction
-from statistics import NormalDist, fmean
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +19,6 @@ from numpy.typing import NDArray
 SEED = 20_260_301
 DRAWS = 20_000
 LEVEL = 0.95
-ERROR = 0.05
-"""How often a test may be wrong."""
-POWER = 0.8
-"""How often `tasks_needed` tasks show what is so."""
-MOST_TASKS = 10_000_000
 
 Array = NDArray[np.float64]
 
@@ -64,12 +58,12 @@ def bounded_mean(values: Sequence[float], lower: float = 0.0, upper: float = 1.0
     Source: N. Gaffke, Three test statistics for a nonparametric one-sided hypothesis on the mean of a nonnegative
     variable, Math. Methods of Statistics 14 (2005); E. Learned-Miller, P. Thomas, arXiv 1905.06208.
     """
-    sample = _checked(values, lower, upper)
+    sample = checked(values, lower, upper)
     if sample.size == 0:
         return None
     if sample.size == 1:
         return Estimate(float(sample[0]), None, None, 1)
-    return _between(sample, *_completed_means(sample, lower, upper), lower, upper)
+    return between(sample, *completed_means(sample, lower, upper), lower, upper)
 
 
 def share(count: int, n: int) -> Estimate | None:
@@ -90,7 +84,7 @@ def mean_of(values: Sequence[float]) -> Estimate | None:
     No interval of a mean holds where one episode in twenty may run away with ten times the tokens: those that did not
     show say nothing. See `median_of`.
     """
-    sample = _checked(values, 0.0, math.inf)
+    sample = checked(values, 0.0, math.inf)
     return Estimate(float(sample.mean()), None, None, int(sample.size)) if sample.size else None
 
 
@@ -100,7 +94,7 @@ def median_of(values: Sequence[float]) -> Estimate | None:
     It holds at every n and for every distribution, runaways and ties included: each end is exceeded as often as a coin
     falls. Below six observations there is no such interval at 95 %.
     """
-    sample = np.sort(_checked(values, 0.0, math.inf))
+    sample = np.sort(checked(values, 0.0, math.inf))
     if not sample.size:
         return None
     n, inner = int(sample.size), (int(sample.size) - 1) // 2
@@ -117,7 +111,7 @@ def median_ratio(above: Sequence[float | None], below: Sequence[float | None]) -
     Half of the pairs lie above it. It is not the ratio of the totals, which a few pairs can decide: `ratio_of_means`.
     Between the two middle ratios of an even number lies their geometric mean, so that swapping the two inverts it.
     """
-    first, second = (_checked(all_known(values), 0.0, math.inf) for values in (above, below))
+    first, second = (checked(all_known(values), 0.0, math.inf) for values in (above, below))
     if first.size != len(above) or second.size != len(below) or not first.size or not second.all():
         return None
     made = median_of([*(first / second)])
@@ -132,7 +126,7 @@ def ratio_of_means(above: Sequence[float | None], below: Sequence[float | None])
     first, second = all_known(above), all_known(below)
     if len(first) < len(above) or len(second) < len(below) or not first or not any(second):
         return None
-    return fmean(_checked(first, 0.0, math.inf)) / fmean(_checked(second, 0.0, math.inf))
+    return fmean(checked(first, 0.0, math.inf)) / fmean(checked(second, 0.0, math.inf))
 
 
 def all_known(values: Sequence[float | None]) -> list[float]:
@@ -157,109 +151,7 @@ def chance_corrected(optimality: Estimate, floor: float, oracle: float) -> Estim
     return Estimate(value, low, high, optimality.n)
 
 
-class Conclusion(StrEnum):
-    """What may be said of a difference, at 5 %."""
-
-    DIFFERENT = "different"
-    """The interval excludes zero."""
-    EQUIVALENT = "equivalent"
-    """The difference is shown to be smaller than the margin."""
-    SMALL = "different, within the margin"
-    """Both."""
-    UNDECIDED = "undecided"
-    """Neither."""
-    ONE_TASK = "one task shows nothing"
-    """It has no interval."""
-    SAME = "the same episodes"
-    """On both sides: nothing was compared."""
-
-
-@dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """The mean of paired differences of scores, and two one-sided tests of equivalence."""
-
-    difference: Estimate
-    """First minus second."""
-    margin: float
-    """Below it they count as equivalent."""
-    p_equivalent: float | None
-    """Of the hypothesis that the true difference is `margin` or more, either way; None of one pair."""
-    p_different: float | None
-    """Of the hypothesis that it is zero, two-sided; None of one pair."""
-    spread: float | None
-    """Standard deviation of the differences from task to task; None of one pair."""
-
-    @property
-    def verdict(self) -> Conclusion:
-        """What they show."""
-        if self.p_equivalent is None:
-            return Conclusion.ONE_TASK
-        differs, same = self.difference.excludes(0), self.p_equivalent < ERROR
-        if differs and same:
-            return Conclusion.SMALL
-        return Conclusion.DIFFERENT if differs else Conclusion.EQUIVALENT if same else Conclusion.UNDECIDED
-
-    @property
-    def tasks_needed(self) -> int | None:
-        """About how many tasks show equivalence, if there is no difference and the spread stays; None: unheard of."""
-        return tasks_needed(self.spread or 0.0, self.margin)
-
-
-def paired_difference(first: Sequence[float], second: Sequence[float], *, margin: float) -> PairedDifference | None:
-    """mean(first - second) of scores in [0, 1] on the same tasks; None of no pair.
-
-    Both tests (TOST and the two-sided one) invert the interval of `bounded_mean` on [-1, 1], so that they never
-    contradict it.
-    """
-    sample = _checked(first, 0.0, 1.0) - _checked(second, 0.0, 1.0)
-    if not 0 < margin <= 1:
-        raise ValueError(f"a margin of {margin}; it lies in (0, 1]")
-    if sample.size == 0:
-        return None
-    if sample.size == 1:
-        return PairedDifference(Estimate(float(sample[0]), None, None, 1), margin, None, None, None)
-    below, above = _completed_means(sample, -1.0, 1.0)
-    estimate = _between(sample, below, above, -1.0, 1.0)
-    equivalent = max(float(np.mean(above >= margin)), float(np.mean(below <= -margin)))
-    different = min(1.0, 2 * min(float(np.mean(below <= 0)), float(np.mean(above >= 0))))
-    floor = 1 / DRAWS  # a simulated p-value is never 0
-    spread = float(sample.std(ddof=1))
-    return PairedDifference(estimate, margin, max(equivalent, floor), max(different, floor), spread)
-
-
-def tasks_needed(spread: float, margin: float) -> int | None:
-    """About how many pairs show with `POWER` that two equal cells differ by less than `margin`.
-
-    Args:
-        spread: Standard deviation of the paired differences.
-        margin: In (0, 1].
-
-    Returns:
-        The fewest at which a difference of zero passes `paired_difference`'s test; with a spread of 0 that many are
-        needed at the least. None beyond ten million.
-    """
-    low, high = 1, 2
-    while not _shows(high, spread, margin):
-        low, high = high, 2 * high
-        if high > MOST_TASKS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _shows(middle, spread, margin) else (middle, high)
-    return high
-
-
-def _shows(n: int, spread: float, margin: float) -> bool:
-    """Whether n pairs would do: the upper draw of `bounded_mean`, a normal mean plus the share of the worst value."""
-    error = spread / math.sqrt(n)
-    room = margin - NormalDist().inv_cdf((1 + POWER) / 2) * error  # the mean found lies so far off, either way
-    grid = np.linspace(-8, 8, 1601)
-    density = np.exp(-(grid**2) / 2)
-    beyond = (1 - np.clip(room - error * grid, 0, 1)) ** n
-    return bool((density * beyond).sum() / density.sum() < ERROR)
-
-
-def _checked(values: Sequence[float] | Array, lower: float, upper: float) -> Array:
+def checked(values: Sequence[float] | Array, lower: float, upper: float) -> Array:
     """The values as an array; one that is no number or out of bounds is an error of whoever asks."""
     sample = np.asarray(values, dtype=float)
     wrong = ~(np.isfinite(sample) & (sample >= lower) & (sample <= upper))
@@ -283,14 +175,14 @@ def _beyond(n: int) -> int | None:
     return None
 
 
-def _between(sample: Array, below: Array, above: Array, lower: float, upper: float) -> Estimate:
+def between(sample: Array, below: Array, above: Array, lower: float, upper: float) -> Estimate:
     """The mean with the quantiles of its completed draws."""
     tail, value = (1 - LEVEL) / 2, float(sample.mean())
     low, high = float(np.quantile(below, tail)), float(np.quantile(above, 1 - tail))
     return Estimate(value, max(lower, min(low, value)), min(upper, max(high, value)), int(sample.size))
 
 
-def _completed_means(sample: Array, lower: float, upper: float) -> tuple[Array, Array]:
+def completed_means(sample: Array, lower: float, upper: float) -> tuple[Array, Array]:
     """Draws of the weighted mean with `lower`, and with `upper`, added to the sample. Shapes: (DRAWS,)."""
     generator = np.random.default_rng(SEED)
     below, above = np.empty(DRAWS), np.empty(DRAWS)

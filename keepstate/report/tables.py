@@ -10,7 +10,7 @@ from keepstate.report.figures import CellFigures, Comparison, cell_figures
 from keepstate.report.model import CellGroup, Report
 from keepstate.report.repeats import Repeats
 from keepstate.report.sentences import notes
-from keepstate.report.statistics import Conclusion, PairedDifference, tasks_needed
+from keepstate.report.significance import Conclusion, PairedDifference, tasks_needed
 from keepstate.report.words import NONE, brief, counted, interval_of_share, number, p_value, percent, plain, points
 from keepstate.traces.record import MISSING_VARIABLE
 from keepstate.traces.view import printable
@@ -102,8 +102,12 @@ COMPARISON_HEAD = (
     "n",
     f"{MEASURE.removesuffix(' %')}, points",
     "verdict",
-    "p (equal)",
+    "p (same)",
+    "p (same), Holm",
+    "p (margin)",
+    "tasks to see the margin",
     "tasks for equivalence",
+    "solved by one alone",
     "tokens, median ratio",
     "tokens in all, ratio",
     "missing variable %",
@@ -118,8 +122,12 @@ def comparison_row(comparison: Comparison) -> tuple[str, ...]:
         str(comparison.n) + (f" ({comparison.left_out} left out)" if comparison.left_out else ""),
         points(comparison.optimality.difference),
         comparison.verdict,
+        p_value(comparison.optimality.p_different),
+        p_value(comparison.p_holm),
         p_value(comparison.optimality.p_equivalent),
-        needed(comparison.optimality),
+        needed(comparison.optimality, comparison.optimality.tasks_to_see),
+        needed(comparison.optimality, comparison.optimality.tasks_needed),
+        " vs ".join(map(str, comparison.solved_only)) + f" (p {p_value(comparison.p_solved)})",
         number(comparison.tokens, 2),
         plain(comparison.tokens_in_all, 1.0, 2),
         missed,
@@ -150,11 +158,11 @@ def repeats_row(repeats: Repeats) -> tuple[str, ...]:
     )
 
 
-def needed(paired: PairedDifference) -> str:
-    """About how many tasks would show equivalence, as far as the spread is known."""
+def needed(paired: PairedDifference, tasks: int | None) -> str:
+    """About how many tasks would show something, as far as the spread is known."""
     if paired.spread is None:
         return NONE
-    return "> 10,000,000" if paired.tasks_needed is None else f"{paired.tasks_needed:,}"
+    return "> 10,000,000" if tasks is None else f"{tasks:,}"
 
 
 def markdown(report: Report) -> str:
@@ -182,13 +190,18 @@ def markdown(report: Report) -> str:
 
 def how(report: Report) -> str:
     """How the figures were made, in one paragraph."""
+    margin = f"{100 * report.margin:g} points"
     return (
         "In brackets: 95 % intervals. Optimality, its differences and steps: Gaffke's bound (a Bayesian bootstrap"
         " completed by the worst value still possible, seeded); shares: Wilson; medians of tokens and of their ratios:"
         " order statistics, from 6 tasks on. Means of tokens and ratios of all tokens have no interval: a few runaway"
-        f" episodes decide them. The column p (equal) tests that the true difference is {100 * report.margin:g} points"
-        " or more: below .05 the two are equivalent. Tasks for equivalence: about so many would show it, if there is no"
-        " difference. Several comparisons are shown and none is corrected for their number."
+        " episodes decide them. p (same): the exact sign-flip test, task by task, that the two cells are the same;"
+        " below .05 they differ, and how much the mean differs is what the interval says. Beside it, adjusted by Holm"
+        f" for all comparisons of its table. p (margin): that the mean differs by {margin} or more; below .05 the"
+        f" two are equivalent. Tasks to see the margin: about so many would show a difference of {margin} with a"
+        " chance of 80 %; tasks for equivalence: would show that there is none, if there is none. Solved by one alone:"
+        " tasks that the first alone solved, or more often, against those of the second, with McNemar's exact p."
+        " Tests and interval are the same in every report, whichever is the narrower: docs/statistics.md says why."
     )
 
 
@@ -258,11 +271,17 @@ def _comparison_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     only_first, only_second = comparison.solved_only
     within = f"within {100 * paired.margin:g} points"
     yield comparison.first.measure, f"{points(paired.difference)} points: {comparison.verdict}"
+    if paired.p_different is not None:
+        tested = f"p = {p_value(paired.p_different)} that both are the same (sign-flip)"
+        family = f"; {p_value(comparison.p_holm)} by Holm" if comparison.p_holm != paired.p_different else ""
+        seen = needed(paired, paired.tasks_to_see)
+        yield "difference", f"{tested}{family}; {100 * paired.margin:g} points are seen with about {seen} tasks"
     if paired.spread == 0:
         yield "", f"the difference is the same on each of the {comparison.n} tasks; others may differ"
     tested = "" if paired.p_equivalent is None else f"p = {p_value(paired.p_equivalent)} (TOST); "
     yield "equivalence", f"{within}: {tested}about {_tasks_for(paired)}"
-    yield "solved", f"{only_first} tasks by the first alone or more often, {only_second} by the second"
+    solved = f"{only_first} tasks by the first alone or more often, {only_second} by the second"
+    yield "solved", f"{solved}: p = {p_value(comparison.p_solved)} (McNemar)"
     total = plain(comparison.tokens_in_all, 1.0, 2)
     yield "tokens", f"{number(comparison.tokens, 2)} times on the median task; {total} times in all"
     yield "completion", f"{number(comparison.completion_tokens, 2)} times on the median task"
@@ -274,7 +293,7 @@ def _tasks_for(paired: PairedDifference) -> str:
     """How many tasks would show equivalence, in words."""
     if paired.spread is None:
         return f"{tasks_needed(0.0, paired.margin):,} tasks at the least would show it, more where scores vary"
-    return f"{needed(paired)} tasks would show it, if there is no difference"
+    return f"{needed(paired, paired.tasks_needed)} tasks would show it, if there is no difference"
 
 
 def _names(comparison: Comparison) -> tuple[str, str]:

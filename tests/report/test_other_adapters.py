@@ -56,7 +56,7 @@ def test_names_say_nothing_where_there_is_a_card(tmp_path: Path) -> None:
         "Qwen/keep → persistent vs z-9 → forget",
     ]
     assert group.headline[0].startswith(
-        "Running the Qwen/keep adapter in the forget runtime, in place of the adapter trained for it (z-9), left"
+        "Running the Qwen/keep adapter in the forget runtime, in place of the adapter trained for it (z-9), changed"
     )
     assert "match: solved 1 of 6 (Qwen/keep → persistent), 1 of 6 (z-9 → forget)." in " ".join(group.headline)
     build_report(tmp_path)
@@ -87,7 +87,7 @@ def test_mixed_against_specialists(tmp_path: Path) -> None:
         "mixed → forget vs base → forget",
     ]
     assert group.headline[0].startswith(
-        "Running the mixed adapter in the persistent runtime, in place of the adapter trained for it alone, left"
+        "Running the mixed adapter in the persistent runtime, in place of the adapter trained for it alone, changed"
     )
     assert not any("nothing can be said of a mismatch" in sentence for sentence in group.headline)
     assert [f.cell.label for f in group.figures][:3] == [

@@ -27,7 +27,7 @@ from keepstate.files import parse_json
 from keepstate.report import build_report, compare_cells, make_report
 from keepstate.report.entries import ReportFile
 from keepstate.report.figures import cell_figures
-from keepstate.report.statistics import Conclusion
+from keepstate.report.significance import Conclusion
 from keepstate.report.tables import markdown, print_comparison, print_report
 from keepstate.tasks import reference_scores
 from keepstate.tasks.store import load_tasks, write_tasks

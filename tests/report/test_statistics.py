@@ -7,18 +7,16 @@ from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
 from keepstate.report import statistics
+from keepstate.report.significance import Conclusion, paired_difference, tasks_needed
 from keepstate.report.statistics import (
-    Conclusion,
     Estimate,
     bounded_mean,
     chance_corrected,
     mean_of,
     median_of,
     median_ratio,
-    paired_difference,
     ratio_of_means,
     share,
-    tasks_needed,
 )
 
 
@@ -120,6 +118,7 @@ def test_pairing_finds_what_spread_between_tasks_would_hide() -> None:
         (0.0, 0.3, 100, "undecided"),
         (-0.3, 0.1, 50, "different"),
         (-0.02, 0.001, 1000, "different, within the margin"),
+        (0.2, 0.1, 12, "different, size open"),
     ],
 )
 def test_what_may_be_said_of_a_difference(shift: float, spread: float, n: int, verdict: str) -> None:
