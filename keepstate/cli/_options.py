@@ -123,13 +123,35 @@ def concurrency_option(default: int | None = None) -> Option[Any]:
     )
 
 
-def base_url_option(default: str | None = None, *, otherwise: str = "") -> Option[Any]:
-    """The server that answers."""
+def key_file_option(of: str = "the server asks for", *, expose: bool = False) -> Option[Any]:
+    """The key of every server that the command asks or starts: taken before the command runs, in no process list."""
+
+    def take(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+        if path is not None:
+            from keepstate.models.endpoint import use_key_file
+
+            use_key_file(path)
+        return path
+
     return click.option(
-        "--base-url",
-        default=default,
-        show_default=default is not None,
-        help=f"Of the OpenAI-compatible server, ending in /v1{otherwise}.",
+        "--api-key-file",
+        type=PATH,
+        callback=take,
+        expose_value=expose,
+        help=f"File with the key that {of}{'' if expose else '; else KEEPSTATE_API_KEY'}.",
+    )
+
+
+def base_url_option(default: str | None = None, *, otherwise: str = "") -> Option[Any]:
+    """The server that answers, and its key."""
+    return together(
+        click.option(
+            "--base-url",
+            default=default,
+            show_default=default is not None,
+            help=f"Of the OpenAI-compatible server, ending in /v1{otherwise}.",
+        ),
+        key_file_option(),
     )
 
 
@@ -141,7 +163,7 @@ def port_option(least: int) -> Option[Any]:
         type=click.IntRange(least, 65_535),
         default=8000,
         show_default=True,
-        help=f"Of the server, on 127.0.0.1{free}.",
+        help=f"Of the server{free}.",
     )
 
 

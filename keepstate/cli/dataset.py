@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keepstate.cli import Group
-from keepstate.cli._options import PATH, RUNTIME, FiniteRange, choice, tokenizer_option
+from keepstate.cli._options import PATH, RUNTIME, FiniteRange, choice, key_file_option, tokenizer_option
 from keepstate.dataset.convert import UNREADABLE
 from keepstate.dataset.manifest import LEFT_OUT, Balance, BuildOptions, Length, TrainTurns, read_manifest
 from keepstate.dataset.sample import REMEDIES
@@ -121,6 +121,7 @@ def build(
 @click.argument("folders", type=PATH, nargs=-1, required=True)
 @click.option("--server", help="URL of a running vLLM: its own prompt tokens are compared.")
 @click.option("--model", help="Model or adapter on that server; else its first.")
+@key_file_option()
 @tokenizer_option("the data set's")
 @click.option("--training-template", help="Another to train with: a Jinja file, qwen3-stock, or axolotl:NAME.")
 @click.option("--serving-template", help="Another to serve with: a Jinja file, or qwen3-stock.")

@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from keepstate.cli import Group
-from keepstate.cli._options import PATH, json_option, laptop_option, port_option
+from keepstate.cli._options import PATH, json_option, key_file_option, laptop_option, port_option
 from keepstate.errors import EXIT_PARTIAL
 
 if TYPE_CHECKING:
@@ -24,14 +23,13 @@ if TYPE_CHECKING:
 
 COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow"}
 
-key_file_option = click.option("--api-key-file", type=PATH, help="File that holds the key which each request brings.")
-
 
 @click.group(cls=Group, invoke_without_command=True, subcommand_metavar="[check ...]")
 @click.option("--lora", "adapters", multiple=True, metavar="[NAME=]FOLDER", help="An adapter; repeat it for several.")
 @click.option("--base-model", help="Model folder or hub name; else what the adapters were trained on, else Qwen3-8B.")
 @laptop_option
 @port_option(0)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens; another one needs a key.")
 @click.option("--context", type=click.IntRange(1), help="Tokens; else 40,960 on a GPU, 8,192 on the CPU.")
 @click.option(
     "--template",
@@ -40,7 +38,9 @@ key_file_option = click.option("--api-key-file", type=PATH, help="File that hold
     help="Chat template (name or file); else the adapters', else the one that fits the base.",
 )
 @click.option("--nothink/--no-nothink", default=None, help="Thinking off; else as NOTHINK says, else off.")
-@key_file_option
+@key_file_option("each request must bring", expose=True)
+@click.option("--max-num-seqs", type=click.IntRange(1), help="Answers at once; else 256 on a GPU, others wait.")
+@click.option("--gpu-memory", type=float, metavar="SHARE", help="Of the GPU's memory that it takes; else 0.9.")
 @click.option(
     "--vllm-arg",
     "vllm_args",
@@ -49,26 +49,35 @@ key_file_option = click.option("--api-key-file", type=PATH, help="File that hold
     help="Another option for vLLM; repeat it for more.",
 )
 @click.option("--dry-run", is_flag=True, help="Check all and print the server's command; start nothing.")
-def command(laptop: bool, port: int, dry_run: bool, api_key_file: Path | None, **chosen: Any) -> None:
-    """Serve on 127.0.0.1 until Ctrl-C. Adapters answer under their names, the base model as `base`."""
+def command(
+    laptop: bool,
+    port: int,
+    host: str,
+    dry_run: bool,
+    api_key_file: Path | None,
+    vllm_args: tuple[str, ...],
+    **chosen: Any,
+) -> None:
+    """Serve until Ctrl-C. Adapters answer under their names, the base model as `base`."""
     if (called := click.get_current_context()).invoked_subcommand:
         _refuse_options(called)
         return
-    from keepstate.models.endpoint import use_key_file
     from keepstate.serve import StartDisplay, plan_serving, serve
     from keepstate.serve.ports import check_port
+    from keepstate.serve.serving_plan import GPU_SHARE, with_access
     from keepstate.setup import basemodel
 
-    if api_key_file:
-        use_key_file(api_key_file)
     if laptop and chosen["base_model"]:
         raise click.UsageError("give either --laptop or --base-model")
     if port and not dry_run:
-        check_port(port)  # before anything that takes minutes
+        check_port(port, host)  # before anything that takes minutes
     if laptop:
         chosen["base_model"] = str(basemodel.folder() if dry_run else basemodel.ensure_base_model())
     log = Path(os.devnull) if dry_run else None  # else a folder for it could be made
-    planned = replace(plan_serving(port=port, log=log, **chosen), wants_key=api_key_file is not None)
+    given = {"max-num-seqs": chosen.pop("max_num_seqs"), GPU_SHARE: chosen.pop("gpu_memory")}
+    args = [*(f"{key}={value}" for key, value in given.items() if value is not None), *vllm_args]
+    planned = plan_serving(port=port, log=log, vllm_args=args, **chosen)
+    planned = with_access(planned, host, wants_key=api_key_file is not None)
     for remark in planned.remarks:
         click.echo(remark, err=True)
     if dry_run:
@@ -78,6 +87,8 @@ def command(laptop: bool, port: int, dry_run: bool, api_key_file: Path | None, *
         with StartDisplay() as show:
             server = stack.enter_context(serve(planned, on_progress=show))
         click.echo(f"{server.base_url} serves {', '.join(server.names)} (up in {server.seconds:.0f} s)", err=True)
+        for words, seconds in server.stages:
+            click.echo(f"{seconds:7.1f} s  {words}", err=True)
         click.echo(f"Ctrl-C ends it; its log: {server.log}", err=True)
         server.wait()
 
@@ -87,18 +98,14 @@ def command(laptop: bool, port: int, dry_run: bool, api_key_file: Path | None, *
 @click.option(
     "--dataset", type=PATH, help="A built data set: its template and tokenizer must make the server's prompts."
 )
-@key_file_option
+@key_file_option()
 @json_option
-def check(url: str, dataset: Path | None, api_key_file: Path | None, as_json: bool) -> None:
+def check(url: str, dataset: Path | None, as_json: bool) -> None:
     """Ask the server at URL what it really does: models, context, thinking, adapters, prefix cache.
 
     Exit 1 if something is wrong; what a server does not tell is unknown, which is not wrong.
     """
-    from keepstate.models.endpoint import use_key_file
     from keepstate.serve.check import Standing, check_server
-
-    if api_key_file:
-        use_key_file(api_key_file)
 
     base_url = url.rstrip("/") if url.rstrip("/").endswith("/v1") else f"{url.rstrip('/')}/v1"
     rows = check_server(base_url, dataset=dataset)

@@ -28,15 +28,21 @@ STEP = 256
 """Contexts are proposed in whole steps of so many tokens."""
 
 
-def gpu_tokens(shape: ModelShape, gib: float, adapters: Sequence[ServedAdapter] = ()) -> int:
-    """Tokens of the key-value cache beside the weights on a GPU of `gib`; 0 or less: not even those fit."""
+def gpu_tokens(shape: ModelShape, gib: float, adapters: Sequence[ServedAdapter] = (), share: float = GPU_MEMORY) -> int:
+    """Tokens of the key-value cache beside the weights on a GPU of `gib`, of which vLLM takes a share; 0 or less: not
+    even the weights fit."""
     lora = len(adapters) * BF16 * shape.lora_parameters(max_rank(adapters)) if adapters else 0
-    room = (GPU_MEMORY * gib - GPU_OWN_GIB) * GIB - shape.weight_bytes - lora
+    room = (share * gib - GPU_OWN_GIB) * GIB - shape.weight_bytes - lora
     return int(room // shape.cache_bytes)
 
 
 def gpu_context(
-    base: str, shape: ModelShape, given: int | None, wanted: int, adapters: Sequence[ServedAdapter]
+    base: str,
+    shape: ModelShape,
+    given: int | None,
+    wanted: int,
+    adapters: Sequence[ServedAdapter],
+    share: float = GPU_MEMORY,
 ) -> tuple[int, list[str]]:
     """The context that the GPU has room for, and words where it is shorter than the usual one.
 
@@ -46,6 +52,7 @@ def gpu_context(
         given: What the user asked for.
         wanted: What is taken where nothing was given.
         adapters: Those beside it.
+        share: Of the GPU's memory that vLLM takes.
 
     Raises:
         UserError: Weights and one conversation do not fit; names what does.
@@ -54,12 +61,13 @@ def gpu_context(
     if not gpus:
         return given or wanted, []  # nobody tells its memory
     gib = gpus[0].memory_gib
-    room = gpu_tokens(shape, gib, adapters) // STEP * STEP
+    room = gpu_tokens(shape, gib, adapters, share) // STEP * STEP
     if room < STEP:
-        fitting = [name for name, known in KNOWN.items() if gpu_tokens(known, gib, adapters) >= wanted]
+        fitting = [name for name, known in KNOWN.items() if gpu_tokens(known, gib, adapters, share) >= wanted]
         name = max(fitting, key=lambda name: KNOWN[name].parameters, default=None)
         raise UserError(
-            f"{gpus[0].name} has {gib:.0f} GiB; the weights of {base} alone are {shape.weight_bytes / GIB:.0f} GiB",
+            f"of the {gib:.0f} GiB of {gpus[0].name} a server takes {share:.0%}; the weights of {base} alone are"
+            f" {shape.weight_bytes / GIB:.0f} GiB",
             f"serve a smaller model{f' (of the size of {name} or less)' if name else ''}: --base-model",
         )
     if given is not None and given > room:

@@ -11,8 +11,7 @@ from keepstate.models.endpoint import KEY
 from keepstate.places import caches
 from keepstate.serve.adapters import max_rank, target_modules
 from keepstate.serve.capacity import GPU_MEMORY
-from keepstate.serve.ports import HOST
-from keepstate.serve.serving_plan import ServingPlan
+from keepstate.serve.serving_plan import GPU_SHARE, ServingPlan
 from keepstate.setup import environments
 from keepstate.vocabulary import BASE
 
@@ -21,8 +20,14 @@ CPU_BLOCK = 32
 half-filled block. vLLM's own: 128."""
 CPU_ANSWERS = 256
 """Answers that may be under way while a prompt of the whole context is read in one step."""
+SEQUENCES = 256
+"""Answers under way at once on a GPU, where the user does not say; others wait. vLLM's own, on a large card: 1,024."""
+GRAPH_SIZES = (1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32), *range(256, 513, 64))
+"""Tokens of a step for which a CUDA graph is kept; a step is padded to the next one. vLLM's own: 51 sizes."""
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
 PLUGIN = "keepstate"
+INSIDE = Path(__file__).resolve().parent / "inside"
+GUARD = "keepstate_key.KeyEverywhere"
 
 
 def command(planned: ServingPlan, python: Path) -> list[str]:
@@ -35,7 +40,7 @@ def command(planned: ServingPlan, python: Path) -> list[str]:
     arguments = {
         "--model": planned.base_model,
         "--served-model-name": BASE,
-        "--host": HOST,
+        "--host": planned.host,
         "--port": str(planned.port),
         "--dtype": "bfloat16",
         "--max-model-len": str(planned.context),
@@ -45,11 +50,16 @@ def command(planned: ServingPlan, python: Path) -> list[str]:
         arguments["--default-chat-template-kwargs"] = json.dumps({"enable_thinking": False})
     if planned.generation is not None:
         arguments["--generation-config"] = str(planned.generation_folder)
+    flags = ["--enable-prefix-caching", "--enable-prompt-tokens-details"]
+    if planned.wants_key:
+        flags += ["--middleware", GUARD]
     if planned.device == "cuda":
-        arguments["--gpu-memory-utilization"] = str(GPU_MEMORY)
+        arguments[f"--{GPU_SHARE}"] = str(GPU_MEMORY)
+        arguments["--max-num-seqs"] = str(SEQUENCES)
+        if not planned.argument("compilation-config"):  # vLLM refuses sizes in both places
+            flags += ["--cudagraph-capture-sizes", *map(str, graph_sizes(planned))]
     else:
         arguments["--block-size"] = str(CPU_BLOCK)
-    flags = ["--enable-prefix-caching", "--enable-prompt-tokens-details"]
     if planned.device == "cpu":
         flags.append("--enforce-eager")  # as vLLM does with adapters; without any it would compile for minutes
         # A prompt that is read in parts, of a request with a seed, ends vLLM 0.32's engine on the CPU, whose generators
@@ -69,6 +79,13 @@ def command(planned: ServingPlan, python: Path) -> list[str]:
     return [*start, *(word for pair in arguments.items() for word in pair), *flags, *planned.vllm_arguments]
 
 
+def graph_sizes(planned: ServingPlan) -> list[int]:
+    """Of the CUDA graphs that the planned load needs: up to twice the answers at once, as vLLM has it (a step that also
+    reads prompts has more tokens than answers)."""
+    most = 2 * int(planned.argument("max-num-seqs") or SEQUENCES)
+    return [size for size in GRAPH_SIZES if size <= most]
+
+
 def own_environment(planned: ServingPlan) -> dict[str, str]:
     """The variables that the server gets beside ours: no telemetry, and no network where nothing is needed from it."""
     own = {**environments.NO_TELEMETRY}
@@ -85,8 +102,11 @@ def own_environment(planned: ServingPlan) -> dict[str, str]:
         # 41 s for a C++ compiler (beside other programs), where the next took .6 s.
         own["TORCHDYNAMO_DISABLE"] = "1"
         own["VLLM_PLUGINS"] = PLUGIN
-        own["PYTHONPATH"] = str(PLUGIN_FOLDER)
-    return own
+    else:
+        # The engine begins as a copy of the process that has imported vLLM; vLLM's own way imports all of it again.
+        own["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+    places = [PLUGIN_FOLDER] * (planned.device == "cpu") + [INSIDE] * planned.wants_key
+    return own | ({"PYTHONPATH": os.pathsep.join(map(str, places))} if places else {})
 
 
 def environment(planned: ServingPlan) -> dict[str, str]:

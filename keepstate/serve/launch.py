@@ -38,6 +38,8 @@ from keepstate.serve.serving_plan import ServingPlan
 from keepstate.setup import installing
 from keepstate.train.result import base_identity
 
+LOADING = "loading vLLM"
+"""The first stage: until its log tells another one."""
 POLL_SECONDS = 0.25
 SILENCE_SECONDS = 900.0
 """A start whose log stays still for so long is given up; fetching a model moves it."""
@@ -83,6 +85,8 @@ class Server:
     log: Path
     seconds: float
     """From its start until every model had answered."""
+    stages: tuple[tuple[str, float], ...]
+    """What the start consisted of, each with its seconds."""
     process: GuardedProcess
 
     def wait(self) -> None:
@@ -108,7 +112,7 @@ def serve(planned: ServingPlan, *, on_progress: Callable[[Starting], None] | Non
         UserError: The port is taken, the server ended or fell silent, or a model did not answer as it must; the message
             names it and shows the end of the log.
     """
-    check_port(planned.port)
+    check_port(planned.port, planned.host)
     python = installing.ensure("serve")
     started = time.monotonic()
     planned.log.parent.mkdir(parents=True, exist_ok=True)
@@ -123,21 +127,33 @@ def serve(planned: ServingPlan, *, on_progress: Callable[[Starting], None] | Non
     ):
         base = beside.submit(base_identity, planned.base_model)
 
+        begun = {LOADING: 0.0}
+
         def report(words: str) -> None:
+            begun.setdefault(words, seconds := time.monotonic() - started)
             if on_progress:
-                on_progress(Starting(time.monotonic() - started, words))
+                on_progress(Starting(seconds, words))
 
         _until_healthy(planned, process, report)
         check_plugin(planned, log_text(planned.log))
         for name in planned.names:
             report(f"asking {name}")
             _ask(planned, name, process)
+        report("comparing prompts with training's")
         check_prompts(planned)
         report("comparing adapters with the base")
         check_applied(planned)
+        report("hashing the weights")
         _check_unchanged(planned, adapters)
         with noted(planned.port, process.pid, base.result(), adapters, template, planned.vllm_arguments):
-            yield Server(planned.base_url, planned.names, planned.log, time.monotonic() - started, process)
+            seconds = time.monotonic() - started
+            yield Server(planned.base_url, planned.names, planned.log, seconds, _lasted(begun, seconds), process)
+
+
+def _lasted(begun: Mapping[str, float], end: float) -> tuple[tuple[str, float], ...]:
+    """The stages of a start with their seconds, from when each began."""
+    ends = [*list(begun.values())[1:], end]
+    return tuple((words, over - began) for (words, began), over in zip(begun.items(), ends, strict=True))
 
 
 def _check_unchanged(planned: ServingPlan, before: Mapping[str, AdapterContent]) -> None:
@@ -159,7 +175,7 @@ def _until_healthy(planned: ServingPlan, process: GuardedProcess, report: Callab
             text = log_text(planned.log)
             if len(text) != size:
                 size, moved = len(text), time.monotonic()
-            report(stage(text) or "loading vLLM")
+            report(stage(text) or LOADING)
             if (code := process.poll(POLL_SECONDS)) is not None:
                 raise failure(planned, log_text(planned.log), code)
             if time.monotonic() - moved > SILENCE_SECONDS:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from keepstate.model_files import (
 from keepstate.model_shape import read_shape
 from keepstate.places import log_file
 from keepstate.serve.adapters import ServedAdapter, read_adapters
-from keepstate.serve.capacity import CPU_CACHE_GIB, cpu_cache_gib, gpu_context
+from keepstate.serve.capacity import CPU_CACHE_GIB, GPU_MEMORY, cpu_cache_gib, gpu_context
 from keepstate.serve.fitting import base_sizes, check_fits
-from keepstate.serve.ports import HOST, free_port
+from keepstate.serve.ports import HOST, free_port, is_loopback, own_url
 from keepstate.setup import environments
 from keepstate.setup.environments import Device
 from keepstate.train.preflight import find_model
@@ -39,15 +40,18 @@ QWEN3 = "Qwen/Qwen3-8B"
 CONTEXT: dict[Device, int] = {"cuda": 40_960, "cpu": 8_192}
 """Tokens of prompt and answer: the specification's, and SmolLM2's positions."""
 MIN_CONTEXT = 256
+GPU_SHARE = "gpu-memory-utilization"
+"""vLLM's option for the share of the GPU's memory that it takes."""
 OURS = {
     "model": "name the base model: --base-model",
     "served-model-name": "it is called base, an adapter as in --lora NAME=FOLDER",
-    "host": "it listens on this machine alone",
+    "host": "choose it: --host",
     "port": "choose it: --port",
     "max-model-len": "choose it: --context",
     "chat-template": "choose it: --template",
     "default-chat-template-kwargs": "choose it: --nothink or --no-nothink",
     "api-key": "name a file that holds it: --api-key-file",
+    "middleware": "it guards the key: --api-key-file",
     **dict.fromkeys(
         ("enable-lora", "lora-modules", "max-loras", "max-lora-rank", "lora-target-modules"),
         "it follows from the adapters: --lora",
@@ -83,6 +87,8 @@ class ServingPlan:
     """Whether it answers only who sends the key of this process's `KEEPSTATE_API_KEY`."""
     vllm_arguments: tuple[str, ...] = ()
     """More words of vLLM's command line, the user's own."""
+    host: str = HOST
+    """The address that it listens on."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,8 +97,12 @@ class ServingPlan:
 
     @property
     def base_url(self) -> str:
-        """Of the API."""
-        return f"http://{HOST}:{self.port}/v1"
+        """Of the API, as this machine reaches it."""
+        return own_url(self.host, self.port)
+
+    def argument(self, key: str) -> str | None:
+        """What the user gave vLLM for one option; None where nothing."""
+        return argument_of(self.vllm_arguments, key)
 
     @property
     def generation_folder(self) -> Path:
@@ -145,8 +155,10 @@ def plan_serving(
     for adapter in served:
         remarks += check_fits(adapter, base, sizes, device)
     tokens = _context(context, base, device)
+    arguments = _vllm_arguments(vllm_args)
     if device == "cuda" and shape is not None:
-        tokens, shorter = gpu_context(base, shape, context, tokens, served)
+        share = _share(argument_of(arguments, GPU_SHARE))
+        tokens, shorter = gpu_context(base, shape, context, tokens, served, share)
         remarks += shorter
     generation, stops = _generation(base, chosen)
     remarks += stops
@@ -162,8 +174,45 @@ def plan_serving(
         nothink=_nothink() if nothink is None else nothink,
         log=(log or log_file(f"vllm-{port}.log")).resolve(),
         remarks=tuple(remarks),
-        vllm_arguments=_vllm_arguments(vllm_args),
+        vllm_arguments=arguments,
     )
+
+
+def with_access(planned: ServingPlan, host: str, *, wants_key: bool) -> ServingPlan:
+    """The same server, listening on `host`, which other machines reach with a key only.
+
+    Raises:
+        UserError: They would reach it without one.
+    """
+    if not is_loopback(host) and not wants_key:
+        raise UserError(
+            f"on {host} every machine that reaches this one could ask the server",
+            "write a key into a file and ask for it: --api-key-file FILE",
+        )
+    return replace(planned, host=host, wants_key=wants_key)
+
+
+def argument_of(words: Sequence[str], key: str) -> str | None:
+    """The last value of an option in words of vLLM's command line."""
+    values = [value for option, value in pairwise(words) if option == f"--{key}"]
+    return values[-1] if values else None
+
+
+def _share(given: str | None) -> float:
+    """Of the GPU's memory that vLLM takes.
+
+    Raises:
+        UserError: It is none.
+    """
+    try:
+        share = float(given or GPU_MEMORY)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UserError(
+            f"{given} is no share of the GPU's memory", f"more than 0, at most 1: --gpu-memory {GPU_MEMORY}"
+        )
+    return share
 
 
 def _vllm_arguments(given: Sequence[str]) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ class Handler(JsonHandler):
         if not super().parse_request():
             return False
         wanted = f"Bearer {KEY}"
-        if KEY and self.path.startswith("/v1") and self.headers["Authorization"] != wanted:
+        if KEY and self.path != "/health" and self.headers["Authorization"] != wanted:
             self.close_connection = True
             self.send(401, {"error": "Unauthorized"})
             return False
@@ -67,7 +67,7 @@ def main() -> None:
         sys.exit(1)
     if DEFECT != "plugin":
         print("INFO Using GroupedLora.", flush=True)
-    with HttpServer(("127.0.0.1", int(option("--port")[0])), Handler) as server:
+    with HttpServer((option("--host")[0], int(option("--port")[0])), Handler) as server:
         print("INFO Application startup complete.", flush=True)
         server.serve_forever()
 

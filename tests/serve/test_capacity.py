@@ -63,6 +63,17 @@ def test_what_does_not_fit_is_refused_with_what_does(monkeypatch: pytest.MonkeyP
     assert "of the size of qwen2.5-1.5b or less" in caught.value.hint
 
 
+def test_less_of_the_memory_holds_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, H100)
+    less = ["gpu-memory-utilization=0.25"]
+    assert plan_serving(base_model="Qwen/Qwen3-8B", port=0, vllm_args=less).context == 17_664
+    with pytest.raises(UserError, match="of the 80 GiB of card a server takes 20%"):
+        plan_serving(base_model="Qwen/Qwen3-8B", port=0, vllm_args=["gpu-memory-utilization=0.2"])
+    for share in ("0", "80", "nan", "half"):
+        with pytest.raises(UserError, match="is no share of the GPU's memory"):
+            plan_serving(base_model="Qwen/Qwen3-8B", port=0, vllm_args=[f"gpu-memory-utilization={share}"])
+
+
 def test_the_cache_on_the_cpu_holds_a_conversation_of_full_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "memory_gib", lambda: 24.0)
     assert cpu_cache_gib("small", KNOWN["smollm2-135m"], 8_192) == 2

@@ -57,8 +57,14 @@ def test_inside_the_block_it_serves_and_afterwards_it_is_gone(planned: ServingPl
         assert server.base_url == f"http://127.0.0.1:{planned.port}/v1"
         assert server.log.is_relative_to(stub_home)
     assert not is_running(stub_home)
-    assert stages[-4:-1] == ["asking base", "asking persistent", "asking react"]
-    assert stages[-1] == "comparing adapters with the base"
+    assert stages[-6:] == [
+        *(f"asking {name}" for name in server.names),
+        "comparing prompts with training's",
+        "comparing adapters with the base",
+        "hashing the weights",
+    ]
+    assert [words for words, _ in server.stages] == list(dict.fromkeys(stages))
+    assert sum(seconds for _, seconds in server.stages) == pytest.approx(server.seconds, abs=0.3)
 
 
 def test_what_a_server_loaded_is_known_while_it_runs(
@@ -240,6 +246,25 @@ def test_a_key_is_asked_of_everybody_and_shown_to_nobody(
         asked += ["--json", "--api-key-file", str(tmp_path / "key")]
         told = json.loads(subprocess.run(asked, capture_output=True, text=True, check=False).stdout)
         assert {"topic": "persistent: weights", "standing": "ok"}.items() <= told[-2].items()
+
+
+def test_on_every_address_with_a_key_alone(make_adapter: MakeAdapter, stub_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sesame\n")
+    adapter = make_adapter()
+    with serve_command(adapter, "--host", "0.0.0.0") as process:
+        assert process.wait(20) == 2
+        assert process.stderr
+        assert "--api-key-file" in process.stderr.read()
+    with serve_command(adapter, "--host", "0.0.0.0", "--api-key-file", str(tmp_path / "key")) as process:
+        said = read_until(process, "Ctrl-C ends it")
+        url = said.split(" serves ")[0].split()[-1].replace("127.0.0.1", "127.0.0.2")
+        assert httpx2.get(f"{url}/models", trust_env=False).status_code == 401
+        key = {"Authorization": "Bearer sesame"}
+        assert httpx2.get(f"{url}/models", trust_env=False, headers=key).status_code == 200
+    with serve_command(adapter, "--host", "192.0.2.1", "--port", "8123", "--api-key-file", str(tmp_path / "key")) as no:
+        assert no.wait(20) == 2
+        assert no.stderr
+        assert "no server can listen on 192.0.2.1" in no.stderr.read()
 
 
 @pytest.mark.parametrize("text", [None, "", "two words"])

@@ -1,6 +1,8 @@
 """What is refused before a server starts, and the command that a plan comes to."""
 
+import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from keepstate.dataset.templates import FOLDER
 from keepstate.errors import UserError
 from keepstate.serve import plan_serving
 from keepstate.serve.adapters import max_rank
-from keepstate.serve.command import PLUGIN_FOLDER, command, own_environment
+from keepstate.serve.command import GUARD, PLUGIN_FOLDER, command, own_environment
+from keepstate.serve.serving_plan import with_access
 from keepstate.serve.weights import read_header
 from keepstate.train.result import DONE, WEIGHTS
 
@@ -225,7 +228,8 @@ def test_more_options_of_vllm_stand_last_and_are_recorded(model: Path) -> None:
         ("port=1", "--port"),
         ("max_model_len=9", "--context"),
         ("api-key=x", "--api-key-file"),
-        ("--host=::", "alone"),
+        ("--host=::", "--host"),
+        ("middleware=x.y", "--api-key-file"),
     ],
 )
 def test_an_option_that_the_plan_decides_is_refused(given: str, hint: str, model: Path) -> None:
@@ -248,11 +252,39 @@ GOLDEN = {
         --lora-target-modules q_proj v_proj --max-num-seqs 64""",
     "cuda": """python -P -m vllm.entrypoints.openai.api_server --model MODEL --served-model-name base --host 127.0.0.1
         --port 8123 --dtype bfloat16 --max-model-len 4096 --chat-template TEMPLATES/chatml.jinja
-        --default-chat-template-kwargs NOTHINK --gpu-memory-utilization 0.9 --max-loras 2 --max-lora-rank 32
-        --enable-prefix-caching --enable-prompt-tokens-details --enable-lora
-        --lora-modules persistent=HERE/persistent react=HERE/react --max-num-seqs 64""",
+        --default-chat-template-kwargs NOTHINK --gpu-memory-utilization 0.9 --max-num-seqs 256 --max-loras 2
+        --max-lora-rank 32 --enable-prefix-caching --enable-prompt-tokens-details
+        --cudagraph-capture-sizes 1 2 4 8 16 24 32 40 48 56 64 80 96 112 128
+        --enable-lora --lora-modules persistent=HERE/persistent react=HERE/react --max-num-seqs 64""",
 }
 """The whole command line: a change here is one that every server gets."""
+
+
+def test_other_machines_ask_with_a_key_only(model: Path) -> None:
+    planned = plan_serving(base_model=model, template="chatml", port=8123)
+    with pytest.raises(UserError, match=r"on 0\.0\.0\.0 every machine") as caught:
+        with_access(planned, "0.0.0.0", wants_key=False)
+    assert "--api-key-file" in caught.value.hint
+    assert with_access(planned, "::1", wants_key=False).base_url == "http://[::1]:8123/v1"
+    open_to_all = with_access(planned, "0.0.0.0", wants_key=True)
+    assert open_to_all.base_url == "http://127.0.0.1:8123/v1"
+    words = command(open_to_all, PYTHON)
+    assert (following(words, "--host"), following(words, "--middleware")) == ("0.0.0.0", GUARD)
+    places = own_environment(open_to_all)["PYTHONPATH"].split(os.pathsep)
+    assert any((Path(place) / f"{GUARD.partition('.')[0]}.py").is_file() for place in places)
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [([], 23), (["max-num-seqs=4"], 4), (["max-num-seqs=1"], 2), (["compilation-config={}"], 0)],
+)
+def test_graphs_are_made_for_the_answers_at_once(
+    given: list[str], sizes: int, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEPSTATE_DEVICE", "cuda")
+    words = command(plan_serving(base_model=model, template="chatml", vllm_args=given), PYTHON)
+    rest = words[words.index("--cudagraph-capture-sizes") + 1 :] if "--cudagraph-capture-sizes" in words else []
+    assert len(list(itertools.takewhile(str.isdecimal, rest))) == sizes
 
 
 @pytest.mark.parametrize("device", GOLDEN)
