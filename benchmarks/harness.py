@@ -1,9 +1,11 @@
 """What the harness itself costs: episodes a second with a model that answers at once.
 
     python benchmarks/harness.py [--runtime persistent] [--episodes 1000] [--rounds 1] [--concurrency 32] [--server]
+                                   [--replay]
 
 Plays scripted five-step episodes of `mini` tasks by the real benchmark runner: the real loop, the real sandbox, traces
 and verdicts written durably. The model is in this process, or (`--server`) behind HTTP, asked by the real client.
+`--replay` then repeats all of them under the recorded contract, as `keepstate bench replay` does.
 Prints episodes/s, CPU seconds of this process, and its memory after every round. Target on two cores: 150 episodes/s,
 flat memory. The time of a real model is not in it.
 """
@@ -27,6 +29,7 @@ from pathlib import Path
 from keepstate import eventloop
 from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource
 from keepstate.bench.cells import Cell, make_cell
+from keepstate.bench.replay import Contract, replay
 from keepstate.bench.run import play_cells
 from keepstate.models.scripted import ScriptedModel
 from keepstate.vocabulary import RuntimeName
@@ -92,6 +95,20 @@ def play(cell: Cell, options: argparse.Namespace) -> None:
     )
 
 
+def replay_all(run: Path, options: argparse.Namespace) -> None:
+    """Replay every cell of a run, and print what it took."""
+    started, cpu = time.perf_counter(), time.process_time()
+    repeated = replay(run, Contract(), concurrency=options.concurrency, isolation=options.isolation, allow_unsafe=True)
+    folders = eventloop.run(repeated)
+    took, cpu = time.perf_counter() - started, time.process_time() - cpu
+    same, episodes = sum(folder.same for folder in folders), sum(folder.tested for folder in folders)
+    print(
+        f"replay      {episodes / took:6.0f} episodes/s  host CPU {cpu:5.1f} s of {took:5.1f} s"
+        f"  memory {memory_mib():.0f} MiB  {same} of {episodes} the same",
+        flush=True,
+    )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,6 +118,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--isolation", default="auto")
     parser.add_argument("--server", action="store_true", help="ask over HTTP")
+    parser.add_argument("--replay", action="store_true", help="replay what was played")
     parser.add_argument("--profile", choices=["tottime", "cumtime"], help="print where this process spends its time")
     options = parser.parse_args()
     tasks = TaskSource(difficulty="mini", count=options.episodes)
@@ -120,6 +138,8 @@ def main() -> None:
                     profile.runcall(play, cell, options)
                 else:
                     play(cell, options)
+        if options.replay:
+            replay_all(Path(name), options)
     if options.profile:
         pstats.Stats(profile).sort_stats(options.profile).print_stats(40)
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from keepstate.agents.episode import CLOCK_CUT
 from keepstate.files import first_difference
@@ -45,6 +46,9 @@ class FirstDifference:
 @dataclass(slots=True)
 class Effects:
     """What another contract does to recorded answers, over the episodes of a folder."""
+
+    HEADS: ClassVar = ("episodes", "unchanged", "E_c", "calls beyond", "missing", "solved", "score %")
+    """Of a `row`."""
 
     episodes: int = 0
     unchanged: int = 0
@@ -85,6 +89,20 @@ class Effects:
         if self.graded:
             means = [f"{100 * score / self.graded:.1f} %" for score in self.score]
             yield f"  solved: {self.solved[0]} -> {self.solved[1]}, score {means[0]} -> {means[1]} (the same answers)"
+
+    def row(self, place: int) -> tuple[str, ...]:
+        """The figures below `HEADS`, as text.
+
+        Args:
+            place: 0 for what was recorded, 1 for the replay; what says nothing of the record is "-" there.
+        """
+        of_both = [f"{self.missing[place]}", "-", "-"]
+        if self.graded:
+            of_both[1:] = [f"{self.solved[place]}", f"{100 * self.score[place] / self.graded:.1f}"]
+        if place == 0:
+            return f"{self.episodes}", "-", "-", "-", *of_both
+        beyond = f"{'>= ' if self.at_least else ''}{self.beyond}"
+        return f"{self.episodes}", f"{self.unchanged}", f"{self.exposure:.3f}", beyond, *of_both
 
     def add(self, recorded: Trace, again: Trace, limits: Limits, now: Limits) -> None:
         """Count an episode that was recorded under `limits` and replayed under `now`."""

@@ -49,6 +49,10 @@ class Contract:
     tool_calls: int | None = None
     """The cap on tool calls of an action."""
 
+    def __str__(self) -> str:
+        cap = f"cap {self.tool_calls}" if self.tool_calls else ""
+        return ", ".join(filter(None, (self.runtime, cap))) or "as recorded"
+
     def of(self, trace: Trace, limits: Limits) -> tuple[RuntimeName, Limits]:
         """Runtime and limits in which `trace` is replayed."""
         calls = self.tool_calls or limits.tool_calls
@@ -84,6 +88,8 @@ class FolderReplay:
     """By kind."""
     effects: Effects = field(default_factory=Effects)
     """Of those whose contract is another."""
+    as_recorded: Effects = field(default_factory=Effects, repr=False)
+    """Of the others: what a table shows of them beside `effects`."""
     left_out: list[tuple[str, str]] = field(default_factory=list)
     """Traces that were not replayed, and why."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -102,9 +108,9 @@ class FolderReplay:
             "differ by clock or chance": self.chance,
             "differ": self.different,
         }
-        if tested := sum(counts.values()):
+        if self.tested:
             words = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "the same")
-            yield f"{self.folder}: {tested} episodes replayed: {words}"
+            yield f"{self.folder}: {self.tested} episodes replayed: {words}"
         if self.short:
             yield f"  {self.short} had ended by the clock or a failure of ours: compared as far as that"
         if self.empty:
@@ -118,6 +124,11 @@ class FolderReplay:
         if self.effects.episodes:
             yield f"{self.folder}: {self.effects.episodes} episodes replayed under another contract"
             yield from self.effects.lines()
+
+    @property
+    def tested(self) -> int:
+        """Episodes that were repeated under their own contract."""
+        return self.same + self.addresses + self.chance + self.different
 
     @property
     def good(self) -> bool:
@@ -134,6 +145,7 @@ class FolderReplay:
                 self.effects.add(recorded, again, limits, contract.of(recorded, limits)[1])
             else:
                 self._test(recorded, again)
+                self.as_recorded.add(recorded, again, limits, limits)
 
     def _test(self, recorded: Trace, again: Trace) -> None:
         found = differences(recorded, again)
@@ -153,6 +165,23 @@ class FolderReplay:
         for each in found:
             self.kinds[each.kind] += 1
             self.first.setdefault(each.kind, each)
+
+
+def table(found: Sequence[tuple[Contract, Sequence[FolderReplay]]]) -> Iterator[str]:
+    """The same folders under several contracts, for people: for each folder a line a contract, below the record."""
+    heads: tuple[str, ...] = ("contract", *Effects.HEADS)
+    for place in range(len(found[0][1])):
+        folders = [(str(contract), folders[place]) for contract, folders in found]
+        rows = [heads]
+        for name, folder in folders:
+            told = [effects for effects in (folder.effects, folder.as_recorded) if effects.episodes]
+            if len(rows) == 1 and told:
+                rows.append(("recorded", *told[0].row(0)))
+            rows += [(name, *effects.row(1)) for effects in told]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        yield f"{folders[0][1].folder}:"
+        for name, *figures in rows:
+            yield "  ".join([f"  {name:{widths[0]}}", *map(str.rjust, figures, widths[1:])])
 
 
 class TasksAtHand:

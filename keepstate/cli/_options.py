@@ -74,6 +74,27 @@ class RuntimeType(click.ParamType[str]):
 RUNTIME = RuntimeType()
 
 
+class Several(click.ParamType[tuple[Any, ...]]):
+    """Values between commas, each once, as a tuple.
+
+    Args:
+        of: The type of each.
+    """
+
+    def __init__(self, of: click.ParamType[Any]) -> None:
+        self._of, self.name = of, of.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Refuse what is none."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(dict.fromkeys(self._of.convert(part.strip(), param, ctx) for part in value.split(",")))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """What `--help` shows."""
+        return f"{self._of.get_metavar(param, ctx) or self.name.upper()},..."
+
+
 def together(*options: Option[Any]) -> Option[Any]:
     """Several options as one decorator, in their order."""
 

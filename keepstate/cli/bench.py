@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from keepstate.cli import Group
 from keepstate.cli._options import (
     PATH,
     RUNTIME,
+    Several,
     base_url_option,
     concurrency_option,
     family_option,
@@ -151,31 +154,39 @@ tasks_option = click.option(
 
 @command.command("replay")
 @click.argument("run", type=PATH)
-@click.option("--runtime", type=RUNTIME, help="To play in.")
-@click.option("--tool-calls", type=click.IntRange(1), help="Of an action.")
+@click.option("--runtime", "runtimes", type=Several(RUNTIME), default=(), help="To play in.")
+@click.option("--tool-calls", "caps", type=Several(click.IntRange(1)), default=(), help="Of an action.")
 @tasks_option
 @family_option()
 @concurrency_option(8)
 @sandbox_options(AUTO)
 @json_option
 def replay_command(
-    run: Path, *, runtime: str | None, tool_calls: int | None, path: Path | None, as_json: bool, **options: Any
+    run: Path, *, runtimes: tuple[str, ...], caps: tuple[int, ...], path: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Execute every recorded answer below RUN again, without a model, and compare: a run, a cell, or any traces.
 
     Under the recorded contract all must be as recorded, byte for byte; exit 1 where it is not. With another --runtime
-    or --tool-calls in its place: what would have happened to the very same answers.
+    or --tool-calls in its place: what would have happened to the very same answers. Several of them (forget,lifetime-3)
+    are replayed one after another, each runtime with each cap, and compared in one table.
     """
-    from keepstate.bench.replay import Contract, replay
+    from keepstate.bench.replay import Contract, replay, table
     from keepstate.play.tally import TallyDisplay
 
-    contract = Contract(RuntimeName(runtime) if runtime else None, tool_calls)
-    with TallyDisplay() as shown:
-        folders = eventloop.run(replay(run, contract, tasks=_tasks(path), on_progress=shown, **options))
+    contracts = [
+        Contract(RuntimeName(runtime) if runtime else None, cap)
+        for runtime, cap in product(runtimes or (None,), caps or (None,))
+    ]
+    tasks, found = _tasks(path), []
+    for contract in contracts:
+        with TallyDisplay() as shown:
+            found.append((contract, eventloop.run(replay(run, contract, tasks=tasks, on_progress=shown, **options))))
+    folders = [folder for _, of in found for folder in of]
     if as_json:
-        click.echo(json.dumps([folder.figures() for folder in folders], indent=2))
-    for folder in folders if not as_json else ():
-        for line in folder.lines():
+        told = [folder.figures() | {"contract": asdict(contract)} for contract, of in found for folder in of]
+        click.echo(json.dumps(told, indent=2))
+    else:
+        for line in table(found) if len(found) > 1 else chain(*(folder.lines() for folder in folders)):
             click.echo(printable(line))
     _name_left_out({f"{folder.folder}/{name}": why for folder in folders for name, why in folder.left_out})
     if not all(folder.good for folder in folders):

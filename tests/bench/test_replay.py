@@ -305,3 +305,27 @@ async def test_an_episode_that_fails_in_the_replay_is_named(tmp_path: Path, monk
     found = await replayed(tmp_path)
     assert found.left_out == [(TASK.name, "failed in the replay (sandbox): no interpreter")]
     assert not found.good
+
+
+async def test_several_contracts_are_one_table(tmp_path: Path) -> None:
+    code = [block(TOOLS), block("for i in ids[:5]:\n    inspect(i)\nids"), block("print(ids[0])"), block("finish()")]
+    await record(tmp_path, code)
+    several = ("--runtime", "persistent,forget, carry-after-cap", "--tool-calls", "25,3")
+    result = await command(tmp_path, *several)
+    assert result.exit_code == 0, result.output
+    folder, heads, recorded, *rows = [line for line in result.stdout.splitlines() if line]
+    assert folder == f"{tmp_path}:"
+    assert heads.split()[:4] == ["contract", "episodes", "unchanged", "E_c"]
+    assert recorded.split() == ["recorded", "1", "-", "-", "-", "0", "0", "0.0"]
+    told = {tuple(row.rsplit(None, 7)[0].split(", ")): row.rsplit(None, 7)[1:6] for row in rows}
+    assert [*told] == [
+        (runtime, cap) for runtime in ("  persistent", "  forget", "  carry-after-cap") for cap in ("cap 25", "cap 3")
+    ]
+    assert told["  persistent", "cap 25"] == ["1", "1", "0.000", "0", "0"], "the record's own"
+    assert told["  persistent", "cap 3"] == ["1", "0", "1.000", "2", "0"]
+    assert told["  forget", "cap 25"][-1] == told["  carry-after-cap", "cap 25"][-1] == "1", "a missing variable"
+    both = json.loads((await command(tmp_path, *several, "--json")).stdout)
+    assert [each["contract"]["tool_calls"] for each in both] == [25, 3] * 3
+    wrong = await command(tmp_path, "--runtime", "forget,never")
+    assert "'never' is no runtime" in wrong.output
+    assert "'x' is not a valid integer" in (await command(tmp_path, "--tool-calls", "25,x")).output
