@@ -1,6 +1,6 @@
 """What Axolotl makes of a config: its own validation and resolution for an A100, up to what it hands to transformers.
 
-    python tests/train/axolotl_resolves.py CONFIG FOLDER      # in .venv-train; prints JSON behind RESULT
+    python tests/train/axolotl_resolves.py FOLDER CONFIG...   # in .venv-train; prints a JSON list behind RESULT
 
 No GPU is needed: capabilities are told, and FOLDER holds the architecture of Qwen3-8B without its weights.
 """
@@ -56,4 +56,4 @@ def resolve(path: str, folder: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print("RESULT" + json.dumps(resolve(*sys.argv[1:]), default=str))
+    print("RESULT" + json.dumps([resolve(path, sys.argv[1]) for path in sys.argv[2:]], default=str))

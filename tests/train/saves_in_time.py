@@ -1,8 +1,9 @@
 """When the plugin's clock asks for a checkpoint, over a training with a clock of its own.
 
-python tests/train/saves_in_time.py STOP_FILE SECONDS_A_STEP STEPS      # in .venv-train; prints the steps
+python tests/train/saves_in_time.py STOP_FILE       # in .venv-train; prints JSON behind RESULT
 """
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -33,4 +34,7 @@ def saved_at(stop_file: str, seconds_a_step: float, steps: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    print(f"RESULT{saved_at(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))}", Path(sys.argv[1]).exists())
+    stop = Path(sys.argv[1])
+    found = {"100 s": saved_at(str(stop), 100, 13), "10 s": saved_at(str(stop), 10, 59)}
+    stop.touch()
+    print("RESULT" + json.dumps(found | {"told to stop": saved_at(str(stop), 10, 59)}))

@@ -125,15 +125,34 @@ def test_stored_keys_are_axolotls_own() -> None:
     assert ours == schema
 
 
+OFFLOADING: list[tuple[dict[str, Any], str | bool]] = [
+    ({}, "hidden_states"),
+    ({"activation_offloading": False}, False),
+    ({"gradient_checkpointing": False}, False),
+]
+"""What is changed in a config with the profile memory, and what it then offloads."""
+
+
+@pytest.fixture(scope="module")
+def resolved(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What one Axolotl (it takes 10 s to start) makes of each runtime's config, then of those of `OFFLOADING`."""
+    folder = tmp_path_factory.mktemp("resolved")
+    paths = [config_path(name, laptop=False) for name in RuntimeName]
+    raw = yaml.safe_load(paths[0].read_text()) | {"keepstate_profile": "memory"}
+    for number, (change, _) in enumerate(OFFLOADING):
+        paths.append(folder / f"{number}.yaml")
+        paths[-1].write_text(yaml.safe_dump(raw | change))
+    said = in_train_env(str(RESOLVES), str(folder / "model"), *map(str, paths))
+    found: list[dict[str, Any]] = json.loads(said[said.index("RESULT") + len("RESULT") :])
+    return found
+
+
 @pytest.mark.train_env
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", list(RuntimeName))
-def test_axolotl_resolves_to_the_specification(name: RuntimeName, tmp_path: Path) -> None:
-    path = config_path(name, laptop=False)
-    said = in_train_env(str(RESOLVES), str(path), str(tmp_path))
-    found = json.loads(said[said.index("RESULT") + len("RESULT") :])
-
-    raw: dict[str, Any] = yaml.safe_load(path.read_text())
+def test_axolotl_resolves_to_the_specification(name: RuntimeName, resolved: list[dict[str, Any]]) -> None:
+    found = resolved[list(RuntimeName).index(name)]
+    raw: dict[str, Any] = yaml.safe_load(config_path(name, laptop=False).read_text())
     plain = {key for key, value in raw.items() if isinstance(value, int | float | str)} - {"base_model", "output_dir"}
     assert {key: found["kept"][key] for key in plain} == {key: raw[key] for key in plain}
     assert SPECIFIED.items() <= (found["kept"] | {"base_model": raw["base_model"]}).items()
@@ -151,19 +170,11 @@ def test_axolotl_resolves_to_the_specification(name: RuntimeName, tmp_path: Path
 
 
 @pytest.mark.train_env
-def test_profile_memory_keeps_what_layers_start_from_in_main_memory(tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+def test_profile_memory_keeps_what_layers_start_from_in_main_memory(resolved: list[dict[str, Any]]) -> None:
     """Unless the config says what it wants, or nothing is recomputed."""
-    raw = yaml.safe_load(config_path(RuntimeName.PERSISTENT, laptop=False).read_text())
-    raw["keepstate_profile"] = "memory"
-    for change, offloading in (
-        ({}, "hidden_states"),
-        ({"activation_offloading": False}, False),
-        ({"gradient_checkpointing": False}, False),
-    ):
-        path = tmp_path / "memory.yaml"
-        path.write_text(yaml.safe_dump(raw | change))
-        said = in_train_env(str(RESOLVES), str(path), str(tmp_path / "model"))
-        kind, reentrant = json.loads(said[said.index("RESULT") + len("RESULT") :])["offloading"]
+    for (change, offloading), found in zip(OFFLOADING, resolved[-len(OFFLOADING) :], strict=True):
+        kind, reentrant = found["offloading"]
         assert (kind or False) == offloading, change
         assert not (kind and reentrant)
 
