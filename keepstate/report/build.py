@@ -71,11 +71,10 @@ def write_report(report: Report, folder: Path) -> Path:
 
     drawings: dict[tuple[str, str], str] = {}
     for name, plot in (("optimality", plots.optimality_plot), ("tokens", plots.tokens_plot)):
-        light = plot(report, plots.LIGHT)
-        drawings[name, "light"] = plots.to_svg(light)
+        drawings[name, "light"] = plots.to_svg(plot(report, plots.LIGHT))
         drawings[name, "dark"] = plots.to_svg(plot(report, plots.DARK))
         write_atomic(folder / f"{name}.svg", drawings[name, "light"])
-        write_atomic(folder / f"{name}.png", plots.to_png(light))
+        write_atomic(folder / f"{name}.png", plots.to_png(drawings[name, "light"]))
     write_atomic(folder / "report.md", markdown(report))
     write_json(folder / "report.json", asdict(report_file(report)))
     write_atomic(folder / HTML_FILE, html(report, drawings))

@@ -130,7 +130,7 @@ def test_a_reference_that_not_every_task_has_is_left_out(tmp_path: Path) -> None
     shown = []
     for text in (cell.read_text(), re.sub(r',\s*"best": [0-9.]+', "", cell.read_text(), count=1)):
         cell.write_text(text)
-        print_report(build_report(tmp_path), Console(file=(screen := io.StringIO()), width=120))
+        print_report(make_report("r", read_results(tmp_path)), Console(file=(screen := io.StringIO()), width=120))
         shown.append("\nbest " in screen.getvalue())
         assert "blind (the floor)" in screen.getvalue()
     assert shown == [True, False]

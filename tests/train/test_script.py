@@ -1,10 +1,14 @@
 """`train/qwen3_8b_axolotl.py`: every option, on traces that the scripted teacher left."""
 
+import contextlib
+import io
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -30,6 +34,27 @@ def run(*arguments: str | Path, cwd: Path, module: str | None = None) -> subproc
     return subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=500, check=False)
 
 
+class Done(NamedTuple):
+    """How the script ended, and its words."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_here(*arguments: str | Path, cwd: Path) -> Done:
+    """The script in this process: in one of its own it takes a second to load packages."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as here:
+        here.enter_context(contextlib.chdir(cwd))
+        here.enter_context(patch.object(sys, "argv", [str(SCRIPT), *map(str, arguments)]))
+        here.enter_context(contextlib.redirect_stdout(out))
+        here.enter_context(contextlib.redirect_stderr(err))
+        ended = here.enter_context(pytest.raises(SystemExit))
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return Done(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("traces")
@@ -50,7 +75,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dry_run(traces: Path, model: Path, cwd: Path, *options: str | Path) -> tuple[dict[str, Any], str]:
-    done = run("--trace-root", traces, "--model", model, "--dry-run", *options, cwd=cwd)
+    done = run_here("--trace-root", traces, "--model", model, "--dry-run", *options, cwd=cwd)
     assert done.returncode == 0, done.stderr
     config = yaml.safe_load(done.stdout)
     assert isinstance(config, dict)
@@ -58,7 +83,10 @@ def dry_run(traces: Path, model: Path, cwd: Path, *options: str | Path) -> tuple
 
 
 def test_nothing_given_keeps_the_yaml(traces: Path, model: Path, tmp_path: Path) -> None:
-    config, said = dry_run(traces, model, tmp_path)
+    """As a user starts it, in a process of its own."""
+    done = run("--trace-root", traces, "--model", model, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    config, said = yaml.safe_load(done.stdout), done.stderr
     assert {key for key in A100 if config.get(key) != A100[key]} == PATHS
     assert config["output_dir"] == str(tmp_path / "out" / "qwen3-8b-react-a100")
     assert f"{TRACES} rows of {TRACES} traces" in said
@@ -111,15 +139,15 @@ def test_other_config_output_and_samples(traces: Path, model: Path, tmp_path: Pa
 def test_bad_inputs_are_named(
     traces: Path, model: Path, tmp_path: Path, options: tuple[str, str], message: str
 ) -> None:
-    done = run("--trace-root", traces, "--model", model, "--dry-run", *options, cwd=tmp_path)
+    done = run_here("--trace-root", traces, "--model", model, "--dry-run", *options, cwd=tmp_path)
     assert (done.returncode, message in done.stderr) == (2, True), done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
-    missing = run("--trace-root", tmp_path / "none", "--dry-run", cwd=tmp_path)
+    missing = run_here("--trace-root", tmp_path / "none", "--dry-run", cwd=tmp_path)
     assert (missing.returncode, "no such folder" in missing.stderr) == (2, True)
-    empty = run("--trace-root", tmp_path, "--dry-run", cwd=tmp_path)
+    empty = run_here("--trace-root", tmp_path, "--dry-run", cwd=tmp_path)
     assert (empty.returncode, "no *.trace.json" in empty.stderr) == (2, True)
     assert "Traceback" not in missing.stderr + empty.stderr
 
@@ -128,12 +156,12 @@ def test_broken_files_are_skipped_named_and_counted(traces: Path, model: Path, t
     mixed = tmp_path / "mixed"
     mixed.mkdir()
     (mixed / "bad.trace.json").write_text('{"schema":')
-    alone = run("--trace-root", mixed, "--dry-run", cwd=tmp_path)
+    alone = run_here("--trace-root", mixed, "--dry-run", cwd=tmp_path)
     assert (alone.returncode, "none of 1 files is readable" in alone.stderr) == (2, True)
     for path in traces.glob("*.trace.json"):
         (mixed / path.name).write_bytes(path.read_bytes())
     for options in ((), ("--trace-samples", "3")):
-        some = run("--trace-root", mixed, "--model", model, "--dry-run", *options, cwd=tmp_path)
+        some = run_here("--trace-root", mixed, "--model", model, "--dry-run", *options, cwd=tmp_path)
         assert (some.returncode, f"skipped {mixed / 'bad.trace.json'}" in some.stderr) == (1, True), some.stderr
         assert "1 of" in some.stderr
         assert yaml.safe_load(some.stdout)["sequence_len"] == A100["sequence_len"]
