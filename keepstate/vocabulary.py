@@ -62,6 +62,21 @@ class FinishReason(StrEnum):
     """A failure of ours; such an episode is not graded."""
 
 
+class FormatError(StrEnum):
+    """What keeps an answer from being one action, so that nothing is executed."""
+
+    NO_ACTION = "no_action"
+    """No python block, or no line `Action:`."""
+    SEVERAL = "several_actions"
+    """More than one."""
+    UNCLOSED = "unclosed_block"
+    """The python block has no end."""
+    NO_CALLS = "no_list_of_calls"
+    """What follows `Action:` is no JSON list."""
+    TEXT_AFTER = "text_after_action"
+    """The JSON list is not the end of the answer."""
+
+
 class Origin(StrEnum):
     """Where a failure of ours arose. An error in the agent's own code is an observation and has no origin."""
 

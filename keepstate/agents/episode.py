@@ -24,13 +24,9 @@ from keepstate.runtimes.base import Runtime, ToolGate
 from keepstate.tasks.base import Task
 from keepstate.traces.observations import render_observation
 from keepstate.traces.parsing import Answer, parse_answer
-from keepstate.traces.record import DEFAULT_LIMITS, ActionResult, Limits, Trace
+from keepstate.traces.record import DEFAULT_LIMITS, FORMAT_ERROR, NO_PYTHON, ActionResult, Limits, Trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
-FORMAT_ERROR = "AnswerFormat"
-"""The `error_type` of a step whose answer held no single action."""
-NO_PYTHON = frozenset({"SyntaxError", "IndentationError", "TabError"})
-"""The `error_type`s of a block that could not be compiled."""
 CLOCK_CUT = "EpisodeTimeLimit"
 """The `error_type` of a step that the episode's clock cut. The agent never sees it: nothing follows."""
 

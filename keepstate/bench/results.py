@@ -17,6 +17,7 @@ from keepstate.errors import UserError
 from keepstate.files import existing_folder
 from keepstate.models.base import known_sum
 from keepstate.traces import BadTrace
+from keepstate.traces.behaviour import Behaviour, behaviour
 from keepstate.traces.reader import trace_files
 from keepstate.traces.record import Trace
 from keepstate.traces.recorded import read_record
@@ -61,6 +62,8 @@ class Episode:
     rung: str
     errors: tuple[str, ...]
     """Classes of the agent's own errors."""
+    behaviour: Behaviour
+    """How the agent used its runtime."""
 
     @property
     def tokens(self) -> int | None:
@@ -165,10 +168,14 @@ class CellResult:
 
     def by_task(self) -> dict[str, TaskMean]:
         """What was graded, one entry a task, by content hash."""
+        return {task_hash: TaskMean.of(episodes) for task_hash, episodes in self.played().items()}
+
+    def played(self) -> dict[str, list[Episode]]:
+        """The graded episodes of each task, by content hash."""
         groups: dict[str, list[Episode]] = {}
         for episode in self.episodes:
             groups.setdefault(episode.task_hash, []).append(episode)
-        return {task_hash: TaskMean.of(episodes) for task_hash, episodes in groups.items()}
+        return groups
 
 
 def read_results(run: Path) -> list[CellResult]:
@@ -248,4 +255,5 @@ def _episode(trace: Trace) -> Episode:
         finish_reason=trace.finish_reason,
         rung=str(trace.rung) if trace.rung else "unknown",
         errors=tuple(trace.summary.errors),
+        behaviour=behaviour(trace),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -15,7 +16,9 @@ from keepstate.cli import LazyGroup
 from keepstate.cli._options import PATH, json_option
 from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
+from keepstate.report.behaviour import BEHAVIOUR_COLUMNS
 from keepstate.traces import BadTrace, Trace, iter_traces, read_trace
+from keepstate.traces.behaviour import BehaviourFigures, behaviour, behaviour_figures
 from keepstate.traces.check import check_folders
 from keepstate.traces.summary import EpisodeFigures, summarise
 from keepstate.traces.view import printable, show
@@ -65,15 +68,19 @@ def stats(folders: tuple[Path, ...], as_json: bool) -> None:
     """Count what is in FOLDERS: one row per runtime, task set and model. Exit 1 if a file could not be read."""
     groups, bad = _grouped(folders)
     rows = [(names, summarise(traces)) for names, traces in sorted(groups.items())]
+    used = [_behaviour(traces) for _, traces in sorted(groups.items())]
     if not rows:
         raise UserError(f"no readable trace below {' '.join(map(str, folders))}", "make some: keepstate traces collect")
     if as_json:
         keys = ("runtime", "tasks", "model")
-        click.echo(
-            json.dumps([dict(zip(keys, names, strict=True)) | row for names, row in rows], indent=2, allow_nan=False)
-        )
+        found = [
+            dict(zip(keys, names, strict=True)) | row | {"behaviour": asdict(behaves)}
+            for (names, row), behaves in zip(rows, used, strict=True)
+        ]
+        click.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
         _print_table(rows)
+        _print_behaviour([names for names, _ in rows], used)
     if bad:
         click.echo(f"{bad} files are no traces: keepstate traces check names them", err=True)
         raise click.exceptions.Exit(EXIT_PARTIAL)
@@ -126,10 +133,26 @@ def _print_table(rows: list[tuple[tuple[str, str, str], EpisodeFigures]]) -> Non
             _figure(row["average_total_tokens"], ",.0f"),
             _figure(row["missing_variable_share"], ".0%"),
         )
+    _screen().print(table)
+
+
+def _behaviour(traces: list[Trace]) -> BehaviourFigures:
+    """Of all episodes that no failure of ours ended, graded or not."""
+    return behaviour_figures([[behaviour(trace)] for trace in traces if trace.failure is None])
+
+
+def _print_behaviour(groups: list[tuple[str, str, str]], used: list[BehaviourFigures]) -> None:
+    table = Table("runtime", "tasks", "model", *(column.title for column in BEHAVIOUR_COLUMNS), box=box.SIMPLE)
+    for names, figures in zip(groups, used, strict=True):
+        table.add_row(*map(printable, (*names, *(column.text(figures) for column in BEHAVIOUR_COLUMNS))))
+    _screen().print(table)
+
+
+def _screen() -> Console:
     screen = Console(markup=False, highlight=False)
     if not screen.is_terminal:
         screen.width = FILE_COLUMNS
-    screen.print(table)
+    return screen
 
 
 def _figure(value: float | None, form: str) -> str:

@@ -15,14 +15,19 @@ from typing import TYPE_CHECKING
 from keepstate import __version__
 from keepstate.bench.results import read_results
 from keepstate.files import write_atomic, write_json
+from keepstate.report.behaviour import BEHAVIOUR_COLUMNS
 from keepstate.report.entries import report_file
 from keepstate.report.figures import MARGIN
 from keepstate.report.model import Report, make_report
+from keepstate.report.sentences import behaviour_readings
 from keepstate.report.tables import (
+    BEHAVIOUR,
+    BEHAVIOUR_HEAD,
     COLUMNS,
     COMPARISON_HEAD,
     REPEATS,
     REPEATS_HEAD,
+    behaviour_row,
     called,
     comparison_row,
     how,
@@ -106,6 +111,11 @@ def html(report: Report, drawings: Mapping[tuple[str, str], str]) -> str:
         columns=COLUMNS,
         comparison_head=COMPARISON_HEAD,
         row=comparison_row,
+        behaviour=BEHAVIOUR,
+        behaviour_columns=BEHAVIOUR_COLUMNS,
+        behaviour_head=BEHAVIOUR_HEAD,
+        behaviour_readings=behaviour_readings,
+        behaviour_row=behaviour_row,
         repeats=REPEATS,
         repeats_head=REPEATS_HEAD,
         repeats_row=repeats_row,

@@ -9,6 +9,7 @@ from statistics import fmean
 
 from keepstate.bench.results import CellResult, TaskMean
 from keepstate.errors import UserError
+from keepstate.report.behaviour import BehaviourDifference, behaviour_differences
 from keepstate.report.significance import Conclusion, PairedDifference, holm, mcnemar, paired_difference
 from keepstate.report.statistics import (
     Estimate,
@@ -21,6 +22,7 @@ from keepstate.report.statistics import (
     ratio_of_means,
     share,
 )
+from keepstate.traces.behaviour import BehaviourFigures, behaviour_figures
 from keepstate.vocabulary import FinishReason
 
 MARGIN = 0.05
@@ -57,6 +59,8 @@ class Figures:
     """How model-written code was isolated."""
     endings: dict[FinishReason, int]
     """How many episodes ended for which reason."""
+    behaviour: BehaviourFigures
+    """How the agent used its runtime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ def cell_figures(cell: CellResult) -> CellFigures:
         missed=share_of(tasks, [task.missed_variable for task in tasks]),
         rungs=tuple(sorted({episode.rung for episode in episodes})),
         endings=dict(sorted(Counter(episode.finish_reason for episode in episodes).items())),
+        behaviour=behaviour_figures([[each.behaviour for each in of_task] for of_task in cell.played().values()]),
     )
 
 
@@ -143,6 +148,8 @@ class ComparedFigures:
     """Of the hypothesis that both solve as many: McNemar's exact test, two-sided."""
     p_holm: float | None
     """`p_different` of `optimality`, adjusted by Holm for the comparisons of the table in which it stands."""
+    behaviour: tuple[BehaviourDifference, ...]
+    """In which figures of behaviour they are shown to differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +218,7 @@ def compare_cells(first: CellResult, second: CellResult, *, margin: float = MARG
         solved_only=(only_first, only_second),
         p_solved=None if same else mcnemar(only_first, only_second),
         p_holm=difference.p_different,
+        behaviour=() if same else behaviour_differences(first.played(), second.played(), shared),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from keepstate.bench.results import CellResult, Fit
 from keepstate.files import content_hash
+from keepstate.report.behaviour import said_differences
 from keepstate.report.figures import CellFigures, Comparison
 from keepstate.report.pairs import Pair
 from keepstate.report.repeats import Repeats
@@ -198,6 +199,14 @@ def _place(cell: CellResult) -> str:
     usual = BASE if cell.fit is Fit.BASE else str(cell.runtime)
     where = str(cell.runtime) if cell.adapter == usual else f"{cell.adapter} → {cell.runtime}"
     return ", ".join(filter(None, (where, cell.told_apart_by)))
+
+
+def behaviour_readings(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """In what mismatched agents are shown to behave otherwise than those trained for the runtime."""
+    for comparison in comparisons:
+        said = ", ".join(said_differences(comparison.behaviour))
+        if said and _is_mismatch(comparison.first, comparison.second):
+            yield f"{comparison.first.label} against {comparison.second.label}, on the median task: {said}."
 
 
 def notes(figures: Sequence[CellFigures]) -> Iterator[str]:

@@ -88,13 +88,13 @@ def mean_of(values: Sequence[float]) -> Estimate | None:
     return Estimate(float(sample.mean()), None, None, int(sample.size)) if sample.size else None
 
 
-def median_of(values: Sequence[float]) -> Estimate | None:
+def median_of(values: Sequence[float], lower: float = 0.0) -> Estimate | None:
     """The median with the interval between two order statistics; None of nothing.
 
     It holds at every n and for every distribution, runaways and ties included: each end is exceeded as often as a coin
     falls. Below six observations there is no such interval at 95 %.
     """
-    sample = np.sort(checked(values, 0.0, math.inf))
+    sample = np.sort(checked(values, lower, math.inf))
     if not sample.size:
         return None
     n, inner = int(sample.size), (int(sample.size) - 1) // 2

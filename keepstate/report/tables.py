@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from keepstate.report.behaviour import BEHAVIOUR_COLUMNS, said_differences
 from keepstate.report.figures import CellFigures, Comparison, cell_figures
 from keepstate.report.model import CellGroup, Report
 from keepstate.report.repeats import Repeats
-from keepstate.report.sentences import notes
+from keepstate.report.sentences import behaviour_readings, notes
 from keepstate.report.significance import Conclusion, PairedDifference, tasks_needed
 from keepstate.report.words import NONE, brief, counted, interval_of_share, number, p_value, percent, plain, points
 from keepstate.traces.record import MISSING_VARIABLE
@@ -97,6 +98,16 @@ REPEATS = (
 )
 """What the table under `REPEATS_HEAD` holds."""
 
+BEHAVIOUR = "How the agents used their runtimes: what happened in these episodes, means over tasks"
+"""What the table under `BEHAVIOUR_HEAD` holds."""
+BEHAVIOUR_HEAD = ("cell", *(column.title for column in BEHAVIOUR_COLUMNS))
+
+
+def behaviour_row(figures: CellFigures) -> tuple[str, ...]:
+    """The texts under `BEHAVIOUR_HEAD`."""
+    return (figures.cell.label, *(column.text(figures.behaviour) for column in BEHAVIOUR_COLUMNS))
+
+
 COMPARISON_HEAD = (
     "comparison",
     "n",
@@ -180,11 +191,14 @@ def markdown(report: Report) -> str:
             lines += ["", f"{REPEATS}:", ""]
             head = [called(title, group) for title in REPEATS_HEAD]
             lines += _markdown_table(head, [repeats_row(repeats) for repeats in group.repeats])
+        lines += ["", f"{BEHAVIOUR}:", "", *_markdown_table(BEHAVIOUR_HEAD, list(map(behaviour_row, group.figures)))]
+        lines += ["", *(f"- {sentence}" for sentence in behaviour_readings(group.comparisons))]
         if group.notes:
             lines += ["", *(f"- {' '.join(note.split())}" for note in group.notes)]
         lines += [""]
     lines += ["![Scores by cell](optimality.svg)", "", "![Tokens by cell](tokens.svg)", ""]
-    lines += [*(f"- **{column.title}**: {column.meaning}." for column in COLUMNS), f"- {how(report)}"]
+    explained = [(each.title, each.meaning) for each in (*COLUMNS, *BEHAVIOUR_COLUMNS)]
+    lines += [*(f"- **{title}**: {meaning}." for title, meaning in explained), f"- {how(report)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -287,6 +301,7 @@ def _comparison_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     yield "completion", f"{number(comparison.completion_tokens, 2)} times on the median task"
     yield "steps", f"{number(comparison.steps, 2)} times on the median task"
     yield "missing", " vs ".join(f"{percent(share)} %" for share in comparison.missed)
+    yield "behaviour", "; ".join(said_differences(comparison.behaviour)) or "nothing is shown to differ"
 
 
 def _tasks_for(paired: PairedDifference) -> str:

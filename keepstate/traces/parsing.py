@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keepstate.models.thinking import spoken
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import FormatError, RuntimeName
 
 PYTHON_LABELS = frozenset({"python", "py", "python3"})
 FENCE = "```"
@@ -37,6 +37,8 @@ class Answer:
     """Python source, or the text of a JSON list of tool calls."""
     problem: str | None = None
     """What the agent is told instead; nothing was executed."""
+    kind: FormatError | None = None
+    """Which problem it is."""
     hint: str | None = None
     """What the agent is told besides, should the action turn out to be no Python."""
 
@@ -67,9 +69,9 @@ def parse_answer(runtime: RuntimeName, text: str, *, truncated: bool = False) ->
     said = spoken(text)
     answer = _parse_react(said) if runtime is RuntimeName.REACT else _parse_codeact(said)
     if answer.problem and said != text:
-        answer = Answer(problem=f"{answer.problem} What stands in <think> is not executed.")
+        answer = replace(answer, problem=f"{answer.problem} What stands in <think> is not executed.")
     if answer.problem and truncated:
-        return Answer(problem=f"{answer.problem} Your answer was cut at the token limit: be brief.")
+        return replace(answer, problem=f"{answer.problem} Your answer was cut at the token limit: be brief.")
     return answer
 
 
@@ -78,19 +80,26 @@ def _parse_codeact(text: str) -> Answer:
     code = [block for block in blocks if block.is_python or _nearly_python(block.label)]
     if len(code) > 1:
         again = f" {_longer_fence(code[0])}" if _ends_in_a_string(code[0].lines) else ""
-        return Answer(
-            problem=f"Nothing was executed: {len(code)} code blocks. Write exactly one {FENCE}python block.{again}"
+        return _none(
+            FormatError.SEVERAL,
+            f"Nothing was executed: {len(code)} code blocks. Write exactly one {FENCE}python block.{again}",
         )
     if not code or not code[0].is_python:
         reason = _why_none(text, code or blocks)
-        return Answer(problem=f"Nothing was executed: no code block{reason}. Write exactly one {FENCE}python block.")
+        problem = f"Nothing was executed: no code block{reason}. Write exactly one {FENCE}python block."
+        return _none(FormatError.NO_ACTION, problem)
     (block,) = code
     if not block.closed:
-        return Answer(
-            problem=f"Nothing was executed: the code block is not closed by a line {block.mark}{_why_open(block)}."
+        return _none(
+            FormatError.UNCLOSED,
+            f"Nothing was executed: the code block is not closed by a line {block.mark}{_why_open(block)}.",
         )
     hint = _inner_fence(block) if block is blocks[-1] else _longer_fence(block)
     return Answer(action="\n".join(block.lines), hint=hint)
+
+
+def _none(kind: FormatError, problem: str) -> Answer:
+    return Answer(problem=problem, kind=kind)
 
 
 def _fenced_blocks(text: str) -> list[_Block]:
@@ -193,27 +202,30 @@ def _parse_react(text: str) -> Answer:
         nearly = (found[0] for start in _line_starts(text) if (found := _NEARLY_ACTION.match(text, start)))
         near = next(nearly, ACTION if ACTION in text else None)
         reason = f": {_shown(near)} must be {ACTION} at the start of its line" if near else ""
-        return Answer(
-            problem=f'No tool was called: no action{reason}. Write Action: [{{"tool": ..., "args": {{...}}}}].'
+        return _none(
+            FormatError.NO_ACTION,
+            f'No tool was called: no action{reason}. Write Action: [{{"tool": ..., "args": {{...}}}}].',
         )
     if len(actions) > 1:
-        return Answer(
-            problem=f"No tool was called: {len(actions)} actions. Write exactly one line that starts with Action:."
+        return _none(
+            FormatError.SEVERAL,
+            f"No tool was called: {len(actions)} actions. Write exactly one line that starts with Action:.",
         )
     body, after = _unfenced(text[actions[0] + len(ACTION) :].strip())
     if not body.startswith("["):
         reason = _WRONG_START.get(body[:1], "")
-        return Answer(problem=f"No tool was called: Action: must be followed by a JSON list of tool calls{reason}.")
+        problem = f"No tool was called: Action: must be followed by a JSON list of tool calls{reason}."
+        return _none(FormatError.NO_CALLS, problem)
     try:
         _, end = json.JSONDecoder().raw_decode(body)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else "a number has too many digits"
         if isinstance(error, json.JSONDecodeError):
             reason = _why_no_json(body, error)
-        return Answer(problem=f"No tool was called: the action is not valid JSON ({reason}).")
+        return _none(FormatError.NO_CALLS, f"No tool was called: the action is not valid JSON ({reason}).")
     if follows := body[end:].strip() or after:
         said = f"text follows the action, {_shown(follows)}"
-        return Answer(problem=f"No tool was called: {said}. End your answer after the JSON list.")
+        return _none(FormatError.TEXT_AFTER, f"No tool was called: {said}. End your answer after the JSON list.")
     return Answer(action=body[:end])
 
 

@@ -22,6 +22,14 @@ MISSING_VARIABLE = frozenset({"NameError", "UnboundLocalError"})
 counts. The class alone cannot tell a name that a reset took away from one that was never defined; both count."""
 
 
+NO_PYTHON = frozenset({"SyntaxError", "IndentationError", "TabError"})
+"""Errors of a block that could not be compiled: nothing of it ran."""
+FORMAT_ERROR = "AnswerFormat"
+"""The `error_type` of a step whose answer held no single action."""
+CAP_HIT = "ToolCallLimit"
+"""The `error_type` of an action that ran into the cap on tool calls."""
+
+
 class TaskRef(Closed):
     """Which task was played, without what is hidden in it."""
 

@@ -30,6 +30,8 @@ class Made:
     error_type: str | None = None
     failure: Origin | None = None
     reason: FinishReason = FinishReason.FINISHED
+    code: str = "code"
+    """Of every step."""
 
 
 def made_trace(task: Task, config: BenchmarkConfig, made: Made) -> Trace:
@@ -46,8 +48,9 @@ def made_trace(task: Task, config: BenchmarkConfig, made: Made) -> Trace:
         reply = Reply(f"answer {turn}", usage)
         recorder.answered(turn, reply, 0.1)
         failed = made.error_type if turn == 1 else None
-        result = acted(error="trouble" if failed else None, error_type=failed)
-        recorder.stepped(turn, reply, "code", result, None if turn == made.steps - 1 else "seen")
+        names = ("x",) if config.runtime is RuntimeName.PERSISTENT else ()
+        result = acted(error="trouble" if failed else None, error_type=failed, globals=names)
+        recorder.stepped(turn, reply, made.code, result, None if turn == made.steps - 1 else "seen")
     if made.failure is not None:
         return recorder.failed(EpisodeFailure(made.failure, "lost"))
     return recorder.graded(made.reason, Verdict(is_solved=made.score == 1.0, score=made.score, metrics={}))

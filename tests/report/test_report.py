@@ -230,7 +230,7 @@ def test_the_page_is_one_file_without_script_or_anything_from_elsewhere(built: P
     assert "@import" not in source
     assert re.findall(r"url\((?!#)", source) == []
     assert page.tags.count("svg") == 4, "two plots, light and dark"
-    assert page.tags.count("table") == 2
+    assert page.tags.count("table") == 3
     ids = re.findall(r'\bid="([^"]+)"', source)
     assert len(ids) == len(set(ids))
     assert '<html lang="en">' in source
@@ -707,3 +707,30 @@ def test_a_margin_that_is_none_is_refused(margin: str, run: Path) -> None:
     result = CliRunner().invoke(report_command.command, [str(run), "--margin", margin])
     assert result.exit_code == 2
     assert "--margin" in result.output
+
+
+def test_how_agents_use_their_runtimes_is_told_of_cells_and_of_mismatches(tmp_path: Path) -> None:
+    for adapter, code in (("persistent", "print(x)"), ("forget", "import x\nprint(x)")):
+        write_made_cell(tmp_path, adapter, PERSISTENT, lambda _, code=code: Made(code=code), 8)
+    report = build_report(tmp_path)
+    (group,) = report.groups
+    found = {figures.cell.adapter: figures.behaviour for figures in group.figures}
+    assert found["forget"].redundancy == pytest.approx(2 * 2 / (3 * 6))
+    assert (found["persistent"].redundancy, found["persistent"].imports, found["forget"].imports) == (0, 0, 1)
+    written = parse_json((tmp_path / "report/report.json").read_bytes())["groups"][0]
+    assert {cell["adapter"]: cell["behaviour"]["imports"] for cell in written["cells"]} == {
+        "persistent": 0,
+        "forget": 1,
+    }
+    said = (
+        "forget → persistent against persistent → persistent, on the median task: state use -0.67 (-0.67 to -0.67),"
+        " imports an action +1.00 (+1.00 to +1.00), life of names -2.00 (-2.00 to -2.00), redundancy in points +22.2"
+        " (+22.2 to +22.2)."
+    )
+    for page in ("report.md", "index.html"):
+        assert said in (tmp_path / "report" / page).read_text()
+    cells = [str(tmp_path / f"{adapter}-persistent-mini") for adapter in ("forget", "persistent")]
+    shown = CliRunner().invoke(compare_command.command, cells)
+    assert "redundancy in points +22.2" in " ".join(shown.output.split())
+    alike = CliRunner().invoke(compare_command.command, [cells[0], str(shutil.copytree(cells[0], tmp_path / "copy"))])
+    assert alike.exit_code == 0
