@@ -1,4 +1,4 @@
-"""How many episodes may be open at once: so many as concurrency and the server's cache allow.
+"""How many episodes may be open at once: so many as concurrency, the server's cache and a budget allow.
 
 An episode comes back to the server at every turn with all it said before. While the key-value cache holds the tokens of
 all open episodes, each turn recomputes only what is new; once it does not, the oldest are evicted just before they are
@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+
+from keepstate.models.budget import Budget
 
 SHARE = 0.95
 """Of the pool that is handed out; the rest covers partly filled blocks."""
@@ -37,10 +39,14 @@ class Admission:
         pool_tokens: What the server's cache holds; None where it is not known.
         first_estimate: Tokens expected of an episode before any of its kind has ended: the context, as an untrained
             model may talk until it is full. So a run starts slowly, and opens up when the first of each kind end.
+        budget: What all answers together may take: no episode is let in that could not be finished.
     """
 
-    def __init__(self, concurrency: int, pool_tokens: int | None = None, first_estimate: int = 0) -> None:
+    def __init__(
+        self, concurrency: int, pool_tokens: int | None = None, first_estimate: int = 0, budget: Budget | None = None
+    ) -> None:
         self.concurrency = concurrency
+        self._budget = budget
         self.pool_tokens = pool_tokens
         self._first = first_estimate
         self._room = int(pool_tokens * SHARE) if pool_tokens else None
@@ -67,14 +73,19 @@ class Admission:
 
     @asynccontextmanager
     async def seat(self, kind: str) -> AsyncIterator[Seat]:
-        """Wait for room, and hold it as long as the context lasts."""
+        """Wait for room, and hold it as long as the context lasts.
+
+        Raises:
+            BudgetSpent: What is left of it suffices for no further episode.
+        """
         seat = Seat(kind)
         admitted = asyncio.get_running_loop().create_future()
         self._waiting.append((seat, admitted))
         self._let_in()
         try:
             await admitted
-            yield seat
+            async with self._budget.episode(kind) if self._budget else nullcontext():
+                yield seat
             if seat.tokens:
                 self._ended[kind].append(seat.tokens)
         finally:

@@ -19,6 +19,7 @@ from keepstate.agents.prompts import system_prompt
 from keepstate.agents.recorder import sampling_record
 from keepstate.files import alone_in, content_hash, parse_json
 from keepstate.models.base import Model, Relay, Reply
+from keepstate.models.budget import Budget
 from keepstate.play.admission import Admission
 from keepstate.play.jobs import Job, Once, play
 from keepstate.play.tally import Tally
@@ -57,6 +58,8 @@ class CollectPlan:
     limits: Limits = DEFAULT_LIMITS
     fresh: bool = False
     """Replace what other options made."""
+    budget: Budget | None = None
+    """What all answers of the teacher together may take, if it is bounded."""
     served: Mapping[str, Any] = field(default_factory=dict)
     """What decides a served teacher's answers beside its name, by key; None where a key is not known."""
 
@@ -99,7 +102,7 @@ async def collect(
         if others and not plan.fresh:
             raise OtherWork(others, ELSEWHERE)
         on_progress(tallies)
-        await play([(Admission(plan.concurrency), jobs)], allow_unsafe=allow_unsafe, on_over=over)
+        await play([(Admission(plan.concurrency, budget=plan.budget), jobs)], allow_unsafe=allow_unsafe, on_over=over)
     return tallies
 
 

@@ -52,7 +52,7 @@ class ServedTeacher:
             endpoint = Endpoint(self.base_url, concurrency=plan.concurrency, cache=answers, budget=self.budget)
             async with aclosing(endpoint):
                 server = ServerModel(endpoint, self.model, self.sampling, retries=self.retries)
-                taught = replace(plan, teacher=lambda _task, _name: server)
+                taught = replace(plan, teacher=lambda _task, _name: server, budget=self.budget)
                 try:
                     async with server:
                         await collect(taught, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
@@ -70,5 +70,5 @@ class ServedTeacher:
             yield f"the server put thoughts beside {self.thought_apart} answers: these are recorded without them"
         if self.stopped:
             yield f"stopped: {self.stopped.message}; {left} episodes are left\n{self.stopped.hint}"
-            if not self.cache:
-                yield "what episodes in play had been answered is paid for again then; with --cache FILE it is not"
+            if self.budget and (cut := self.budget.cut) and not self.cache:
+                yield f"{cut} episodes were cut off: their answers are paid for again, but not with --cache FILE"

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from keepstate.closed import explain
+from keepstate.closed import UNKNOWN_KEY, explain
 from keepstate.errors import UserError
 from keepstate.files import existing_folder, parse_json
 from keepstate.traces.importing import SOURCE
@@ -38,6 +38,10 @@ class BadTrace:
 
 class OtherFormat(TraceError):
     """The content is of another format, which an import reads."""
+
+
+class OtherVersion(TraceError):
+    """A graded trace with keys that are not known here, and no other fault: as a newer version may write it."""
 
 
 def read_trace(path: Path) -> Trace:
@@ -165,7 +169,9 @@ def trace_of(value: dict[str, Any], path: Path | None = None) -> Trace:
         try:
             return Trace.model_validate(value)
         except ValidationError as error:
-            raise TraceError(explain(error, Trace).message) from error
+            unknown = {fault["type"] for fault in error.errors(include_input=False)} <= UNKNOWN_KEY
+            kind = OtherVersion if unknown and value.get("verdict") is not None else TraceError
+            raise kind(explain(error, Trace).message) from error
     if is_trace(value):
         return _imported(value, path)
     if found := format_of(value):

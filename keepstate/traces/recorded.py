@@ -17,7 +17,7 @@ from typing import Any
 from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_json, write_atomic
 from keepstate.resume import changed_keys
-from keepstate.traces.reader import BadTrace, load_trace, read_fault
+from keepstate.traces.reader import BadTrace, OtherVersion, load_trace, read_fault
 from keepstate.traces.record import Trace, TraceError
 from keepstate.traces.schema import verdict_json
 from keepstate.traces.writer import trace_path, traces_in, verdict_path
@@ -79,6 +79,8 @@ def read_record(due: Due, *, mend: bool = False) -> Trace | BadTrace | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except TraceError as error:
+        if isinstance(error, OtherVersion):
+            return OtherEpisode(due.path, str(error), (f"{error}, so it is of another version",))
         return BadTrace(due.path, str(error))
     except OSError as error:
         if mend:
@@ -87,11 +89,9 @@ def read_record(due: Due, *, mend: bool = False) -> Trace | BadTrace | None:
                 "make it readable, or move it away: it may hold a finished episode",
             ) from error
         return BadTrace(due.path, read_fault(error))
-    if bad := _objection(due, trace):
-        return bad
     copy = verdict_copy(due.folder, trace)
-    if copy is Copy.DIFFERENT:
-        return BadTrace(due.path, f"{verdict_path(due.folder, due.task).name} beside it says otherwise")
+    if bad := _objection(due, trace, copy):
+        return bad
     if mend and copy is not Copy.GOOD:
         write_atomic(verdict_path(due.folder, due.task), verdict_json(trace))
     return trace
@@ -114,7 +114,7 @@ def verdict_copy(folder: Path, trace: Trace) -> Copy:
         return Copy.BROKEN
 
 
-def _objection(due: Due, trace: Trace) -> BadTrace | None:
+def _objection(due: Due, trace: Trace, copy: Copy) -> BadTrace | None:
     """Why this is no record, or that of another episode."""
     if (trace.verdict is None) == (trace.failure is None):
         return BadTrace(due.path, GRADED_FAILURE if trace.verdict else UNGRADED)
@@ -122,7 +122,8 @@ def _objection(due: Due, trace: Trace) -> BadTrace | None:
     changes += changed_keys({"content of the task": trace.task.content_hash}, {"content of the task": due.content_hash})
     changes += other_options(trace, due.options)
     if not changes:
-        return None
+        contradicted = f"{verdict_path(due.folder, due.task).name} beside it says otherwise"
+        return BadTrace(due.path, contradicted) if copy is Copy.DIFFERENT else None
     reason = f"another episode: {changes[0]}"
     finished = trace.verdict is not None and trace.task.name == due.task
     return OtherEpisode(due.path, reason, tuple(changes)) if finished else BadTrace(due.path, reason)
@@ -141,14 +142,14 @@ def other_options(trace: Trace, options: Mapping[str, Any]) -> list[str]:
 
 
 def graded(folder: Path) -> Iterator[tuple[Path, Trace | None]]:
-    """The graded episodes that lie in `folder`, so what could be lost there; None for one that cannot be looked at."""
+    """The graded episodes that lie in `folder`, so what could be lost there; None for one that cannot be told here."""
     for path in traces_in(folder):
         try:
             trace = load_trace(path)
-        except TraceError:
-            continue
-        except OSError:
+        except (OtherVersion, OSError):
             yield path, None
+            continue
+        except TraceError:
             continue
         if trace.verdict is not None and trace.failure is None:
             yield path, trace

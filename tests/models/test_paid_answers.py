@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -40,8 +40,10 @@ class Paid:
     """An endpoint that answers from a list of (status, body, headers), then for ever with `text`."""
 
     odd: list[tuple[int, Any, dict[str, str]]] = field(default_factory=list)
-    text: str = FINISH
-    usage: dict[str, int] | None = field(default_factory=lambda: {"prompt_tokens": 70, "completion_tokens": 30})
+    text: str | Callable[[dict[str, Any]], str] = FINISH
+    usage: dict[str, int] | Callable[[dict[str, Any]], dict[str, int]] | None = field(
+        default_factory=lambda: {"prompt_tokens": 70, "completion_tokens": 30}
+    )
     requests: list[dict[str, Any]] = field(default_factory=list)
     url: str = ""
     root: str | None = None
@@ -72,7 +74,8 @@ def paid(*odd: tuple[int, Any, dict[str, str]], **options: Any) -> Iterator[Paid
                 self.send(status, echo if body == "echo" else body, headers, length=4000 if body == HALF else None)
                 self.close_connection = body == HALF
             else:
-                self.send(200, completion(server.text, server.usage))
+                text = server.text(request) if callable(server.text) else server.text
+                self.send(200, completion(text, server.usage(request) if callable(server.usage) else server.usage))
 
     with answering_with(Handler) as url:
         server.url = f"{url}/v1"
@@ -228,9 +231,9 @@ async def test_an_account_without_money_stops_the_run_at_once() -> None:
         await ask(server, 1)
 
 
-def collect(server: Paid, folder: Path, *options: object) -> Result:
+def collect(server: Paid, folder: Path, *options: object, count: int = 6) -> Result:
     tasks = folder / "tasks"
-    write_tasks(tasks, make_tasks("knapsack", "mini", 6, 0))
+    write_tasks(tasks, make_tasks("knapsack", "mini", count, 0))
     given = ["--tasks", tasks, "--out", folder / "traces", "--runtime", "react", "--teacher", "llm", "--model", "m"]
     given += ["--base-url", server.url, "--concurrency", 2, *options]
     return CliRunner().invoke(cli, ["traces", "collect", *map(str, given)])
@@ -240,14 +243,57 @@ def test_a_collection_stops_when_its_budget_is_spent_and_goes_on_where_it_was(tm
     with paid() as server:
         stopped = collect(server, tmp_path, "--max-tokens-total", 250)
         assert stopped.exit_code == 1, stopped.output
-        assert "stopped: the budget is spent: 300 of 250 tokens; 3 episodes are left" in stopped.stderr
-        assert "with --cache FILE it is not" in stopped.stderr
-        assert len(list((tmp_path / "traces/react").glob("*.trace.json"))) == 3
+        less = "what is left of the budget is less than an episode takes: 200 of 250 tokens; 4 episodes are left"
+        assert f"stopped: {less}" in stopped.stderr
+        assert len(list((tmp_path / "traces/react").glob("*.trace.json"))) == 2
         done = collect(server, tmp_path, "--max-tokens-total", 1000)
         assert done.exit_code == 0, done.output
-        assert "3 recorded, 3 kept" in done.stdout
-        assert "spent: 300 of 1,000 tokens" in done.stderr
+        assert "4 recorded, 2 kept" in done.stdout
+        assert "spent: 400 of 1,000 tokens" in done.stderr
     assert len(server.requests) == 6
+
+
+LOOK = 'Thought: I look.\nAction: [{"tool": "list_items", "args": {}}]'
+
+
+@dataclass
+class Growing:
+    """Episodes of four answers each, which take 100, 200, 300 and 400 tokens; of `answers` where told, by number."""
+
+    answers: dict[int, int] = field(default_factory=dict)
+    episodes: list[str] = field(default_factory=list)
+
+    def text(self, request: dict[str, Any]) -> str:
+        goal, turn = request["messages"][1]["content"], len(request["messages"]) // 2
+        if goal not in self.episodes:
+            self.episodes.append(goal)
+        time.sleep(0.02)
+        return FINISH if turn == self.answers.get(self.episodes.index(goal), 4) else LOOK
+
+    @staticmethod
+    def usage(request: dict[str, Any]) -> dict[str, int]:
+        return {"prompt_tokens": 50 * len(request["messages"]) - 10, "completion_tokens": 10}
+
+
+@pytest.mark.parametrize(
+    ("budget", "finished"),
+    [(900, 1), (3_500, 3), (7_700, 7), (50_000, 12)],  # of 3,500 eight at once would have finished none
+)
+def test_a_budget_is_spent_on_episodes_that_are_finished(tmp_path: Path, budget: int, finished: int) -> None:
+    with paid(text=Growing().text, usage=Growing.usage) as server:
+        result = collect(server, tmp_path, "--max-tokens-total", budget, "--concurrency", 8, count=12)
+    assert f"react: {finished} recorded" in result.stdout, result.output
+    assert f"{1_000 * finished:,} of {budget:,} tokens" in result.stderr
+    assert ("stopped: " in result.stderr) == (finished < 12)
+    assert "cut off" not in result.stderr
+
+
+def test_where_too_many_were_begun_the_older_ones_are_finished_first(tmp_path: Path) -> None:
+    """The first episode takes 100 tokens, the others 1,000 each: by the first, 5,000 suffice for all eight at once."""
+    with paid(text=Growing({0: 1}).text, usage=Growing.usage) as server:
+        result = collect(server, tmp_path, "--max-tokens-total", 5_000, "--concurrency", 8, count=12)
+    assert len(list((tmp_path / "traces/react").glob("*.trace.json"))) >= 4, "of five or six"
+    assert "episodes were cut off: their answers are paid for again, but not with --cache FILE" in result.stderr
 
 
 def test_whatever_a_bad_day_brings_every_episode_is_recorded_and_no_failure_is_kept(

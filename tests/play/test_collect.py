@@ -297,6 +297,24 @@ async def test_more_tasks_go_on_with_a_collection_and_what_fresh_replaces_leaves
     assert left == {imported.name, path_of(tasks[0], tmp_path).name}
 
 
+async def test_a_finished_trace_of_a_newer_version_is_replaced_on_request_alone(tmp_path: Path) -> None:
+    (task,) = tasks_of(1)
+    await collect(plan([task], tmp_path))
+    path = path_of(task, tmp_path)
+    raw = json.loads(path.read_text())
+    raw["limits"]["new_bound"] = 3
+    path.write_text(json.dumps(raw))
+    with pytest.raises(OtherWork, match=r"1 finished episodes .*\n  unknown key 'limits\.new_bound'"):
+        await collect(plan([task], tmp_path))
+    assert json.loads(path.read_text()) == raw
+    (tally,) = await collect(plan([task], tmp_path, fresh=True))
+    assert (tally.played, tally.kept) == (1, 0)
+    assert "new_bound" not in path.read_text()
+    path.write_text(json.dumps(raw | {"verdict": None}))
+    (tally,) = await collect(plan([task], tmp_path))
+    assert tally.played == 1, "what is not graded is not finished"
+
+
 async def test_a_replacement_that_cannot_be_played_replaces_nothing(tmp_path: Path) -> None:
     tasks = tasks_of(2)
     await collect(plan(tasks, tmp_path))
