@@ -21,7 +21,7 @@ GPU_OWN_GIB = 2.2
 three adapters of rank 64, where vLLM 0.24.0 told 388,256; other models were not measured."""
 CPU_CACHE_GIB = 2
 """Key-value cache on the CPU, where the context takes no more: 93,184 tokens of SmolLM2-135M, eleven conversations of
-full length."""
+full length; half of that in float32."""
 CPU_OWN_GIB = 2.5
 """vLLM's processes on the CPU: SmolLM2's server takes 5 GiB, 2 of them cache."""
 STEP = 256
@@ -88,8 +88,9 @@ def cpu_cache_gib(base: str, shape: ModelShape | None, context: int) -> int:
     """
     if shape is None:
         return CPU_CACHE_GIB
-    cache = max(CPU_CACHE_GIB, math.ceil(1.05 * context * shape.cache_bytes / GIB))
-    needed = shape.weight_bytes / GIB + cache + CPU_OWN_GIB
+    wide = 2 if machine.lacks_bf16() else 1  # float32 in place of bf16
+    cache = max(CPU_CACHE_GIB, math.ceil(1.05 * context * wide * shape.cache_bytes / GIB))
+    needed = wide * shape.weight_bytes / GIB + cache + CPU_OWN_GIB
     if needed > machine.memory_gib():
         raise UserError(
             f"{base} with a context of {context:,} tokens takes about {needed:.0f} GiB of memory, this machine has "

@@ -1,4 +1,4 @@
-"""vLLM's command line and environment for a plan: bf16 on a GPU with 40,960 tokens, or its CPU build on few cores."""
+"""vLLM's command line and environment for a plan: on a GPU with 40,960 tokens, or its CPU build on few cores."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def command(planned: ServingPlan, python: Path) -> list[str]:
         "--served-model-name": BASE,
         "--host": planned.host,
         "--port": str(planned.port),
-        "--dtype": "bfloat16",
+        "--dtype": planned.dtype,
         "--max-model-len": str(planned.context),
         "--chat-template": str(planned.template),
     }

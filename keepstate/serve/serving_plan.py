@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from keepstate import machine
 from keepstate.dataset.templates import BUILT_IN, FOLDER, load_template
 from keepstate.errors import UserError
 from keepstate.model_files import (
@@ -96,6 +97,11 @@ class ServingPlan:
         return (BASE, *(adapter.name for adapter in self.adapters))
 
     @property
+    def dtype(self) -> str:
+        """Of weights and cache: bf16, but float32 on a processor that has no instructions for it."""
+        return "float32" if self.device == "cpu" and machine.lacks_bf16() else "bfloat16"
+
+    @property
     def base_url(self) -> str:
         """Of the API, as this machine reaches it."""
         return own_url(self.host, self.port)
@@ -160,6 +166,8 @@ def plan_serving(
         share = _share(argument_of(arguments, GPU_SHARE))
         tokens, shorter = gpu_context(base, shape, context, tokens, served, share)
         remarks += shorter
+    if device == "cpu" and machine.lacks_bf16():
+        remarks.append("this processor has no bf16 instructions: serving in float32, which is faster here")
     generation, stops = _generation(base, chosen)
     remarks += stops
     return ServingPlan(

@@ -26,7 +26,6 @@ from keepstate.places import find, home
 from keepstate.setup import basemodel, qwen3
 from keepstate.train.axolotl_config import needs_gpu, rows_a_step
 from keepstate.train.base_model import BaseModel
-from keepstate.train.estimate import CPU_SPEED
 from keepstate.train.sizes import cpu_memory_gib, disk_gib, gpu_memory_gib
 from keepstate.vocabulary import MIXED, RuntimeName
 
@@ -131,15 +130,6 @@ def about_gpu(gpu: machine.Gpu) -> list[str]:
     if named and named.strip()[0].isdecimal() and not counted_by_pci:
         words += f" (CUDA_VISIBLE_DEVICES={named} is read as nvidia-smi counts; a UUID has one meaning: {gpu.uuid})"
     return [words]
-
-
-def lacks_bf16() -> bool:
-    """Whether the processor is known to have no bf16 instructions.
-
-    SmolLM2-135M, 650 tokens a step, AVX2 alone, one busy machine: 11 s in float32, over 40 s in bf16 (then given up).
-    """
-    flags = machine.cpu_flags()
-    return bool(flags) and flags.isdisjoint(CPU_SPEED)
 
 
 def about_cpu_memory(config: Mapping[str, Any], longest: int) -> list[str]:

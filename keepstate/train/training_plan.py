@@ -16,7 +16,7 @@ from typing import Any
 from keepstate.dataset.manifest import TEMPLATE, Manifest
 from keepstate.dataset.templates import load_template
 from keepstate.files import content_hash, file_hash
-from keepstate.machine import Gpu
+from keepstate.machine import Gpu, lacks_bf16
 from keepstate.train import estimate, preflight
 from keepstate.train.axolotl_config import decisive, needs_gpu, read_axolotl_config, resolve
 from keepstate.train.base_model import BaseModel, is_other, keys_for, output_folder, turn_ends
@@ -118,7 +118,7 @@ def plan_training(
     remarks = [f"{words}; chat template {manifest.template.name}" for words in about_base] + remarks
     given |= turn_ends(model, load_template(dataset / TEMPLATE))
     remarks += _about_rows(asked, manifest, on_cpu=machine and gpu is None)
-    if not needs_gpu(asked) and raw.get("bf16") is True and preflight.lacks_bf16():
+    if not needs_gpu(asked) and raw.get("bf16") is True and lacks_bf16():
         given = {"bf16": False} | given
         remarks.append("this processor has no bf16 instructions: training in float32, which is faster here")
     resolved = resolve(raw, dataset=dataset, output=output, manifest=manifest, overrides=given)

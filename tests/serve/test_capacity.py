@@ -74,6 +74,12 @@ def test_less_of_the_memory_holds_less(monkeypatch: pytest.MonkeyPatch) -> None:
             plan_serving(base_model="Qwen/Qwen3-8B", port=0, vllm_args=[f"gpu-memory-utilization={share}"])
 
 
+@pytest.fixture
+def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+
+
+@pytest.mark.usefixtures("with_bf16")
 def test_the_cache_on_the_cpu_holds_a_conversation_of_full_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "memory_gib", lambda: 24.0)
     assert cpu_cache_gib("small", KNOWN["smollm2-135m"], 8_192) == 2
@@ -81,8 +87,11 @@ def test_the_cache_on_the_cpu_holds_a_conversation_of_full_length(monkeypatch: p
     assert cpu_cache_gib("wide", KNOWN["gemma-2-2b"], 32_768) == 4
     with pytest.raises(UserError, match="Qwen3-14B with a context of 8,192 tokens takes about 32 GiB"):
         cpu_cache_gib("Qwen3-14B", KNOWN["qwen3-14b"], 8_192)
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"avx2"}))
+    assert cpu_cache_gib("wide, in float32", KNOWN["gemma-2-2b"], 32_768) == 7
 
 
+@pytest.mark.usefixtures("with_bf16")
 def test_answers_end_where_the_template_ends_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A base model's tokenizer ends texts, not turns: its server would never stop."""
     monkeypatch.setenv("KEEPSTATE_DEVICE", "cpu")

@@ -27,6 +27,7 @@ PYTHON = Path("python")
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEEPSTATE_DEVICE", "cpu")
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
     monkeypatch.delenv("NOTHINK", raising=False)
 
 
@@ -204,6 +205,17 @@ def test_a_model_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         plan_serving(base_model=tmp_path / "none")
     with pytest.raises(UserError, match=r"config\.json is missing"):
         plan_serving(base_model=tmp_path)
+
+
+def test_a_processor_without_bf16_serves_in_float32(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"avx2"}))
+    planned = plan_serving(base_model=model, template="chatml")
+    assert following(command(planned, PYTHON), "--dtype") == "float32"
+    assert any("float32" in remark for remark in planned.remarks)
+    monkeypatch.setenv("KEEPSTATE_DEVICE", "cuda")
+    on_a_gpu = plan_serving(base_model=model, template="chatml")
+    assert following(command(on_a_gpu, PYTHON), "--dtype") == "bfloat16"
+    assert not on_a_gpu.remarks
 
 
 def test_an_adapter_of_another_base_is_remarked(make_adapter: MakeAdapter, tmp_path: Path) -> None:
