@@ -22,6 +22,7 @@ import click
 from keepstate.vocabulary import RuntimeName
 
 if TYPE_CHECKING:
+    from keepstate.bench.sweep import Sweep
     from keepstate.models.base import Sampling
     from keepstate.traces.record import Limits
 
@@ -83,6 +84,9 @@ class Several(click.ParamType[tuple[Any, ...]]):
 
     def __init__(self, of: click.ParamType[Any]) -> None:
         self._of, self.name = of, of.name
+
+    def __repr__(self) -> str:
+        return f"Several({self._of!r})"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         """Refuse what is none."""
@@ -222,10 +226,54 @@ def family_option(*, exposed: bool = False) -> Option[Any]:
     return click.option("--family", callback=use, expose_value=exposed, help=words)
 
 
-def limits_options(*, least_tool_calls: int = 1) -> Option[Any]:
-    """What an episode may use up; `limits_of` takes it from what click hands over."""
+def sweep_options() -> Option[Any]:
+    """What may have several values, each a cell of its own; `sweep_of` takes it from what click hands over."""
+    return together(
+        click.option(
+            "--seeds",
+            "--seed",
+            "seeds",
+            type=Several(click.INT),
+            default=(),
+            help="Draws of the same tasks: 0,1,2 plays each task three times.",
+        ),
+        click.option(
+            "--tool-calls",
+            type=Several(click.IntRange(1)),
+            default=(),
+            help="Of an action; 25,80 plays cells of either.",
+        ),
+        click.option(
+            "--temperature",
+            type=Several(FiniteRange(0)),
+            default=(),
+            help="Of the server's draws; 0 draws nothing; 0,0.2 plays cells of either.",
+        ),
+    )
+
+
+def sweep_of(options: dict[str, Any]) -> Sweep:
+    """Take the options of `sweep_options` out of `options`."""
+    from keepstate.bench.sweep import Sweep
+
+    return Sweep(**{key: options.pop(key) for key in ("seeds", "tool_calls", "temperature")})
+
+
+def limits_options(*, least_tool_calls: int | None = 1) -> Option[Any]:
+    """What an episode may use up; `limits_of` takes it from what click hands over.
+
+    Args:
+        least_tool_calls: None leaves `--tool-calls` to `sweep_options`.
+    """
     from keepstate.traces.record import DEFAULT_LIMITS, MOST_TURNS
 
+    tool_calls = click.option(
+        "--tool-calls",
+        type=click.IntRange(least_tool_calls),
+        default=DEFAULT_LIMITS.tool_calls,
+        show_default=True,
+        help="Of an action.",
+    )
     return together(
         click.option(
             "--turns",
@@ -235,13 +283,7 @@ def limits_options(*, least_tool_calls: int = 1) -> Option[Any]:
             help="Of an episode.",
         ),
         click.option("--seconds", type=FiniteRange(0, min_open=True), help="Of an episode; 900, react 600."),
-        click.option(
-            "--tool-calls",
-            type=click.IntRange(least_tool_calls),
-            default=DEFAULT_LIMITS.tool_calls,
-            show_default=True,
-            help="Of an action.",
-        ),
+        *([] if least_tool_calls is None else [tool_calls]),
     )
 
 
@@ -249,8 +291,21 @@ def limits_of(options: dict[str, Any]) -> Limits:
     """Take the options of `limits_options` out of `options`."""
     from keepstate.traces.record import Limits
 
-    given = {key: options.pop(key) for key in ("turns", "seconds", "tool_calls")}
+    given = {key: options.pop(key, None) for key in ("turns", "seconds", "tool_calls")}
     return Limits.model_validate({key: value for key, value in given.items() if value is not None})
+
+
+def max_tokens_option() -> Option[Any]:
+    """How long an answer may be."""
+    from keepstate.models.base import Sampling
+
+    return click.option(
+        "--max-tokens",
+        type=click.IntRange(1),
+        default=Sampling().max_tokens,
+        show_default=True,
+        help="Of an answer.",
+    )
 
 
 def sampling_options() -> Option[Any]:
@@ -258,13 +313,7 @@ def sampling_options() -> Option[Any]:
     from keepstate.models.base import Sampling
 
     return together(
-        click.option(
-            "--max-tokens",
-            type=click.IntRange(1),
-            default=Sampling().max_tokens,
-            show_default=True,
-            help="Of an answer.",
-        ),
+        max_tokens_option(),
         click.option(
             "--temperature",
             type=FiniteRange(0),

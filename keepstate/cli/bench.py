@@ -34,16 +34,17 @@ from keepstate.cli._options import (
     json_option,
     limits_of,
     limits_options,
-    sampling_of,
-    sampling_options,
+    max_tokens_option,
     sandbox_options,
-    seed_option,
+    sweep_of,
+    sweep_options,
 )
 from keepstate.errors import EXIT_PARTIAL
 from keepstate.traces.view import printable
 from keepstate.vocabulary import AUTO, RuntimeName
 
 if TYPE_CHECKING:
+    from keepstate.bench.sweep import Sweep
     from keepstate.play.tally import Tally
     from keepstate.tasks.base import Task
 
@@ -62,15 +63,20 @@ def command() -> None:
 @click.option("--run", "run_name", default="bench", show_default=True, help="Results go to runs/NAME.")
 @base_url_option(otherwise="; the config's where not given")
 @family_option()
+@sweep_options()
 @concurrency_option()
 @sandbox_options()
 @fresh_option
 def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | None, **options: Any) -> None:
-    """Play the cells of CONFIGS (YAML), all at once. Repeating the command plays only what is missing."""
+    """Play the cells of CONFIGS (YAML), all at once. Repeating the command plays only what is missing.
+
+    Several values of --seeds, --tool-calls or --temperature make cells of their own, named after those that are not the
+    config's; what is not given is the config's.
+    """
     loaded = [read_benchmark_config(path) for path in configs]
     if base_url:
         loaded = [config.model_copy(update={"base_url": base_url}) for config in loaded]
-    _play(loaded, RUNS / run_name, options)
+    _play(loaded, RUNS / run_name, sweep_of(options), options)
 
 
 @command.command("matrix")
@@ -94,10 +100,10 @@ def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | Non
 )
 @click.option("--run", "run_name", default="matrix", show_default=True, help="Results go to runs/NAME.")
 @base_url_option(DEFAULT_BASE_URL)
-@limits_options()
-@sampling_options()
+@limits_options(least_tool_calls=None)
+@max_tokens_option()
+@sweep_options()
 @click.option("--context", type=click.IntRange(256), default=DEFAULT_CONTEXT, show_default=True, help="Least tokens.")
-@seed_option
 @concurrency_option()
 @sandbox_options()
 @fresh_option
@@ -114,13 +120,14 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
     run_name: str,
     base_url: str,
     context: int,
-    seed: int,
+    max_tokens: int,
     **options: Any,
 ) -> None:
     """Play every model that the server serves in every runtime whose answers it can give, all on the same tasks.
 
     What an adapter was trained for stands in its card; one without a card is played in every runtime.
     """
+    sweep = sweep_of(options)
     if (path is None) == (difficulty is None):
         raise click.UsageError("give either --tasks or --difficulty")
     if rules and difficulty is None:
@@ -129,6 +136,7 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
     chosen = {"family": family, "rules": rules, "count": count, "seed_start": seed_start}
     source = TaskSource.model_validate({**where, **chosen})
     from keepstate.bench.served import served_adapters
+    from keepstate.models.base import Sampling
 
     label = source.load()[0].difficulty
     served = eventloop.run(served_adapters(base_url, adapters))
@@ -139,12 +147,11 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
         label,
         adapters=served,
         limits=limits_of(options),
-        sampling=sampling_of(options),
+        sampling=Sampling(max_tokens=max_tokens),
         context=context,
-        seed=seed,
         base_url=base_url,
     )
-    _play(picked(list(configs), patterns), RUNS / run_name, options)
+    _play(picked(list(configs), patterns), RUNS / run_name, sweep, options)
 
 
 tasks_option = click.option(
@@ -223,7 +230,7 @@ def _name_left_out(found: Mapping[str, str]) -> None:
         click.echo(f"left out: {len(found) - MOST_NAMED} more", err=True)
 
 
-def _play(configs: Sequence[BenchmarkConfig], run: Path, options: dict[str, Any]) -> None:
+def _play(configs: Sequence[BenchmarkConfig], run: Path, sweep: Sweep, options: dict[str, Any]) -> None:
     """Play with a progress display, then say what came of it."""
     from keepstate.bench.run import bench  # client and sandbox: 0.6 s that --help need not wait for
     from keepstate.play.tally import TallyDisplay
@@ -231,9 +238,10 @@ def _play(configs: Sequence[BenchmarkConfig], run: Path, options: dict[str, Any]
     for source in dict.fromkeys(config.tasks for config in configs):
         if note := source.capped():
             click.echo(note, err=True)
+    cells = [cell for config in configs for cell in sweep.of(config)]
     with TallyDisplay() as shown:
         try:
-            tallies = eventloop.run(bench(configs, run, on_progress=shown, **options))
+            tallies = eventloop.run(bench(cells, run, on_progress=shown, **options))
         except KeyboardInterrupt:
             done = sum(tally.done for tally in shown.last) if shown.last else 0
             click.echo(f"stopped; {done} episodes are recorded in {run}: repeat the command to go on", err=True)

@@ -15,7 +15,7 @@ from keepstate.report.figures import (
     references,
     shared_tasks,
 )
-from keepstate.report.pairs import arms_of, cell_pairs, compared_arms
+from keepstate.report.pairs import arms_of, cell_pairs, compared_arms, settings_of
 from keepstate.report.repeats import Repeats, repeats_of
 from keepstate.report.sentences import different_tasks, headline, notes, what_can_be_shown
 
@@ -68,22 +68,27 @@ def make_report(name: str, cells: Sequence[CellResult], *, margin: float = MARGI
 
 
 def told_apart(cells: Sequence[CellResult]) -> list[CellResult]:
-    """The cells; those of one adapter in one runtime with what tells them apart: model, seed, or else their folders."""
+    """The cells; those of one adapter in one runtime with what tells them apart.
+
+    That is their model, or what differs of model, tool calls, temperature and seed, or else their folders.
+    """
     told = []
     for cell in cells:
         alike = [other for other in cells if (other.adapter, other.runtime) == (cell.adapter, cell.runtime)]
-        models = [str(other.config.get("model")) for other in alike]
-        seeds = [str(other.config.get("seed")) for other in alike]
-        if len(alike) == 1:
-            words = ""
-        elif len(set(models)) == len(alike):
-            words = str(cell.config.get("model"))
-        elif len(set(seeds)) == len(alike):
-            words = f"seed {cell.config.get('seed')}"
-        else:
-            words = cell.folder.name
+        models = {cell.config.get("model") for cell in alike}
+        facts = list(zip(*map(_facts, alike), strict=True))
+        differing = facts[:1] if len(models) == len(alike) else [each for each in facts if len(set(each)) > 1]
+        whole = [", ".join(each) for each in zip(*differing, strict=True)]
+        unique = len(set(whole)) == len(alike) > 1
+        words = whole[alike.index(cell)] if unique else cell.folder.name if len(alike) > 1 else ""
         told.append(replace(cell, told_apart_by=words))
     return told
+
+
+def _facts(cell: CellResult) -> tuple[str, ...]:
+    """What may tell two cells of one adapter in one runtime apart, in words."""
+    model, seed = cell.config.get("model"), cell.config.get("seed")
+    return str(model), *(f"{name} {value}" for name, value in settings_of(cell).items()), f"seed {seed}"
 
 
 def _sharing_tasks(cells: Sequence[CellResult]) -> list[list[CellResult]]:

@@ -54,6 +54,12 @@ def training_of(cell: CellResult) -> object:
     return cell.trained_for.seed if known and cell.trained_for else cell.config.get("model")
 
 
+def settings_of(cell: CellResult) -> dict[str, object]:
+    """What a sweep plays several values of, draws apart, by its name in words."""
+    limits, sampling = cell.config["limits"], cell.config.get("sampling") or {}
+    return {"tool calls": limits.get("tool_calls"), "temperature": sampling.get("temperature")}
+
+
 def arms_of(cells: Iterable[CellResult]) -> list[MeasuredArm]:
     """The arms of a group of cells, by what they were trained for, then by runtime."""
     found: dict[tuple[str, RuntimeName], list[CellResult]] = {}

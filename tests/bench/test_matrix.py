@@ -113,3 +113,30 @@ def test_the_command_plays_what_is_served_and_picked(
     assert names == {"knapsack-mini-paper-s123456789-00000.trace.json"}
     result = CliRunner().invoke(commands.command, ["matrix", "--tasks", str(tmp_path), "--rules", "paper"])
     assert "--rules belongs to --difficulty" in result.stderr
+
+
+def test_a_sweep_is_cells_named_after_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names are the same in every sweep, so a smaller one goes on with a part of a larger one."""
+    monkeypatch.chdir(tmp_path)
+    Path("cell.yaml").write_text("{name: mine, adapter: base, runtime: react, tasks: {difficulty: mini, count: 1}}")
+    with serving(StubServer(models=("base",))) as stub:
+        arguments = ["run", "cell.yaml", "--base-url", stub.url, "--temperature", "0,0.2"]
+        made = CliRunner().invoke(commands.command, [*arguments, "--seeds", "0,1"])
+        assert made.exit_code == 0, made.output
+        written = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*.trace.json")}
+        again = CliRunner().invoke(commands.command, [*arguments[:-1], "0", "--seed", "1"])
+        assert again.exit_code == 0, again.output
+    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*.trace.json")} == written
+    cells = {cell.name: cell for cell in read_results(Path("runs/bench"))}
+    assert set(cells) == {"mine", "mine-seed1", "mine-temperature0", "mine-temperature0-seed1"}
+    last = cells["mine-temperature0-seed1"].config
+    assert (last["seed"], last["sampling"]["temperature"], last["limits"]["tool_calls"]) == (1, 0.0, 25)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seeds", "0,x"), ("--tool-calls", "25,0"), ("--temperature", "0,nan")]
+)
+def test_no_value_of_a_sweep_is_a_bad_one(option: str, value: str) -> None:
+    result = CliRunner().invoke(commands.command, ["matrix", "--difficulty", "mini", option, value])
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.stderr.replace("'--seeds' / '--seed'", "'--seeds'")

@@ -12,7 +12,8 @@ OWN_TYPE = {
     "--port": "only a server that is asked for by hand may take any free one",
     "--runtime": "traces collect plays all by default",
     "--seed": "a trainer's is no negative number",
-    "--tool-calls": "the scripted teacher needs two",
+    "--temperature": "a benchmark plays several",
+    "--tool-calls": "the scripted teacher needs two, and a benchmark plays several",
 }
 """Each with its reason."""
 SAME = {"--allow-unsafe", "--base-url", "--concurrency", "--fresh", "--isolation", "--json", "--laptop", "--margin"}

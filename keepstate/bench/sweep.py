@@ -1,0 +1,54 @@
+"""Sweeps: several values of what a benchmark config says once, each a cell of its own.
+
+    cells = [cell for config in configs for cell in Sweep(seeds=(0, 1, 2), temperature=(0.0, 0.2)).of(config)]
+
+A cell's folder is named after its config and the values that differ from it, so that it is the same in every sweep.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from keepstate.bench.benchmark_config import BenchmarkConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Values to play; what is empty stays as a config has it."""
+
+    seeds: tuple[int, ...] = ()
+    """Draws: the same tasks again."""
+    tool_calls: tuple[int, ...] = ()
+    """Of an action."""
+    temperature: tuple[float, ...] = ()
+    """Of the server's draws."""
+
+    def of(self, config: BenchmarkConfig) -> Iterator[BenchmarkConfig]:
+        """The config with every combination of the values, in their order; each once."""
+        limits, sampling = config.limits, config.sampling
+        own = (limits.tool_calls, sampling.temperature, config.seed)
+        given = (self.tool_calls, self.temperature, self.seeds)
+        for values in product(*(dict.fromkeys(several or (one,)) for several, one in zip(given, own, strict=True))):
+            calls, temperature, seed = values
+            differing = (value if value != one else None for value, one in zip(values, own, strict=True))
+            yield config.model_copy(
+                update={
+                    "limits": limits.model_copy(update={"tool_calls": calls}),
+                    "sampling": sampling.model_copy(update={"temperature": temperature}),
+                    "seed": seed,
+                    "name": _named(config.name, differing),
+                }
+            )
+
+
+WORDS = ("calls{}", "temperature{:g}", "seed{}")
+"""What a value adds to the name of a cell."""
+
+
+def _named(name: str, values: Iterable[float | None]) -> str:
+    """`easy-calls80-temperature0_2-seed1`; of a long name the end."""
+    parts = [words.format(value) for words, value in zip(WORDS, values, strict=True) if value is not None]
+    return re.sub("[^a-z0-9_-]", "_", "-".join([name, *parts]))[-80:].lstrip("-_")
