@@ -212,6 +212,22 @@ async def resets(sandbox: Sandbox, seconds: float) -> list[Figure]:
         return [Figure("64 live: forget, REAL blocks", await rate(sessions, REAL, seconds), "/s", ">= 250")]
 
 
+async def branches(sandbox: Sandbox, count: int) -> list[Figure]:
+    """What a branch takes after so many blocks, environment included; beside it what they took the first time."""
+    figures = []
+    for blocks in (1, 5, 20):
+        async with opened(PERSISTENT, sandbox, LIMITS, environment=InMemory()) as session:
+            ran = sum(await timed(lambda: checked(session, REAL), blocks))
+
+            async def branch() -> None:
+                made = await session.runtime.branch(await session.gate.branch())
+                await made.close()
+
+            took = await timed(branch, count, 0.02)
+        figures.append(Figure(f"branch after {blocks} blocks of {ran:.1f} ms, p50", percentile(took, 50), "ms"))
+    return figures
+
+
 async def overshoot(sandbox: Sandbox, count: int) -> list[Figure]:
     """How much longer than its limit a step takes: one that an exception stops, one that must be killed."""
     figures = []
@@ -275,6 +291,7 @@ async def measure(options: argparse.Namespace) -> None:
             lambda: latencies(sandbox, 20 if quick else 300, kernel),
             lambda: crowd(sandbox, 64, seconds, (">= 8000", ">= 1500", ">= 500")),
             lambda: resets(sandbox, seconds),
+            lambda: branches(sandbox, 5 if quick else 60),
             lambda: overshoot(sandbox, 2 if quick else 8),
             lambda: lags(sandbox, 4 if quick else 16),
             lambda: death_of_the_host(sandbox.rung),

@@ -14,10 +14,10 @@ from typing import ClassVar
 from keepstate.agents.episode import CLOCK_CUT
 from keepstate.files import first_difference
 from keepstate.runtimes.base import FREE_TOOLS, ToolCallLimit
+from keepstate.traces.observations import ADDRESS
 from keepstate.traces.record import Limits, StepEvent, Trace
 from keepstate.vocabulary import FinishReason
 
-ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,16}\b")
 CHANCE = re.compile(
     r"^[ \t]*(?:from|import)\b[^\n#]*\b(?:random|secrets|time|datetime|uuid)\b"
     r"|__import__\(['\"](?:random|secrets|time|datetime|uuid)['\"]\)|\bid\(",

@@ -5,13 +5,14 @@ code runs.
 """
 
 from keepstate.runtimes.base import Runtime, ToolGate
+from keepstate.runtimes.branch import CannotBranch
 from keepstate.runtimes.codeact import CodeActRuntime
 from keepstate.runtimes.react import ReactRuntime
 from keepstate.runtimes.sandbox import Sandbox
 from keepstate.traces.record import Limits
 from keepstate.vocabulary import RuntimeName
 
-__all__ = ["Sandbox", "open_runtime"]
+__all__ = ["CannotBranch", "Sandbox", "open_runtime"]
 
 
 async def open_runtime(name: RuntimeName, gate: ToolGate, limits: Limits, sandbox: Sandbox | None) -> Runtime:

@@ -1,4 +1,4 @@
-"""The one interface of the three runtimes, and the gate through which every tool call passes.
+"""The one interface of all runtimes, and the gate through which every tool call passes.
 
 A runtime executes one action of the agent and says what the agent may see of it. What the agent's own code did
 wrong is part of the `ActionResult`; what we did wrong is raised as `EpisodeFailure` (origin sandbox, runtime or, of a
@@ -8,6 +8,7 @@ tool, task) and never graded.
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -39,6 +40,17 @@ class Runtime(Protocol):
 
         Raises:
             EpisodeFailure: The runtime itself failed, or the task in a tool call.
+        """
+
+    async def branch(self, gate: ToolGate) -> Runtime:
+        """A second runtime in the state that this one is in, to be closed. From then on neither changes the other.
+
+        Args:
+            gate: Where its tool calls go: the `ToolGate.branch` of this one's, taken just before.
+
+        Raises:
+            CannotBranch: An action is running, or its state cannot be had a second time.
+            EpisodeFailure: No interpreter is to be had (origin sandbox).
         """
 
     async def close(self) -> None:
@@ -98,6 +110,30 @@ class ToolGate:
         aside = Aside()
         made = await aside.run(make, what=kind.__name__, kind=kind)
         return cls(made, limit, _aside=aside)
+
+    async def branch(self) -> ToolGate:
+        """A gate with counts of its own to a copy of the environment as it is now, made by `copy.deepcopy`.
+
+        What an environment holds that cannot be copied so (a connection, a process) its `__deepcopy__` has to see to.
+
+        Raises:
+            EpisodeFailure: It cannot be copied, or a tool call is running still (origin task).
+        """
+        kind = type(self.environment)
+
+        def copied() -> Environment:
+            try:
+                return copy.deepcopy(self.environment)
+            except BaseException as error:
+                raise failed(f"copy of {kind.__name__}", kind, error) from error
+
+        if self._asked is not None:
+            raise EpisodeFailure(Origin.TASK, "a tool call is running still: branch when it has returned")
+        if self.environment.in_memory:
+            return ToolGate(copied(), self.limit)
+        aside = Aside()
+        made = await aside.run(copied, what=f"copy of {kind.__name__}", kind=kind)
+        return ToolGate(made, self.limit, _aside=aside)
 
     def start_action(self) -> None:
         """Forget the calls of the last action."""

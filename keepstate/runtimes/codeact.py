@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 from keepstate.runtimes.base import ToolCallLimit, ToolGate
+from keepstate.runtimes.branch import CannotBranch, Ran, run_again
 from keepstate.runtimes.sandbox.block import BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.sandbox import Sandbox
 from keepstate.runtimes.sandbox.worker import Worker
@@ -39,6 +40,9 @@ class CodeActRuntime:
         self._worker: Worker | None = None
         self._served = 0
         """Actions that the interpreter has executed."""
+        self._history: list[Ran] = []
+        """The same, where its state lives on."""
+        self._is_busy = False
         self._entered = False
 
     async def open(self) -> CodeActRuntime:
@@ -54,22 +58,26 @@ class CodeActRuntime:
             EpisodeFailure: No interpreter is to be had (origin sandbox), or the task failed in a tool call.
         """
         self._gate.start_action()
-        worker = self._worker or await self._sandbox.take(self._limits.memory_mib)
-        self._worker = worker
-        self._served += 1
-        started = time.monotonic()
+        self._is_busy, told = True, None
         try:
-            variables_only = self._rule.variables_only
-            result = self._ended(await worker.run(action, self._gate, self._limits, variables_only=variables_only))
+            worker = self._worker = self._worker or await self._sandbox.take(self._limits.memory_mib)
+            self._served += 1
+            started = time.monotonic()
+            told = await worker.run(action, self._gate, self._limits, variables_only=self._rule.variables_only)
+            result = self._ended(told)
         except WorkerLost as lost:
             await self._gate.settled()
             result = self._lost(lost)
         except BaseException:
             self._end_interpreter()
             raise
+        finally:
+            self._is_busy = False
         is_lost, keeps = worker.lost is not None, self._keeps
         if is_lost or not keeps:
             self._end_interpreter()
+        elif told is not None:
+            self._history.append(Ran.of(action, self._gate.calls, told))
         return ActionResult(
             output=result.output,
             error=result.error,
@@ -79,6 +87,30 @@ class CodeActRuntime:
             state_lost=is_lost and keeps,
             seconds=time.monotonic() - started,
         )
+
+    async def branch(self, gate: ToolGate) -> CodeActRuntime:
+        """Another runtime whose interpreter is in the state that this one's is in: see `keepstate.runtimes.branch`.
+
+        Takes the time of the blocks that made the state, and waits for a place in the sandbox as an episode does.
+
+        Raises:
+            CannotBranch: An action is running, or a block does not do again what it did.
+            EpisodeFailure: No interpreter is to be had (origin sandbox).
+        """
+        if self._is_busy:
+            raise CannotBranch("an action is running: branch when execute() has returned")
+        history = tuple(self._history)
+        made = await CodeActRuntime(self.name, gate, self._limits, self._sandbox).open()
+        try:
+            if history:
+                made._worker = await self._sandbox.take(self._limits.memory_mib)
+                rule, tools = self._rule.variables_only, gate.environment.tools
+                await run_again(made._worker, history, tools, self._limits, variables_only=rule)
+        except BaseException:
+            await made.close()
+            raise
+        made._served, made._history = len(history), [*history]
+        return made
 
     async def close(self) -> None:
         """End the interpreter and give the place back. Safe to call twice."""
@@ -93,7 +125,7 @@ class CodeActRuntime:
         return self._rule.keeps(self._served, cut=self._gate.limit_message is not None)
 
     def _end_interpreter(self) -> None:
-        worker, self._worker, self._served = self._worker, None, 0
+        worker, self._worker, self._served, self._history = self._worker, None, 0, []
         if worker is not None:
             worker.close()
 

@@ -65,6 +65,10 @@ class ReactRuntime:
             seconds=time.monotonic() - started,
         )
 
+    async def branch(self, gate: ToolGate) -> ReactRuntime:
+        """Another one; it has no state of its own."""
+        return ReactRuntime(gate)
+
     async def close(self) -> None:
         """Nothing is open."""
 

@@ -14,6 +14,8 @@ from typing import Any
 from keepstate.traces.record import ActionResult, ToolCall
 from keepstate.vocabulary import RuntimeName
 
+ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,16}\b")
+"""What is another in every run of the same code."""
 MAX_ERROR_CHARS = 4_000
 MAX_GLOBALS = 60
 MAX_NAME_CHARS = 60
