@@ -1,4 +1,7 @@
-"""One real vLLM (its CPU build) with the laptop's base model and three adapters of random weights."""
+"""One real vLLM (its CPU build) with the laptop's base model and three adapters of random weights.
+
+Its own tokens are also what data sets are proven against: to start another one takes a minute.
+"""
 
 import asyncio
 import os
@@ -14,9 +17,13 @@ import httpx2
 import numpy as np
 import psutil
 import pytest
+from made_traces import ANSWERS, build_one, make_trace, write_traces
 from random_lora import write_patterned_lora, write_random_lora
 
+from keepstate.dataset import read_manifest
+from keepstate.dataset.check import CheckOptions, check_dataset
 from keepstate.dataset.parity import local_prompts
+from keepstate.dataset.server_ids import server_prompts
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
@@ -25,12 +32,14 @@ from keepstate.serve.check import Standing, check_server
 from keepstate.serve.command import CPU_BLOCK, PLUGIN_FOLDER
 from keepstate.serve.prompt_parity import CONVERSATION
 from keepstate.setup import basemodel, installing
+from keepstate.vocabulary import RuntimeName
 
 SECONDS = 500
 ADAPTERS = ("persistent", "forget", "react")
 PATTERNED, PLAIN = "patterned", "plain"
 """The same change with and without `rank_pattern` and `alpha_pattern`."""
 QUESTION: list[Message] = [{"role": "user", "content": "What is the capital of France?"}]
+ODD = ["🎒 e\u0301 \x00\x07 \u2028 \r\n", "<|im_ [[dummy_message]] {{x}} {% x %} \ufeff", " \n", "a" * 20_000, ""]
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -70,11 +79,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     loras += [f"{PATTERNED}={patterned}", f"{PLAIN}={patterned / PLAIN}"]
     command = [sys.executable, "-c", PROGRAM, str(folder / "vllm.log"), str(basemodel.ensure_base_model()), *loras]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        assert url, "it did not start: the error is above"
-        yield Running(process, url)
-        process.kill()
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            assert url, "it did not start: the error is above"
+            yield Running(process, url)
+        finally:
+            process.kill()  # also where the time is up before it serves: leaving the block waits for its end
 
 
 def text_of(reply: dict[str, Any]) -> str:
@@ -104,6 +115,26 @@ def test_prompts_are_ours_token_for_token(running: Running, name: str) -> None:
     asked = {"model": name, "messages": list(CONVERSATION)}
     reply = httpx2.post(f"{running.url.removesuffix('/v1')}/tokenize", json=asked, trust_env=False)
     assert reply.json()["tokens"] == ours(CONVERSATION)
+
+
+def test_every_prompt_of_the_server_is_ours_token_for_token(running: Running) -> None:
+    of_server = server_prompts(running.url, "base")
+    ours = local_prompts(load_template("chatml"), TextTokenizer(basemodel.folder()))
+    for number, text in enumerate(ODD):
+        messages = make_trace(number, answers=[text or "x", *ANSWERS], observation=text, goal=text).messages
+        for length in (1, 2, 4, 6):
+            assert of_server(messages[:length]) == ours(messages[:length])
+
+
+@pytest.mark.train_env
+def test_the_certificate_names_the_server(running: Running, tmp_path: Path) -> None:
+    root = write_traces(tmp_path / "t", [make_trace(n, observation=ODD[n % len(ODD)]) for n in range(10)])
+    build_one(root, RuntimeName.PERSISTENT, tmp_path / "d", tokenizer=basemodel.folder())
+    report = check_dataset(CheckOptions(tmp_path / "d", server=running.url))
+    assert (report.rows, report.bad) == (10, [])
+    certificate = read_manifest(tmp_path / "d").certificate
+    assert certificate is not None
+    assert certificate.server == running.url
 
 
 async def test_long_prompts_of_requests_with_a_seed_are_read_whole(running: Running) -> None:
