@@ -5,6 +5,7 @@ Reads `cell.json` and the traces beside it. Computes nothing but what stands in 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from keepstate.bench.cells import CELL_FILE, dues, read_cell_file
+from keepstate.bench.research_results import ResearchCell, research_cells
 from keepstate.errors import UserError
 from keepstate.files import existing_folder
 from keepstate.models.base import known_sum
@@ -22,7 +24,7 @@ from keepstate.traces.reader import trace_files
 from keepstate.traces.record import Trace
 from keepstate.traces.recorded import read_record
 from keepstate.traces.summary import mean, seconds
-from keepstate.train.trained_for import TrainedFor
+from keepstate.train.trained_for import TrainedFor, by_name
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 
@@ -181,16 +183,17 @@ class CellResult:
 def read_results(run: Path) -> list[CellResult]:
     """Every cell of a run, by difficulty, then runtime, then adapter: what compares directly stands together.
 
-    The base comes first, then adapters of one runtime, of several, of none that is known.
+    The base comes first, then adapters of one runtime, of several, of none that is known. Result folders of the
+    research code are cells as well, where there is no `cell.json`.
 
     Raises:
         UserError: There is no such folder, or it holds no cell.
     """
     existing_folder(run, "results", "keepstate bench run --help")
     files = [run / CELL_FILE] if (run / CELL_FILE).exists() else sorted(run.glob(f"*/{CELL_FILE}"))
-    if not files:
+    cells = [read_cell(path.parent) for path in files] or [_of_research(cell) for cell in research_cells(run)]
+    if not cells:
         raise UserError(f"no benchmark results in {run}", "run a benchmark first: keepstate bench run --help")
-    cells = [read_cell(path.parent) for path in files]
     return sorted(cells, key=lambda c: (c.difficulty, c.runtime.place, c.training_order, c.name))
 
 
@@ -234,6 +237,30 @@ def read_cell(folder: Path) -> CellResult:
         remarks=cell.remarks,
         optimum=cell.optimum,
         trained_for=cell.trained_for,
+    )
+
+
+def _of_research(cell: ResearchCell) -> CellResult:
+    graded = [trace for trace in cell.traces if trace.verdict is not None and trace.failure is None]
+    failed = Counter(trace.failure.origin for trace in cell.traces if trace.failure is not None)
+    return CellResult(
+        name=cell.name,
+        folder=cell.folder.resolve(),
+        adapter=cell.adapter,
+        runtime=cell.runtime,
+        family=cell.traces[0].task.family,
+        difficulty=cell.difficulty,
+        rules=None,
+        digest=cell.digest,
+        tasks={trace.task.name: trace.task.content_hash for trace in cell.traces},
+        config=cell.config,
+        references={},
+        episodes=tuple(sorted(map(_episode, graded), key=lambda episode: episode.task)),
+        not_graded=dict(sorted(failed.items())),
+        missing=len(cell.traces) - len(graded) - sum(failed.values()),
+        unreadable=tuple(cell.unreadable),
+        remarks=("results of the research code, whose environments and prompts are not keepstate's",),
+        trained_for=by_name(cell.adapter),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from keepstate.report.contrasts import Contrast
 from keepstate.report.figures import CellFigures, ComparedFigures, Comparison, Figures
 from keepstate.report.model import CellGroup, Report
 from keepstate.report.repeats import Repeats
@@ -77,6 +78,8 @@ class GroupEntry:
     """In the order of the tables."""
     comparisons: tuple[ComparisonEntry, ...]
     """Mismatch against match first."""
+    contrasts: tuple[Contrast, ...]
+    """Of the successor study, where their cells are there."""
     repeats: tuple[Repeats, ...]
     """Several trainings or draws of one adapter taken together, and their differences."""
 
@@ -121,6 +124,7 @@ def _group(group: CellGroup) -> GroupEntry:
         notes=group.notes,
         cells=tuple(map(_cell, group.figures)),
         comparisons=tuple(map(comparison_entry, group.comparisons)),
+        contrasts=group.contrasts,
         repeats=group.repeats,
     )
 

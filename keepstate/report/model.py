@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from keepstate.bench.results import CellResult
+from keepstate.report.contrasts import Contrast, contrasts
 from keepstate.report.figures import (
     MARGIN,
     CellFigures,
@@ -34,6 +35,8 @@ class CellGroup:
     measure: str
     """What scores are called here: `optimality`, or `score` where no optimum is known."""
     comparisons: tuple[Comparison, ...]
+    contrasts: tuple[Contrast, ...]
+    """Of the successor study, where their cells are there."""
     repeats: tuple[Repeats, ...]
     """Arms of several trainings or draws, and their differences."""
     headline: tuple[str, ...]
@@ -80,7 +83,7 @@ def told_apart(cells: Sequence[CellResult]) -> list[CellResult]:
         differing = facts[:1] if len(models) == len(alike) else [each for each in facts if len(set(each)) > 1]
         whole = [", ".join(each) for each in zip(*differing, strict=True)]
         unique = len(set(whole)) == len(alike) > 1
-        words = whole[alike.index(cell)] if unique else cell.folder.name if len(alike) > 1 else ""
+        words = whole[alike.index(cell)] if unique else cell.name if len(alike) > 1 else ""
         told.append(replace(cell, told_apart_by=words))
     return told
 
@@ -121,6 +124,7 @@ def _group(cells: Sequence[CellResult], margin: float) -> CellGroup:
         graded_tasks=len(graded),
         measure="optimality" if all(cell.optimum for cell in cells) else "score",
         comparisons=comparisons,
+        contrasts=contrasts(cells),
         repeats=repeats,
         headline=tuple(headline(figures, comparisons, apart, repeats)),
         shows=what_can_be_shown(figures, comparisons, margin),

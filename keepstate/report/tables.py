@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from keepstate.report.behaviour import BEHAVIOUR_COLUMNS, said_differences
+from keepstate.report.contrasts import Contrast
 from keepstate.report.figures import CellFigures, Comparison, cell_figures
 from keepstate.report.model import CellGroup, Report
 from keepstate.report.repeats import Repeats
@@ -155,6 +156,21 @@ REPEATS_HEAD = (
 )
 
 
+CONTRASTS = (
+    "Contrasts of training, runtime and cap on tool calls: XY is trained in X, played in Y (P persistent, S forget);"
+    " each on the tasks that all of its cells have"
+)
+"""What the table under `CONTRASTS_HEAD` holds."""
+CONTRASTS_HEAD = ("contrast", "of cells", "n", "points")
+
+
+def contrast_row(contrast: Contrast) -> tuple[str, ...]:
+    """The texts under `CONTRASTS_HEAD`; `rho` is a share, not points."""
+    share = contrast.name.startswith("rho")
+    value = number(contrast.value, 2) if share else points(contrast.value)
+    return (contrast.name, contrast.formula, str(contrast.value.n), value)
+
+
 def repeats_row(repeats: Repeats) -> tuple[str, ...]:
     """The texts under `REPEATS_HEAD`."""
     sign = "+" if repeats.is_difference else ""
@@ -187,6 +203,13 @@ def markdown(report: Report) -> str:
             lines += ["", "Paired differences, first minus second on the same tasks:", ""]
             head = [called(title, group) for title in COMPARISON_HEAD]
             lines += _markdown_table(head, [comparison_row(c) for c in group.comparisons])
+        if group.contrasts:
+            lines += [
+                "",
+                f"{CONTRASTS}:",
+                "",
+                *_markdown_table(CONTRASTS_HEAD, list(map(contrast_row, group.contrasts))),
+            ]
         if group.repeats:
             lines += ["", f"{REPEATS}:", ""]
             head = [called(title, group) for title in REPEATS_HEAD]

@@ -50,7 +50,8 @@ class EpisodeFigures(TypedDict):
     average_total_tokens: float | None
     """Of prompts and answers, summed over the calls of an episode; null where those of one are not known."""
     metrics: dict[str, MetricFigures]
-    """Whatever else the family counts, by name."""
+    """Whatever else the family counts, by name; where that is `weight_used` and `capacity`, `capacity_utilization`, the
+    share of the one in the other."""
     num_tasks_executed: int
     """Episodes in all."""
     num_tasks_solved: int
@@ -149,6 +150,8 @@ def _metrics(rows: Sequence[dict[str, float]]) -> dict[str, MetricFigures]:
     for row in rows:
         for name, value in row.items():
             columns[name].append(float(value))
+        if (used := row.get("weight_used")) is not None and row.get("capacity"):
+            columns["capacity_utilization"].append(used / row["capacity"])
     return {
         name: {"mean": fmean(values), "median": median(values), "min": min(values), "max": max(values)}
         for name, values in sorted(columns.items())

@@ -230,7 +230,7 @@ def test_the_page_is_one_file_without_script_or_anything_from_elsewhere(built: P
     assert "@import" not in source
     assert re.findall(r"url\((?!#)", source) == []
     assert page.tags.count("svg") == 4, "two plots, light and dark"
-    assert page.tags.count("table") == 3
+    assert page.tags.count("table") == 4
     ids = re.findall(r'\bid="([^"]+)"', source)
     assert len(ids) == len(set(ids))
     assert '<html lang="en">' in source

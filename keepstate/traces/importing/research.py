@@ -25,6 +25,8 @@ from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task, Verdict
 from keepstate.traces.importing import UNKNOWN, Imported, canonical, file_word, mapping
 from keepstate.traces.observations import render_observation
 from keepstate.traces.record import (
+    CAP_HIT,
+    FORMAT_ERROR,
     ActionResult,
     StepEvent,
     TaskRef,
@@ -72,6 +74,9 @@ TOLD = re.compile(r"LLM (?:call failed|ended unexpectedly)", re.IGNORECASE)
 DOUBLED = re.compile(r"(?:^|[-_.])([A-Za-z_]+)-(\1[-_][\w.-]+)$")
 """The end of a file's name where the id repeats the family, as the published code writes it, whatever stands before."""
 LEAST_SOLVED = 0.5  # solved with less is told to whoever imports it
+CAPPED = re.compile("Tool call limit exceeded")
+FORMAT = re.compile("Error: (?:You emitted multiple code blocks|No code block found)")
+"""How the published agents begin what they tell of the cap, and of an answer that they cannot read."""
 ERROR_CLASS = re.compile(r"^\s*([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit))\b", re.MULTILINE)
 
 Json = Mapping[str, Any]
@@ -305,14 +310,23 @@ def _result(raw: Json, step: Json) -> ActionResult:
     calls = raw.get("results") or raw.get("tool_calls") or step.get("tool_calls")
     error = raw.get("error") or raw.get("exception")
     names = raw.get("globals")
-    found = ERROR_CLASS.findall(str(error)) if error else []
     return ActionResult(
         output=str(raw.get("output") or raw.get("stdout") or ""),
         error=str(error) if error else None,
-        error_type=found[-1].rpartition(".")[2] if found else ("Error" if error else None),
+        error_type=_error_type(str(error), step) if error else None,
         globals=tuple(sorted(map(str, names))) if isinstance(names, list | tuple | dict) else None,
         results=tuple(_call(call) for call in calls if isinstance(call, Mapping)) if isinstance(calls, list) else (),
     )
+
+
+def _error_type(error: str, step: Json) -> str:
+    """Its class; the cap and an answer without a single action are told in words alone."""
+    if CAPPED.match(error):
+        return CAP_HIT
+    if step.get("code") is None and FORMAT.match(error):
+        return FORMAT_ERROR
+    found = ERROR_CLASS.findall(error)
+    return found[-1].rpartition(".")[2] if found else "Error"
 
 
 def _call(call: Json) -> ToolCall:
