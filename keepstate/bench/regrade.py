@@ -24,7 +24,7 @@ from keepstate.agents.recorder import Allowance, jsonable
 from keepstate.bench.cells import CELL_FILE, read_cell_file
 from keepstate.bench.replay import TasksAtHand, replayable, traces_by_folder
 from keepstate.errors import EpisodeFailure, UserError
-from keepstate.files import alone_in, content_hash, parse_json, write_json
+from keepstate.files import alone_in, content_hash, parse_json, write_atomic, write_json
 from keepstate.play.collect import renew_family_files
 from keepstate.runtimes.base import TOO_LARGE, ToolGate
 from keepstate.tasks.base import Task, Verdict
@@ -32,7 +32,7 @@ from keepstate.tasks.families import family, reference_scores
 from keepstate.traces.reader import load_trace, read_fault
 from keepstate.traces.record import TaskRef, Trace, TraceError
 from keepstate.traces.summary import write_summaries
-from keepstate.traces.writer import trace_path, write_trace
+from keepstate.traces.writer import remove_trace, trace_path, verdict_path, write_trace
 from keepstate.vocabulary import FinishReason
 
 REGRADED_FILE = "regraded.json"
@@ -84,6 +84,8 @@ class FolderRegrade:
     """Files that hold no episode graded by keepstate, with the reason."""
     refs: list[TaskRef] = field(default_factory=list)
     """Tasks of the traces."""
+    aside: Path | None = None
+    """Where those that are owed are put, so that the others can be written; None: they stay."""
 
     def lines(self) -> Iterator[str]:
         """What came of it, for people."""
@@ -96,36 +98,42 @@ class FolderRegrade:
             yield f"  regraded {name}: score {before.score:g} -> {after.score:g}"
         for what, named in (("owed", self.owed), ("unknown", self.unknown)):
             yield from (f"  {what} {name}: {why}" for name, why in named.items())
-        if self.regraded and not self.written:
+        if self.owed and self.written:
+            yield f"  those owed lie in {self.aside}: the command that recorded them plays them alone"
+        elif self.regraded and not self.written:
             yield "  nothing is written here: episodes of two gradings make no result"
 
     @property
     def written(self) -> bool:
-        """Whether what is new is written: only where all can be graded, as two gradings make no one result."""
-        return not self.owed and not self.unknown
+        """Whether what is new is written: only where all that stay are graded, as two gradings make no one result."""
+        return not self.unknown and (not self.owed or self.aside is not None)
 
 
-async def regrade(root: Path, *, tasks: Sequence[Task] = ()) -> list[FolderRegrade]:
+async def regrade(root: Path, *, tasks: Sequence[Task] = (), owed_to: Path | None = None) -> list[FolderRegrade]:
     """Grade every trace below `root` anew whose family is not the one that graded it.
 
     Args:
         root: A run, a cell, a collection, or any folder of traces.
         tasks: Those that cannot be sampled again from their ids.
+        owed_to: Where to put what is owed, under its path below `root`; None leaves it, and its whole folder unwritten.
 
     Returns:
         One a folder, by path.
 
     Raises:
-        UserError: No such folder, no trace in it, or it cannot be written.
+        UserError: No such folder, no trace in it, it cannot be written, `owed_to` lies in `root` or holds other files.
     """
+    if owed_to is not None:
+        _require_outside(owed_to, root)
     at_hand = TasksAtHand(tasks)
     done = []
     for folder, paths in traces_by_folder(root).items():
         with alone_in(folder):
-            found = FolderRegrade(folder)
+            found = FolderRegrade(folder, aside=owed_to and owed_to / folder.relative_to(root))
             for path in map(Path, paths):
                 await _look(path, at_hand, found)
             if found.written:
+                _set_aside(found)
                 _write(found, at_hand)
             done.append(found)
     return done
@@ -185,6 +193,25 @@ async def _graded(trace: Trace, task: Task) -> Verdict:
     if gate.environment.finished != (trace.finish_reason is FinishReason.FINISHED):
         raise _Changed("the episode does not end where it ended")
     return await gate.verdict()
+
+
+def _require_outside(owed_to: Path, root: Path) -> None:
+    if owed_to.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{owed_to} lies in {root}, where it would count as results", "name a folder outside of it")
+
+
+def _set_aside(found: FolderRegrade) -> None:
+    """Move what is owed out of the folder, byte for byte: each copy is whole before the original goes."""
+    for name in found.owed:
+        paths = [path for of in (trace_path, verdict_path) if (path := of(found.folder, name)).exists()]
+        for path in paths:
+            assert found.aside is not None
+            copy, content = found.aside / path.name, path.read_bytes()
+            if copy.exists() and copy.read_bytes() != content:
+                raise UserError(f"{copy} is there already, of another episode", "name another folder: --owed-to FOLDER")
+            write_atomic(copy, content)
+        remove_trace(paths[0])
+    found.refs = [ref for ref in found.refs if ref.name not in found.owed]
 
 
 def _write(found: FolderRegrade, at_hand: TasksAtHand) -> None:

@@ -202,13 +202,14 @@ def replay_command(
 
 @command.command("regrade")
 @click.argument("run", type=PATH)
+@click.option("--owed-to", type=PATH, help="Move episodes that are owed there, and write the rest; else nothing is.")
 @tasks_option
 @family_option()
-def regrade_command(run: Path, *, path: Path | None) -> None:
+def regrade_command(run: Path, *, owed_to: Path | None, path: Path | None) -> None:
     """Grade every episode below RUN anew whose family's grading changed, without a model: kept, regraded, or owed."""
     from keepstate.bench.regrade import regrade
 
-    folders = eventloop.run(regrade(run, tasks=_tasks(path)))
+    folders = eventloop.run(regrade(run, tasks=_tasks(path), owed_to=owed_to))
     for folder in folders:
         for line in folder.lines():
             click.echo(printable(line))

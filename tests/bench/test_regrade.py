@@ -16,6 +16,7 @@ from keepstate.bench.replay import Contract, replay
 from keepstate.bench.results import read_cell
 from keepstate.bench.run import play_cells
 from keepstate.cli import cli
+from keepstate.errors import UserError
 from keepstate.models.scripted import ScriptedModel
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.collect import CollectPlan, collect
@@ -201,6 +202,44 @@ async def test_one_that_is_owed_keeps_a_whole_folder_at_its_grading(
     assert not found.written
     assert files(folder) == before
     assert any("nothing is written" in line for line in found.lines())
+
+
+async def test_what_is_owed_is_put_aside_whole_and_played_alone(tmp_path: Path, version: Callable[..., Path]) -> None:
+    version()
+    run, owed = tmp_path / "run", tmp_path / "owed"
+    folder = await played(run)
+    before = files(folder)
+    version(HALF, ("return word.upper()", "return word.upper() if word == 'a' else word"))
+    with pytest.raises(UserError, match="where it would count as results"):
+        await regrade(run, owed_to=run / "owed")
+    assert files(folder) == before
+    [found] = await regrade(run, owed_to=owed)
+    assert counts(found) == (0, 0, 2, 2)
+    put = files(owed / "cell")
+    assert len(put) == 4
+    assert put == {name: before[name] for name in put}
+    assert not put.keys() & files(folder).keys()
+    assert any("plays them alone" in line for line in found.lines())
+    [tally] = await play_cells([cell_in(run)], player=player)
+    assert (tally.kept, tally.played) == (2, 2)
+    assert {episode.task for episode in read_cell(folder).episodes} == {
+        path.stem for path in folder.glob("words-*[0-9].json")
+    }
+    assert [counts(each) for each in await regrade(run)] == [(4, 0, 0, 0)]
+
+
+async def test_what_lies_where_the_owed_go_is_not_replaced(tmp_path: Path, version: Callable[..., Path]) -> None:
+    version()
+    folder = await played(tmp_path / "run")
+    before = files(folder)
+    version(LOUDER)
+    taken = tmp_path / "owed" / "cell" / next(name for name in before if name.endswith(".trace.json"))
+    taken.parent.mkdir(parents=True)
+    taken.write_text("mine")
+    with pytest.raises(UserError, match="is there already, of another episode"):
+        await regrade(tmp_path / "run", owed_to=tmp_path / "owed")
+    assert taken.read_text() == "mine"
+    assert taken.name in files(folder)
 
 
 async def test_a_family_that_is_not_at_hand_is_named(tmp_path: Path, version: Callable[..., Path]) -> None:
