@@ -256,7 +256,8 @@ def sweep_of(options: dict[str, Any]) -> Sweep:
     """Take the options of `sweep_options` out of `options`."""
     from keepstate.bench.sweep import Sweep
 
-    return Sweep(**{key: options.pop(key) for key in ("seeds", "tool_calls", "temperature")})
+    runtimes = tuple(map(RuntimeName, options.pop("runtimes", ())))
+    return Sweep(runtimes, **{key: options.pop(key) for key in ("seeds", "tool_calls", "temperature")})
 
 
 def limits_options(*, least_tool_calls: int | None = 1) -> Option[Any]:

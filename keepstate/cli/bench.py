@@ -63,6 +63,7 @@ def command() -> None:
 @click.option("--run", "run_name", default="bench", show_default=True, help="Results go to runs/NAME.")
 @base_url_option(otherwise="; the config's where not given")
 @family_option()
+@click.option("--runtime", "runtimes", type=Several(RUNTIME), default=(), help="To play in; the config's if not given.")
 @sweep_options()
 @concurrency_option()
 @sandbox_options()
@@ -70,8 +71,8 @@ def command() -> None:
 def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | None, **options: Any) -> None:
     """Play the cells of CONFIGS (YAML), all at once. Repeating the command plays only what is missing.
 
-    Several values of --seeds, --tool-calls or --temperature make cells of their own, named after those that are not the
-    config's; what is not given is the config's.
+    Several values of --runtime, --seeds, --tool-calls or --temperature make cells of their own, named after those that
+    are not the config's; what is not given is the config's.
     """
     loaded = [read_benchmark_config(path) for path in configs]
     if base_url:

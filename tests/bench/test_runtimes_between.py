@@ -10,6 +10,7 @@ from keepstate.agents.prompts import runtime_paragraph
 from keepstate.bench.benchmark_config import matrix_configs, read_benchmark_config
 from keepstate.bench.cells import make_cell
 from keepstate.bench.replay import Contract, replay
+from keepstate.bench.sweep import Sweep
 from keepstate.cli import cli
 from keepstate.errors import UserError
 from keepstate.models.teacher import ScriptedTeacher
@@ -76,3 +77,19 @@ def test_a_command_names_all_that_there_are(command: list[str]) -> None:
     assert result.exit_code == 2
     assert "'lifetime-1' is no runtime" in result.output
     assert "carry-after-cap-announced" in " ".join(result.output.split())
+
+
+def test_a_benchmark_sweeps_over_runtimes_of_the_configs_kind_of_agent(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("name: c\nadapter: base\nruntime: forget\ntasks: {difficulty: mini, count: 1}\n")
+    config = read_benchmark_config(path)
+    cells = list(Sweep((RuntimeName.FORGET, LIFETIME_2), tool_calls=(80,)).of(config))
+    assert [(each.name, each.runtime, each.limits.tool_calls) for each in cells] == [
+        ("c-calls80", "forget", 80),
+        ("c-lifetime-2-calls80", LIFETIME_2, 80),
+    ]
+    with pytest.raises(UserError, match="--runtime react: c is of forget, another kind of agent"):
+        list(Sweep((RuntimeName.REACT,)).of(config))
+    result = CliRunner().invoke(cli, ["bench", "run", str(path), "--runtime", "forget,react"])
+    assert isinstance(result.exception, UserError)
+    assert result.exception.hint == "name a config of a react agent"
