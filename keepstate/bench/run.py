@@ -30,6 +30,8 @@ from keepstate.resume import OtherWork
 from keepstate.tasks.base import Task
 from keepstate.traces.recorded import finished_others
 
+PROMPT_TOKENS = 4_096
+"""What a first prompt may take, before one has been counted; those of knapsack take 2,000."""
 Player = Callable[[Cell, Task], Model]
 """Who plays a task of a cell: one shared server model, or a script in tests and benchmarks."""
 
@@ -116,6 +118,7 @@ async def play_cells(
     """
     limit = concurrency or max((cell.config.concurrency for cell in cells), default=1)
     context = max((cell.config.context for cell in cells), default=1)
+    first_turn = PROMPT_TOKENS + max((cell.config.sampling.max_tokens for cell in cells), default=0)
     tallies = [Tally(cell.config.name, cell.folder, len(cell.tasks)) for cell in cells]
     kept = _kept(cells, tallies, fresh=fresh)
     in_folder = {cell.folder: cell for cell in cells}
@@ -132,7 +135,7 @@ async def play_cells(
             if jobs := _owed(cell, tally, names, player, isolation):
                 owed[cell.config.base_url].append(jobs)
         on_progress(tallies)
-        admissions = {url: Admission(limit, (pools or {}).get(url), context) for url in owed}
+        admissions = {url: Admission(limit, (pools or {}).get(url), context, first_turn) for url in owed}
         queues = [(admissions[url], _interleaved(lists)) for url, lists in owed.items()]
         await play(queues, allow_unsafe=allow_unsafe, on_over=over)
     return tallies

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from keepstate.agents.episode import run_episode
 from keepstate.errors import UserError
-from keepstate.models.base import Model, Relay, Reply
+from keepstate.models.base import Message, Model, Relay, Reply
 from keepstate.models.budget import BudgetSpent
 from keepstate.play.admission import Admission, Seat
 from keepstate.play.tally import Tally
@@ -111,7 +111,7 @@ async def _work(
         job = jobs.popleft()
         try:
             async with admission.seat(job.tally.name) as seat:
-                trace = await _play(job, seat, sandboxes.get(job.isolation))
+                trace = await _play(job, admission, seat, sandboxes.get(job.isolation))
         except BudgetSpent as spent:
             jobs.clear()
             return spent
@@ -124,13 +124,13 @@ async def _work(
     return None
 
 
-async def _play(job: Job, seat: Seat, sandbox: Sandbox | None) -> Trace:
+async def _play(job: Job, admission: Admission, seat: Seat, sandbox: Sandbox | None) -> Trace:
     job.tally.open += 1
     try:
         return await run_episode(
             job.task,
             runtime=job.runtime,
-            model=Metered(job.model(), seat),
+            model=Metered(job.model(), admission, seat),
             sandbox=sandbox,
             limits=job.limits,
             seed=job.seed,
@@ -140,17 +140,22 @@ async def _play(job: Job, seat: Seat, sandbox: Sandbox | None) -> Trace:
 
 
 class Metered(Relay):
-    """A model that keeps its seat told how long the conversation is."""
+    """A model that is asked when the server's cache has room, and tells how long the conversation is."""
 
-    def __init__(self, model: Model, seat: Seat) -> None:
+    def __init__(self, model: Model, admission: Admission, seat: Seat) -> None:
         super().__init__(model)
-        self._seat = seat
+        self._admission, self._seat = admission, seat
+
+    async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
+        """Its answer, as soon as there is room for it."""
+        await self._admission.turn(self._seat)
+        return await super().reply(messages, seed=seed, turn=turn)
 
     def passed(self, reply: Reply) -> Reply:
         """The same answer."""
         tokens = reply.usage.total_tokens
         if tokens is not None:  # else the admission goes on expecting what it expected
-            self._seat.tokens = tokens
+            self._admission.grown(self._seat, tokens)
         return reply
 
 
