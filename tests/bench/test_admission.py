@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from keepstate.bench.served import pool_tokens
-from keepstate.play.admission import SHARE, Admission
+from keepstate.play.admission import Admission
 
 
 class Watch:
