@@ -44,15 +44,18 @@ def prompt_log_probs(base_url: str, model: str) -> list[float] | None:
     Raises:
         httpx2.HTTPError: It gives no answer.
     """
-    asked = {"model": model, "prompt": list(PROMPTS), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+    told: list[float] = []
     url = f"{base_url}/completions"
-    answer = httpx2.post(url, json=asked, timeout=SECONDS, **connection(url))
-    if answer.status_code != 200:
-        return None
-    try:
-        return [_only(place) for choice in answer.json()["choices"] for place in choice["prompt_logprobs"] if place]
-    except (ValueError, KeyError, TypeError, StopIteration):
-        return None
+    for prompt in PROMPTS:  # one after the other: a GPU rounds otherwise where a step holds other tokens as well
+        asked = {"model": model, "prompt": [prompt], "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        answer = httpx2.post(url, json=asked, timeout=SECONDS, **connection(url))
+        if answer.status_code != 200:
+            return None
+        try:
+            told += [_only(place) for place in answer.json()["choices"][0]["prompt_logprobs"] if place]
+        except (ValueError, LookupError, TypeError, StopIteration):
+            return None
+    return told
 
 
 def largest_difference(one: Sequence[float], other: Sequence[float]) -> float:
