@@ -1,0 +1,183 @@
+"""keepstate's server and benchmark on a GPU: how it starts, how fast it answers, how many episodes it plays.
+
+    python benchmarks/gpu/serving.py --base-model FOLDER --lora NAME=FOLDER ... --out FILE \
+        start 64x16 256x48 stop start stop              # the first start compiles, the second finds it compiled
+    python benchmarks/gpu/serving.py ... start:kv-cache-dtype=fp8 raw:64:mixed 64x16 stop
+
+Steps, in their order; each writes a line of JSON to --out when it is done, so that what a cut call measured is kept:
+
+    start[:OPTION ...]  `keepstate serve`, every OPTION (with commas between) a --vllm-arg; stages and cache
+    raw:N:WHO           N requests at once of 400 new tokens; WHO: base, an adapter, or mixed (all models in turn)
+    CxK                 `keepstate bench matrix` with K easy tasks a cell, C episodes at once, six turns of 400 tokens
+    stop                Ctrl-C
+
+Weights may be random (weights.py): then every episode goes to its last turn, and figures say nothing of scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+KEEPSTATE = [sys.executable, "-m", "keepstate"]
+TURNS, NEW_TOKENS = 6, 400
+_STAGE = re.compile(r" *([\d.]+) s  (.+)")
+_POOL = re.compile(r"KV cache size: ([\d,]+) tokens")
+
+
+class Bench:
+    """One server at a time, and what is measured on it."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.base, self.loras, self.out, self.port = given.base_model, given.lora, given.out, given.port
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[str] | None = None
+
+    def run(self, step: str) -> None:
+        """One step, and its line."""
+        began = time.monotonic()
+        figures = self._step(step) | {"step": step, "wall": round(time.monotonic() - began, 1)}
+        with self.out.open("a") as file:
+            print(json.dumps(figures), file=file)
+        print(json.dumps(figures), flush=True)
+
+    def _step(self, step: str) -> dict[str, Any]:
+        if step == "stop":
+            return self.stop()
+        if step.startswith("start"):
+            return self.start([option for option in step.partition(":")[2].split(",") if option])
+        if step.startswith("raw:"):
+            _, at_once, who = step.split(":")
+            return self._counted(lambda: asyncio.run(self._raw(int(at_once), who)))
+        at_once, count = map(int, step.split("x"))
+        return self._counted(lambda: self._matrix(at_once, count))
+
+    def start(self, options: list[str]) -> dict[str, Any]:
+        """The start's stages, and what vLLM says of its cache."""
+        words = [*KEEPSTATE, "serve", "--base-model", self.base, "--port", str(self.port)]
+        words += [word for lora in self.loras for word in ("--lora", lora)]
+        words += [word for option in options for word in ("--vllm-arg", option)]
+        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        assert self.process.stderr
+        said = []
+        for line in self.process.stderr:
+            said.append(line.rstrip())
+            print(said[-1], flush=True)
+            if "its log: " in line:
+                break
+        else:
+            sys.exit(f"it did not start: {self.process.wait()}")
+        log = Path(said[-1].partition("its log: ")[2]).read_text(errors="replace")
+        (self.out.parent / f"vllm-{int(time.time())}.log").write_text(log)
+        stages = {found[2]: float(found[1]) for line in said if (found := _STAGE.fullmatch(line))}
+        pool = _POOL.search(log)
+        return {"stages": stages, "pool_tokens": int(pool[1].replace(",", "")) if pool else None}
+
+    def stop(self) -> dict[str, Any]:
+        """As a user ends it."""
+        if self.process:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(60)
+        self.process = None
+        return {}
+
+    def _counted(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What the server counted meanwhile."""
+        before, began = self._counters(), time.monotonic()
+        figures = work()
+        seconds, after = time.monotonic() - began, self._counters()
+        grown = {name: after[name] - before.get(name, 0) for name in after}
+        requests = max(1, grown["vllm:time_to_first_token_seconds_count"])
+        queries, hits = grown["vllm:prefix_cache_queries_total"], grown["vllm:prefix_cache_hits_total"]
+        tokens = grown["vllm:generation_tokens_total"]
+        latency, count = "vllm:inter_token_latency_seconds_sum", "vllm:inter_token_latency_seconds_count"
+        return figures | {
+            "seconds": round(seconds, 1),
+            "output_tokens_per_second": round(tokens / seconds),
+            "ms_per_token": round(1000 * grown[latency] / max(1, grown[count]), 2),
+            "prefix_hits": round(hits / max(1, queries), 4),
+            "missed_tokens_per_request": round((queries - hits) / requests, 1),
+            "preemptions": grown["vllm:num_preemptions_total"],
+        }
+
+    def _counters(self) -> dict[str, float]:
+        found: dict[str, float] = defaultdict(float)
+        for line in httpx2.get(f"{self.url}/metrics", trust_env=False).text.splitlines():
+            if line.startswith("vllm:") and "_bucket" not in line:
+                name, _, value = line.rpartition(" ")
+                found[name.partition("{")[0]] += float(value)
+        return found
+
+    async def _raw(self, at_once: int, who: str) -> dict[str, Any]:
+        """Answers of a fixed length to different short prompts."""
+        names = ["base", *(lora.partition("=")[0] for lora in self.loras)] if who == "mixed" else [who]
+        rng = random.Random(at_once)
+
+        async def ask(client: httpx2.AsyncClient, number: int) -> None:
+            body = {
+                "model": names[number % len(names)],
+                "prompt": [rng.randrange(1000, 100_000) for _ in range(200)],
+                "max_tokens": NEW_TOKENS,
+                "temperature": 1.0,
+                "ignore_eos": True,
+            }
+            (await client.post(f"{self.url}/v1/completions", json=body, timeout=600)).raise_for_status()
+
+        async with httpx2.AsyncClient(trust_env=False, limits=httpx2.Limits(max_connections=None)) as client:
+            await asyncio.gather(*(ask(client, number) for number in range(at_once)))
+        return {}
+
+    def _matrix(self, at_once: int, count: int) -> dict[str, Any]:
+        """All cells of the server, `count` tasks each."""
+        with tempfile.TemporaryDirectory() as folder:
+            words = [*KEEPSTATE, "bench", "matrix", "--base-url", f"{self.url}/v1", "--difficulty", "easy"]
+            words += ["--turns", str(TURNS), "--max-tokens", str(NEW_TOKENS), "--temperature", "1.0"]
+            words += ["--count", str(count), "--concurrency", str(at_once), "--run", "speed"]
+            began = time.monotonic()
+            done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+            seconds = time.monotonic() - began
+            episodes = len(list(Path(folder).rglob("*.trace.json")))
+            if done.returncode:
+                print(done.stderr[-2000:], flush=True)
+        return {
+            "exit_code": done.returncode,
+            "episodes": episodes,
+            "episodes_per_minute": round(60 * episodes / seconds, 1),
+        }
+
+
+def main() -> None:
+    """Do the steps; whatever happens, no server is left."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base-model", required=True)
+    parser.add_argument("--lora", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--out", type=Path, default=Path("serving.jsonl"))
+    parser.add_argument("--port", type=int, default=8123)
+    parser.add_argument("steps", nargs="+")
+    given = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    bench = Bench(given)
+    try:
+        for step in given.steps:
+            bench.run(step)
+    finally:
+        bench.stop()
+
+
+if __name__ == "__main__":
+    main()
