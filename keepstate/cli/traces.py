@@ -142,9 +142,9 @@ def _behaviour(traces: list[Trace]) -> BehaviourFigures:
 
 
 def _print_behaviour(groups: list[tuple[str, str, str]], used: list[BehaviourFigures]) -> None:
-    table = Table("runtime", "tasks", "model", *(column.title for column in BEHAVIOUR_COLUMNS), box=box.SIMPLE)
-    for names, figures in zip(groups, used, strict=True):
-        table.add_row(*map(printable, (*names, *(column.text(figures) for column in BEHAVIOUR_COLUMNS))))
+    table = Table("behaviour", *(printable("\n".join(names)) for names in groups), box=box.SIMPLE)
+    for column in BEHAVIOUR_COLUMNS:
+        table.add_row(column.title, *(printable(column.text(figures)) for figures in used))
     _screen().print(table)
 
 

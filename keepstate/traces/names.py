@@ -10,6 +10,7 @@ else. A name that `exec`, `globals()` or a star import binds is not seen. Hostil
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -104,17 +105,15 @@ class _Scope:
 
     def visit(self, node: Any) -> None:
         """Take in a node of the tree, or several of them."""
-        if type(node) is list:
+        kind: Any = type(node)
+        if kind is list:
             for each in node:
                 self.visit(each)
-        elif isinstance(node, ast.AST) and type(node) is not ast.Constant:
-            special = _SPECIAL.get(type(node))
-            if special is not None:
-                special(self, node)
-            else:
-                for key in _ORDER.get(type(node), node._fields):
-                    if key not in _NO_NAMES:
-                        self.visit(getattr(node, key, None))
+        elif (special := _SPECIAL.get(kind)) is not None:
+            special(self, node)
+        elif isinstance(node, ast.AST):
+            for key in _fields(kind):
+                self.visit(getattr(node, key, None))
 
     def finish(self) -> None:
         """Walk the bodies of functions."""
@@ -246,12 +245,19 @@ _SPECIAL: dict[type[ast.AST], Callable[[_Scope, Any], None]] = {
     **dict.fromkeys((ast.Global, ast.Nonlocal), _Scope.declared),
 }
 _ORDER: dict[type[ast.AST], tuple[str, ...]] = {
+    ast.Constant: (),
     ast.Assign: ("value", "targets"),
     ast.NamedExpr: ("value", "target"),
     **dict.fromkeys((ast.For, ast.AsyncFor), ("iter", "target", "body", "orelse")),
 }
 """Fields of a node in the order in which they run, where that is not the order of the tree."""
 _NO_NAMES = frozenset({"ctx", "op", "ops", "attr", "arg", "type_comment", "kind", "conversion", "lineno"})
+
+
+@functools.cache
+def _fields(kind: type[ast.AST]) -> tuple[str, ...]:
+    """Fields in which names may stand, in the order in which they run."""
+    return tuple(key for key in _ORDER.get(kind, kind._fields) if key not in _NO_NAMES)
 
 
 def _walrus(node: _Comprehension) -> set[str]:
