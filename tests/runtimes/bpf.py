@@ -33,7 +33,12 @@ def decode(program: bytes | Sequence[Instruction]) -> list[Instruction]:
 
 
 def run(program: Sequence[Instruction], number: int, arch: int, arguments: Sequence[int] = ()) -> int:
-    """What the filter returns for one system call.
+    """What the filter returns for one system call."""
+    return traced(program, number, arch, arguments)[0]
+
+
+def traced(program: Sequence[Instruction], number: int, arch: int, arguments: Sequence[int] = ()) -> tuple[int, int]:
+    """What the filter returns for one system call, and after how many instructions.
 
     Args:
         program: Instructions.
@@ -45,8 +50,9 @@ def run(program: Sequence[Instruction], number: int, arch: int, arguments: Seque
     data = struct.pack("=IIQ6Q", number & _WORD, arch & _WORD, 0, *padded)
     accumulator = index = 0
     memory = [0] * 16
-    counter = 0
+    counter = steps = 0
     while counter < len(program):
+        steps += 1
         code, jump_true, jump_false, constant = program[counter]
         counter += 1
         operand = index if code & 0x08 else constant
@@ -63,7 +69,7 @@ def run(program: Sequence[Instruction], number: int, arch: int, arguments: Seque
             case 5:
                 counter += jump_true if _holds(code & 0xF0, accumulator, operand) else jump_false
             case 6:
-                return accumulator if code & 0x18 == 0x10 else constant
+                return (accumulator if code & 0x18 == 0x10 else constant), steps
             case 7:  # TAX, TXA
                 accumulator, index = (index, index) if code & 0x80 else (accumulator, accumulator)
     raise BadProgram("it ran past its end")

@@ -110,6 +110,9 @@ ERRORS = [
     ("async for at top level", "async for y in x: pass", "SyntaxError", "asyncio.run("),
     ("async comprehension", "[y async for y in x]", "SyntaxError", "asyncio.run("),
     ("await in a function", "def f():\n    await x", "SyntaxError", "asyncio.run("),
+    ("an end of iteration", "x = next(iter([]))", "StopIteration", "line 1"),
+    ("an end of iteration at the end", "x = 1\nnext(iter([]))", "StopIteration", "line 2"),
+    ("end in a repr", "class A:\n    def __repr__(self): next(iter([]))\nA()", "StopIteration", "line 2"),
     ("null byte", "x = 1\0", "SyntaxError", "null"),
 ]  # fmt: skip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import syscall_numbers as numbers
-from bpf import ACTION_MASK, ALLOW, ERRNO, KILL_PROCESS, check, decode, run
+from bpf import ACTION_MASK, ALLOW, ERRNO, KILL_PROCESS, check, decode, run, traced
 
 from keepstate.runtimes.sandbox.guest import syscalls
 from keepstate.runtimes.sandbox.guest.seccomp import Files, Instruction, build_filter, pack
@@ -124,6 +124,15 @@ def test_numbers_nobody_listed_are_refused(machine: str, files: Files) -> None:
     assert 50 < len(allowed) <= 131, "no more than the design's allow-list"
     forbidden = {pair[machine == "aarch64"] for group in NEVER for pair in group.values()}
     assert not forbidden & set(allowed)
+
+
+@each_machine
+@each_files
+def test_no_call_runs_through_the_whole_program(machine: str, files: Files) -> None:
+    """The kernel runs a new filter for every system call that there is, for every worker."""
+    program = program_of(machine, files)
+    steps = [traced(program, number, MACHINES[machine])[1] for number in range(512)]
+    assert max(steps) < 30 < len(program) / 5
 
 
 CLOCK_CALLS = ("clock_gettime", "clock_getres", "clock_nanosleep")

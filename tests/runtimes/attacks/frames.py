@@ -10,7 +10,7 @@ from __future__ import annotations
 from attacks import Attack
 
 _CHANNEL = """
-import gc, json
+import json, sys
 def is_open(number):
     try:
         os.get_inheritable(number)
@@ -18,8 +18,9 @@ def is_open(number):
     except OSError:
         return False
 fd = next(filter(is_open, range(3, 64)))
-def interpreter():
-    return next(o for o in gc.get_objects() if type(o).__name__ == "Interpreter")
+def interpreter(found=sys.stdout._sink.__self__):
+    assert type(found).__name__ == "Interpreter"
+    return found
 def step():
     return interpreter()._step
 def number():

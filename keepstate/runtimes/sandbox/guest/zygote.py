@@ -13,6 +13,8 @@ import os
 import signal
 import socket
 import sys
+from _signal import SIG_DFL  # type: ignore[import-not-found]  # `signal` without its enums: 60 pages of each worker
+from _signal import signal as set_signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,20 +43,21 @@ def main(folder: str, host: str, rung: str) -> Iterator[Action]:
     if rung != PROCESS:
         refusals.put_into_words()
     preload.load(without_files=rung != NAMESPACES)
-    gc.collect()
-    gc.freeze()
     try:
         confinement = prepare(rung, places)
     except (OSError, ValueError) as error:
         _answer(control, {"failed": getattr(error, "strerror", None) or str(error)})
         os._exit(1)
+    interpreter = Interpreter()
+    interpreter.rehearse()
+    gc.collect()
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # from here on the kernel reaps
     _answer(control, {"ready": True})
     os.dup2(0, 2)  # from here on an error is told over a connection
     while request := control.recv(4096):
-        worker = _spawn(control, confinement, json.loads(request))
-        if worker is not None:
-            return worker.serve()
+        if _spawn(control, confinement, interpreter, json.loads(request)):
+            return interpreter.serve()
     os._exit(0)
 
 
@@ -62,8 +65,8 @@ def _answer(control: socket.socket, message: dict[str, Any], descriptors: tuple[
     socket.send_fds(control, [json.dumps(message).encode()], descriptors)
 
 
-def _spawn(control: socket.socket, confinement: Confinement, request: dict[str, Any]) -> Interpreter | None:
-    """Fork a worker, and tell the host; returns an interpreter there and None here."""
+def _spawn(control: socket.socket, confinement: Confinement, interpreter: Interpreter, request: dict[str, Any]) -> bool:
+    """Fork a worker, and tell the host; returns whether this is the worker."""
     ours, theirs = socket.socketpair()
     try:
         pid = fork_worker(confinement)
@@ -73,22 +76,23 @@ def _spawn(control: socket.socket, confinement: Confinement, request: dict[str, 
         if pid == 0:
             control.detach()
             ours.detach()
-            return _work(theirs.detach(), confinement, request["memory_mib"])
+            _work(theirs.detach(), confinement, interpreter, request["memory_mib"])
+            return True
         process = os.pidfd_open(pid)
         _answer(control, {"id": request["id"]}, (ours.fileno(), process))
         os.close(process)
     ours.close()
     theirs.close()
-    return None
+    return False
 
 
-def _work(connection: int, confinement: Confinement, memory_mib: int) -> Interpreter:
+def _work(connection: int, confinement: Confinement, interpreter: Interpreter, memory_mib: int) -> None:
     """Become a worker, or end."""
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        set_signal(signal.SIGCHLD, SIG_DFL)
         _close_all_but(connection, confinement.ruleset)
         _open_own_null()
-        interpreter = Interpreter(connection)
+        interpreter.connect(connection)
         try:
             confine(confinement, memory_mib)
         except OSError as error:
@@ -96,7 +100,6 @@ def _work(connection: int, confinement: Confinement, memory_mib: int) -> Interpr
             os._exit(1)
     except BaseException:
         os._exit(1)
-    return interpreter
 
 
 def _open_own_null() -> None:
