@@ -1,5 +1,6 @@
 """Files and hashes that everything else stands on."""
 
+import errno
 import os
 import signal
 import stat
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keepstate.errors import UserError
 from keepstate.files import (
     ListHash,
     atomic_file,
@@ -26,6 +28,7 @@ from keepstate.files import (
     scratch_folder,
     write_atomic,
     write_json,
+    write_many,
 )
 
 TEXT = st.text(st.characters(codec=None))
@@ -177,3 +180,25 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     finally:
         os.close(reader)
     assert pipe.is_fifo()
+
+
+def test_many_files_are_written_as_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keepstate.files.WRITTEN_AT_ONCE", 2)
+    (tmp_path / "old").write_text("old")
+    files: list[tuple[Path, str | bytes]] = [(tmp_path / name, f"{name}\udcff") for name in ("new/a", "old", "b/c/d")]
+    assert write_many(iter(files)) == [path for path, _ in files]
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(path for path, _ in files)
+    assert all(path.read_text() == f"{path.relative_to(tmp_path)}\\udcff" for path, _ in files)
+
+
+def test_of_files_that_wait_together_none_appears_before_all_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_folder: Path) -> None:
+        assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == []
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr("keepstate.files._sync_disk", full)
+    with pytest.raises(UserError, match="no disk space left"):
+        write_many((tmp_path / name, name) for name in "abc")
+    assert list(tmp_path.iterdir()) == []

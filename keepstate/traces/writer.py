@@ -45,7 +45,7 @@ def write_trace(folder: Path, trace: Trace) -> Path:
     with suppress(OSError):  # a folder that cannot be written is explained by what follows
         verdict.unlink(missing_ok=True)
     write_atomic(path, trace_json(trace))
-    write_atomic(verdict, verdict_json(trace))
+    write_atomic(verdict, verdict_json(trace), durable=False)
     return path
 
 
