@@ -1,0 +1,197 @@
+"""Faults, tried for real: does a run that is killed again and again end with the tables of an undisturbed one?
+
+    python benchmarks/soak.py [--minutes 30] [--episodes 40] [--seed 0]
+
+Each round plays three cells (persistent, forget, react) of scripted episodes by `keepstate bench run` against a server
+that now and then refuses (429 and 503 with `Retry-After`), sends half a body, hangs up or never answers. The run is
+killed with SIGKILL at random points, and the server is stopped and started again; then the command is repeated, until
+it says that all is done. Checked: every figure of every episode but its seconds is that of a run without faults, no
+episode is missing or not graded, no unfinished file and no process is left. Prints a line a round; exit code 1 at the
+first difference. What it does not try: a full disk, a read-only folder, a clock that jumps (tests/play, tests/models).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+from harness import script
+from instant_server import Connection, completion, http
+
+from keepstate.bench.results import read_results
+from keepstate.files import TEMPORARY
+from keepstate.vocabulary import RuntimeName
+
+RUNTIMES = (RuntimeName.PERSISTENT, RuntimeName.FORGET, RuntimeName.REACT)
+FAULTS = {"429": 0.03, "503": 0.03, "half a body": 0.03, "hangs up": 0.03, "never answers": 0.0005}
+"""Share of requests with each fault."""
+LONGEST_LIFE_SECONDS = 12.0
+"""A run is killed within this time, if it has not ended."""
+MOST_ATTEMPTS = 200
+REFUSAL = b"HTTP/1.1 %s Busy\r\nRetry-After: 0\r\nContent-Length: 4\r\n\r\nbusy"
+
+
+class Faulty(Connection):
+    """Answers as `Connection` does, or with a fault."""
+
+    def _answer(self, body: bytes) -> bytes:
+        fault = random.choices([*FAULTS, None], [*FAULTS.values(), 1 - sum(FAULTS.values())])[0]
+        match fault:
+            case "429" | "503":
+                return REFUSAL % fault.encode()
+            case "half a body" | "hangs up":
+                whole = super()._answer(body)
+                self._transport.write(whole[: len(whole) // 2 if fault == "half a body" else 0])
+                self._transport.close()
+                return b""
+            case "never answers":
+                return b""
+        return super()._answer(body)
+
+
+async def serve(port: int, faulty: bool) -> None:
+    """Serve each runtime's script as a model of its name, until killed."""
+    scripts = {str(runtime): script(runtime) for runtime in RUNTIMES}
+    answers = {model: [completion(model, text) for text in texts] for model, texts in scripts.items()}
+    cards = [{"id": model, "object": "model", "created": 0} for model in scripts]
+    models = http(json.dumps({"object": "list", "data": cards}).encode())
+    kind = Faulty if faulty else Connection
+    server = await asyncio.get_running_loop().create_server(lambda: kind(answers, models), "127.0.0.1", port)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+class Server:
+    """The server as a process that can be killed and started again at its port."""
+
+    def __init__(self, faulty: bool) -> None:
+        self._faulty, self.port = faulty, 0
+        self.start()
+
+    def start(self) -> None:
+        """Start it."""
+        command = [sys.executable, __file__, "--serve", str(self.port), *(["--faulty"] if self._faulty else [])]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def kill(self) -> None:
+        """Kill it."""
+        self._process.kill()
+        self._process.wait()
+
+
+def configs(folder: Path, port: int, episodes: int) -> list[str]:
+    """Paths of the cells' configs."""
+    paths = []
+    for runtime in RUNTIMES:
+        values = {"name": str(runtime), "adapter": str(runtime), "runtime": str(runtime), "concurrency": 8}
+        values |= {"tasks": {"difficulty": "mini", "count": episodes}, "base_url": f"http://127.0.0.1:{port}/v1"}
+        paths.append(folder / f"{runtime}.yaml")
+        paths[-1].write_text(yaml.safe_dump(values))
+    return list(map(str, paths))
+
+
+def table(run: Path) -> dict[str, Any]:
+    """Every figure of every episode that is the same in every undisturbed run."""
+    kept = ("score", "solved", "steps", "prompt_tokens", "completion_tokens", "finish_reason", "errors")
+    figures: dict[str, Any] = {}
+    for cell in read_results(run):
+        figures[cell.name] = {"missing": cell.missing, "not graded": cell.not_graded, "unreadable": cell.unreadable}
+        for episode in cell.episodes:
+            figures[f"{cell.name} {episode.task}"] = {key: getattr(episode, key) for key in kept}
+    return figures
+
+
+def play(run: Path, paths: list[str], server: Server, dice: random.Random | None) -> Counter[str]:
+    """Repeat the command until all is done; kill it and the server at random points where there are dice."""
+    happened: Counter[str] = Counter()
+    command = [sys.executable, "-m", "keepstate", "bench", "run", *paths, "--run", str(run)]
+    for _ in range(MOST_ATTEMPTS):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            errors = process.communicate(timeout=dice.uniform(0.5, LONGEST_LIFE_SECONDS) if dice else None)[1]
+        except subprocess.TimeoutExpired:
+            if dice and dice.random() < 0.3:
+                happened["server stopped"] += 1
+                server.kill()
+                time.sleep(dice.uniform(0, 2))
+                server.start()
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            happened["killed"] += 1
+            continue
+        if process.returncode == 0:
+            return happened
+        happened[f"exit {process.returncode}"] += 1
+        if "Traceback" in errors:
+            raise SystemExit(f"a traceback:\n{errors}")
+    raise SystemExit(f"not done after {MOST_ATTEMPTS} attempts: {dict(happened)}")
+
+
+def left_behind(run: Path) -> list[str]:
+    """Unfinished files, and processes of a sandbox whose host is gone."""
+    left = [str(path) for path in run.rglob(f"*{TEMPORARY}")]
+    for entry in Path("/proc").glob("[0-9]*/status"):
+        try:
+            name, parent = entry.parent.joinpath("cmdline").read_bytes(), entry.read_text().split("PPid:\t")[1]
+        except (OSError, IndexError):
+            continue
+        if b"sandbox/guest" in name and parent.startswith("1\n") and entry.stat().st_uid == os.getuid():
+            left.append(f"process {entry.parent.name}")
+    return left
+
+
+def main() -> None:
+    """Play rounds until the time is over."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--episodes", type=int, default=40, help="of each of the three cells, in a round")
+    parser.add_argument("--seed", type=int, default=0, help="of the points in time at which is killed")
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--faulty", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve is not None:
+        asyncio.run(serve(options.serve, options.faulty))
+        return
+    dice, ends = random.Random(options.seed), time.monotonic() + 60 * options.minutes
+    with tempfile.TemporaryDirectory() as name:
+        folder, number = Path(name), 0
+        server = Server(faulty=False)
+        try:
+            play(folder / "undisturbed", configs(folder, server.port, options.episodes), server, None)
+            wanted = table(folder / "undisturbed")
+            server.kill()
+            server = Server(faulty=True)
+            paths = configs(folder, server.port, options.episodes)
+            while time.monotonic() < ends:
+                number += 1
+                run, started = folder / f"round-{number}", time.monotonic()
+                happened = play(run, paths, server, dice)
+                found = table(run)
+                differs = [key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)]
+                print(f"round {number}: {time.monotonic() - started:.0f} s, {dict(happened)}", flush=True)
+                left = left_behind(run)
+                if differs or left:
+                    for key in sorted(differs)[:5]:
+                        print(f"  {key}: {wanted.get(key)} undisturbed, {found.get(key)} here")
+                    raise SystemExit(f"{len(differs)} differences, left behind: {left}")
+        finally:
+            server.kill()
+    print(f"{number} rounds of {len(RUNTIMES) * options.episodes} episodes: all as undisturbed, nothing left behind")
+
+
+if __name__ == "__main__":
+    main()
