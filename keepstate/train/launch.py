@@ -111,8 +111,7 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
             done, replaces = None, True
             say(f"{other.message}\n  it makes way")
         if done is not None:
-            anew = "; --fresh replaces other trainings alone: to repeat this one, name another --out" if fresh else ""
-            say(f"{planned.output} is trained already from this config and data{anew}")
+            say(f"{planned.output} is trained already from this config and data: to repeat it, name another --out")
             return done
         return _train(planned, tracker, on_progress or (lambda _: None), say, fresh=replaces)
 

@@ -163,9 +163,9 @@ def test_a_finished_adapter_is_not_trained_again_and_what_makes_way_goes_whole(p
     model, out = Path(planned.config["base_model"]), planned.output
     said: list[str] = []
     assert train(LAPTOP, dataset=dataset, output=out, base_model=model, on_remark=said.append) == adapter
-    assert said[0].endswith("is trained already from this config and data")
+    assert said[0].endswith("is trained already from this config and data: to repeat it, name another --out")
     assert train(LAPTOP, dataset=dataset, output=out, base_model=model, fresh=True, on_remark=said.append) == adapter
-    assert said[1].endswith("to repeat this one, name another --out")
+    assert said[1] == said[0], "of a demo, which always replaces, nobody gave --fresh"
     write_checkpoint(out / "checkpoint-5")
     (out / PROGRESS).write_text('{"step": 5}\n')
     (out / LOG).touch()
