@@ -23,7 +23,7 @@ from keepstate.report.tables import comparison_notes, print_comparison
 @margin_option(MARGIN)
 @json_option
 def command(first: Path, second: Path, *, margin: float, as_json: bool) -> None:
-    """Compare FIRST with SECOND on the tasks they share: two cells (runs/NAME/CELL), or two runs cell by cell."""
+    """Compare FIRST with SECOND task by task: two cells (runs/NAME/CELL) of the same tasks, or two whole runs."""
     comparisons = compare_all(_pairs(read_results(first), read_results(second)), margin=margin)
     if as_json:
         found = [

@@ -82,6 +82,9 @@ class GroupEntry:
     """Of the successor study, where their cells are there."""
     repeats: tuple[Repeats, ...]
     """Several trainings or draws of one adapter taken together, and their differences."""
+    tied: tuple[tuple[str, ...], ...]
+    """Largest sets of cells, by label, of which no two differ below 5 % by the sign-flip test, adjusted by Holm for all
+    pairs of the group; repeats are averaged. A set of one is told apart from all others. Empty: nothing was tested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ def _group(group: CellGroup) -> GroupEntry:
         comparisons=tuple(map(comparison_entry, group.comparisons)),
         contrasts=group.contrasts,
         repeats=group.repeats,
+        tied=group.tied,
     )
 
 

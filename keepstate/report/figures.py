@@ -22,11 +22,16 @@ from keepstate.report.statistics import (
     ratio_of_means,
     share,
 )
+from keepstate.report.words import counted
 from keepstate.traces.behaviour import BehaviourFigures, behaviour_figures
 from keepstate.vocabulary import FinishReason
 
 MARGIN = 0.05
 """Differences in optimality below five points count as equivalent: the width that 100 tasks can resolve."""
+
+
+MOST_NAMED = 3
+"""Tasks named one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +176,25 @@ def shared_tasks(first: CellResult, second: CellResult) -> list[str]:
     return sorted(ours & theirs)
 
 
+def other_tasks(first: CellResult, second: CellResult) -> str:
+    """What of the tasks of `first` the second cell lacks and what it has beyond, by name; empty: they are the same."""
+    ours, theirs = ({content: name for name, content in cell.tasks.items()} for cell in (first, second))
+    parts = []
+    for words, names in (
+        ("lacks", [name for content, name in ours.items() if content not in theirs]),
+        ("has beyond", [name for content, name in theirs.items() if content not in ours]),
+    ):
+        if names:
+            shown = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
+            parts.append(f"{words} {counted(len(names), 'task')} ({shown})")
+    return " and ".join(parts)
+
+
 def compare_all(pairs: Iterable[tuple[CellResult, CellResult]], *, margin: float = MARGIN) -> tuple[Comparison, ...]:
     """Compare cells two and two, as one family of tests: each is adjusted for the number of all.
 
     Raises:
-        UserError: Two share no graded task.
+        UserError: As `compare_cells` has it.
     """
     found = [compare_cells(first, second, margin=margin) for first, second in pairs]
     adjusted = holm([comparison.optimality.p_different for comparison in found])
@@ -186,8 +205,13 @@ def compare_cells(first: CellResult, second: CellResult, *, margin: float = MARG
     """Compare two cells on the tasks they share, alone.
 
     Raises:
-        UserError: They share no graded task.
+        UserError: Their tasks are not the same, or none is graded in both.
     """
+    if other := other_tasks(first, second):
+        raise UserError(
+            f"{second.name} was not played on the tasks of {first.name}: it {other}",
+            f"play both on the same tasks; what each holds: keepstate report {first.folder.parent}",
+        )
     ours, theirs = first.by_task(), second.by_task()
     shared = shared_tasks(first, second)
     if not shared:

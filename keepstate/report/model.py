@@ -13,12 +13,14 @@ from keepstate.report.figures import (
     Comparison,
     cell_figures,
     compare_all,
+    other_tasks,
     references,
     shared_tasks,
 )
-from keepstate.report.pairs import arms_of, cell_pairs, compared_arms, settings_of
+from keepstate.report.pairs import alike, arms_of, cell_pairs, compared_arms, settings_of, swept
 from keepstate.report.repeats import Repeats, repeats_of
 from keepstate.report.sentences import different_tasks, headline, notes, what_can_be_shown
+from keepstate.report.ties import in_words, tied_sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class CellGroup:
     """Of the successor study, where their cells are there."""
     repeats: tuple[Repeats, ...]
     """Arms of several trainings or draws, and their differences."""
+    tied: tuple[tuple[str, ...], ...]
+    """Sets of cells that cannot be told apart, by label: see `keepstate.report.ties`."""
     headline: tuple[str, ...]
     shows: str
     """What so many tasks can show, and how many would show more."""
@@ -110,9 +114,13 @@ def _sharing_tasks(cells: Sequence[CellResult]) -> list[list[CellResult]]:
 def _group(cells: Sequence[CellResult], margin: float) -> CellGroup:
     figures = tuple(cell_figures(cell) for cell in cells)
     pairs = [pair for first, second in compared_arms(arms_of(cells)) for pair in cell_pairs(first, second)]
+    parts = [part for arm in arms_of(cells) for part in alike(arm)]
+    pairs += [pair for first, second in swept(parts) for pair in cell_pairs(first, second)]
     repeats = tuple(repeats_of(cells, margin))
-    comparisons = compare_all([pair for pair in pairs if shared_tasks(*pair)], margin=margin)
-    apart = [pair for pair in pairs if not shared_tasks(*pair)]
+    tied = tied_sets(cells)
+    same = [not other_tasks(*pair) and bool(shared_tasks(*pair)) for pair in pairs]
+    comparisons = compare_all([pair for pair, held in zip(pairs, same, strict=True) if held], margin=margin)
+    apart = [pair for pair, held in zip(pairs, same, strict=True) if not held]
     graded = {episode.task_hash for cell in cells for episode in cell.episodes}
     scores = {task: scores for cell in cells for task, scores in cell.references.items() if task in graded}
     reached = references(cells, graded)
@@ -126,7 +134,8 @@ def _group(cells: Sequence[CellResult], margin: float) -> CellGroup:
         comparisons=comparisons,
         contrasts=contrasts(cells),
         repeats=repeats,
-        headline=tuple(headline(figures, comparisons, apart, repeats)),
+        tied=tied,
+        headline=(*headline(figures, comparisons, apart, repeats), *filter(None, [in_words(tied)])),
         shows=what_can_be_shown(figures, comparisons, margin),
         notes=(*different_tasks(figures), *notes(figures)),
     )

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from keepstate.bench.results import CellResult, Fit
+from keepstate.files import content_hash
 from keepstate.vocabulary import RuntimeName
 
 Pair = tuple[CellResult, CellResult]
@@ -52,6 +54,28 @@ def training_of(cell: CellResult) -> object:
     """Which training of several a cell is of: its seed, or else the name of its model."""
     known = cell.trained_for and cell.trained_for.training
     return cell.trained_for.seed if known and cell.trained_for else cell.config.get("model")
+
+
+ALIKE = ("limits", "sampling", "context", "nothink", "prompt")
+"""What cells must share to repeat one another, beside their tasks."""
+
+
+def alike(arm: MeasuredArm) -> list[MeasuredArm]:
+    """The parts of an arm whose cells repeat one another: the same tasks under the same settings."""
+    parts: dict[str, list[CellResult]] = {}
+    for cell in arm.cells:
+        key = content_hash([sorted(set(cell.tasks.values())), [cell.config.get(key) for key in ALIKE]])
+        parts.setdefault(key, []).append(cell)
+    return [MeasuredArm(tuple(cells)) for cells in parts.values()]
+
+
+def swept(parts: Sequence[MeasuredArm]) -> Iterator[tuple[MeasuredArm, MeasuredArm]]:
+    """Every two parts of one arm that differ in one of the settings of a sweep, and in no other."""
+    for first, second in combinations(parts, 2):
+        if (first.adapter, first.runtime) == (second.adapter, second.runtime):
+            ours, theirs = settings_of(first.cells[0]), settings_of(second.cells[0])
+            if sum(ours[name] != theirs[name] for name in ours) == 1:
+                yield first, second
 
 
 def settings_of(cell: CellResult) -> dict[str, object]:
@@ -105,10 +129,14 @@ def _belong(first: MeasuredArm, second: MeasuredArm) -> bool:
 def cell_pairs(first: MeasuredArm, second: MeasuredArm) -> Iterator[Pair]:
     """The cells of two arms, two and two.
 
-    Seed by seed where both have the same seeds, of draws and of trainings; one adapter in two runtimes model by model
-    where both have the same models; else each with each.
+    Seed by seed where both have the same seeds, of draws and of trainings, and setting by setting likewise; one adapter
+    in two runtimes model by model where both have the same models; else each with each.
     """
-    keys: list[Callable[[CellResult], object]] = [lambda cell: cell.config.get("seed"), _training_seed]
+    keys: list[Callable[[CellResult], object]] = [
+        lambda cell: cell.config.get("seed"),
+        _training_seed,
+        *(lambda cell, name=name: settings_of(cell)[name] for name in settings_of(first.cells[0])),
+    ]
     if first.adapter == second.adapter:
         keys.append(lambda cell: cell.config.get("model"))
     same = [key for key in keys if {*map(key, first.cells)} == {*map(key, second.cells)}]

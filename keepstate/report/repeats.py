@@ -6,17 +6,16 @@ trainings differ from one another stands beside it, as a spread of its own: task
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, stdev, variance
 
 from keepstate.bench.results import CellResult
-from keepstate.report.pairs import MeasuredArm, arms_of, compared_arms, training_of
+from keepstate.report.figures import other_tasks
+from keepstate.report.pairs import MeasuredArm, alike, arms_of, compared_arms, settings_of, swept, training_of
 from keepstate.report.significance import paired_difference
 from keepstate.report.statistics import Estimate, bounded_mean
-
-ALIKE = ("limits", "sampling", "context", "nothink", "prompt")
-"""What cells must share to repeat one another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,8 @@ class Repeats:
     """The mean of each training, in the order of their seeds; of a difference, of each that has its like."""
     spread: float | None
     """Standard deviation of these; None of fewer than two."""
+    spread_of_draws: float | None
+    """Standard deviation of the means of several draws of one training, within trainings; None of fewer than two."""
 
 
 def repeats_of(cells: Sequence[CellResult], margin: float) -> Iterator[Repeats]:
@@ -48,55 +49,57 @@ def repeats_of(cells: Sequence[CellResult], margin: float) -> Iterator[Repeats]:
         cells: Of one group.
         margin: As `compare_cells` has it.
     """
-    arms = arms_of(cells)
-    usable = {id(arm): _scores(arm) for arm in arms if _alike(arm)}
+    arms = [part for arm in arms_of(cells) for part in alike(arm)]
+    usable = {id(arm): scores for arm in arms if (scores := scores_of(arm))}
     for arm in arms:
-        if len(arm.cells) > 1 and (scores := usable.get(id(arm))):
-            yield _alone(arm, scores)
-    for first, second in compared_arms(arms):
-        a, b = usable.get(id(first)), usable.get(id(second))
-        if max(len(first.cells), len(second.cells)) > 1 and a and b and (found := _apart(first, second, a, b, margin)):
+        if len(arm.cells) > 1 and (known := usable.get(id(arm))):
+            yield _alone(arm, known)
+    under_one = ((a, b) for a, b in compared_arms(arms) if settings_of(a.cells[0]) == settings_of(b.cells[0]))
+    for first, second in (*under_one, *swept(arms)):
+        ours, theirs = usable.get(id(first)), usable.get(id(second))
+        several = max(len(first.cells), len(second.cells)) > 1 and not other_tasks(first.cells[0], second.cells[0])
+        if several and ours and theirs and (found := _apart(first, second, ours, theirs, margin)):
             yield found
 
 
-Scores = Mapping[object, Mapping[str, float]]
-"""By training, then by content hash of the task: the mean over draws. All trainings have the same tasks."""
+Scores = Mapping[object, Mapping[object, Mapping[str, float]]]
+"""By training, by seed of the draw, by content hash of the task. All draws have the same tasks."""
 
 
-def _alike(arm: MeasuredArm) -> bool:
-    first = arm.cells[0]
-    return all(cell.config.get(key) == first.config.get(key) for cell in arm.cells for key in ALIKE)
-
-
-def _scores(arm: MeasuredArm) -> Scores | None:
+def scores_of(arm: MeasuredArm) -> Scores | None:
     """Scores on the tasks that are graded in every cell of an arm; None where there is none."""
-    by_cell = [(training_of(cell), cell.by_task()) for cell in arm.cells]
-    shared = sorted(set.intersection(*(set(tasks) for _, tasks in by_cell)))
-    trainings = sorted({training for training, _ in by_cell}, key=lambda found: (str(type(found)), found))
+    by_cell = [(training_of(cell), (cell.config["seed"], cell.name), cell.by_task()) for cell in arm.cells]
+    shared = sorted(set.intersection(*(set(tasks) for *_, tasks in by_cell)))
     if not shared:
         return None
-    return {
-        training: {task: fmean(tasks[task].score for of, tasks in by_cell if of == training) for task in shared}
-        for training in trainings
-    }
+    found: dict[object, dict[object, dict[str, float]]] = {}
+    for training, draw, tasks in sorted(by_cell, key=lambda each: (str(type(each[0])), each[0], each[1])):
+        draws = found.setdefault(training, {})
+        draws[draw if draw[0] in draws else draw[0]] = {task: tasks[task].score for task in shared}
+    return found
 
 
-def _over_trainings(scores: Scores, tasks: Sequence[str]) -> list[float]:
-    """What each task has on average."""
-    return [fmean(of[task] for of in scores.values()) for task in tasks]
+def over_repeats(scores: Scores) -> dict[str, float]:
+    """What each task has on average: over the draws of each training, then over these."""
+    trainings = [_over_draws(draws) for draws in scores.values()]
+    return {task: fmean(of[task] for of in trainings) for task in trainings[0]}
+
+
+def _over_draws(draws: Mapping[object, Mapping[str, float]]) -> dict[str, float]:
+    return {task: fmean(of[task] for of in draws.values()) for task in next(iter(draws.values()))}
 
 
 def _alone(arm: MeasuredArm, scores: Scores) -> Repeats:
-    tasks = list(next(iter(scores.values())))
-    optimality = bounded_mean(_over_trainings(scores, tasks))
+    optimality = bounded_mean([*over_repeats(scores).values()])
     assert optimality is not None
-    each = [fmean(of.values()) for of in scores.values()]
-    return _repeats(_label(arm), arm.cells, optimality, each, difference=False)
+    each = [[fmean(of.values()) for of in draws.values()] for draws in scores.values()]
+    return _repeats(label_of(arm), arm.cells, optimality, [fmean(of) for of in each], each, difference=False)
 
 
 def _apart(first: MeasuredArm, second: MeasuredArm, a: Scores, b: Scores, margin: float) -> Repeats | None:
-    tasks = sorted(next(iter(a.values())).keys() & next(iter(b.values())).keys())
-    paired = paired_difference(_over_trainings(a, tasks), _over_trainings(b, tasks), margin=margin)
+    ours, theirs = over_repeats(a), over_repeats(b)
+    tasks = sorted(ours.keys() & theirs.keys())
+    paired = paired_difference([ours[task] for task in tasks], [theirs[task] for task in tasks], margin=margin)
     if paired is None:
         return None
     if a.keys() == b.keys():
@@ -105,14 +108,26 @@ def _apart(first: MeasuredArm, second: MeasuredArm, a: Scores, b: Scores, margin
         like = [(one, other) for one in a.values() for other in b.values()]
     else:
         like = []
-    each = [fmean(one[task] - other[task] for task in tasks) for one, other in like]
-    label = f"{_label(first)} vs {_label(second)}"
-    return _repeats(label, (*first.cells, *second.cells), paired.difference, each, difference=True)
+    each = [fmean(_over_draws(one)[task] - _over_draws(other)[task] for task in tasks) for one, other in like]
+    draws = [
+        [fmean(one[draw][task] - other[draw][task] for task in tasks) for draw in one]
+        for one, other in like
+        if one.keys() == other.keys()
+    ]
+    label = f"{label_of(first)} vs {label_of(second)}"
+    return _repeats(label, (*first.cells, *second.cells), paired.difference, each, draws, difference=True)
 
 
 def _repeats(
-    label: str, cells: Sequence[CellResult], optimality: Estimate, each: Sequence[float], *, difference: bool
+    label: str,
+    cells: Sequence[CellResult],
+    optimality: Estimate,
+    each: Sequence[float],
+    draws: Sequence[Sequence[float]],
+    *,
+    difference: bool,
 ) -> Repeats:
+    within = [variance(of) for of in draws if len(of) > 1]
     return Repeats(
         label=label,
         cells=tuple(cell.name for cell in cells),
@@ -122,10 +137,13 @@ def _repeats(
         optimality=optimality,
         each_training=tuple(each),
         spread=stdev(each) if len(each) > 1 else None,
+        spread_of_draws=math.sqrt(fmean(within)) if within else None,
     )
 
 
-def _label(arm: MeasuredArm) -> str:
+def label_of(arm: MeasuredArm) -> str:
     """`persistent → forget`; of several adapters what their names share."""
     names = list(dict.fromkeys(cell.adapter for cell in arm.cells))
-    return f"{' / '.join(names)} → {arm.runtime}"
+    told = {cell.told_apart_by for cell in arm.cells}
+    settings = [words for words in next(iter(told)).split(", ") if all(words in other.split(", ") for other in told)]
+    return f"{' / '.join(names)} → {arm.runtime}" + (f" ({', '.join(settings)})" if any(settings) else "")

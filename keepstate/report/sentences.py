@@ -14,7 +14,7 @@ from typing import Any
 from keepstate.bench.results import CellResult, Fit
 from keepstate.files import content_hash
 from keepstate.report.behaviour import said_differences
-from keepstate.report.figures import CellFigures, Comparison
+from keepstate.report.figures import CellFigures, Comparison, other_tasks
 from keepstate.report.pairs import Pair
 from keepstate.report.repeats import Repeats
 from keepstate.report.significance import Conclusion, tasks_needed
@@ -46,9 +46,10 @@ def headline(
     yield from _over_trainings(repeats)
     for first, second in without:
         counts = " and ".join(counted(len(cell.by_task()), "task") for cell in (first, second))
-        yield (
-            f"Nothing can be said of {first.label} against {second.label}: no task is graded in both ({counts} graded)."
-        )
+        why = f"no task is graded in both ({counts} graded)"
+        if other := other_tasks(first, second):
+            why = f"their tasks are not the same, {second.label} {other}"
+        yield f"Nothing can be said of {first.label} against {second.label}: {why}."
     if not mismatches and not without and not one_for_all:
         yield (
             "In no runtime was an adapter run beside the one trained for that runtime, so nothing can be said of a"
@@ -286,11 +287,12 @@ def different_tasks(figures: Sequence[CellFigures]) -> Iterator[str]:
     planned = Counter(frozenset(figure.cell.tasks.values()) for figure in figures)
     if len(planned) > 1:
         usual = planned.most_common(1)[0][0]
-        others = [f.cell for f in figures if frozenset(f.cell.tasks.values()) != usual]
-        each = ", ".join(f"{cell.label} {len(set(cell.tasks.values()))}" for cell in others)
+        cells = [figure.cell for figure in figures]
+        first = next(cell for cell in cells if frozenset(cell.tasks.values()) == usual)
+        each = "; ".join(f"{cell.label} {other}" for cell in cells if (other := other_tasks(first, cell)))
         yield (
-            f"Not all cells have the same tasks (most {len(usual)}; {each}): a row is about its own tasks, a comparison"
-            " about those that both cells have."
+            f"Not all cells have the {counted(len(usual), 'task')} of {first.label}, and cells of other tasks are not"
+            f" compared: {each}."
         )
 
 

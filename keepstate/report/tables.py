@@ -95,7 +95,8 @@ has is left out."""
 
 REPEATS = (
     "Several trainings or draws taken together: the scores of a task are averaged first, so the interval over tasks is"
-    " that of n tasks; how far other trainings may lie off, the spread over trainings tells (a standard deviation)"
+    " that of n tasks; how far other trainings, or other draws of one, may lie off, the two"
+    " spreads tell (standard deviations)"
 )
 """What the table under `REPEATS_HEAD` holds."""
 
@@ -153,6 +154,7 @@ REPEATS_HEAD = (
     f"{MEASURE}, over tasks",
     "each training",
     "spread over trainings",
+    "spread over draws",
 )
 
 
@@ -182,6 +184,7 @@ def repeats_row(repeats: Repeats) -> tuple[str, ...]:
         points(repeats.optimality) if repeats.is_difference else percent(repeats.optimality),
         ", ".join(f"{100 * mean:{sign}.1f}" for mean in repeats.each_training) if several else NONE,
         plain(repeats.spread),
+        plain(repeats.spread_of_draws),
     )
 
 

@@ -10,11 +10,10 @@ from keepstate.agents.recorder import Recorder
 from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource
 from keepstate.bench.cells import make_cell
 from keepstate.errors import EpisodeFailure
-from keepstate.models.base import Reply, Sampling, TokenUsage
+from keepstate.models.base import Reply, TokenUsage
 from keepstate.models.scripted import ScriptedModel
 from keepstate.tasks.base import Task, Verdict
 from keepstate.traces import Trace, write_trace
-from keepstate.traces.record import Limits
 from keepstate.train.trained_for import TrainedFor
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
@@ -37,8 +36,8 @@ class Made:
 def made_trace(task: Task, config: BenchmarkConfig, made: Made) -> Trace:
     """A trace of `made`, noted by the real recorder."""
     model = ScriptedModel([], name=config.served_name)
-    model.sampling = Sampling()  # type: ignore[attr-defined]
-    recorder = Recorder(task, config.runtime, model, Limits().of(config.runtime), config.seed)
+    model.sampling = config.sampling  # type: ignore[attr-defined]
+    recorder = Recorder(task, config.runtime, model, config.limits, config.seed)
     recorder.rung = Rung.NONE if config.runtime is RuntimeName.REACT else Rung.NAMESPACES
     recorder.opened("system", "goal")
     for turn in range(made.steps):

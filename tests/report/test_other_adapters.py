@@ -190,3 +190,28 @@ def test_a_cell_of_an_earlier_version_is_what_its_name_says(
     del old["trained_for"]
     path.write_text(json.dumps(old))
     assert read_results(tmp_path)[0].trained_for == TrainedFor(runtimes=runtimes)
+
+
+def test_a_sweep_is_compared_where_all_else_is_equal_and_its_draws_are_no_tasks(tmp_path: Path) -> None:
+    for calls in (25, 80):
+        for draw in (0, 1):
+            cell(
+                tmp_path, "base", REACT, lambda i, by=calls / 800 - draw / 10: SCORES[i] - 0.1 + by, None,
+                name=f"c{calls}-{draw}", seed=draw, limits={"tool_calls": calls},
+            )  # fmt: skip
+    group = only_group(tmp_path)
+    assert [f.cell.told_apart_by for f in group.figures] == [
+        f"tool calls {calls}, seed {draw}" for calls in (25, 80) for draw in (0, 1)
+    ]
+    assert compared(group) == [
+        f"base → react (tool calls 25, seed {draw}) vs base → react (tool calls 80, seed {draw})" for draw in (0, 1)
+    ]
+    assert [repeats.label for repeats in group.repeats] == [
+        "base → react (tool calls 25)", "base → react (tool calls 80)",
+        "base → react (tool calls 25) vs base → react (tool calls 80)",
+    ]  # fmt: skip
+    for repeats in group.repeats[:2]:
+        assert (repeats.optimality.n, repeats.trainings, repeats.spread) == (6, 1, None)
+        assert repeats.spread_of_draws == pytest.approx(0.1 / 2**0.5)
+    assert group.repeats[2].spread_of_draws == pytest.approx(0)
+    assert group.repeats[2].optimality.value == pytest.approx(-55 / 800)

@@ -178,7 +178,7 @@ def test_cells_on_different_tasks_are_never_compared(run: Path) -> None:
     assert easy.headline[0].startswith("In no runtime was an adapter run beside the one trained for that runtime")
     assert easy.shows.startswith("Without a comparison, 4 tasks show nothing of a difference")
     cells = {cell.name: cell for cell in read_results(run)}
-    with pytest.raises(UserError, match="no task is graded in both"):
+    with pytest.raises(UserError, match="was not played on the tasks of"):
         compare_cells(cells["persistent-persistent-easy"], cells["persistent-persistent-mini"])
 
 
@@ -415,20 +415,27 @@ def test_repeats_of_a_task_are_averaged_and_count_once(tmp_path: Path) -> None:
     assert "12 graded episodes of 4 tasks: repeats of a task are averaged" in " ".join(result.stdout.split())
 
 
-def test_cells_with_more_and_fewer_of_the_same_tasks_are_compared_on_those_they_share(tmp_path: Path) -> None:
+def test_cells_of_other_tasks_are_not_compared_and_what_differs_is_named(tmp_path: Path) -> None:
     write_made_cell(tmp_path, "persistent", PERSISTENT, lambda _: Made(0.9), count=12)
-    write_made_cell(tmp_path, "forget", PERSISTENT, lambda _: Made(0.5), count=24)
-    report = make_report("r", read_results(tmp_path))
-    (group,) = report.groups
-    assert "12 to 24 tasks" in group.title
-    assert [(c.n, c.left_out) for c in group.comparisons] == [(12, 12)]
-    assert "cost 40.0 points of optimality" in group.headline[0]
-    assert "a row is about its own tasks, a comparison about those that both" in " ".join(group.notes)
-    assert "| 12 (12 left out) |" in markdown(report)
-    screen = io.StringIO()
-    print_comparison(group.comparisons[0], Console(file=screen, width=200))
-    assert "(12 tasks in common; 12 graded in one of the two only)" in screen.getvalue()
-    assert "!" not in screen.getvalue()
+    write_made_cell(tmp_path, "forget", PERSISTENT, lambda _: Made(0.5), count=14)
+    (group,) = make_report("r", read_results(tmp_path)).groups
+    assert "12 to 14 tasks" in group.title
+    assert group.comparisons == ()
+    names = ", ".join(
+        sorted(path.name.split(".")[0] for path in (tmp_path / "forget-persistent-mini").glob("*.trace.json"))[-2:]
+    )
+    assert group.headline[0] == (
+        "Nothing can be said of forget → persistent against persistent → persistent: their tasks are not the same,"
+        " persistent → persistent lacks 2 tasks (" + names + ")."
+    )
+    assert "cells of other tasks are not compared" in " ".join(group.notes)
+    cells = [str(tmp_path / f"{adapter}-persistent-mini") for adapter in ("persistent", "forget")]
+    refused = CliRunner().invoke(compare_command.command, cells)
+    assert isinstance(refused.exception, UserError)
+    assert refused.exception.message == (
+        "forget-persistent-mini was not played on the tasks of persistent-persistent-mini: it has beyond 2 tasks"
+        f" ({names})"
+    )
 
 
 def test_what_could_not_be_compared_is_said_as_it_is(tmp_path: Path) -> None:
