@@ -70,6 +70,24 @@ def check_server(base_url: str, *, dataset: Path | None = None) -> list[ServerRo
     return [*rows, *(checker.template(dataset) if dataset else ())]
 
 
+def applied_row(name: str, parent: str, most: float, noise: float) -> ServerRow:
+    """Whether an adapter is applied.
+
+    Args:
+        name: Of the adapter.
+        parent: Of its base model.
+        most: The largest difference of a log-probability between both.
+        noise: The same between two answers of the base: on a GPU others who ask at the same time change its rounding.
+    """
+    text = f"largest difference from {parent} {most:.3g}"
+    if most > max(ROUNDING, 2 * noise):
+        return ServerRow(f"{name}: applied", Standing.OK, text)
+    if noise > ROUNDING:
+        text += f", of {parent} from itself {noise:.3g}: check again while nobody else asks"
+        return ServerRow(f"{name}: applied", Standing.UNKNOWN, text)
+    return ServerRow(f"{name}: applied", Standing.WRONG, f"it changes nothing: {text}")
+
+
 class ServerChecker:
     """Asks one server.
 
@@ -108,15 +126,11 @@ class ServerChecker:
         parents = {name: parent for name, parent in parents.items() if parent in self.cards}
         unadapted = {parent: self._log_probs(parent) for parent in set(parents.values())}
         for name, parent in parents.items():
-            theirs, ours = unadapted[parent], self._log_probs(name)
-            if theirs is None or ours is None:
+            theirs, ours, again = unadapted[parent], self._log_probs(name), self._log_probs(parent)
+            if theirs is None or ours is None or again is None:
                 yield ServerRow(f"{name}: applied", Standing.UNKNOWN, "log-probabilities of a prompt are not told")
             else:
-                most = largest_difference(ours, theirs)
-                text = f"largest difference from {parent} {most:.3g} in {len(ours)} log-probabilities"
-                changes = most > ROUNDING
-                standing = Standing.OK if changes else Standing.WRONG
-                yield ServerRow(f"{name}: applied", standing, text if changes else f"it changes nothing: {text}")
+                yield applied_row(name, parent, largest_difference(ours, theirs), largest_difference(again, theirs))
             yield self._weights(name)
 
     def prefix_cache(self) -> ServerRow:

@@ -17,6 +17,7 @@ from keepstate.cli import cli
 from keepstate.dataset import BuildOptions, build_datasets
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
+from keepstate.serve.check import applied_row
 from keepstate.vocabulary import RuntimeName
 
 
@@ -104,6 +105,15 @@ def test_what_is_wrong_is_said_and_ends_with_1(vllm: Vllm, topic: str, words: st
     assert code == 1
     assert rows[topic][0] == "wrong"
     assert words in rows[topic][1]
+
+
+@pytest.mark.parametrize(
+    ("most", "noise", "standing"),
+    [(0.25, 0.0, "ok"), (16.0, 1.0, "ok"), (1.0, 1.0, "unknown"), (0.0, 0.0, "wrong"), (0.0, 0.5, "unknown")],
+)
+def test_rounding_under_load_is_no_adapter(most: float, noise: float, standing: str) -> None:
+    """Beside 64 other requests an H200's base differed from itself by 1.0."""
+    assert applied_row("persistent", "base", most, noise).standing == standing
 
 
 def test_thinking_that_is_off_only_where_it_is_asked_for_is_said() -> None:
