@@ -49,7 +49,6 @@ TWICE = {"ToolCallLimit", "ToolError"}
 """Classes that the sandbox's guest, which imports nothing of ours, has under the names that agents are told."""
 SHORT_WITH_ONE_IMPORTER = {
     "runtimes/sandbox/guest/preload.py": "what every interpreter has loaded: a list that grows by itself",
-    "traces/importing/harbor.py": "one format: each has a module of its own, and one line in the registry",
     "tasks/questions.py": "called by families outside the package",
     "models/scripted.py": "what tests and benchmarks drive the loop with, beside replays",
     "stages.py": "names of the pipeline, which the Makefile's help runs without an environment",

@@ -27,6 +27,9 @@ from keepstate.traces.summary import mean, seconds
 from keepstate.train.trained_for import TrainedFor, by_name
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
+PLAY = "keepstate bench matrix --difficulty easy"
+"""What makes results, for hints."""
+
 
 class Fit(StrEnum):
     """What training and runtime are to each other in a cell."""
@@ -189,11 +192,11 @@ def read_results(run: Path) -> list[CellResult]:
     Raises:
         UserError: There is no such folder, or it holds no cell.
     """
-    existing_folder(run, "results", "keepstate bench run --help")
+    existing_folder(run, "results", PLAY)
     files = [run / CELL_FILE] if (run / CELL_FILE).exists() else sorted(run.glob(f"*/{CELL_FILE}"))
     cells = [read_cell(path.parent) for path in files] or [_of_research(cell) for cell in research_cells(run)]
     if not cells:
-        raise UserError(f"no benchmark results in {run}", "run a benchmark first: keepstate bench run --help")
+        raise UserError(f"no benchmark results in {run}", f"run a benchmark first: {PLAY}")
     return sorted(cells, key=lambda c: (c.difficulty, c.runtime.place, c.training_order, c.name))
 
 

@@ -43,7 +43,7 @@ ALL = "all"
 
 
 @click.command("collect")
-@click.option("--tasks", "folder", type=PATH, required=True, help="Folder of task files.")
+@click.option("--tasks", "folder", type=PATH, help="Folder of task files. Needed.")
 @family_option()
 @click.option("--runtime", type=RuntimeType(ALL), default=ALL, show_default=True, help="To play in.")
 @click.option("--out", type=PATH, default=Path("data/traces"), show_default=True, help="Each runtime gets a subfolder.")
@@ -64,7 +64,7 @@ ALL = "all"
 @fresh_option
 def command(  # noqa: PLR0913 - one parameter an option
     *,
-    folder: Path,
+    folder: Path | None,
     runtime: str,
     out: Path,
     teacher: str,
@@ -89,6 +89,8 @@ def command(  # noqa: PLR0913 - one parameter an option
             "--base-url and --model belong to --teacher llm, which needs both",
             "e.g. --teacher llm --base-url http://127.0.0.1:8000/v1 --model base",
         )
+    if folder is None:
+        raise UserError("--tasks is missing: a folder of task files", "make some: keepstate tasks generate")
     limits, sampling = limits_of(options), sampling_of(options)
     budget = _budget(max_tokens_total, max_cost, price_in, price_out)
     served = ServedTeacher(base_url, model_name, sampling, retries, cache, budget) if base_url and model_name else None

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from keepstate.cli._options import PATH, RUNTIME
+from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import atomic_file
 from keepstate.traces.exporters import EXPORTERS, NOT_CARRIED
@@ -32,20 +33,22 @@ def command(
 
     What was imported before is not written twice. Exit 1 if something could not be read: it is named.
     """
-    left = Left(partial(click.echo, err=True), strip_empty_think)
     name = RuntimeName(runtime) if runtime else None
-    if form is None:
-        counts = import_traces(sources, name, left, out=out or Path(OUT))
-    elif out is None:
-        counts = export_traces(sources, name, left, form=form, file=sys.stdout.buffer)
-    elif out.is_dir():
+    if form and out and out.is_dir():
         raise UserError(f"{out} is a folder; with --to one file is written", f"name a file: --out {out / form}.jsonl")
-    else:
-        with atomic_file(out) as file:
-            counts = export_traces(sources, name, left, form=form, file=file)
-            if not counts:
-                left.report()
-                raise _nothing(sources, left)
+    with CountDisplay("reading files") as shown:
+        left = Left(shown.say, strip_empty_think)
+        read = partial(export_traces, sources, name, left, form=form or "", on_progress=shown)
+        if form is None:
+            counts = import_traces(sources, name, left, out=out or Path(OUT), on_progress=shown)
+        elif out is None:
+            counts = read(file=sys.stdout.buffer, on_progress=lambda _: None)  # a bar would stand among the rows
+        else:
+            with atomic_file(out) as file:
+                counts = read(file=file)
+                if not counts:
+                    left.report()
+                    raise _nothing(sources, left)
     left.report()
     if not counts and not left.bad:
         raise _nothing(sources, left)

@@ -95,7 +95,7 @@ def iter_conversations(path: Path, runtime: RuntimeName | None) -> Iterator[tupl
             yield place, BadTrace(Path(place), str(value))
             continue
         try:
-            found = iter([trace_of(value, own)]) if is_trace(value) else traces_of(value, runtime, place)
+            found = iter([trace_of(value, own)]) if is_trace(value) else traces_of(value, runtime, place, path)
             for trace in found:
                 yield place, BadTrace(Path(place), str(trace)) if isinstance(trace, TraceError) else trace
         except (TraceError, ValueError, RecursionError) as error:

@@ -16,6 +16,7 @@ import click
 import pytest
 
 from keepstate.cli import COMMANDS, cli
+from keepstate.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "keepstate").rglob("*.py"), *(ROOT / "train").glob("*.py")])
@@ -27,7 +28,7 @@ RAISES = ("UserError", "__init__")
 COMMAND = re.compile(r"\bkeepstate [a-z].*?(?=[;,)`]|\. | or | to |: |$|\bkeepstate )", re.DOTALL)
 """A command inside a message, to its end."""
 RAISED_BY = {
-    "bench": ["bench run", "bench matrix"],
+    "bench": ["bench run", "bench matrix", "bench regrade"],
     "dataset": ["dataset build", "dataset check", "dataset preview"],
     "report": ["report", "compare", "bench run"],
     "serve": ["serve"],
@@ -161,3 +162,20 @@ def test_a_wrong_hint_would_be_found() -> None:
     assert list(wrong_commands("keepstate train X --fast; keepstate dataset make; python -m keepstate.nothing")) != []
     assert len(list(wrong_commands("keepstate serve --fast; then keepstate dataset make"))) == 2
     assert stray_options("go on: keepstate train X --fresh, or name another: --out") == {"--out"}
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        (["traces", "collect"], "keepstate tasks generate"),
+        (["report", "nowhere"], "keepstate bench matrix --difficulty easy"),
+        (["compare", "nowhere", "nowhere"], "keepstate bench matrix --difficulty easy"),
+    ],
+)
+def test_what_is_missing_is_made_by_the_command_in_the_hint(
+    command: list[str], hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        cli(command, standalone_mode=False)
+    assert hint in caught.value.hint

@@ -234,6 +234,52 @@ def test_a_trajectory_in_a_file_named_as_a_trace_is_imported(tmp_path: Path) -> 
         assert (done.exit_code, "1 forget; 0 could not be read" in done.stderr) == (0, True), done.output
 
 
+@pytest.mark.parametrize(
+    ("beside", "score", "failure"),
+    [
+        ({}, None, None),
+        ({"result.json": {"verifier_result": {"rewards": {"reward": 0.5, "tests": 3}}}}, 0.5, None),
+        ({"result.json": {"verifier_result": {"rewards": {"tests": 1.0}}}}, 1.0, None),
+        ({"result.json": {"verifier_result": None}, "verifier/reward.txt": 0}, 0.0, None),
+        ({"verifier/reward.json": {"reward": 1}}, 1.0, None),
+        ({"result.json": {"exception_info": {"exception_type": "E", "exception_message": "m"}}}, None, "E: m"),
+        ({"result.json": {"verifier_result": {"rewards": {"reward": 7}}}}, None, None),
+    ],
+)
+def test_what_lies_beside_a_trajectory_of_harbors_grades_it(
+    beside: dict[str, Any], score: float | None, failure: str | None, tmp_path: Path
+) -> None:
+    trial = tmp_path / "trial"
+    (trial / "agent").mkdir(parents=True)
+    (trial / "verifier").mkdir()
+    (trial / "agent/trajectory.json").write_bytes((HERE / "harbor-0.26.0-text.json").read_bytes())
+    for name, told in beside.items():
+        named = {"task_name": "org/t", "trial_name": "t__1", **told} if name == "result.json" else told
+        (trial / name).write_text(json.dumps(named))
+    done = run(tmp_path, "--runtime", "forget", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    ((_, trace),) = iter_traces(tmp_path / "out")
+    assert isinstance(trace, Trace)
+    assert trace.verdict == (None if score is None else trace.verdict)
+    assert trace.verdict is None or (trace.verdict.score, trace.verdict.is_solved) == (score, score == 1)
+    assert (trace.failure and trace.failure.message) == failure
+    assert (trace.task.name == "harbor-org-t") == ("result.json" in beside)
+
+
+def test_what_the_user_says_after_the_last_answer_need_not_be_text() -> None:
+    image = {"role": "user", "content": [{"type": "image", "source": {"path": "x.png"}}]}
+    row = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, image]
+    (trace,) = traces_of(row, RuntimeName.REACT)
+    assert isinstance(trace, Trace)
+    assert texts(trace) == ["a", "b"]
+    assert "what the user says after the last answer, which is more than text" in trace.versions[NOT_CARRIED]
+    (bad,) = traces_of([*row, row[1]], RuntimeName.REACT)
+    assert "part of type image, which text cannot carry" in str(bad)
+    assert "this is an ATIF trajectory; step 1: source" in str(
+        next(traces_of({"schema_version": "ATIF-v1.8", "steps": [{"step_id": 1}]}, RuntimeName.REACT))
+    )
+
+
 def test_exports_of_harbor_hold_model_task_and_result() -> None:
     talk = [{"role": role, "content": text} for role, text in (("user", "u"), ("assistant", "a"))]
     row = {

@@ -12,7 +12,9 @@ from click.testing import CliRunner, Result
 
 from keepstate.cli import cli
 from keepstate.traces import TraceError, read_trace
+from keepstate.traces.importing.folders import Left, import_traces
 from keepstate.traces.importing.sources import iter_values
+from keepstate.vocabulary import RuntimeName
 
 ROWS: list[dict[str, Any]] = [{"n": n, "text": f"Straße {n} kostet 5 € \u2028 \U0001f378"} for n in range(3)]
 LINES = [json.dumps(row, ensure_ascii=False) for row in ROWS]
@@ -191,6 +193,14 @@ def test_one_reason_in_many_lines_is_not_said_a_thousand_times(tmp_path: Path) -
     assert done.exit_code == 1
 
 
+def test_one_reason_in_many_files_is_not_said_for_each(tmp_path: Path) -> None:
+    for number in range(12):
+        (tmp_path / f"x{number}.jsonl").write_text('{"prompt": "q", "completion": "a"}\n')
+    done = run(tmp_path, "--out", tmp_path / "out")
+    assert done.stderr.count("prompt and completion") == 6
+    assert "and 7 more: this is a row of prompt and completion" in done.stderr
+
+
 def test_another_format_goes_to_the_file_that_was_named(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(json.dumps(ROW))
     file = tmp_path / "deep/out.jsonl"
@@ -223,3 +233,12 @@ def test_two_imports_into_one_folder_lose_nothing(tmp_path: Path) -> None:
         imports.append(subprocess.Popen([sys.executable, "-c", "from keepstate.cli import main; main()", *words]))
     assert [each.wait() for each in imports] == [0, 0]
     assert len(list((tmp_path / "out").rglob("*.trace.json"))) == 120
+
+
+def test_an_import_says_which_file_it_is_at(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"x{number}.jsonl").write_text(json.dumps(ROW))
+    seen: list[tuple[int, int]] = []
+    left = Left(lambda _: None)
+    import_traces([tmp_path], RuntimeName.PERSISTENT, left, out=tmp_path / "out", on_progress=seen.append)
+    assert seen == [(0, 3), (1, 3), (2, 3)]

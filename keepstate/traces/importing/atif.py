@@ -137,7 +137,7 @@ def _ours(told: Told, agent: Mapping[str, Any], extra: Mapping[str, Any]) -> Non
     if not str(agent.get("name", "")).startswith("keepstate-"):
         if extra:
             told.lost.add("key extra")
-        told.lost.add("verdict, task and limits, which a trajectory does not tell")
+        told.lost.add("limits, and task and verdict where none lie beside it, which a trajectory does not tell")
         return
     try:
         runtime = mapping(agent.get("extra")).get("runtime")

@@ -111,7 +111,13 @@ def talk_trace(told: Told, runtime: RuntimeName | None, place: str = "") -> Trac
         raise UserError(f"{place}: {told.source} do not tell the runtime", f"add --runtime {'|'.join(RuntimeName)}")
     talk = _Talk(runtime)
     for number, message in enumerate(told.messages):
-        talk.add(number, message)
+        try:
+            talk.add(number, message)
+        except TraceError:
+            if not all(map(_asks, told.messages[number:])):
+                raise
+            talk.lost.add("what the user says after the last answer, which is more than text")
+            break
     talk.end()
     if not any(message["role"] == "assistant" for message in talk.messages):
         raise TraceError("nobody answers in it")
@@ -293,7 +299,7 @@ class _Talk:
             raise TraceError(f"message {number} holds a JSON {type(content).__name__} where its text is due")
         texts = []
         for part in content:
-            kind = str(part.get("type", "text")) if isinstance(part, Mapping) else "text"
+            kind = _kind(part)
             text = part.get("text") if isinstance(part, Mapping) else part
             if kind in THOUGHTS:
                 self.lost.add(f"parts of type {kind}")
@@ -323,6 +329,18 @@ class _Talk:
             observation=after["content"] if after and after["role"] == "user" else None,
             token_usage=TokenUsage(),
         )
+
+
+def _asks(row: Any) -> bool:
+    """Whether a message is the user's own, in parts: if no answer follows, nothing is trained of it."""
+    if not isinstance(row, Mapping) or row.get("role") != "user" or row.keys() - {"role", "content"}:
+        return False
+    parts = row.get("content")
+    return isinstance(parts, list) and bool(parts) and all(_kind(part) not in CALL_PARTS for part in parts)
+
+
+def _kind(part: Any) -> str:
+    return str(part.get("type", "text")) if isinstance(part, Mapping) else "text"
 
 
 def _tells_of_failure(row: Mapping[str, Any]) -> bool:

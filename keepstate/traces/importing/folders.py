@@ -46,24 +46,24 @@ class Left:
     thinking: int = 0
     """Traces that hold such blocks, where they are not left out."""
     bad: int = 0
-    reasons: dict[tuple[str, str], int] = field(default_factory=dict)
-    """How often each reason was met in each file."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """How often each was met, its numbers left out."""
     lost: Counter[str] = field(default_factory=Counter)
     passed: list[str] = field(default_factory=list)
 
     def name(self, place: str, reason: str) -> None:
-        """Count a place that could not be read, and name it unless others of its file were named for the same."""
+        """Count a place that could not be read, and name it unless others were named for the same."""
         self.bad += 1
-        key = (re.sub(r":\d+( item \d+)?$", "", place), re.sub(r"\d+", "N", reason))
-        self.reasons[key] = self.reasons.get(key, 0) + 1
+        key = re.sub(r"\d+", "N", reason)
+        self.reasons[key] += 1
         if self.reasons[key] <= NAMED:
             self.say(printable(f"{place}: {reason}"))
 
     def report(self) -> None:
         """Say the rest."""
-        for (path, reason), count in self.reasons.items():
+        for reason, count in self.reasons.items():
             if count > NAMED:
-                self.say(printable(f"{path}: and {count - NAMED} more: {reason}"))
+                self.say(printable(f"and {count - NAMED} more: {reason}"))
         for what in self.passed[:NAMED]:
             self.say(printable(f"passed over: {what}"))
         if len(self.passed) > NAMED:
@@ -74,7 +74,18 @@ class Left:
             self.say(f"empty think blocks before answers in {self.thinking}: --strip-empty-think takes them off")
 
 
-def import_traces(sources: Iterable[Path], runtime: RuntimeName | None, left: Left, *, out: Path) -> Counter[str]:
+Progress = Callable[[tuple[int, int]], None]
+"""Called before each file with how many were read, and how many there are in this source."""
+
+
+def import_traces(
+    sources: Iterable[Path],
+    runtime: RuntimeName | None,
+    left: Left,
+    *,
+    out: Path,
+    on_progress: Progress = lambda _: None,
+) -> Counter[str]:
     """Write the traces of `sources` to `<out>/<runtime>/`; what was imported before is not written twice.
 
     Two imports into one folder would take the same free names: the second waits for the first.
@@ -84,6 +95,7 @@ def import_traces(sources: Iterable[Path], runtime: RuntimeName | None, left: Le
         runtime: Of rows, which do not tell.
         left: Takes what does not come through.
         out: Made where it is missing, unless nothing is to be written.
+        on_progress: See `Progress`.
 
     Returns:
         How many traces came, by runtime, those that lie there already among them.
@@ -91,7 +103,7 @@ def import_traces(sources: Iterable[Path], runtime: RuntimeName | None, left: Le
     Raises:
         UserError: A source cannot be read, a row's runtime is not known, or `out` cannot be written.
     """
-    traces = _good(_read(sources, runtime, left), left)
+    traces = _good(_read(sources, runtime, left, on_progress), left)
     counts: Counter[str] = Counter()
     numbers: dict[str, int] = {}
     first = next(traces, None)
@@ -106,14 +118,20 @@ def import_traces(sources: Iterable[Path], runtime: RuntimeName | None, left: Le
 
 
 def export_traces(
-    sources: Iterable[Path], runtime: RuntimeName | None, left: Left, *, form: str, file: IO[bytes]
+    sources: Iterable[Path],
+    runtime: RuntimeName | None,
+    left: Left,
+    *,
+    form: str,
+    file: IO[bytes],
+    on_progress: Progress = lambda _: None,
 ) -> Counter[str]:
     """Write the traces of `sources` to `file` instead, a row a line in the format `form` of `EXPORTERS`.
 
     Returns and raises as `import_traces`.
     """
     counts: Counter[str] = Counter()
-    for trace in _good(_read(sources, runtime, left), left):
+    for trace in _good(_read(sources, runtime, left, on_progress), left):
         file.write(json.dumps(EXPORTERS[form](trace), allow_nan=False).encode() + b"\n")
         counts[str(trace.runtime)] += 1
     return counts
@@ -134,13 +152,17 @@ def _good(found: Iterator[tuple[str, Trace | BadTrace]], left: Left) -> Iterator
             yield trace
 
 
-def _read(sources: Iterable[Path], runtime: RuntimeName | None, left: Left) -> Iterator[tuple[str, Trace | BadTrace]]:
+def _read(
+    sources: Iterable[Path], runtime: RuntimeName | None, left: Left, on_progress: Progress
+) -> Iterator[tuple[str, Trace | BadTrace]]:
     """Every trace of every source, with its place."""
     for source in sources:
         if source.is_dir():
-            for path, trace in iter_traces(source):
+            for path, trace in iter_traces(source, on_progress=on_progress):
                 yield from _trace(path, trace, runtime)
-            for path in sorted(source.rglob("*")):
+            paths = sorted(source.rglob("*"))
+            for number, path in enumerate(paths):
+                on_progress((number, len(paths)))
                 yield from _beside_traces(path, runtime, left)
         elif source.name.endswith(TRACE_SUFFIX):
             yield from _trace(source, _one(source), runtime)

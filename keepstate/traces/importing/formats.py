@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from keepstate.traces.importing import Told, atif, conversations, harbor, inspect_logs, smolagents, verifiers
@@ -86,13 +87,16 @@ def format_of(value: Any) -> Format | None:
     return next((each for each in FORMATS if each.known(value)), None)
 
 
-def traces_of(value: Any, runtime: RuntimeName | None, place: str = "") -> Iterator[Trace | TraceError]:
+def traces_of(
+    value: Any, runtime: RuntimeName | None, place: str = "", path: Path | None = None
+) -> Iterator[Trace | TraceError]:
     """Every episode in a value as a trace; a `TraceError` in place of one that is none.
 
     Args:
         value: Of JSON.
         runtime: Where the agent acted, of a format that does not tell.
         place: Where it comes from, recorded in each trace.
+        path: The file that it comes from: other files around it may tell more.
 
     Raises:
         TraceError: It is of no format that is read; the message names what it is.
@@ -103,9 +107,13 @@ def traces_of(value: Any, runtime: RuntimeName | None, place: str = "") -> Itera
         raise TraceError(foreign(value) or _unknown(value))
     for part in found.parts(value):
         try:
-            yield talk_trace(found.told_of(part), runtime, place)
+            told = found.told_of(part)
+            if path is not None and found.known is atif.is_trajectory and told.verdict is None:
+                harbor.add_result(told, path)
+            yield talk_trace(told, runtime, place)
         except TraceError as error:
-            yield error
+            named = found.known is not conversations.is_row and not str(error).startswith("this is")
+            yield TraceError(f"this is {found.name}; {error}") if named else error
         except MISBUILT as error:
             yield TraceError(f"this is {found.name}, and not built as one: {type(error).__name__}: {error}")
 

@@ -1,15 +1,18 @@
-"""Rows that harbor exports of its trials (`harbor traces export`): `conversations` with agent, model, task and result.
+"""What harbor writes: the result of a trial, beside its trajectory, and the rows that it exports of its trials.
 
-Each row is one answer with all before it, so a trial of ten answers is ten rows, each the beginning of the next. Calls
-and thoughts are texts in it; the trials' own trajectories (`agent/trajectory.json`, see `atif`) keep them apart.
+A trial's folder holds `agent/trajectory.json` (see `atif`), `result.json` and what its verifier wrote. The export
+(`harbor traces export`) is `conversations` with agent, model, task and result: each row is one answer with all before
+it, so a trial of ten answers is ten rows, each the beginning of the next, and calls and thoughts are texts in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from keepstate.traces.importing import UNKNOWN, Told, file_word, graded
+from keepstate.files import parse_json
+from keepstate.traces.importing import UNKNOWN, Told, file_word, graded, mapping
 from keepstate.vocabulary import FinishReason
 
 KEYS = frozenset({"conversations", "agent", "trial_name", "run_id", "episode"})
@@ -35,3 +38,32 @@ def told_of(row: Mapping[str, Any]) -> Told:
     except (TypeError, ValueError):
         told.finish, told.errors = FinishReason.FAILED, [str(result)]
     return told
+
+
+def add_result(told: Told, trajectory: Path) -> None:
+    """Tell task and verdict of a trajectory by what lies around it in the trial's folder; nothing where none does."""
+    trial = trajectory.parent.parent if trajectory.parent.name == "agent" else trajectory.parent
+    result = mapping(_json(trial / "result.json"))
+    if not {"task_name", "trial_name"} <= result.keys():
+        result = {}
+    rewards = mapping(mapping(result.get("verifier_result")).get("rewards"))
+    rewards = rewards or mapping(_json(trial / "verifier/reward.json"))
+    if not rewards and isinstance(alone := _json(trial / "verifier/reward.txt"), int | float):
+        rewards = {"reward": alone}
+    if not result and not rewards:
+        return
+    if isinstance(name := result.get("task_name"), str) and name:
+        told.task_id, told.name, told.family = name, file_word(name.replace("/", "-")), "harbor"
+    score = next(iter(rewards.values())) if len(rewards) == 1 else rewards.get("reward")
+    told.verdict = graded(score, told.lost, {key: value for key, value in rewards.items() if value is not score})
+    if told.verdict is None and (error := mapping(result.get("exception_info"))):
+        told.finish = FinishReason.FAILED
+        told.errors = [f"{error.get('exception_type')}: {error.get('exception_message')}"]
+
+
+def _json(path: Path) -> Any:
+    """The JSON value in a file; None where there is none."""
+    try:
+        return parse_json(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
