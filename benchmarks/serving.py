@@ -8,8 +8,8 @@ requests at once (base, an adapter, all mixed) and of reading prompts, with the 
 recomputed in a second turn; and whether the base answers in a mixed batch as it does alone. A server takes 3.5 GiB.
 
 Variants: `keepstate` as we start it; `vllm` without our plugin, thread binding and block size; and ours with one thing
-changed: `one-thread`, `bound` (threads to cores), `block-128`, `in-parts` (prompts of more than 2,048 tokens), `iomp`,
-`tcmalloc` (name the library in TCMALLOC).
+changed: `one-thread`, `bound` (threads to cores), `block-128`, `in-parts` (prompts of more than 2,048 tokens), `dynamo`
+(torch may compile what vLLM marks for it), `iomp`, `tcmalloc` (name the library in TCMALLOC).
 """
 
 from __future__ import annotations
@@ -41,23 +41,21 @@ QUESTION = "What is the capital of France?"
 PROMPT = "item_0a1b2c3d4e5f weight 12 value 55 class K. " * 30
 PAUSE = 1.5
 """Seconds: vLLM's own processes spin for one after their last request, on a core that the next server is to have."""
-VARIANTS = ("keepstate", "vllm", "one-thread", "bound", "block-128", "in-parts", "iomp", "tcmalloc")
+VARIANTS = ("keepstate", "vllm", "one-thread", "bound", "block-128", "in-parts", "dynamo", "iomp", "tcmalloc")
 
 
 def variant_environment(variant: str, python: Path) -> dict[str, str]:
     """What a variant changes in the server's environment."""
-    match variant:
-        case "vllm":
-            return {"VLLM_PLUGINS": "none", "VLLM_CPU_OMP_THREADS_BIND": "auto"}
-        case "one-thread":
-            return {"OMP_NUM_THREADS": "1"}
-        case "bound":
-            return {"VLLM_CPU_OMP_THREADS_BIND": "auto"}
-        case "iomp":
-            return {"LD_PRELOAD": str(python.parents[1] / "lib" / "libiomp5.so")}
-        case "tcmalloc":
-            return {"LD_PRELOAD": os.environ["TCMALLOC"]}
-    return {}
+    if variant == "tcmalloc":
+        return {"LD_PRELOAD": os.environ["TCMALLOC"]}
+    changed = {
+        "vllm": {"VLLM_PLUGINS": "none", "VLLM_CPU_OMP_THREADS_BIND": "auto"},
+        "one-thread": {"OMP_NUM_THREADS": "1"},
+        "bound": {"VLLM_CPU_OMP_THREADS_BIND": "auto"},
+        "dynamo": {"TORCHDYNAMO_DISABLE": "0"},
+        "iomp": {"LD_PRELOAD": str(python.parents[1] / "lib" / "libiomp5.so")},
+    }
+    return changed.get(variant, {})
 
 
 @contextmanager

@@ -11,12 +11,15 @@ from keepstate.setup import environments
 
 STAGES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"non-default args"), "reading the configuration"),
+    (re.compile(r"Resolved architecture"), "starting the engine's process"),
     (re.compile(r"Initializing a V1 LLM engine"), "starting the engine"),
-    (re.compile(r"Starting to load model"), "loading the weights"),
+    (re.compile(r"Starting to load model|Loading model from scratch"), "loading the weights"),
     (re.compile(r"Loading weights took"), "preparing the model"),
     (re.compile(r"Dynamo bytecode transform|Compiling a graph"), "compiling the model"),
+    (re.compile(r"torch.compile took"), "measuring the memory"),
     (re.compile(r"KV cache size: (?P<detail>[\d,]+ tokens)"), "cache of"),
     (re.compile(r"Capturing CUDA graph"), "capturing CUDA graphs"),
+    (re.compile(r"Graph capturing finished"), "warming up"),
     (re.compile(r"Loaded new LoRA adapter: name '(?P<detail>[^']+)'"), "loaded adapter"),
     (re.compile(r"Application startup complete"), "checking the answers"),
 )
