@@ -82,8 +82,9 @@ def command(planned: ServingPlan, python: Path) -> list[str]:
 def graph_sizes(planned: ServingPlan) -> list[int]:
     """Of the CUDA graphs that the planned load needs: up to twice the answers at once, as vLLM has it (a step that also
     reads prompts has more tokens than answers)."""
-    most = 2 * int(planned.argument("max-num-seqs") or SEQUENCES)
-    return [size for size in GRAPH_SIZES if size <= most]
+    told = planned.argument("max-num-seqs") or ""
+    sequences = int(told) if told.isdecimal() else SEQUENCES  # vLLM says itself what is no number
+    return [size for size in GRAPH_SIZES if size <= 2 * sequences]
 
 
 def own_environment(planned: ServingPlan) -> dict[str, str]:

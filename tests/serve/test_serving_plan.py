@@ -288,7 +288,13 @@ def test_other_machines_ask_with_a_key_only(model: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "sizes"),
-    [([], 23), (["max-num-seqs=4"], 4), (["max-num-seqs=1"], 2), (["compilation-config={}"], 0)],
+    [
+        ([], 23),
+        (["max-num-seqs=4"], 4),
+        (["max-num-seqs=1"], 2),
+        (["max-num-seqs=many"], 23),
+        (["compilation-config={}"], 0),
+    ],
 )
 def test_graphs_are_made_for_the_answers_at_once(
     given: list[str], sizes: int, model: Path, monkeypatch: pytest.MonkeyPatch
