@@ -46,9 +46,9 @@ doctor: setup ## what this machine can do, what is missing and the command that 
 test: test-core test-loop ## every test, with the set-up it needs
 test-core: setup-dev ## tests of the core environment (five minutes)
 	$(CORE) -m pytest -m "not e2e and not train_env and not serve_env and not gpu"
-# Two at once: half of each is one processor that loads packages. What shares a server or a demo stays together.
+# One after another (-n 0): each takes every processor and GiB of memory.
 test-loop: setup-dev setup-train setup-serve ## tests that train and serve for real
-	$(CORE) -m pytest -n 2 --dist loadfile -m "e2e or train_env or serve_env"
+	$(CORE) -m pytest -n 0 -m "e2e or train_env or serve_env"
 lint: setup-dev ## ruff and mypy
 	$(CORE) -m ruff check .
 	$(CORE) -m ruff format --check .

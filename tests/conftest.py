@@ -9,12 +9,16 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from keepstate.machine import cores
 from keepstate.tasks import families
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; what they start inherits it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")  # how long an example takes says how busy the machine is
 
 MOST_WORKERS = 4
 """More would start more sandboxes and servers at once than tests that watch a clock stand."""

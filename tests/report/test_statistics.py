@@ -254,7 +254,7 @@ def test_tasks_needed_at_the_edges() -> None:
     assert one.tasks_needed == 59
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=30))
 def test_intervals_hold_the_mean_and_stay_in_bounds(scores: list[float]) -> None:
     made = bounded_mean(scores)

@@ -63,14 +63,13 @@ def read(chunks: list[bytes]) -> tuple[list[dict[str, Any]], bool]:
 
 
 @given(st.lists(MESSAGES, max_size=4), st.lists(st.integers(0, 40), max_size=20))
-@settings(deadline=None)
 def test_frames_arrive_whole_whatever_the_pieces(messages: list[dict[str, Any]], cuts: list[int]) -> None:
     stream = b"".join(map(encode, messages))
     assert read(pieces(stream, cuts)) == (messages, False)
 
 
 @given(st.lists(HOSTILE, max_size=5), st.lists(st.integers(0, 40), max_size=20))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_hostile_bytes_never_raise_another_error(parts: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(parts)
     in_pieces = read(pieces(stream, cuts))
@@ -79,7 +78,7 @@ def test_hostile_bytes_never_raise_another_error(parts: list[bytes], cuts: list[
 
 
 @given(st.binary(max_size=300) | st.lists(TOKENS, max_size=30).map(lambda parts: "".join(parts).encode("latin-1")))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_what_is_decoded_is_finite_json(payload: bytes) -> None:
     try:
         message = decode(payload)
@@ -91,7 +90,6 @@ def test_what_is_decoded_is_finite_json(payload: bytes) -> None:
 
 
 @given(MESSAGES)
-@settings(deadline=None)
 def test_both_sides_write_the_same_format(message: dict[str, Any]) -> None:
     assert decode(wire.encode(message)[4:]) == message == decode(encode(message)[4:])
 

@@ -103,7 +103,7 @@ async def _play(pid: int, stream: bytes) -> tuple[BlockResult | Exception | None
 
 
 @given(st.lists(FRAMES, max_size=6))
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_frames_are_survived(victim: int, messages: list[dict[str, Any]]) -> None:
     stream = b"".join(map(frames.encode, messages))
     outcome, environment, wire = asyncio.run(_play(victim, stream))
@@ -118,7 +118,7 @@ def test_any_frames_are_survived(victim: int, messages: list[dict[str, Any]]) ->
 
 
 @given(st.binary(max_size=400))
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_survived(victim: int, stream: bytes) -> None:
     outcome, environment, _ = asyncio.run(_play(victim, stream))
     assert outcome is None or isinstance(outcome, WorkerLost)

@@ -45,7 +45,7 @@ def split(task: Task) -> tuple[list[str], list[str]]:
 
 
 @given(ITEMS, st.integers(0, 90), st.integers(0, 9))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_solver_agrees_with_trying_everything(items: list[tuple[int, int]], capacity: int, count: int) -> None:
     weights, values = [w for w, _ in items], [v for _, v in items]
     feasible = [
@@ -119,7 +119,7 @@ def test_the_gold_answer_solves_the_task(difficulty: str, rules: RuleSet) -> Non
 @given(
     st.text().filter(lambda tool: tool not in ("finish", "list_items")), st.dictionaries(st.text(), JSON, max_size=3)
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_json_is_refused_without_effect(tool: str, arguments: dict[str, object]) -> None:
     environment = environment_for(one())
     for name in (tool, "inspect", "take_item"):

@@ -151,11 +151,12 @@ def test_missing_and_empty_folders_say_how_to_fill_them(tmp_path: Path) -> None:
 
 def test_the_evaluation_sets_are_those_of_the_specification_and_of_the_other_families() -> None:
     found = {path.name: read_task_set(path).resolved() for path in CONFIGS}
-    assert found.keys() == {
-        f"{family}{difficulty}_100.json"
-        for family in ("", "navigation_", "rule_diagnosis_")
-        for difficulty in ("easy", "medium")
+    others = {
+        f"{family}_{difficulty}"
+        for family in ("navigation", "rule_diagnosis")
+        for difficulty in ("easy", "medium", "hard")
     }
+    assert found.keys() == {f"{name}_100.json" for name in {"easy", "medium"} | others}
     for name, config in found.items():
         assert (config.count, config.seed_start, config.split) == (100, 123456789, "eval")
         assert f"{config.family}_{config.difficulty}_100.json".removeprefix("knapsack_") == name

@@ -31,7 +31,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(NASTY, max_size=4), st.one_of(st.none(), NASTY), st.dictionaries(st.text(), JSON))
 def test_write_read_write_gives_equal_bytes(
     texts: list[str], failure: str | None, arguments: dict[str, object]
