@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev, variance
+from typing import Any
 
 from keepstate.bench.results import CellResult
 from keepstate.report.figures import other_tasks
@@ -73,10 +74,15 @@ def scores_of(arm: MeasuredArm) -> Scores | None:
     if not shared:
         return None
     found: dict[object, dict[object, dict[str, float]]] = {}
-    for training, draw, tasks in sorted(by_cell, key=lambda each: (str(type(each[0])), each[0], each[1])):
+    for training, draw, tasks in sorted(by_cell, key=lambda each: (*_order(each[0]), each[1])):
         draws = found.setdefault(training, {})
         draws[draw if draw[0] in draws else draw[0]] = {task: tasks[task].score for task in shared}
     return found
+
+
+def _order(training: object) -> tuple[str, Any]:
+    """Of trainings: by seed, or else by name."""
+    return str(type(training)), training
 
 
 def over_repeats(scores: Scores) -> dict[str, float]:
@@ -142,8 +148,8 @@ def _repeats(
 
 
 def label_of(arm: MeasuredArm) -> str:
-    """`persistent → forget`; of several adapters what their names share."""
-    names = list(dict.fromkeys(cell.adapter for cell in arm.cells))
+    """`persistent → forget`; several adapters in the order of `Repeats.each_training`."""
+    names = dict.fromkeys(cell.adapter for cell in sorted(arm.cells, key=lambda cell: _order(training_of(cell))))
     told = {cell.told_apart_by for cell in arm.cells}
     settings = [words for words in next(iter(told)).split(", ") if all(words in other.split(", ") for other in told)]
     return f"{' / '.join(names)} → {arm.runtime}" + (f" ({', '.join(settings)})" if any(settings) else "")

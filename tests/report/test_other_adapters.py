@@ -138,6 +138,14 @@ def test_trainings_are_compared_seed_by_seed_and_their_spread_is_shown(seeds: Pa
         assert "+10.0, +20.0, +30.0" in page
 
 
+def test_adapters_are_named_in_the_order_of_their_figures(tmp_path: Path) -> None:
+    for name, number in (("persistent", 42), ("persistent-seed1", 1), ("persistent-seed2", 2)):
+        cell(tmp_path, name, FORGET, lambda i, by=number: SCORES[i] - 0.01 * by, seed(PERSISTENT, number))
+    (repeats,) = only_group(tmp_path).repeats
+    assert repeats.label == "persistent-seed1 / persistent-seed2 / persistent → forget"
+    assert repeats.each_training == pytest.approx([0.74, 0.73, 0.33])
+
+
 def test_trainings_are_no_more_tasks(seeds: Path) -> None:
     """Eighteen episodes of six tasks have the interval of six."""
     for repeats in only_group(seeds).repeats:
