@@ -126,7 +126,8 @@ class CellResult:
     references: dict[str, dict[str, float]]
     """Scores of the reference policies that the family has, by content hash of the task."""
     episodes: tuple[Episode, ...]
-    not_graded: dict[Origin, int]
+    failed: dict[str, Origin]
+    """Where the failure of ours arose that ended the episode, by name of the task: not graded."""
     missing: int
     """Tasks without any record."""
     unreadable: tuple[str, ...]
@@ -171,6 +172,11 @@ class CellResult:
         """What its scores are called: `optimality`, or `score` where no optimum is known."""
         return "optimality" if self.optimum else "score"
 
+    @property
+    def not_graded(self) -> dict[Origin, int]:
+        """Episodes that a failure of ours ended, by where it arose."""
+        return dict(sorted(Counter(self.failed.values()).items()))
+
     def by_task(self) -> dict[str, TaskMean]:
         """What was graded, one entry a task, by content hash."""
         return {task_hash: TaskMean.of(episodes) for task_hash, episodes in self.played().items()}
@@ -209,7 +215,7 @@ def read_cell(folder: Path) -> CellResult:
     cell = read_cell_file(folder / CELL_FILE)
     tasks = cell.tasks
     episodes: list[Episode] = []
-    failed: dict[Origin, int] = {}
+    failed: dict[str, Origin] = {}
     expected = {due.path: due for due in dues(folder, cell.config, {name: task.hash for name, task in tasks.items()})}
     found, closed = trace_files(folder)
     unreadable = [f"{each.path.relative_to(folder)}: {each.reason}" for each in closed]
@@ -218,7 +224,7 @@ def read_cell(folder: Path) -> CellResult:
         if isinstance(trace, BadTrace):
             unreadable.append(f"{path.relative_to(folder)}: {trace.reason}")
         elif trace is not None and trace.failure is not None:
-            failed[trace.failure.origin] = failed.get(trace.failure.origin, 0) + 1
+            failed[trace.task.name] = trace.failure.origin
         elif trace is not None and trace.verdict is not None:
             episodes.append(_episode(trace))
     return CellResult(
@@ -234,8 +240,8 @@ def read_cell(folder: Path) -> CellResult:
         config=cell.config,
         references={task.hash: task.references for task in tasks.values()},
         episodes=tuple(sorted(episodes, key=lambda episode: episode.task)),
-        not_graded=dict(sorted(failed.items())),
-        missing=len(tasks) - len(episodes) - sum(failed.values()),
+        failed=failed,
+        missing=len(tasks) - len(episodes) - len(failed),
         unreadable=tuple(unreadable),
         remarks=cell.remarks,
         optimum=cell.optimum,
@@ -245,7 +251,7 @@ def read_cell(folder: Path) -> CellResult:
 
 def _of_research(cell: ResearchCell) -> CellResult:
     graded = [trace for trace in cell.traces if trace.verdict is not None and trace.failure is None]
-    failed = Counter(trace.failure.origin for trace in cell.traces if trace.failure is not None)
+    failed = {trace.task.name: trace.failure.origin for trace in cell.traces if trace.failure is not None}
     return CellResult(
         name=cell.name,
         folder=cell.folder.resolve(),
@@ -259,8 +265,8 @@ def _of_research(cell: ResearchCell) -> CellResult:
         config=cell.config,
         references={},
         episodes=tuple(sorted(map(_episode, graded), key=lambda episode: episode.task)),
-        not_graded=dict(sorted(failed.items())),
-        missing=len(cell.traces) - len(graded) - sum(failed.values()),
+        failed=failed,
+        missing=len(cell.traces) - len(graded) - len(failed),
         unreadable=tuple(cell.unreadable),
         remarks=("results of the research code, whose environments and prompts are not keepstate's",),
         trained_for=by_name(cell.adapter),

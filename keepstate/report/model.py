@@ -19,7 +19,7 @@ from keepstate.report.figures import (
 )
 from keepstate.report.pairs import alike, arms_of, cell_pairs, compared_arms, settings_of, swept
 from keepstate.report.repeats import Repeats, repeats_of
-from keepstate.report.sentences import different_tasks, headline, notes, what_can_be_shown
+from keepstate.report.sentences import Claim, different_tasks, headline, notes, what_can_be_shown
 from keepstate.report.ties import in_words, tied_sets
 
 
@@ -43,10 +43,16 @@ class CellGroup:
     """Arms of several trainings or draws, and their differences."""
     tied: tuple[tuple[str, ...], ...]
     """Sets of cells that cannot be told apart, by label: see `keepstate.report.ties`."""
-    headline: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    """The result in sentences, the most important first."""
     shows: str
     """What so many tasks can show, and how many would show more."""
     notes: tuple[str, ...]
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The words of the claims."""
+        return tuple(claim.words for claim in self.claims)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +141,7 @@ def _group(cells: Sequence[CellResult], margin: float) -> CellGroup:
         contrasts=contrasts(cells),
         repeats=repeats,
         tied=tied,
-        headline=(*headline(figures, comparisons, apart, repeats), *filter(None, [in_words(tied)])),
+        claims=(*headline(figures, comparisons, apart, repeats), *map(Claim, filter(None, [in_words(tied)]))),
         shows=what_can_be_shown(figures, comparisons, margin),
         notes=(*different_tasks(figures), *notes(figures)),
     )

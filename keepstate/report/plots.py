@@ -1,4 +1,4 @@
-"""The two plots: optimality and tokens by cell, with intervals, in a light and a dark dress.
+"""The two plots: optimality and tokens by cell, with intervals. The page gives their colours a dark dress.
 
 Colour, shape and the label of the row say the same, so that none is needed. Uses altair; renders without a browser.
 """
@@ -6,7 +6,6 @@ Colour, shape and the label of the row say the same, so that none is needed. Use
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -22,30 +21,21 @@ SHAPES = dict(zip(Fit, ("circle", "diamond", "square", "triangle-up"), strict=Tr
 FONT = "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
-@dataclass(frozen=True, slots=True)
-class Theme:
-    """Colours of one dress, of the kinds in order (told apart with any colour vision) and of the rest."""
-
-    kinds: tuple[str, str, str, str]
-    text: str
-    grid: str
-    paper: str
+KINDS = ("#0063a3", "#c2500a", "#6b6b6b", "#8a6d00")
+"""Of the kinds of cell in order, told apart with any colour vision."""
+TEXT, GRID, PAPER = "#1b1b1b", "#e2e2e2", "#ffffff"
 
 
-LIGHT = Theme(("#0063a3", "#c2500a", "#6b6b6b", "#8a6d00"), "#1b1b1b", "#e2e2e2", "#ffffff")
-DARK = Theme(("#62b5f0", "#f0924a", "#a5a5a5", "#d9c04a"), "#eaeaea", "#3a3a3a", "#16181b")
-
-
-def optimality_plot(report: Report, theme: Theme) -> dict[str, Any]:
+def optimality_plot(report: Report) -> dict[str, Any]:
     """The Vega-Lite specification of optimality by cell, floor and oracle marked."""
-    panels = [_optimality_panel(group, _kinds(report), theme) for group in report.groups]
-    return _finished(panels, theme)
+    panels = [_optimality_panel(group, _kinds(report)) for group in report.groups]
+    return _finished(panels)
 
 
-def tokens_plot(report: Report, theme: Theme) -> dict[str, Any]:
+def tokens_plot(report: Report) -> dict[str, Any]:
     """The Vega-Lite specification of tokens per episode by cell, the completion in strong colour."""
-    panels = [_tokens_panel(group, _kinds(report), theme) for group in report.groups]
-    return _finished(panels, theme)
+    panels = [_tokens_panel(group, _kinds(report)) for group in report.groups]
+    return _finished(panels)
 
 
 def to_svg(plot: dict[str, Any]) -> str:
@@ -64,22 +54,22 @@ _AXIS = {
 }
 
 
-def _optimality_panel(group: CellGroup, kinds: Sequence[Fit], theme: Theme) -> Any:
+def _optimality_panel(group: CellGroup, kinds: Sequence[Fit]) -> Any:
     rows = [_row(figures, figures.optimality, 100.0) for figures in group.figures if figures.optimality]
     base = _chart(rows)
     x = alt.X("value:Q", scale=alt.Scale(domain=[0, 100]), title=_AXIS[group.measure])
-    layers: list[Any] = [*_references(group, theme)]
+    layers: list[Any] = [*_references(group)]
     layers += [
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", y=_y(group), color=_color(kinds, theme)),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", y=_y(group), color=_color(kinds)),
         base.mark_point(size=80, filled=True, opacity=1).encode(
-            x=x, y=_y(group), color=_color(kinds, theme), shape=_shape(kinds)
+            x=x, y=_y(group), color=_color(kinds), shape=_shape(kinds)
         ),
-        _labels(base, group, theme, "value:Q", dx=-4, dy=-9),  # at 0 beside the cells' names
+        _labels(base, group, "value:Q", dx=-4, dy=-9),  # at 0 beside the cells' names
     ]
     return alt.layer(*layers).properties(width=WIDTH, height=alt.Step(ROW + 6), title=group.title)
 
 
-def _references(group: CellGroup, theme: Theme) -> list[Any]:
+def _references(group: CellGroup) -> list[Any]:
     """Vertical lines at floor and oracle, named at their top: means over its graded tasks."""
     marks = [
         {"at": 100 * group.references[key], "words": f"{words} {100 * group.references[key]:.0f}"}
@@ -87,14 +77,14 @@ def _references(group: CellGroup, theme: Theme) -> list[Any]:
         if key in group.references
     ]
     base = _chart(marks)
-    line = base.mark_rule(strokeDash=[4, 3], color=theme.text, opacity=0.65).encode(x="at:Q")
-    name = base.mark_text(align="right", baseline="bottom", dx=-3, dy=-3, color=theme.text, fontSize=11).encode(
+    line = base.mark_rule(strokeDash=[4, 3], color=TEXT, opacity=0.65).encode(x="at:Q")
+    name = base.mark_text(align="right", baseline="bottom", dx=-3, dy=-3, color=TEXT, fontSize=11).encode(
         x="at:Q", y=alt.value(0), text="words:N"
     )
     return [line, name]
 
 
-def _tokens_panel(group: CellGroup, kinds: Sequence[Fit], theme: Theme) -> Any:
+def _tokens_panel(group: CellGroup, kinds: Sequence[Fit]) -> Any:
     rows = [_row(f, f.tokens, 1.0, f.median_tokens) for f in group.figures if f.tokens]
     base = _chart(rows)
     x = alt.X(
@@ -103,10 +93,10 @@ def _tokens_panel(group: CellGroup, kinds: Sequence[Fit], theme: Theme) -> Any:
         title="tokens per episode (all calls): mean, and 95 % interval of the median",
         axis=alt.Axis(tickCount=5),
     )
-    bars = base.mark_bar(height=14, opacity=0.45).encode(x=x, y=_y(group), color=_color(kinds, theme))
-    written = base.mark_bar(height=14).encode(x="completion:Q", y=_y(group), color=_color(kinds, theme))
-    interval = base.mark_rule(color=theme.text, strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=_y(group))
-    labels = _labels(base, group, theme, "end:Q", dx=6)
+    bars = base.mark_bar(height=14, opacity=0.45).encode(x=x, y=_y(group), color=_color(kinds))
+    written = base.mark_bar(height=14).encode(x="completion:Q", y=_y(group), color=_color(kinds))
+    interval = base.mark_rule(color=TEXT, strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=_y(group))
+    labels = _labels(base, group, "end:Q", dx=6)
     layers = alt.layer(bars, written, interval, labels)
     return layers.properties(width=WIDTH, height=alt.Step(ROW), title=group.title)
 
@@ -139,8 +129,8 @@ def _kinds(report: Report) -> list[Fit]:
     return [kind for kind in Fit if kind is not Fit.UNKNOWN or kind in there]
 
 
-def _color(kinds: Sequence[Fit], theme: Theme) -> alt.Color:
-    scale = alt.Scale(domain=[*map(str, kinds)], range=list(theme.kinds[: len(kinds)]))
+def _color(kinds: Sequence[Fit]) -> alt.Color:
+    scale = alt.Scale(domain=[*map(str, kinds)], range=list(KINDS[: len(kinds)]))
     return alt.Color("kind:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
 
 
@@ -149,8 +139,8 @@ def _shape(kinds: Sequence[Fit]) -> alt.Shape:
     return alt.Shape("kind:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
 
 
-def _labels(base: Any, group: CellGroup, theme: Theme, x: str, *, dx: int, dy: int = 0) -> Any:
-    mark = base.mark_text(color=theme.text, fontSize=11, dx=dx, dy=dy, align="left")
+def _labels(base: Any, group: CellGroup, x: str, *, dx: int, dy: int = 0) -> Any:
+    mark = base.mark_text(color=TEXT, fontSize=11, dx=dx, dy=dy, align="left")
     return mark.encode(x=alt.X(x), y=_y(group), text="label:N")
 
 
@@ -158,16 +148,14 @@ def _chart(rows: list[dict[str, Any]]) -> Any:
     return alt.Chart(alt.InlineData(values=rows))
 
 
-def _finished(panels: Sequence[Any], theme: Theme) -> dict[str, Any]:
+def _finished(panels: Sequence[Any]) -> dict[str, Any]:
     chart = alt.vconcat(*panels, spacing=28).resolve_scale(x="shared", color="shared", shape="shared")
-    words = {"labelColor": theme.text, "titleColor": theme.text, "labelFontSize": 12, "titleFontSize": 12}
+    words = {"labelColor": TEXT, "titleColor": TEXT, "labelFontSize": 12, "titleFontSize": 12}
     configured = (
-        chart.configure(background=theme.paper, font=FONT)
-        .configure_axis(
-            gridColor=theme.grid, domainColor=theme.grid, tickColor=theme.grid, titleFontWeight="normal", **words
-        )
+        chart.configure(background=PAPER, font=FONT)
+        .configure_axis(gridColor=GRID, domainColor=GRID, tickColor=GRID, titleFontWeight="normal", **words)
         .configure_legend(symbolSize=90, **words)
-        .configure_title(color=theme.text, fontSize=13, anchor="start")
+        .configure_title(color=TEXT, fontSize=13, anchor="start")
         .configure_view(stroke=None)
     )
     return dict(configured.to_dict())

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from keepstate.bench.results import CellResult, Fit
@@ -25,9 +27,27 @@ SAME = ("limits", "sampling", "context", "nothink", "seed", "prompt")
 """Settings that cells on the same tasks should share (the prompt and the time limit within one runtime)."""
 
 
+class Table(StrEnum):
+    """Where figures of a group stand."""
+
+    CELLS = "cells"
+    COMPARISONS = "comparisons"
+    REPEATS = "repeats"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A sentence of the headline, and the figures it says."""
+
+    words: str
+    table: Table = Table.CELLS
+    row: int | None = None
+    """Of that table, from 0; None: all of them."""
+
+
 def headline(
     figures: Sequence[CellFigures], comparisons: Sequence[Comparison], apart: Sequence[Pair], repeats: Sequence[Repeats]
-) -> Iterator[str]:
+) -> Iterator[Claim]:
     """Sentences on one group of cells, the most important first.
 
     Args:
@@ -36,30 +56,29 @@ def headline(
         apart: Pairs that would be compared if they shared any.
         repeats: Of several trainings or draws.
     """
-    mismatches = [c for c in comparisons if _is_mismatch(c.first, c.second)]
+    mismatches = [i for i, c in enumerate(comparisons) if _is_mismatch(c.first, c.second)]
     without = [pair for pair in apart if _is_mismatch(*pair)]
-    for comparison in mismatches:
-        yield _in_place(comparison, "the adapter trained for it")
-    one_for_all = [c for c in comparisons if _is_one_for_all(c.first, c.second)]
-    for comparison in one_for_all:
-        yield _in_place(comparison, "the adapter trained for it alone")
+    one_for_all = [i for i, c in enumerate(comparisons) if _is_one_for_all(c.first, c.second)]
+    for rows, whom in ((mismatches, "the adapter trained for it"), (one_for_all, "the adapter trained for it alone")):
+        for row in rows:
+            yield Claim(_in_place(comparisons[row], whom), Table.COMPARISONS, row)
     yield from _over_trainings(repeats)
     for first, second in without:
         counts = " and ".join(counted(len(cell.by_task()), "task") for cell in (first, second))
         why = f"no task is graded in both ({counts} graded)"
         if other := other_tasks(first, second):
             why = f"their tasks are not the same, {second.label} {other}"
-        yield f"Nothing can be said of {first.label} against {second.label}: {why}."
+        yield Claim(f"Nothing can be said of {first.label} against {second.label}: {why}.")
     if not mismatches and not without and not one_for_all:
-        yield (
+        yield Claim(
             "In no runtime was an adapter run beside the one trained for that runtime, so nothing can be said of a"
             " mismatch."
         )
     if reached := _reached(figures):
-        yield reached
+        yield Claim(reached)
     if weak := [f for f in figures if f.corrected and f.corrected.high is not None and f.corrected.high <= 0]:
         names = ", ".join(f.cell.label for f in weak)
-        yield f"Below the floor, what playing blind reaches on these tasks: {names}."
+        yield Claim(f"Below the floor, what playing blind reaches on these tasks: {names}.")
 
 
 def what_can_be_shown(figures: Sequence[CellFigures], comparisons: Sequence[Comparison], margin: float) -> str:
@@ -115,14 +134,16 @@ def _is_one_for_all(first: CellResult, second: CellResult) -> bool:
     return both and first.runtime is second.runtime and second.is_specialist and not first.is_specialist
 
 
-def _over_trainings(repeats: Sequence[Repeats]) -> Iterator[str]:
+def _over_trainings(repeats: Sequence[Repeats]) -> Iterator[Claim]:
     """How far the differences of several trainings lie apart."""
-    for repeated in repeats:
+    for row, repeated in enumerate(repeats):
         if repeated.is_difference and repeated.by_seed and repeated.spread is not None:
             low, high = (100 * end for end in (min(repeated.each_training), max(repeated.each_training)))
-            yield (
+            yield Claim(
                 f"Over {repeated.trainings} trainings with different seeds, {repeated.label} came to {low:+.1f} to"
-                f" {high:+.1f} points (standard deviation {100 * repeated.spread:.1f})."
+                f" {high:+.1f} points (standard deviation {100 * repeated.spread:.1f}).",
+                Table.REPEATS,
+                row,
             )
 
 

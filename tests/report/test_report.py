@@ -1,5 +1,9 @@
 """Reports from results on disk: figures, words, pages and pictures, whole and offline."""
 
+import base64
+import csv
+import hashlib
+import html as html_lib
 import io
 import json
 import os
@@ -9,6 +13,7 @@ import sys
 import xml.etree.ElementTree as ET
 from dataclasses import asdict
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -27,6 +32,8 @@ from keepstate.files import parse_json
 from keepstate.report import build_report, compare_cells, make_report
 from keepstate.report.entries import ReportFile
 from keepstate.report.figures import cell_figures
+from keepstate.report.matrix import METRICS, STEPS, heat_map
+from keepstate.report.sentences import Table
 from keepstate.report.significance import Conclusion
 from keepstate.report.tables import markdown, print_comparison, print_report
 from keepstate.tasks import reference_scores
@@ -138,8 +145,9 @@ def test_a_reference_that_not_every_task_has_is_left_out(tmp_path: Path) -> None
 
 def test_the_headline_says_what_mismatch_cost_and_hedges(run: Path) -> None:
     group = make_report("r", read_results(run)).groups[0]
-    first, second, reached, below = group.headline
+    first, second, reached, below, tied = group.headline
     assert "cannot be shown" in group.shows
+    assert tied.startswith("These cannot be told apart: (")
     assert first.startswith("Running the persistent adapter in the forget runtime, in place of the adapter trained for")
     assert "cost 34.3 points of optimality (" in first
     assert "took 0.97 times the tokens on the median task (0.96 to 0.99)" in first
@@ -221,7 +229,7 @@ class Page(HTMLParser):
         self.text.write(data)
 
 
-def test_the_page_is_one_file_without_script_or_anything_from_elsewhere(built: Path) -> None:
+def test_the_page_is_one_file_with_nothing_from_elsewhere(built: Path) -> None:
     source = (built / "report/index.html").read_text()
     page = Page()
     page.feed(source)
@@ -229,15 +237,89 @@ def test_the_page_is_one_file_without_script_or_anything_from_elsewhere(built: P
     assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
     assert "@import" not in source
     assert re.findall(r"url\((?!#)", source) == []
-    assert page.tags.count("svg") == 4, "two plots, light and dark"
-    assert page.tags.count("table") == 4
+    assert page.tags.count("svg") == 2
+    assert page.tags.count("table") == 4 + len(METRICS)
     ids = re.findall(r'\bid="([^"]+)"', source)
     assert len(ids) == len(set(ids))
+    assert {link.removeprefix("#") for link in page.links} <= set(ids), "every link of the page leads somewhere"
     assert '<html lang="en">' in source
     assert "prefers-color-scheme: dark" in source
     text = page.text.getvalue()
     for label in ("persistent → forget", "base → react", "missing %", "oracle %"):
         assert label in text
+
+
+def test_the_policy_of_the_page_allows_its_own_style_and_no_other(built: Path) -> None:
+    source = (built / "report/index.html").read_text()
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', source)
+    for name in ("style",):
+        (own,) = re.findall(rf"<{name}>(.*?)</{name}>", source, re.DOTALL)
+        allowed = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+        assert f"{name}-src 'sha256-{allowed}';" in html_lib.unescape(policy)
+    assert html_lib.unescape(policy).startswith("default-src 'none';")
+    assert not re.search(r'\sstyle="|\son[a-z]+="', source), "what the policy forbids"
+
+
+def test_every_claim_of_the_headline_leads_to_its_figures(published: Path) -> None:
+    group = make_report("r", read_results(published)).groups[0]
+    cost = group.claims[0]
+    assert (cost.table, cost.row) == (Table.COMPARISONS, 0)
+    assert group.comparisons[0].first.label == "persistent → forget"
+    assert {claim.table for claim in group.claims[2:]} == {Table.CELLS}
+
+
+def test_the_matrix_holds_every_cell_with_the_base_first(published: Path) -> None:
+    group = make_report("r", read_results(published)).groups[0]
+    rows = {metric.key: dict(heat_map(group, metric)) for metric in METRICS}
+    assert list(rows["optimality"]) == ["base", "persistent", "forget", "react"]
+    mismatch, match, unplayed = (rows["missing"]["persistent"][place] for place in (1, 0, 2))
+    assert unplayed is None, "persistent was not played in react"
+    assert mismatch is not None
+    assert match is not None
+    assert (mismatch.text.split()[0], mismatch.shade, mismatch.matched) == ("75.0", 4, False)
+    assert (match.text.split()[0], match.shade, match.matched) == ("0.0", 0, True)
+    strongest = [cell.shade for row in rows["tokens"].values() for cell in row if cell]
+    assert max(shade for shade in strongest if shade is not None) == STEPS - 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_of_the_matrix_can_be_read_on_every_shade(scheme: str) -> None:
+    """The contrast that WCAG 2.2 asks of text: 4.5 at least."""
+    style = (resources.files("keepstate.report") / "templates/report.css").read_text()
+    light, dark = (dict(re.findall(r"--([\w-]+): (#\w+);", part)) for part in style.split("@media", 2)[:2])
+    colours = light | dark if scheme == "dark" else light
+    for shade in range(STEPS):
+        text = colours["on-strongest" if shade == STEPS - 1 else "text"]
+        for kind in ("more", "less"):
+            assert contrast(text, colours[f"{kind}-{shade}"]) >= 4.5, (kind, shade)
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, by WCAG."""
+
+    def luminance(colour: str) -> float:
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+        parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_episode_is_a_row_for_programs_with_why_it_has_no_score(built: Path) -> None:
+    with (built / "report/episodes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8 * 24
+    lost = [row for row in rows if row["status"].startswith("not")]
+    assert [(row["cell"], row["status"], row["score"]) for row in lost] == [
+        ("forget → forget", "not graded: sandbox", ""),
+        ("react → react", "not played", ""),
+    ]
+    (missed,) = {row["errors"] for row in rows if row["missing variable"] == "yes"}
+    assert missed == "NameError"
+    base = next(row for row in rows if row["cell"] == "base → react")
+    assert (base["score"], base["finish reason"], base["tokens"]) == ("0.0", "turn_limit", "6000")
 
 
 def test_words_from_files_cannot_become_markup(run: Path) -> None:

@@ -1,0 +1,69 @@
+"""Every episode of a report as a row: what `episodes.csv` holds. Tasks without a grade are there, with why not."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+
+from keepstate.bench.results import CellResult, Episode
+from keepstate.report.model import Report
+
+EPISODES_FILE = "episodes.csv"
+HEAD = (
+    "cell",
+    "task",
+    "seed",
+    "status",
+    "score",
+    "steps",
+    "tokens",
+    "completion tokens",
+    "errors",
+    "missing variable",
+    "finish reason",
+    "seconds",
+    "rung",
+    "folder",
+    "task hash",
+)
+"""Of `rows_of`. `status`: solved, graded, not graded (and where the failure of ours arose), not played. `errors`:
+classes of the agent's own errors. `folder`: that of the cell. What is not known is empty."""
+Row = tuple[str | float | None, ...]
+
+
+def csv_of(report: Report) -> str:
+    """The rows of all cells as CSV (RFC 4180, without its carriage returns)."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(HEAD)
+    for group in report.groups:
+        for figures in group.figures:
+            table.writerows(rows_of(figures.cell))
+    return text.getvalue()
+
+
+def rows_of(cell: CellResult) -> Iterator[Row]:
+    """The episodes of a cell, by task, under `HEAD`."""
+    played = {episode.task: episode for episode in cell.episodes}
+    for task, content_hash in sorted(cell.tasks.items()):
+        if task in played:
+            found: Sequence[str | float | None] = _graded(played[task])
+        else:
+            found = [f"not graded: {cell.failed[task]}" if task in cell.failed else "not played", *[None] * 9]
+        yield (cell.label, task, cell.config["seed"], *found, cell.name, content_hash)
+
+
+def _graded(episode: Episode) -> list[str | float | None]:
+    return [
+        "solved" if episode.solved else "graded",
+        episode.score,
+        episode.steps,
+        episode.tokens,
+        episode.completion_tokens,
+        " ".join(episode.errors),
+        "yes" if episode.missed_variable else "no",
+        str(episode.finish_reason),
+        episode.seconds,
+        episode.rung,
+    ]

@@ -1,0 +1,124 @@
+"""The report as one HTML file: nothing from elsewhere, no style or script but its own (by hash), light and dark."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from keepstate import __version__
+from keepstate.report.behaviour import BEHAVIOUR_COLUMNS
+from keepstate.report.matrix import METRICS, heat_map, runtimes_of
+from keepstate.report.model import Report
+from keepstate.report.sentences import behaviour_readings
+from keepstate.report.tables import (
+    BEHAVIOUR,
+    BEHAVIOUR_HEAD,
+    COLUMNS,
+    COMPARISON_HEAD,
+    CONTRASTS,
+    CONTRASTS_HEAD,
+    REPEATS,
+    REPEATS_HEAD,
+    behaviour_row,
+    called,
+    comparison_row,
+    contrast_row,
+    how,
+    repeats_row,
+)
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+PLOTS = (
+    (
+        "optimality",
+        "Scores by cell",
+        "Points with 95 % intervals; dashed lines mark the blind floor and the oracle.",
+    ),
+    (
+        "tokens",
+        "Tokens per episode by cell",
+        "Bars: mean of prompt and completion tokens over all calls, the strongly coloured part is the completion."
+        " Lines: 95 % interval of the median, from 6 tasks on.",
+    ),
+)
+
+
+def html(report: Report, drawings: Mapping[str, str]) -> str:
+    """The page; all of it is readable without plots and without script.
+
+    Args:
+        report: What it says.
+        drawings: SVG by name of plot, as in `PLOTS`.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"split_interval": _split_interval, "called_in": called, "call": lambda each, row: row(each)}
+    style = _own("report.css")
+    return environment.from_string(_own("report.html.jinja")).render(
+        report=report,
+        cells=sum(len(group.figures) for group in report.groups),
+        version=__version__,
+        style=Markup(style),
+        policy=f"default-src 'none'; style-src {_hash(style)}; base-uri 'none'; form-action 'none'",
+        metrics=METRICS,
+        heat_map=heat_map,
+        runtimes_of=runtimes_of,
+        columns=COLUMNS,
+        comparison_head=COMPARISON_HEAD,
+        comparison_row=comparison_row,
+        behaviour=BEHAVIOUR,
+        behaviour_columns=BEHAVIOUR_COLUMNS,
+        behaviour_head=BEHAVIOUR_HEAD,
+        behaviour_readings=behaviour_readings,
+        behaviour_row=behaviour_row,
+        contrasts=CONTRASTS,
+        contrasts_head=CONTRASTS_HEAD,
+        contrast_row=contrast_row,
+        repeats=REPEATS,
+        repeats_head=REPEATS_HEAD,
+        repeats_row=repeats_row,
+        called=called,
+        plots=[(title, words, Markup(_inline(drawings[key], key))) for key, title, words in PLOTS],
+        how=how(report),
+    )
+
+
+def _own(name: str) -> str:
+    return (files("keepstate.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """As a content security policy names an element by what is between its tags."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _split_interval(text: str) -> Markup:
+    """`75.4 (70.1 to 80.2)` with the bracket on a line of its own."""
+    from markupsafe import Markup, escape
+
+    value, bracket, rest = text.partition(" (")
+    return Markup("{}<small>({}</small>").format(value, rest) if bracket else escape(text)
+
+
+def _inline(svg: str, name: str) -> str:
+    """An SVG document as an element: ids made unique, colours those of the page, which has a light and a dark dress."""
+    from keepstate.report import plots
+
+    element = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
+    dress = {plots.TEXT: "--text", plots.GRID: "--line", plots.PAPER: "--paper"}
+    dress |= {colour: f"--kind-{place}" for place, colour in enumerate(plots.KINDS)}
+    return re.sub(
+        r'(?<=(?:fill|roke)=")#[0-9a-f]{6}(?=")',
+        lambda found: f"var({dress[found[0]]})" if found[0] in dress else found[0],
+        element,
+    )
