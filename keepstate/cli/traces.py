@@ -17,20 +17,20 @@ from keepstate.cli._options import PATH, json_option
 from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.report.behaviour import BEHAVIOUR_COLUMNS
-from keepstate.traces import BadTrace, Trace, iter_traces, read_trace
+from keepstate.traces import BadTrace, Trace, iter_traces
 from keepstate.traces.behaviour import BehaviourFigures, behaviour, behaviour_figures
 from keepstate.traces.check import check_folders
 from keepstate.traces.summary import EpisodeFigures, summarise
-from keepstate.traces.view import printable, show
+from keepstate.traces.view import printable
 
 COMMANDS = {
     "collect": "Let a teacher act in a runtime and record it.",
     "import": "Read traces from elsewhere into keepstate's schema.",
     "check": "Check that traces are whole, append-only and paired.",
     "stats": "Count what is in folders of traces.",
-    "view": "Show one trace in the terminal.",
+    "view": "Show a trace in the terminal, or any number in a browser.",
 }
-ELSEWHERE = {"collect": "keepstate.cli._collect", "import": "keepstate.cli._import"}
+ELSEWHERE = {name: f"keepstate.cli._{name}" for name in ("collect", "import", "view")}
 """Commands with a module of their own, imported when called."""
 FILE_COLUMNS = 160
 """Width of a table that goes into a file or pipe."""
@@ -84,13 +84,6 @@ def stats(folders: tuple[Path, ...], as_json: bool) -> None:
     if bad:
         click.echo(f"{bad} files are no traces: keepstate traces check names them", err=True)
         raise click.exceptions.Exit(EXIT_PARTIAL)
-
-
-@command.command()
-@click.argument("path", type=PATH)
-def view(path: Path) -> None:
-    """Show the trace at PATH: every message, and what each step cost."""
-    show(read_trace(path), Console(highlight=False))
 
 
 def _grouped(folders: tuple[Path, ...]) -> tuple[dict[tuple[str, str, str], list[Trace]], int]:

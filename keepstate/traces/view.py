@@ -12,21 +12,34 @@ from rich.text import Text
 
 from keepstate.traces.record import StepEvent, Trace
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What moves the cursor, colours the terminal or turns text around; newline and tab stay."""
+CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
+"""What moves the cursor, colours the terminal, turns text around or is not seen; newline and tab stay."""
 
 
-def show(trace: Trace, console: Console) -> None:
-    """Print `trace`: its figures, then every message, each step with what it cost."""
+def show(trace: Trace, console: Console, *, errors_only: bool = False) -> None:
+    """Print `trace`: its figures, then every message, each step with what it cost.
+
+    Args:
+        trace: What is shown.
+        console: Where.
+        errors_only: Of the messages only the answers whose step ended in an error, and what that was.
+    """
     console.print(_header(trace))
     steps = iter(trace.steps)
     for message in trace.messages:
         role, text = message["role"], message["content"]
         if role == "assistant":
             step = next(steps, None)
-            console.print(_panel(_answer_title(step), Text(printable(text)), "green"))
-            if step is not None and step.observation is None:
-                console.print(_panel("last step, not shown to the agent", _outcome(step), "dim"))
+            failed = step is not None and step.interpreter_result.error_type is not None
+            if failed or not errors_only:
+                console.print(_panel(_answer_title(step), Text(printable(text)), "green"))
+            if step is not None and (failed if errors_only else step.observation is None):
+                title = "what it did" if step.observation else "last step, not shown to the agent"
+                console.print(_panel(title, _outcome(step), "red" if failed else "dim"))
+        elif errors_only:
+            continue
         elif role == "user":
             console.print(_panel("user", _observation(text), "cyan"))
         else:
@@ -36,8 +49,8 @@ def show(trace: Trace, console: Console) -> None:
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, text-direction marks and lone surrogates as escapes."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    """`text` with control characters, text-direction marks, invisible ones and lone surrogates as escapes."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _header(trace: Trace) -> Table:
