@@ -1,10 +1,11 @@
-"""Every episode of a report as a row: what `episodes.csv` holds. Tasks without a grade are there, with why not."""
+"""Every episode of a report as a row, for `episodes.csv` and the page. Tasks without a grade are there, and why."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from keepstate.bench.results import CellResult, Episode
 from keepstate.report.model import Report
@@ -29,6 +30,9 @@ HEAD = (
 )
 """Of `rows_of`. `status`: solved, graded, not graded (and where the failure of ours arose), not played. `errors`:
 classes of the agent's own errors. `folder`: that of the cell. What is not known is empty."""
+SHOWN = HEAD.index("finish reason") + 1
+"""So many columns does the page show."""
+NUMBERS = frozenset({"seed", "score", "steps", "tokens", "completion tokens"})
 Row = tuple[str | float | None, ...]
 
 
@@ -41,6 +45,19 @@ def csv_of(report: Report) -> str:
         for figures in group.figures:
             table.writerows(rows_of(figures.cell))
     return text.getvalue()
+
+
+def table_of(report: Report) -> dict[str, Any]:
+    """The columns that the page shows, and the rows: a text is its place in `texts`, where it stands once."""
+    texts: dict[str, int] = {}
+    rows = [
+        [texts.setdefault(value, len(texts)) if isinstance(value, str) else value for value in row[:SHOWN]]
+        for group in report.groups
+        for figures in group.figures
+        for row in rows_of(figures.cell)
+    ]
+    columns = [[title, title in NUMBERS] for title in HEAD[:SHOWN]]
+    return {"columns": columns, "texts": list(texts), "rows": rows}
 
 
 def rows_of(cell: CellResult) -> Iterator[Row]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from keepstate import __version__
 from keepstate.report.behaviour import BEHAVIOUR_COLUMNS
+from keepstate.report.episodes import EPISODES_FILE, table_of
 from keepstate.report.matrix import METRICS, heat_map, runtimes_of
 from keepstate.report.model import Report
 from keepstate.report.sentences import behaviour_readings
@@ -63,13 +64,17 @@ def html(report: Report, drawings: Mapping[str, str]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"split_interval": _split_interval, "called_in": called, "call": lambda each, row: row(each)}
-    style = _own("report.css")
+    style, script = _own("report.css"), _own("report.js")
     return environment.from_string(_own("report.html.jinja")).render(
         report=report,
         cells=sum(len(group.figures) for group in report.groups),
         version=__version__,
         style=Markup(style),
-        policy=f"default-src 'none'; style-src {_hash(style)}; base-uri 'none'; form-action 'none'",
+        script=Markup(script),
+        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none';"
+        " form-action 'none'",
+        episodes=jinja2.utils.htmlsafe_json_dumps(table_of(report), separators=(",", ":")),
+        episodes_file=EPISODES_FILE,
         metrics=METRICS,
         heat_map=heat_map,
         runtimes_of=runtimes_of,

@@ -234,7 +234,8 @@ def test_the_page_is_one_file_with_nothing_from_elsewhere(built: Path) -> None:
     page = Page()
     page.feed(source)
     assert [link for link in page.links if not link.startswith("#")] == []
-    assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
+    assert page.tags.count("script") == 2, "the rows, and what shows them"
+    assert not {"link", "iframe", "img", "object"} & set(page.tags)
     assert "@import" not in source
     assert re.findall(r"url\((?!#)", source) == []
     assert page.tags.count("svg") == 2
@@ -252,10 +253,10 @@ def test_the_page_is_one_file_with_nothing_from_elsewhere(built: Path) -> None:
 def test_the_policy_of_the_page_allows_its_own_style_and_no_other(built: Path) -> None:
     source = (built / "report/index.html").read_text()
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', source)
-    for name in ("style",):
+    for name in ("style", "script"):
         (own,) = re.findall(rf"<{name}>(.*?)</{name}>", source, re.DOTALL)
         allowed = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
-        assert f"{name}-src 'sha256-{allowed}';" in html_lib.unescape(policy)
+        assert f"; {name}-src 'sha256-{allowed}';" in html_lib.unescape(policy)
     assert html_lib.unescape(policy).startswith("default-src 'none';")
     assert not re.search(r'\sstyle="|\son[a-z]+="', source), "what the policy forbids"
 
@@ -318,6 +319,13 @@ def test_every_episode_is_a_row_for_programs_with_why_it_has_no_score(built: Pat
     ]
     (missed,) = {row["errors"] for row in rows if row["missing variable"] == "yes"}
     assert missed == "NameError"
+    table = json.loads(re.findall(r"episodes-data\">(.*?)</script>", (built / "report/index.html").read_text())[0])
+    columns = [title for title, _ in table["columns"]]
+    for row, shown in zip(rows, table["rows"], strict=True):
+        for (title, numeric), value in zip(table["columns"], shown, strict=True):
+            said = "" if value is None else str(value if numeric else table["texts"][value])
+            assert said == row[title]
+    assert columns[-1] == "finish reason"
     base = next(row for row in rows if row["cell"] == "base → react")
     assert (base["score"], base["finish reason"], base["tokens"]) == ("0.0", "turn_limit", "6000")
 
@@ -326,6 +334,21 @@ def test_words_from_files_cannot_become_markup(run: Path) -> None:
     (run / "react-react-mini" / "<img src=x>.trace.json").write_text("{")
     build_report(run)
     assert "<img src=x>" not in (run / "report/index.html").read_text()
+
+
+def test_a_task_whose_name_is_markup_stays_a_text(run: Path) -> None:
+    hostile = "</script><img src=x onerror=alert(1)>\u2028]]>"
+    cell = json.loads((run / "react-react-mini/cell.json").read_text())
+    cell["tasks"][hostile] = {"hash": "0" * 64}
+    (run / "react-react-mini/cell.json").write_text(json.dumps(cell))
+    build_report(run)
+    source = (run / "report/index.html").read_text()
+    data = re.findall(r'id="episodes-data">(.*?)</script>', source)[0]
+    assert hostile in json.loads(data)["texts"]
+    assert not set("<>&") & set(data)
+    assert "<img" not in source
+    script = (resources.files("keepstate.report") / "templates/report.js").read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|\bhref", script)
 
 
 def test_pictures_are_written_and_hold_every_cell(built: Path) -> None:
