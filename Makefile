@@ -30,6 +30,16 @@ export NOTHINK
 setup: .venv/.installed ## the core environment (.venv)
 setup-dev: .venv/.installed-dev ## the core environment with the tools of tests and lint
 
+# A browser that is there is taken; a system's package brings the libraries that Playwright's own build may lack.
+.venv/.installed-browser: .venv/.installed-dev locks/browser.txt
+	$(CORE) -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r locks/browser.txt
+	@which chromium || which chromium-browser || which google-chrome || which google-chrome-stable || \
+		if [ "$$(id -u)" = 0 ] && which apt-get; then apt-get update -q && apt-get install -q -y chromium; \
+		else $(CORE) -m playwright install chromium; fi
+	touch $@
+.PHONY: setup-browser
+setup-browser: .venv/.installed-browser ## what tests in a real browser need: its driver, and Chromium where none is found
+
 .PHONY: setup-train setup-serve
 setup-train: setup ## the training environment (.venv-train: Axolotl)
 	$(RUN) setup train
@@ -38,14 +48,17 @@ setup-serve: setup ## the serving environment (.venv-serve: vLLM)
 
 # --- the laptop loop --------------------------------------------------------------------------------------------
 
-.PHONY: demo doctor test test-core test-loop lint
+.PHONY: demo doctor test test-core test-browser test-loop lint
 demo: setup ## the whole loop on this machine: tasks to report, no GPU needed
 	$(RUN) demo
 doctor: setup ## what this machine can do, what is missing and the command that mends it
 	$(RUN) doctor
-test: test-core test-loop ## every test, with the set-up it needs
+test: test-core test-browser test-loop ## every test, with the set-up it needs
 test-core: setup-dev ## tests of the core environment (five minutes)
-	$(CORE) -m pytest -m "not e2e and not train_env and not serve_env and not gpu"
+	$(CORE) -m pytest -m "not e2e and not train_env and not serve_env and not gpu and not browser"
+# Half of a page is what a browser makes of it.
+test-browser: setup-browser ## tests in a real browser (half a minute)
+	$(CORE) -m pytest -n 0 -m browser
 # One after another (-n 0): each takes every processor and GiB of memory.
 test-loop: setup-dev setup-train setup-serve ## tests that train and serve for real
 	$(CORE) -m pytest -n 0 -m "e2e or train_env or serve_env"

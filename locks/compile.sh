@@ -17,6 +17,7 @@ lock() { # lock OUTPUT ARGUMENT...: resolve into locks/OUTPUT
 # The core runs on Python 3.11 to 3.13 and on every platform. dev is core and the tools of the test suite.
 lock core.txt --universal pyproject.toml locks/core.in
 lock dev.txt --universal --constraints locks/core.txt --group dev pyproject.toml locks/core.in
+lock browser.txt --universal --constraints locks/dev.txt locks/browser.in
 
 # The CPU environments: Python 3.11 on x86-64 Linux. Torch is left to torch-cpu.txt, which is installed with them.
 # torchvision, torchaudio and torchcodec are left out for good: their builds clash with the CPU torch.
