@@ -6,8 +6,8 @@ Reads `cell.json` and the traces beside it. Computes nothing but what stands in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
@@ -136,6 +136,8 @@ class CellResult:
     """What was noticed about the model when the cell was played."""
     optimum: bool = True
     """Whether scores are shares of an optimum: the best answer of every task is known."""
+    played_with: Mapping[str, Any] = field(default_factory=dict)
+    """Versions, sandbox asked for, arguments of the server, when it was written: as far as `cell.json` has them."""
     told_apart_by: str = ""
     """What tells it from others of the same adapter in the same runtime beside it; see `keepstate.report.model`."""
     trained_for: TrainedFor | None = None
@@ -245,6 +247,12 @@ def read_cell(folder: Path) -> CellResult:
         unreadable=tuple(unreadable),
         remarks=cell.remarks,
         optimum=cell.optimum,
+        played_with={
+            "versions": cell.versions,
+            "isolation": cell.isolation,
+            "vllm_arguments": cell.server.get("vllm_arguments"),
+            "written_at": cell.written_at,
+        },
         trained_for=cell.trained_for,
     )
 

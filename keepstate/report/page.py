@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from keepstate import __version__
 from keepstate.report.behaviour import BEHAVIOUR_COLUMNS
+from keepstate.report.behind import endings_by_cell, errors_by_cell, pairs_of, settings_of_cells
 from keepstate.report.episodes import EPISODES_FILE, table_of
 from keepstate.report.matrix import METRICS, heat_map, runtimes_of
 from keepstate.report.model import Report
@@ -78,6 +79,10 @@ def html(report: Report, drawings: Mapping[str, str]) -> str:
         metrics=METRICS,
         heat_map=heat_map,
         runtimes_of=runtimes_of,
+        errors_by_cell=errors_by_cell,
+        endings_by_cell=endings_by_cell,
+        pairs_of=pairs_of,
+        settings_of_cells=settings_of_cells,
         columns=COLUMNS,
         comparison_head=COMPARISON_HEAD,
         comparison_row=comparison_row,

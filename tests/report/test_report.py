@@ -30,6 +30,7 @@ from keepstate.cli import report as report_command
 from keepstate.errors import UserError
 from keepstate.files import parse_json
 from keepstate.report import build_report, compare_cells, make_report
+from keepstate.report.behind import endings_by_cell, errors_by_cell, pairs_of, settings_of_cells
 from keepstate.report.entries import ReportFile
 from keepstate.report.figures import cell_figures
 from keepstate.report.matrix import METRICS, STEPS, heat_map
@@ -238,8 +239,8 @@ def test_the_page_is_one_file_with_nothing_from_elsewhere(built: Path) -> None:
     assert not {"link", "iframe", "img", "object"} & set(page.tags)
     assert "@import" not in source
     assert re.findall(r"url\((?!#)", source) == []
-    assert page.tags.count("svg") == 2
-    assert page.tags.count("table") == 4 + len(METRICS)
+    assert page.tags.count("svg") == 2 + len(make_report("r", read_results(built)).groups[0].comparisons)
+    assert page.tags.count("table") == 7 + len(METRICS)
     ids = re.findall(r'\bid="([^"]+)"', source)
     assert len(ids) == len(set(ids))
     assert {link.removeprefix("#") for link in page.links} <= set(ids), "every link of the page leads somewhere"
@@ -334,6 +335,30 @@ def test_words_from_files_cannot_become_markup(run: Path) -> None:
     (run / "react-react-mini" / "<img src=x>.trace.json").write_text("{")
     build_report(run)
     assert "<img src=x>" not in (run / "report/index.html").read_text()
+
+
+def test_what_stands_behind_the_figures_is_counted_and_joined_task_by_task(published: Path) -> None:
+    group = make_report("r", read_results(published)).groups[0]
+    head, rows = errors_by_cell(group)
+    errors = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert errors["persistent → forget"] == {
+        "cell": "persistent → forget",
+        "no error": "6 (25 %)",
+        "NameError": "18 (75 %)",
+    }
+    head, rows = endings_by_cell(group)
+    endings = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert endings["base → react"] == {"cell": "base → react", "finished": "0", "turn_limit": "24 (100 %)"}
+    pairs = pairs_of(group.comparisons[0])
+    assert (pairs.before, pairs.after) == ("forget → forget", "persistent → forget")
+    assert pairs.counts == {"worse": 17, "same": 6, "better": 0}, "every fourth task of 23 scores .9 in both"
+    lines = re.findall("M[^M]+", dict(pairs.paths)["worse"])
+    assert sorted(lines) == ["M30 10L190 70", "M30 22L190 70"], "from 1 and .9 to .5, each once"
+    same, (head, rows) = settings_of_cells(group)
+    assert dict(same)["versions.keepstate"]
+    assert dict(same)["limits.turns"] == "40"
+    assert {"runtime", "digest", "rungs"} <= set(head)
+    assert len(rows) == 8
 
 
 def test_a_task_whose_name_is_markup_stays_a_text(run: Path) -> None:

@@ -1,0 +1,104 @@
+"""What stands behind the figures of a group: errors and endings by cell, tasks pair by pair, how it was played.
+
+For the page. Counts and draws; says nothing of what is shown by it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keepstate.bench.results import Episode
+from keepstate.report.figures import Comparison
+from keepstate.report.model import CellGroup
+from keepstate.report.words import NONE
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+"""A head and rows, which begin with the name of a cell."""
+
+
+def errors_by_cell(group: CellGroup) -> Table:
+    """In how many episodes the agent's own code raised a class of errors; one may have several."""
+    return _by_cell(group, lambda episode: set(episode.errors) or {"no error"})
+
+
+def endings_by_cell(group: CellGroup) -> Table:
+    """How many episodes ended for which reason."""
+    return _by_cell(group, lambda episode: {str(episode.finish_reason)})
+
+
+def _by_cell(group: CellGroup, kinds: Callable[[Episode], Collection[str]]) -> Table:
+    counts = [Counter(kind for e in figures.cell.episodes for kind in kinds(e)) for figures in group.figures]
+    total = sum(counts, Counter[str]())
+    heads = sorted(total, key=lambda kind: (-total[kind], kind))
+    rows = [
+        (figures.cell.label, *(_part(counted[kind], len(figures.cell.episodes)) for kind in heads))
+        for figures, counted in zip(group.figures, counts, strict=True)
+    ]
+    return ("cell", *heads), rows
+
+
+def _part(count: int, of: int) -> str:
+    return f"{count:,} ({100 * count / of:.0f} %)" if count else "0"
+
+
+LEFT, RIGHT, TOP, HEIGHT = 30, 190, 10, 120
+"""Of a drawing of pairs, in its own units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The scores of each task in two cells, joined: the paths of an SVG drawing, and how many they are."""
+
+    name: str
+    before: str
+    """The cell on the left: the second of the comparison."""
+    after: str
+    paths: tuple[tuple[str, str], ...]
+    """Kind (worse, same, better: of the right one) and the lines of its tasks."""
+    counts: Mapping[str, int]
+
+
+def pairs_of(comparison: Comparison) -> Pairs:
+    """The tasks that are graded in both, each a line; those at the same place are drawn once."""
+    after, before = comparison.first.by_task(), comparison.second.by_task()
+    lines: dict[str, list[str]] = {"worse": [], "same": [], "better": []}
+    for task in sorted(after.keys() & before.keys()):
+        a, b = before[task].score, after[task].score
+        start, end = (round(TOP + HEIGHT * (1 - min(max(score, 0.0), 1.0)), 1) for score in (a, b))
+        lines["worse" if b < a else "better" if b > a else "same"].append(f"M{LEFT} {start:g}L{RIGHT} {end:g}")
+    return Pairs(
+        f"{comparison.first.label} against {comparison.second.label}",
+        comparison.second.label,
+        comparison.first.label,
+        tuple((kind, "".join(dict.fromkeys(each))) for kind, each in lines.items() if each),
+        {kind: len(each) for kind, each in lines.items()},
+    )
+
+
+def settings_of_cells(group: CellGroup) -> tuple[list[tuple[str, str]], Table]:
+    """How the cells were played: what is the same in all of them by its key, and what is not, a row a cell."""
+    cells = [
+        _flat({"digest": f.cell.digest, "rungs": ", ".join(f.rungs), **f.cell.config, **f.cell.played_with})
+        for f in group.figures
+    ]
+    keys = list(dict.fromkeys(key for cell in cells for key in cell))
+    same = [key for key in keys if len({cell.get(key, NONE) for cell in cells}) == 1]
+    apart = [key for key in keys if key not in same]
+    rows = [
+        (f.cell.label, *(cell.get(key, NONE) for key in apart)) for f, cell in zip(group.figures, cells, strict=True)
+    ]
+    return [(key, cells[0][key]) for key in same], (("cell", *apart), rows)
+
+
+def _flat(value: Mapping[str, Any], of: str = "") -> dict[str, str]:
+    """`limits.turns` and the like, as text."""
+    flat: dict[str, str] = {}
+    for key, each in value.items():
+        if isinstance(each, Mapping):
+            flat |= _flat(each, f"{of}{key}.")
+        else:
+            flat[f"{of}{key}"] = "not set, or not known" if each is None else str(each)
+    return flat
