@@ -60,7 +60,8 @@ def in_words(sets: Sequence[Sequence[str]]) -> str:
     several, alone = ([each for each in sets if (len(each) > 1) is kind] for kind in (True, False))
     parts = []
     if several:
-        parts.append(f"These cannot be told apart: {'; '.join('(' + ', '.join(each) + ')' for each in several)}.")
+        named = "; ".join(f"({', '.join(each)})" for each in several)
+        parts.append(f"Shown neither to differ nor to be equal: {named}.")
     if alone:
-        parts.append(f"Told apart from all others: {', '.join(each[0] for each in alone)}.")
+        parts.append(f"Shown to differ from all others: {', '.join(each[0] for each in alone)}.")
     return " ".join(parts)

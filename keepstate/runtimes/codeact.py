@@ -121,8 +121,9 @@ class CodeActRuntime:
 
     @property
     def _keeps(self) -> bool:
-        """Whether the rule of this runtime lets its interpreter live on after the action that has just ended."""
-        return self._rule.keeps(self._served, cut=self._gate.limit_message is not None)
+        """Whether its interpreter lives on after the action that has just ended: not where that ended the episode."""
+        cut = self._gate.limit_message is not None
+        return not self._gate.environment.finished and self._rule.keeps(self._served, cut=cut)
 
     def _end_interpreter(self) -> None:
         worker, self._worker, self._served, self._history = self._worker, None, 0, []
@@ -140,6 +141,6 @@ class CodeActRuntime:
     def _lost(self, lost: WorkerLost) -> BlockResult:
         """What the agent sees of the end of its interpreter."""
         if self._gate.environment.finished:
-            return BlockResult(lost.output, None, None, ())
+            return self._ended(BlockResult(lost.output, None, None, ()))
         gone = f" {GONE}" if self._keeps else ""
         return BlockResult(lost.output, f"{lost.kind}: {lost.reason}.{gone}", lost.kind, ())

@@ -146,6 +146,21 @@ async def test_a_trace_of_an_older_version_is_replayed(tmp_path: Path) -> None:
     assert (await replayed(tmp_path)).same == 1
 
 
+async def test_older_traces_tell_of_the_time_after_the_finish_which_depended_on_the_load(tmp_path: Path) -> None:
+    path = await record(tmp_path, [block(TOOLS), block("print('a')\nfinish()")])
+    late = {"tool": "finish", "arguments": {}, "output": None, "error": "the episode is over"}
+
+    def older(trace: dict[str, Any]) -> None:
+        told = [event for event in trace["events"] if event["type"] == "StepEvent"][-1]["interpreter_result"]
+        told.update(globals=["ids"], state_lost=True, output="a\nlate\n", error="NameError: x", error_type="NameError")
+        told["results"].append(late)
+
+    change(path, older)
+    assert (await replayed(tmp_path)).same == 1
+    change(path, lambda trace: trace["events"][-2]["interpreter_result"].update(output="b\n"))
+    assert (await replayed(tmp_path)).first["step"].place == "turn 1, output"
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [

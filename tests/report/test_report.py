@@ -163,6 +163,7 @@ def test_the_headline_says_what_mismatch_cost_and_hedges(run: Path) -> None:
         below
         == "Below the floor, what playing blind reaches on these tasks: base → persistent, base → forget, base → react."
     )
+    assert tied.startswith("Shown neither to differ nor to be equal: ("), "a tie is no equivalence"
 
 
 def test_what_is_missing_is_told(run: Path, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_cells_are_tied_by_holm_over_all_pairs_and_draws_are_averaged(tmp_path: 
     sets = tied_sets(read_results(tmp_path))
     assert sets == (("a → react",), ("b → react", "c → react", "e → react"))
     assert in_words(sets) == (
-        "These cannot be told apart: (b → react, c → react, e → react). Told apart from all others: a → react."
+        "Shown neither to differ nor to be equal: (b → react, c → react, e → react)."
+        " Shown to differ from all others: a → react."
     )
     assert in_words(tied_sets(read_results(tmp_path / "a0"))) == ""

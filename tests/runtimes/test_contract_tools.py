@@ -10,7 +10,7 @@ from playground import CODEACT, LIMITS, PERSISTENT, REACT, Toolbox, calls_action
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes import Sandbox
 from keepstate.tasks import aside
-from keepstate.traces.record import Limits
+from keepstate.traces.record import Limits, ToolCall
 from keepstate.vocabulary import Origin, Rung, RuntimeName
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -293,12 +293,23 @@ async def test_the_cap_cannot_be_swallowed(sandbox: Sandbox, runtime: RuntimeNam
 
 
 @CODE
-async def test_finish_cannot_be_swallowed(sandbox: Sandbox, runtime: RuntimeName) -> None:
-    code = "try:\n    finish()\nexcept BaseException:\n    pass\necho('late')\nwhile True: pass"
-    async with opened(runtime, sandbox, Limits(action_seconds=1)) as session:
+@pytest.mark.parametrize("after", ["", "print('late'); echo('late')", "1 / 0", "import time; time.sleep(60)"])
+async def test_the_result_of_the_last_block_is_that_at_its_finish_however_fast_it_ends(
+    sandbox: Sandbox, runtime: RuntimeName, after: str
+) -> None:
+    code = f"x = 1\nprint('seen', end='')\ntry:\n    finish()\nexcept BaseException:\n    pass\n{after}"
+    async with opened(runtime, sandbox, Limits(action_seconds=9)) as session:
         result = await session.run(code)
-        assert result.error is None
         assert session.environment.log == [("finish", {})]
+    assert (result.output, result.error, result.globals, result.state_lost) == ("seen", None, (), False)
+    assert result.results == (ToolCall("finish", {}),)
+    assert result.seconds < 9, "nothing is waited for"
+
+
+async def test_a_finish_hides_no_cap(sandbox: Sandbox) -> None:
+    code = "try:\n    nothing(); nothing()\nexcept BaseException:\n    finish()"
+    async with opened(PERSISTENT, sandbox, Limits(tool_calls=1)) as session:
+        assert (await session.run(code)).error_type == "ToolCallLimit"
 
 
 BAD_ACTIONS = [

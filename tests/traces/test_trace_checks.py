@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from episode_notes import note_episode
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -261,6 +261,7 @@ ROLES = st.lists(st.sampled_from(["system", "user", "assistant"]), max_size=6)
 
 
 @given(ROLES, st.booleans())
+@settings(deadline=None)
 def test_what_is_lawful_is_one_rule_of_traces_and_data_sets(roles: list[Any], alternate: bool) -> None:
     if alternate:  # at random few are lawful
         roles = [*roles[:1], *(("user", "assistant")[place % 2] for place in range(len(roles)))]

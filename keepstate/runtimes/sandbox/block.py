@@ -148,7 +148,7 @@ class Block:
         return self.answer(called)
 
     def answer(self, call: ToolCall) -> bytes:
-        """The frame that answers the last call.
+        """The frame that answers the last call; where that ended the episode none: the block has its result.
 
         Raises:
             EpisodeFailure: The task failed.
@@ -156,7 +156,8 @@ class Block:
         if self._asked_at is not None:
             self._waited, self._asked_at = self.waited, None
         if self.gate.environment.finished:
-            return frames.encode({"call": self._last_call})
+            self.result.set_result(BlockResult(self._output.render(), None, None, ()))
+            return b""
         if isinstance(call.output, str) and len(call.output) > MAX_ANSWER_CHARS:
             told = f"tool {call.tool} returned {len(call.output)} characters, {MAX_ANSWER_CHARS} are allowed"
             raise EpisodeFailure(Origin.TASK, told)

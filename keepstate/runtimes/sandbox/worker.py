@@ -316,10 +316,10 @@ class Worker(asyncio.Protocol):
             self._take_turn()
 
     def _answer(self, block: Block, answer: bytes) -> None:
-        if self._transport is not None and self.is_connected:  # it may have asked and ended
+        if block.result.done():  # what it would still do would be on record or not, as the machine is busy or not
+            self.kill(WorkerLost("InterpreterExit", "the episode is over"))
+        elif self._transport is not None and self.is_connected:  # it may have asked and ended
             self._transport.write(answer)
-        if block.gate.environment.finished:
-            self._set_timer(GRACE_SECONDS, self.kill, WorkerLost("InterpreterExit", "the episode is over"))
 
     def _check_time(self) -> None:
         """Called when the time may be over."""

@@ -37,11 +37,7 @@ class TimeLimit(BaseException):
     """The block used up its time."""
 
 
-class EpisodeFinished(BaseException):
-    """The episode is over: the block ends here."""
-
-
-for _kind in (ToolError, ToolCallLimit, TimeLimit, EpisodeFinished):
+for _kind in (ToolError, ToolCallLimit, TimeLimit):
     _kind.__module__ = "builtins"  # shown by its bare name, as the built-in errors are
 
 Call = Callable[[str, dict[str, Any]], tuple[Any, BaseException | None]]
