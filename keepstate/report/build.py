@@ -15,35 +15,42 @@ from dataclasses import asdict
 from pathlib import Path
 
 from keepstate.bench.results import read_results
+from keepstate.display import CountDisplay
 from keepstate.files import write_atomic, write_json
 from keepstate.report.entries import report_file
-from keepstate.report.episodes import EPISODES_FILE, csv_of
+from keepstate.report.episodes import EPISODES_FILE, TRACES, csv_of
 from keepstate.report.figures import MARGIN
 from keepstate.report.model import Report, make_report
 from keepstate.report.page import html
 from keepstate.report.tables import markdown
+from keepstate.traces.pages import write_pages
 
 HTML_FILE = "index.html"
 
 
-def build_report(run: Path, out: Path | None = None, *, margin: float = MARGIN) -> Report:
+def build_report(run: Path, out: Path | None = None, *, margin: float = MARGIN, traces: bool = False) -> Report:
     """Read the results in `run` and write the report.
 
     Args:
         run: Folder with one folder a cell.
         out: Where to; `<run>/report` where None.
         margin: Differences of optimality below it count as equivalent.
+        traces: Write a page of every episode as well, beside the report's page, which links to them.
 
     Raises:
-        UserError: No results there, or the report cannot be written.
+        UserError: No results there, no trace of keepstate's, or the report cannot be written.
     """
     report = make_report(run.resolve().name, read_results(run), margin=margin)
-    write_report(report, out or run / "report")
+    folder = out or run / "report"
+    if traces:
+        with CountDisplay("pages of traces") as shown:
+            write_pages([run], folder / TRACES, on_progress=shown)
+    write_report(report, folder, run=run if traces else None)
     return report
 
 
-def write_report(report: Report, folder: Path) -> Path:
-    """Write every form of a report; returns the path of the HTML file.
+def write_report(report: Report, folder: Path, *, run: Path | None = None) -> Path:
+    """Write every form of a report; returns the path of the HTML file. `run`: as `html` has it.
 
     Raises:
         UserError: `folder` cannot be written.
@@ -58,5 +65,5 @@ def write_report(report: Report, folder: Path) -> Path:
     write_atomic(folder / "report.md", markdown(report))
     write_atomic(folder / EPISODES_FILE, csv_of(report))
     write_json(folder / "report.json", asdict(report_file(report)))
-    write_atomic(folder / HTML_FILE, html(report, drawings))
+    write_atomic(folder / HTML_FILE, html(report, drawings, run=run))
     return folder / HTML_FILE

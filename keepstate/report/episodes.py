@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from keepstate.bench.results import CellResult, Episode
 from keepstate.report.model import Report
+from keepstate.traces.writer import trace_path
 
 EPISODES_FILE = "episodes.csv"
+TRACES = "traces"
+"""Folder of the pages of all traces, beside the page."""
 HEAD = (
     "cell",
     "task",
@@ -47,17 +52,37 @@ def csv_of(report: Report) -> str:
     return text.getvalue()
 
 
-def table_of(report: Report) -> dict[str, Any]:
-    """The columns that the page shows, and the rows: a text is its place in `texts`, where it stands once."""
+def table_of(report: Report, run: Path | None = None) -> dict[str, Any]:
+    """The columns that the page shows, and the rows: a text is its place in `texts`, where it stands once.
+
+    Args:
+        report: Whose episodes.
+        run: The folder whose traces have pages in `TRACES`: a row ends in the address of its page there.
+    """
     texts: dict[str, int] = {}
     rows = [
-        [texts.setdefault(value, len(texts)) if isinstance(value, str) else value for value in row[:SHOWN]]
+        [
+            texts.setdefault(value, len(texts)) if isinstance(value, str) else value
+            for value in (*row[:SHOWN], *_page(figures.cell, row, run))
+        ]
         for group in report.groups
         for figures in group.figures
         for row in rows_of(figures.cell)
     ]
     columns = [[title, title in NUMBERS] for title in HEAD[:SHOWN]]
     return {"columns": columns, "texts": list(texts), "rows": rows}
+
+
+def _page(cell: CellResult, row: Row, run: Path | None) -> list[str | None]:
+    """The address of its page in `TRACES`; None where there is no trace."""
+    if run is None:
+        return []
+    if row[HEAD.index("status")] == "not played":
+        return [None]
+    from keepstate.traces.pages import page_of
+
+    trace = trace_path(cell.folder, str(row[HEAD.index("task")]))
+    return [quote(str(page_of(trace, run.resolve())))]
 
 
 def rows_of(cell: CellResult) -> Iterator[Row]:

@@ -7,12 +7,13 @@ import hashlib
 import re
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keepstate import __version__
 from keepstate.report.behaviour import BEHAVIOUR_COLUMNS
 from keepstate.report.behind import endings_by_cell, errors_by_cell, pairs_of, settings_of_cells
-from keepstate.report.episodes import EPISODES_FILE, table_of
+from keepstate.report.episodes import EPISODES_FILE, TRACES, table_of
 from keepstate.report.matrix import METRICS, heat_map, runtimes_of
 from keepstate.report.model import Report
 from keepstate.report.sentences import behaviour_readings
@@ -32,6 +33,7 @@ from keepstate.report.tables import (
     how,
     repeats_row,
 )
+from keepstate.traces.pages import INDEX
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -51,12 +53,13 @@ PLOTS = (
 )
 
 
-def html(report: Report, drawings: Mapping[str, str]) -> str:
+def html(report: Report, drawings: Mapping[str, str], *, run: Path | None = None) -> str:
     """The page; all of it is readable without plots and without script.
 
     Args:
         report: What it says.
         drawings: SVG by name of plot, as in `PLOTS`.
+        run: The folder whose traces have pages beside it, to link to.
     """
     import jinja2
     from markupsafe import Markup
@@ -74,7 +77,8 @@ def html(report: Report, drawings: Mapping[str, str]) -> str:
         script=Markup(script),
         policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none';"
         " form-action 'none'",
-        episodes=jinja2.utils.htmlsafe_json_dumps(table_of(report), separators=(",", ":")),
+        episodes=jinja2.utils.htmlsafe_json_dumps(table_of(report, run), separators=(",", ":")),
+        traces=f"{TRACES}/{INDEX}" if run else None,
         episodes_file=EPISODES_FILE,
         metrics=METRICS,
         heat_map=heat_map,

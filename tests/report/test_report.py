@@ -15,6 +15,7 @@ from dataclasses import asdict
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from click.testing import CliRunner
@@ -362,6 +363,21 @@ def test_what_stands_behind_the_figures_is_counted_and_joined_task_by_task(publi
     assert len(rows) == 8
 
 
+def test_rows_lead_to_the_pages_of_their_traces(tmp_path: Path) -> None:
+    made = [Made(0.5), Made(failure=Origin.SANDBOX), None]
+    write_made_cell(tmp_path, "base", REACT, lambda i: made[i], 3)
+    result = CliRunner().invoke(report_command.command, [str(tmp_path), "--traces", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    source = (tmp_path / "out/index.html").read_text()
+    table = json.loads(re.findall(r"episodes-data\">(.*?)</script>", source)[0])
+    pages = [row[-1] if row[-1] is None else table["texts"][row[-1]] for row in table["rows"]]
+    assert pages[2] is None, "not played"
+    for page in pages[:2]:
+        assert "<html" in (tmp_path / "out/traces" / unquote(page)).read_text()
+        assert re.fullmatch(r"episodes/[\w%/.-]+", page)
+    assert (tmp_path / "out" / re.findall(r'href="(traces/[^"]+)"', source)[0]).exists()
+
+
 def test_a_task_whose_name_is_markup_stays_a_text(run: Path) -> None:
     hostile = "</script><img src=x onerror=alert(1)>\u2028]]>"
     cell = json.loads((run / "react-react-mini/cell.json").read_text())
@@ -374,7 +390,7 @@ def test_a_task_whose_name_is_markup_stays_a_text(run: Path) -> None:
     assert not set("<>&") & set(data)
     assert "<img" not in source
     script = (resources.files("keepstate.report") / "templates/report.js").read_text()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|\bhref", script)
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval", script)
 
 
 def test_pictures_are_written_and_hold_every_cell(built: Path) -> None:

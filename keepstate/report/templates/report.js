@@ -40,7 +40,7 @@
   before.addEventListener("click", () => { from -= SLICE; draw(); });
   after.addEventListener("click", () => { from += SLICE; draw(); });
 
-  const scroll = make("div", place, "", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Episodes" });
+  const scroll = make("div", place, "", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Rows of episodes" });
   const table = make("table", scroll);
   const head = make("tr", make("thead", table));
   const heads = columns.map(([title, numeric], at) => {
@@ -74,7 +74,11 @@
     const slice = found.slice(from, from + SLICE), lines = document.createDocumentFragment();
     for (const row of slice) {
       const line = make("tr", lines);
-      columns.forEach(([, numeric], at) => make(at ? "td" : "th", line, shown(row, at), at ? { class: numeric ? "" : "text" } : { scope: "row" }));
+      columns.forEach(([title, numeric], at) => {
+        const page = title === "task" ? texts[row[columns.length]] : undefined;
+        const cell = make(at ? "td" : "th", line, page ? "" : shown(row, at), at ? { class: numeric ? "" : "text" } : { scope: "row" });
+        if (page) make("a", cell, shown(row, at), { href: `traces/${page}` });
+      });
     }
     body.replaceChildren(lines);
     before.disabled = from === 0;
