@@ -60,7 +60,7 @@ async def run_episode(
     recorder = Recorder(task, runtime, model, limits, seed)
     try:
         with attributed(Origin.TASK):
-            gate = await ToolGate.open(task, limits.tool_calls)
+            gate = await ToolGate.open(task, limits.most_calls)
             prompt = system_prompt(runtime, gate.environment.tools, tool_calls=limits.tool_calls)
         with attributed(Origin.RUNTIME):
             interpreter = await open_runtime(runtime, gate, limits, sandbox)

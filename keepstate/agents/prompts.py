@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from keepstate.state import LIFETIME, StateRule
 from keepstate.tasks.tools import Tool
+from keepstate.traces.record import NO_CAP, Cap
 from keepstate.vocabulary import RuntimeName
 
 _CARRIED = (
@@ -54,7 +55,7 @@ print(...)
 ```
 
 The block is executed and you see a JSON observation: "output" is what it printed, "error" its error if any, "globals" \
-the names you defined that the next block can use. A block may make at most {tool_calls} tool calls.
+the names you defined that the next block can use.{cap}
 
 {runtime}
 
@@ -67,7 +68,7 @@ Solve the task by calling tools. In each turn write exactly:
 Thought: what you know and what to do next
 Action: [{{"tool": "name", "args": {{"parameter": "value"}}}}]
 
-The action is one JSON list of at most {tool_calls} tool calls, which run in order. For each you see a line \
+The action is one JSON list of {cap}tool calls, which run in order. For each you see a line \
 "Observation: [tool] result".
 
 Tools:
@@ -79,14 +80,15 @@ def tool_docs(tools: Iterable[Tool]) -> str:
     return "\n".join(f"- {tool.signature}: {tool.description}" for tool in tools)
 
 
-def system_prompt(runtime: RuntimeName, tools: Iterable[Tool], *, tool_calls: int) -> str:
+def system_prompt(runtime: RuntimeName, tools: Iterable[Tool], *, tool_calls: Cap) -> str:
     """The system message of an episode.
 
     Args:
         runtime: What will execute the actions.
         tools: What the environment offers.
-        tool_calls: The cap on calls per action.
+        tool_calls: The cap on calls per action, of which nothing is said where there is none.
     """
     if runtime is RuntimeName.REACT:
-        return REACT.format(tool_calls=tool_calls, tools=tool_docs(tools))
-    return CODEACT.format(tool_calls=tool_calls, runtime=runtime_paragraph(runtime), tools=tool_docs(tools))
+        return REACT.format(cap="" if tool_calls == NO_CAP else f"at most {tool_calls} ", tools=tool_docs(tools))
+    cap = "" if tool_calls == NO_CAP else f" A block may make at most {tool_calls} tool calls."
+    return CODEACT.format(cap=cap, runtime=runtime_paragraph(runtime), tools=tool_docs(tools))

@@ -108,7 +108,7 @@ class Effects:
         """Count an episode that was recorded under `limits` and replayed under `now`."""
         both = (recorded, again)
         caps = [_cut_steps(trace) for trace in both]
-        lower, higher = sorted((limits.tool_calls, now.tool_calls))
+        lower, higher = sorted((limits.most_calls, now.most_calls))
         self.episodes += 1
         self.unchanged += not [each for each in differences(recorded, again) if each.kind != "prompt"]
         self.actions += len(again.steps)
@@ -119,7 +119,7 @@ class Effects:
             longest = max(map(len, calls))
             made = [max(pair) for pair in zip(*(each + [0] * (longest - len(each)) for each in calls), strict=True)]
             self.beyond += sum(max(0, count - lower) for count in made)
-            self.at_least |= bool(caps[0] if limits.tool_calls == higher else caps[1])
+            self.at_least |= bool(caps[0] if limits.most_calls == higher else caps[1])
         for place, trace in enumerate(both):
             self.cut[place] += caps[place]
             self.missing[place] += trace.missed_variable

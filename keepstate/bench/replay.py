@@ -31,7 +31,7 @@ from keepstate.tasks.base import Task
 from keepstate.tasks.families import family
 from keepstate.tasks.generate import make_tasks
 from keepstate.traces.reader import load_trace, parse_trace, read_fault, trace_files
-from keepstate.traces.record import Limits, ModelResponseEvent, TaskRef, Trace, TraceError
+from keepstate.traces.record import Cap, Limits, ModelResponseEvent, TaskRef, Trace, TraceError
 from keepstate.traces.schema import trace_json
 from keepstate.vocabulary import AUTO, RuntimeName
 
@@ -46,8 +46,8 @@ class Contract:
     """What replaces the recorded contract; None keeps it."""
 
     runtime: RuntimeName | None = None
-    tool_calls: int | None = None
-    """The cap on tool calls of an action."""
+    tool_calls: Cap | None = None
+    """The cap on tool calls of an action; `none` is no cap."""
 
     def __str__(self) -> str:
         cap = f"cap {self.tool_calls}" if self.tool_calls else ""

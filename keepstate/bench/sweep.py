@@ -14,6 +14,7 @@ from itertools import product
 
 from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.errors import UserError
+from keepstate.traces.record import Cap
 from keepstate.vocabulary import RuntimeName
 
 
@@ -25,8 +26,8 @@ class Sweep:
     """Of the config's own kind of agent."""
     seeds: tuple[int, ...] = ()
     """Draws: the same tasks again."""
-    tool_calls: tuple[int, ...] = ()
-    """Of an action."""
+    tool_calls: tuple[Cap, ...] = ()
+    """Of an action; `none` is no cap."""
     temperature: tuple[float, ...] = ()
     """Of the server's draws."""
 

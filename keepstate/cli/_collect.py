@@ -104,7 +104,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     runtimes = tuple(RuntimeName) if runtime == ALL else (RuntimeName(runtime),)
 
     def scripted(task: Task, name: RuntimeName) -> Model:
-        return ScriptedTeacher(task, name, seed=seed, tool_calls=limits.tool_calls)
+        return ScriptedTeacher(task, name, seed=seed, tool_calls=limits.most_calls)
 
     told = eventloop.run(contents_of(base_url, model_name)) if base_url and model_name else {}
     plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, fresh=fresh, served=told)

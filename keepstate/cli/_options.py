@@ -99,6 +99,19 @@ class Several(click.ParamType[tuple[Any, ...]]):
         return f"{self._of.get_metavar(param, ctx) or self.name.upper()},..."
 
 
+class CapType(click.IntRange):
+    """A cap on tool calls, or `none`."""
+
+    name = "cap"
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what is neither."""
+        return value if value == "none" else super().convert(value, param, ctx)
+
+
 def together(*options: Option[Any]) -> Option[Any]:
     """Several options as one decorator, in their order."""
 
@@ -239,9 +252,9 @@ def sweep_options() -> Option[Any]:
         ),
         click.option(
             "--tool-calls",
-            type=Several(click.IntRange(1)),
+            type=Several(CapType()),
             default=(),
-            help="Of an action; 25,80 plays cells of either.",
+            help="Of an action; 25,80,none plays cells of each, none without a cap.",
         ),
         click.option(
             "--temperature",

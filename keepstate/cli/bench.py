@@ -26,6 +26,7 @@ from keepstate.cli import Group
 from keepstate.cli._options import (
     PATH,
     RUNTIME,
+    CapType,
     Several,
     base_url_option,
     concurrency_option,
@@ -163,7 +164,7 @@ tasks_option = click.option(
 @command.command("replay")
 @click.argument("run", type=PATH)
 @click.option("--runtime", "runtimes", type=Several(RUNTIME), default=(), help="To play in.")
-@click.option("--tool-calls", "caps", type=Several(click.IntRange(1)), default=(), help="Of an action.")
+@click.option("--tool-calls", "caps", type=Several(CapType()), default=(), help="Of an action; none: no cap.")
 @tasks_option
 @family_option()
 @concurrency_option(8)

@@ -52,7 +52,7 @@ async def rehearse(family: Family, tasks: Sequence[Task], *, isolation: str = AU
     tally = Tally(family.name, Path(), len(tasks))
 
     def job(task: Task, runtime: RuntimeName) -> Job:
-        player = partial(ScriptedTeacher, task, runtime, tool_calls=LIMITS.tool_calls)
+        player = partial(ScriptedTeacher, task, runtime, tool_calls=LIMITS.most_calls)
         keep = partial(played[task.name].__setitem__, runtime)
         return Job(tally, task, runtime, player, LIMITS.of(runtime), 0, isolation, record=keep)
 
@@ -73,7 +73,7 @@ def _refusal(family: Family, task: Task) -> str:
     """Why the script does not play a task; empty where it does."""
     with told(family, "script"):
         try:
-            scripts = [family.script(task, name, seed=0, tool_calls=LIMITS.tool_calls) for name in RuntimeName]
+            scripts = [family.script(task, name, seed=0, tool_calls=LIMITS.most_calls) for name in RuntimeName]
         except UserError as refusal:
             return refusal.message
     return f"no script for {task.name}" if None in scripts else ""

@@ -7,12 +7,14 @@ Definitions: docs/behaviour.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from keepstate.bench.results import CellResult
 from keepstate.report.statistics import Estimate, bounded_mean
+from keepstate.traces.record import NO_CAP, Cap
 from keepstate.vocabulary import RuntimeName
 
 Scores = Mapping[str, float]
@@ -34,7 +36,7 @@ class Contrast:
 def contrasts(cells: Sequence[CellResult]) -> tuple[Contrast, ...]:
     """Every contrast whose cells are there."""
     scores = _scores(cells)
-    caps = sorted({cap for *_, cap in scores})
+    caps = sorted({cap for *_, cap in scores}, key=lambda cap: math.inf if cap == NO_CAP else cap)
     found: list[Contrast] = []
     for cap in caps:
         found += _at(scores, cap)
@@ -43,24 +45,24 @@ def contrasts(cells: Sequence[CellResult]) -> tuple[Contrast, ...]:
     return tuple(found)
 
 
-_Cells = Mapping[tuple[str, RuntimeName, int], Scores]
+_Cells = Mapping[tuple[str, RuntimeName, Cap], Scores]
 
 
 def _scores(cells: Sequence[CellResult]) -> _Cells:
     """Scores by task of each trained agent in each runtime under each cap."""
     letters = {RuntimeName.PERSISTENT: "P", RuntimeName.FORGET: "S"}
-    every: dict[tuple[str, RuntimeName, int], dict[str, list[float]]] = {}
+    every: dict[tuple[str, RuntimeName, Cap], dict[str, list[float]]] = {}
     for cell in cells:
         trained = cell.trained_for.runtimes if cell.trained_for else ()
         cap = cell.config["limits"].get("tool_calls")
-        if len(trained) == 1 and trained[0] in letters and type(cap) is int:
+        if len(trained) == 1 and trained[0] in letters and (type(cap) is int or cap == NO_CAP):
             of_task = every.setdefault((letters[trained[0]], cell.runtime, cap), {})
             for task, mean in cell.by_task().items():
                 of_task.setdefault(task, []).append(mean.score)
     return {key: {task: fmean(values) for task, values in tasks.items()} for key, tasks in every.items()}
 
 
-def _cell(scores: _Cells, name: str, cap: int) -> Scores:
+def _cell(scores: _Cells, name: str, cap: Cap) -> Scores:
     """`PS`: trained in persistent, played in forget."""
     return scores.get((name[0], RuntimeName.PERSISTENT if name[1] == "P" else RuntimeName.FORGET, cap), {})
 
@@ -73,7 +75,7 @@ def _made(name: str, formula: str, bound: float, terms: Sequence[tuple[float, Sc
         yield Contrast(name, formula, value)
 
 
-def _at(scores: _Cells, cap: int) -> Iterator[Contrast]:
+def _at(scores: _Cells, cap: Cap) -> Iterator[Contrast]:
     pp, ps, sp, ss = (_cell(scores, name, cap) for name in ("PP", "PS", "SP", "SS"))
     yield from _made(f"G_P({cap})", "PP - PS", 1.0, [(1, pp), (-1, ps)])
     yield from _made(f"M({cap})", "PS - SS", 1.0, [(1, ps), (-1, ss)])
@@ -90,7 +92,7 @@ def _at(scores: _Cells, cap: int) -> Iterator[Contrast]:
                 yield Contrast(f"rho({cap})", formula, Estimate(closed, None, None, len(common)))
 
 
-def _between(scores: _Cells, low: int, high: int) -> Iterator[Contrast]:
+def _between(scores: _Cells, low: Cap, high: Cap) -> Iterator[Contrast]:
     """Of the tightest and the widest cap."""
     binding, slack = ({name: _cell(scores, name, cap) for name in ("PP", "PS", "SP", "SS")} for cap in (low, high))
     gap = [(1, binding["PP"]), (-1, binding["PS"]), (-1, slack["PP"]), (1, slack["PS"])]

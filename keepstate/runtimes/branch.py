@@ -97,7 +97,7 @@ async def run_again(
         if ran.result.error_type == TIME_LIMIT:
             raise CannotBranch(f"block {number} of the interpreter was cut by its time limit: nobody knows where")
         try:
-            gate = ToolGate(_OnRecord(tools, ran.calls), limits.tool_calls)
+            gate = ToolGate(_OnRecord(tools, ran.calls), limits.most_calls)
             again = await worker.run(ran.code, gate, limits, variables_only=variables_only)
         except WorkerLost as lost:
             raise CannotBranch(f"block {number} of the interpreter, run again, lost it: {lost}") from lost

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, create_model, with_config
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model, with_config
 
 from keepstate.closed import Closed
 from keepstate.models.base import Count, Message, TokenUsage
@@ -67,6 +67,22 @@ MOST_TURNS = 2**53
 """Whole numbers up to here are exact in every program that reads JSON."""
 
 
+NO_CAP: Literal["none"] = "none"
+"""Stands for the cap on tool calls where there is none."""
+
+
+def _capped(cap: Any) -> Any:
+    if cap != NO_CAP and cap < 1:
+        raise ValueError("a cap is 1 or more, or none")
+    return cap
+
+
+Cap = Annotated[int | Literal["none"], AfterValidator(_capped)]
+"""A cap on tool calls of an action."""
+RUNAWAY_CALLS = 10_000
+"""Calls of one action that has no cap, after which it is cut all the same: each is recorded."""
+
+
 class Limits(Closed, allow_inf_nan=False):
     """Bounds of an episode and of each action in it; the defaults are the specification's.
 
@@ -78,14 +94,20 @@ class Limits(Closed, allow_inf_nan=False):
     seconds: float = Field(default=CODEACT_SECONDS, gt=0)
     """Of the model's answers and of the actions together; waiting for a server that does not answer is not counted.
     Where they are not given: 900, in react 600."""
-    tool_calls: int = Field(default=25, ge=1)
-    """In one action; `finish` is free."""
+    tool_calls: Cap = 25
+    """In one action; `finish` is free. `none`: no cap, and the prompt names none; beyond 10,000 it is cut all the same.
+    """
     action_seconds: float = Field(default=30.0, gt=0)
     """Wall-clock and CPU seconds of one action."""
     memory_mib: int = Field(default=256, ge=16, le=2**40)
     """Address space beyond an idle interpreter's."""
     output_chars: int = Field(default=10_000, ge=100)
     """Output of one action shown to the agent; the rest is cut with a notice."""
+
+    @property
+    def most_calls(self) -> int:
+        """Tool calls of one action that are run."""
+        return RUNAWAY_CALLS if self.tool_calls == NO_CAP else self.tool_calls
 
     def of(self, runtime: RuntimeName) -> Limits:
         """The same, with the seconds of an episode in `runtime` where none were given."""

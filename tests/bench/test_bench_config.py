@@ -105,6 +105,7 @@ def test_the_defaults_are_those_written_out_in_the_files() -> None:
         ({"limits": {"turn": 3}}, "unknown key 'limits.turn'", "did you mean turns? allowed keys: turns, seconds"),
         ({"tasks": {"difficulty": "mini", "seed": 1}}, "unknown key 'tasks.seed'", "did you mean seed_start"),
         ({"runtime": "reset"}, "runtime: 'reset' is no runtime; there are persistent, forget, react, or", "allowed"),
+        ({"limits": {"tool_calls": 0}}, "limits.tool_calls", "tool_calls"),
         ({"limits": {"turns": 0}}, "limits.turns: Input should be greater than or equal to 1 (found 0)", "turns"),
         (
             {"limits": {"turns": 10**17}},

@@ -344,3 +344,26 @@ async def test_several_contracts_are_one_table(tmp_path: Path) -> None:
     wrong = await command(tmp_path, "--runtime", "forget,never")
     assert "'never' is no runtime" in wrong.output
     assert "'x' is not a valid integer" in (await command(tmp_path, "--tool-calls", "25,x")).output
+
+
+@pytest.mark.parametrize("runtime", [PERSISTENT, REACT])
+async def test_without_a_cap_no_call_is_refused_and_the_prompt_names_none(tmp_path: Path, runtime: RuntimeName) -> None:
+    calls = json.dumps([{"tool": "list_items"}] * 30 + [{"tool": "finish"}])
+    code = block("for _ in range(30):\n    list_items()\nfinish()")
+    path = await record(
+        tmp_path, [f"Action: {calls}" if runtime is REACT else code], runtime=runtime, tool_calls="none"
+    )
+    told = json.loads(path.read_text())
+    assert (told["limits"]["tool_calls"], told["summary"]["errors"]) == ("none", {})
+    assert "at most" not in told["messages"][0]["content"]
+    assert (await replayed(tmp_path)).same == 1
+    capped = (await replayed(tmp_path, Contract(tool_calls=25))).effects
+    assert (capped.exposed, capped.beyond, capped.at_least) == (1, 5, False)
+    result = await command(tmp_path, "--tool-calls", "25,none", "--json")
+    assert [each["contract"]["tool_calls"] for each in json.loads(result.stdout)] == [25, "none"]
+
+
+async def test_an_action_without_a_cap_ends_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keepstate.traces.record.RUNAWAY_CALLS", 40)
+    path = await record(tmp_path, [block("while True:\n    list_items()"), block("finish()")], tool_calls="none")
+    assert json.loads(path.read_text())["summary"]["errors"] == {"ToolCallLimit": 1}

@@ -90,6 +90,11 @@ def test_a_benchmark_sweeps_over_runtimes_of_the_configs_kind_of_agent(tmp_path:
     ]
     with pytest.raises(UserError, match="--runtime react: c is of forget, another kind of agent"):
         list(Sweep((RuntimeName.REACT,)).of(config))
+    of_caps = list(Sweep(tool_calls=(25, "none")).of(config))
+    assert [(cell.name, cell.limits.tool_calls) for cell in of_caps] == [
+        (config.name, 25),
+        (f"{config.name}-callsnone", "none"),
+    ]
     result = CliRunner().invoke(cli, ["bench", "run", str(path), "--runtime", "forget,react"])
     assert isinstance(result.exception, UserError)
     assert result.exception.hint == "name a config of a react agent"

@@ -190,7 +190,7 @@ async def _test(rung: Rung, zygote: Zygote) -> RungReport:
     try:
         worker = await zygote.spawn(LIMITS.memory_mib)
         try:
-            result = await worker.run(code, ToolGate(_NoTask(), LIMITS.tool_calls), LIMITS)
+            result = await worker.run(code, ToolGate(_NoTask(), LIMITS.most_calls), LIMITS)
         finally:
             worker.close()
         checks = _checks(result)
