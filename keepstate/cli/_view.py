@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -53,8 +54,13 @@ def command(
     from keepstate.traces.pages import PageServer, write_pages
 
     folder = out or Path(tempfile.mkdtemp(prefix="keepstate-view-"))
-    with CountDisplay("writing pages") as shown:
-        written = write_pages(paths, folder, on_progress=shown)
+    try:
+        with CountDisplay("writing pages") as shown:
+            written = write_pages(paths, folder, on_progress=shown)
+    finally:
+        if out is None:
+            with suppress(OSError):  # it holds pages
+                folder.rmdir()
     if written.unreadable:
         click.echo(f"{len(written.unreadable)} files are no traces: the index names them", err=True)
     click.echo(f"{written.episodes} episodes: {written.start}", err=True)

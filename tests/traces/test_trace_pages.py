@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import tempfile
 import threading
 import time
 from html.parser import HTMLParser
@@ -222,13 +223,16 @@ def test_bad_input_is_told_with_what_helps(
     arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     write_runs(Path("runs"))
-    Path("empty").mkdir()
+    for folder in ("empty", "temporary"):
+        Path(folder).mkdir()
     result = run(*arguments)
     assert result.exit_code != 0
     told = f"{result.output} {result.exception} {getattr(result.exception, 'hint', '')}"
     assert words in told
     assert isinstance(result.exception, UserError | SystemExit)
+    assert not list(Path("temporary").iterdir())
 
 
 def test_files_that_are_none_are_named_and_make_exit_1(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ const search = document.getElementById("search");
 const choices = [...document.querySelectorAll("[data-key]")];
 const heads = [...document.querySelectorAll("thead th")];
 const most = [...body.rows].findIndex((row) => row.classList.contains("late"));
-let rows = [...body.rows].map((row) => ({ row, text: row.textContent.toLowerCase() }));
+let rows = [...body.rows].map((row) => ({ row, text: [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase() }));
 let limit = most < 0 ? Infinity : most;
 function apply() {
   const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -36,7 +36,9 @@ function sort(number) {
     const order = typeof a === "number" && typeof b === "number" ? a - b : String(a) < String(b) ? -1 : String(a) > String(b) ? 1 : 0;
     return down ? -order : order;
   });
-  body.append(...rows.map(({ row }) => row));
+  const sorted = document.createDocumentFragment();
+  sorted.append(...rows.map(({ row }) => row));
+  body.append(sorted);
   apply();
 }
 function open() {
