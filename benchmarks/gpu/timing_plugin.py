@@ -3,6 +3,7 @@
     plugins: [timing_plugin.TimingPlugin]     with TIMING_RESULT naming the JSON file to write
 
 With TIMING_CAP the process gets so many GiB of the GPU and no more, and reads the model's files as a training does.
+Of several processes the first writes TIMING_RESULT, the others write beside it.
 TIMING_ROWS names a file for the rows that were trained. Not for training: it saves nothing and ends the process after
 the last step.
 """
@@ -142,7 +143,8 @@ class TimingPlugin(BasePlugin):  # type: ignore[misc]
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
         """Add the clock, before other callbacks of a step's begin."""
-        clock = Clock(Path(os.environ["TIMING_RESULT"]))
+        result, number = Path(os.environ["TIMING_RESULT"]), int(os.environ.get("RANK", "0"))
+        clock = Clock(result.with_suffix(f".{number}.json") if number else result)
         trainer.add_callback(clock)
         if os.environ.get("TIMING_ROWS"):
             trainer.training_step = clock.noting_rows(trainer.training_step)

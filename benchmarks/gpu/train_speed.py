@@ -4,6 +4,7 @@
     .venv-train/bin/python benchmarks/gpu/train_speed.py speed/16k plain/unpacked --kernels
     .venv-train/bin/python benchmarks/gpu/train_speed.py --peers PYTHON  # beside Unsloth, installed for that PYTHON
     .venv-train/bin/python benchmarks/gpu/train_speed.py memory/8k --cap 11     # in so many GiB, from model files
+    .venv-train/bin/python benchmarks/gpu/train_speed.py speed/16k speed/16k/2 --accumulation 16      # on two GPUs
     .venv-train/bin/python benchmarks/gpu/train_speed.py --tiny          # a rehearsal on a CPU, figures mean nothing
 
 Needs one GPU of 80 GB and the training environment, no model and no network: real Axolotl trains Qwen3-8B's exact shape
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import importlib.util
 import json
 import os
@@ -39,6 +41,7 @@ CONFIG = ROOT / "train" / "configs" / "axolotl_qwen3_8b_persistent_a100.yaml"
 WARM = 4
 """Steps before the measured ones: kernels are chosen, and `speed` has found how many layers it keeps."""
 STEPS = 5
+PR_SET_PDEATHSIG = 1
 ENVIRONMENT = {
     "AXOLOTL_DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
@@ -119,6 +122,11 @@ class Options:
         return self.budget - (time.monotonic() - self.started)
 
 
+def gpus_of(name: str) -> int:
+    """How many a variant trains on, which share the rows of a step."""
+    return int((*name.split("/"), "1")[2])
+
+
 def sequence(rows: str, options: Options) -> int:
     """Tokens of a row."""
     return ROWS[rows].sequence // (SCALE if options.tiny else 1)
@@ -128,7 +136,7 @@ def config_of(name: str, options: Options) -> dict[str, Any]:
     """The Axolotl configuration of one variant: the project's own, with made data and what the kind changes."""
     import yaml
 
-    kind, rows = name.split("/")
+    kind, rows = name.split("/")[:2]
     work = options.out / "work"
     config = yaml.safe_load(CONFIG.read_text()) | KINDS[kind]
     for key in ("test_datasets", "evals_per_epoch", "chat_template", "chat_template_jinja", "save_steps"):
@@ -141,7 +149,7 @@ def config_of(name: str, options: Options) -> dict[str, Any]:
         "output_dir": str(work / name.replace("/", "-")),
         "sequence_len": sequence(rows, options),
         "sample_packing": ROWS[rows].packed,
-        "gradient_accumulation_steps": options.accumulation,
+        "gradient_accumulation_steps": options.accumulation // gpus_of(name),
         "max_steps": options.warm + options.steps + options.kernels,
         "save_strategy": "no",
         "special_tokens": {"pad_token": "<|endoftext|>"},
@@ -160,10 +168,17 @@ def train_one(name: str, options: Options) -> None:
     from axolotl.cli.config import load_cfg
     from axolotl.cli.train import do_train
 
-    if sys.stdin.readline().strip() != "go":
-        return
     path = options.out / "work" / f"{name.replace('/', '-')}.yaml"
-    path.write_text(yaml.safe_dump(config_of(name, options)))
+    if os.environ.get("RANK", "0") == "0":
+        path.unlink(missing_ok=True)
+        if sys.stdin.readline().strip() != "go":
+            return
+        path.with_suffix(".new").write_text(yaml.safe_dump(config_of(name, options)))
+        path.with_suffix(".new").rename(path)
+    if gpus_of(name) > 1:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # their starter gives each a group of its own
+        while not path.exists():
+            time.sleep(0.1)
     do_train(load_cfg(str(path)), TrainerCliArgs())
 
 
@@ -175,7 +190,17 @@ def start(name: str, options: Options) -> subprocess.Popen[bytes]:
     environment |= {"TIMING_CAP": str(options.cap)} if options.cap else {}
     environment |= {"TIMING_ROWS": str(rows_file(name, options))} if options.peers else {}
     environment["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, __file__, name, "--out", str(options.out), "--child"]
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus_of(name))))
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus_of(name)}"]
+    command = [
+        sys.executable,
+        *(several if gpus_of(name) > 1 else []),
+        __file__,
+        name,
+        "--out",
+        str(options.out),
+        "--child",
+    ]
     command += ["--tiny"] * options.tiny + ["--kernels"] * options.kernels
     command += ["--accumulation", str(options.accumulation)]
     if (peer := name.split("/", maxsplit=1)[0]) in PEERS:
@@ -263,7 +288,7 @@ def line(name: str, lengths: list[int], options: Options, code: int = 0) -> str:
 
 def matched(name: str, data: dict[str, Any], options: Options) -> str:
     """How far a peer's first loss is from that of the project's variants on the same rows; nothing for those."""
-    kind, rows = name.split("/")
+    kind, rows = name.split("/")[:2]
     if kind not in PEERS:
         return ""
     ours = (read_seconds(options, f"{other}/{rows}")[1] for other in ("speed", "memory"))
@@ -287,7 +312,9 @@ def read_seconds(options: Options, name: str) -> tuple[list[float], dict[str, An
 def main() -> int:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"KIND/ROWS; by default: {DEFAULT}; with --peers: {BESIDE_PEERS}")
+    parser.add_argument(
+        "names", nargs="*", help=f"KIND/ROWS or KIND/ROWS/GPUS; by default: {DEFAULT}; with --peers: {BESIDE_PEERS}"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/train-speed"), help="folder for results and logs")
     parser.add_argument("--tiny", action="store_true", help="a small model: rehearse without a GPU")
     parser.add_argument("--kernels", action="store_true", help="one more step that lists the GPU's kernels")
@@ -300,9 +327,10 @@ def main() -> int:
     names = given.names or (BESIDE_PEERS if given.peers else DEFAULT).split()
     kinds = [*KINDS, *(PEERS if given.peers else [])]
     for name in names:
-        kind, _, rows = name.partition("/")
-        if kind not in kinds or rows not in ROWS:
-            parser.error(f"{name}: KIND/ROWS with KIND of {', '.join(kinds)} and ROWS of {', '.join(ROWS)}")
+        kind, _, rest = name.partition("/")
+        rows, _, gpus = rest.partition("/")
+        if kind not in kinds or rows not in ROWS or (gpus and (kind in PEERS or not gpus.isdecimal())):
+            parser.error(f"{name}: KIND/ROWS[/GPUS] with KIND of {', '.join(kinds)} and ROWS of {', '.join(ROWS)}")
     options = Options(names, given.out.resolve(), given.tiny, given.kernels, given.budget, given.accumulation)
     options.peers, options.cap = given.peers, given.cap
     if given.child:

@@ -58,6 +58,13 @@ def config_keys(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--config", type=PATH, help="Another Axolotl YAML; else train/configs/ for the runtime.")
 @click.option("--dataset", type=PATH, help="Folder of the data set; else data/datasets/RUNTIME.")
 @training_options
+@click.option(
+    "--gpus",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Train on so many at once, with the same rows a step.",
+)
 @click.option("--dry-run", is_flag=True, help="Check all and print the resolved config; train nothing.")
 def command(
     runtime: str, laptop: bool, config: Path | None, dataset: Path | None, dry_run: bool, **options: Any
@@ -85,6 +92,7 @@ def command(
         "output": options["output"],
         "base_model": options["base_model"],
         "runtime": runtime,
+        "gpus": options["gpus"],
     }
     trainings = _trainings(config, overrides, places, seeds) if len(seeds) > 1 else [(runtime, overrides, places)]
     for name, keys, where in trainings:
@@ -92,7 +100,9 @@ def command(
             planned = plan_training(config, overrides=keys, machine=False, **where)
             for remark in planned.remarks:
                 click.echo(remark, err=True)
-            click.echo(yaml.safe_dump(planned.config, sort_keys=False, explicit_start=len(trainings) > 1), nl=False)
+            click.echo(
+                yaml.safe_dump(planned.of_a_process, sort_keys=False, explicit_start=len(trainings) > 1), nl=False
+            )
             continue
         with TrainingDisplay(name) as show:
             adapter = train(

@@ -224,6 +224,26 @@ def rows_a_step(config: Mapping[str, Any]) -> int:
     return int(config.get("micro_batch_size") or 1) * int(steps or 1)
 
 
+def divided(config: Mapping[str, Any], processes: int) -> dict[str, Any]:
+    """The config as each of several processes reads it, so that one step of all has the rows that it had.
+
+    Raises:
+        UserError: The batches of a step do not divide; names the numbers that do.
+    """
+    if processes == 1:
+        return dict(config)
+    together = int(config.get("micro_batch_size") or 1)
+    batches = rows_a_step(config) // together
+    if batches % processes:
+        allowed = ", ".join(str(number) for number in range(1, batches + 1) if batches % number == 0)
+        raise UserError(
+            f"--gpus {processes}: a step has {batches} batches of {together}, which do not divide among {processes}",
+            f"--gpus with one of: {allowed}",
+        )
+    kept = {key: value for key, value in config.items() if key != "batch_size"}
+    return kept | {"gradient_accumulation_steps": batches // processes}
+
+
 def needs_gpu(config: Mapping[str, Any]) -> bool:
     """Whether it trains on 4 bits or with Triton kernels."""
     kernels = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "fused_attn_kernel", "liger_rms_norm")

@@ -1,13 +1,13 @@
 """How long a training will take, told before it starts. Figures of other machines; measures nothing.
 
-estimate(config, tokens, "NVIDIA H100 80GB HBM3").words()
+estimate(config, tokens, ["NVIDIA H100 80GB HBM3"], shape).words()
 
 The speed is an assumption until the first steps are done: `TimeEstimate.against` then says what they took.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,32 +68,32 @@ class TimeEstimate:
         return " to ".join(f"{speed:,.0f}" for speed in sorted({self.slowest or 0, self.fastest or 0}))
 
 
-def estimate(config: Mapping[str, Any], tokens: int, gpu: str | None, shape: ModelShape | None) -> TimeEstimate:
+def estimate(config: Mapping[str, Any], tokens: int, gpus: Sequence[str], shape: ModelShape | None) -> TimeEstimate:
     """What all epochs over `tokens` are assumed to take.
 
     Args:
         config: Axolotl's.
         tokens: Of the training split.
-        gpu: Name of the GPU; None on the CPU.
+        gpus: Names of the GPUs; none on the CPU.
         shape: Of the base model; None: unknown. One that was not measured is assumed as fast as its arithmetic says, a
             smaller one, which leaves a machine idle for part of the time, between that and no faster.
     """
     total = tokens * float(config.get("num_epochs") or 1)
-    measured, length = (LAPTOP, ROW) if gpu is None else (REFERENCE, CONTEXT)
+    measured, length = (LAPTOP, ROW) if not gpus else (REFERENCE, CONTEXT)
     if shape is None:
         return TimeEstimate(total, None, None, "how large the base model is is not known")
     rank = int(config.get("lora_r") or 0)
     ratio = flops_per_token(measured, rank=rank, length=length) / flops_per_token(shape, rank=rank, length=length)
     other = "" if abs(ratio - 1) <= SAME else f" of another model, {1 / ratio:.2g} times its arithmetic"
-    if gpu is None:
+    if not gpus:
         known = next((name for name in CPU_SPEED if name in machine.cpu_flags()), None)
         slowest, fastest = CPU_SPEED[known] if known else (None, None)
         share = machine.cores() / 2
         if slowest and fastest:
             ground = f"measured with {known} on two idle cores{other}"
             return TimeEstimate(total, slowest * share * min(1, ratio), fastest * share * ratio, ground)
-    elif known := next((name for name in GPU_SPEED if name in gpu), None):
-        speed = GPU_SPEED[known][config.get("keepstate_profile") or "memory"]
+    elif known := next((name for name in GPU_SPEED if all(name in gpu for gpu in gpus)), None):
+        speed = GPU_SPEED[known][config.get("keepstate_profile") or "memory"] * len(gpus)
         ground = f"measured on an {known}" if known == MEASURED_ON else f"estimated for an {known} from an H100"
         return TimeEstimate(total, speed * min(1, ratio), speed * ratio, ground + other)
     return TimeEstimate(total, None, None, "how fast this machine is was not measured")

@@ -39,6 +39,10 @@ MEASURED_STEPS = 3
 KILLED = 128 + 9
 OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "cudaErrorMemoryAllocation")
 """What torch and CUDA call it."""
+KILLED_RANK = "failed (exitcode: -9)"
+"""What torch says of the first of several processes that failed."""
+ENDS_THE_OTHERS = "torch/distributed/elastic/multiprocessing/api.py"
+"""What it names when it then ends the others: what failed stands before."""
 GOES_ON = "the same command goes on"
 DISK_FULL = "No space left on device"
 LEAST_FREE_GIB = 1 / 1024
@@ -61,6 +65,7 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
     runtime: str | None = None,
     name: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    gpus: int = 1,
     fresh: bool = False,
     tracker: Tracker = Tracker.TRACKIO,
     on_progress: Callable[[TrainingProgress], None] | None = None,
@@ -77,6 +82,7 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
             is refused.
         name: What the adapter will be called where it is served; by default what the data is called.
         overrides: Keys of the config to replace; None means not given.
+        gpus: How many train together, see `plan_training`.
         fresh: Replace another training that lies in the folder; see `keepstate.resume`.
         tracker: Who draws the curves; by default a database beside the adapter's folder.
         on_progress: Called with every logged step.
@@ -96,6 +102,7 @@ def train(  # noqa: PLR0913 - one parameter an option of the command
         runtime=runtime,
         name=name,
         overrides=overrides,
+        gpus=gpus,
     )
     place = output_folder(read_axolotl_config(config), output, base_model, runtime)
     # What is finished is so whatever this machine could train; else that comes first, before data is asked for.
@@ -140,7 +147,7 @@ def _train(
     env = _environment(planned) | tracking.environment(tracker, planned.output, run)
     _run(planned, python, env, follower, on_progress, say)
     adapter = _summary(planned, follower)
-    write_result(planned.output, adapter, planned.config, planned.manifest)
+    write_result(planned.output, adapter, planned.of_a_process, planned.manifest)
     return adapter
 
 
@@ -154,7 +161,14 @@ def _run(
 ) -> None:
     """Run Axolotl to its end."""
     output = planned.output
-    command: list[str | Path] = [python, "-m", "axolotl.cli.train", output / RESOLVED]
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={planned.processes}"]
+    command: list[str | Path] = [
+        python,
+        *(several if planned.processes > 1 else []),
+        "-m",
+        "axolotl.cli.train",
+        output / RESOLVED,
+    ]
     with (
         (output / LOG).open("ab") as log,
         GuardedProcess(command, output=log, env=env, cwd=output) as process,
@@ -212,14 +226,16 @@ def _environment(planned: TrainingPlan) -> dict[str, str]:
     }
     if planned.offline:
         own["HF_HUB_OFFLINE"] = "1"
-    if planned.gpu is not None:  # the trainer would split rows over all it sees
-        name = planned.gpu.uuid or str(planned.gpu.number)
-        own |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": name}
+    if planned.gpus:  # the trainer would split rows over all it sees
+        names = ",".join(gpu.uuid or str(gpu.number) for gpu in planned.gpus)
+        own |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": names}
     if needs_gpu(planned.config):  # as Axolotl's own command sets it: less memory lost between blocks
         own["PYTORCH_ALLOC_CONF"] = os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     else:
         own["CUDA_VISIBLE_DEVICES"] = ""
         own |= environments.CPU_VARIABLES | KEPT_MEMORY
+        if planned.processes > 1:
+            own["OMP_NUM_THREADS"] = str(max(1, machine.cores() // planned.processes))
     return os.environ | caches(planned.output / "prepared") | own
 
 
@@ -229,13 +245,15 @@ def _failure(planned: TrainingPlan, code: int, earlier: int) -> UserError:
     text = log_text(log, earlier)[-20_000:]
     if any(words in text for words in OUT_OF_MEMORY):
         return UserError(f"the GPU's memory did not suffice (log: {log})", preflight.smaller(planned.config, ran=True))
-    if code == KILLED:
+    if code == KILLED or KILLED_RANK in text:
+        what = "Axolotl" if planned.processes == 1 else f"one of the {planned.processes} training processes"
         return UserError(
-            f"Axolotl was killed from outside, most often for want of main memory (log: {log})",
+            f"{what} was killed from outside, most often for want of main memory (log: {log})",
             f"end other programs, then {GOES_ON}; with less memory: {preflight.smaller(planned.config, ran=True)}",
         )
     if DISK_FULL in text or machine.free_disk_gib(planned.output) < LEAST_FREE_GIB:
         return UserError(f"no disk space left for {planned.output} (log: {log})", f"free some, then {GOES_ON}")
+    text, _, _ = text.partition(ENDS_THE_OTHERS)
     return UserError(
         f"Axolotl ended with code {code}; the end of {log}:\n{log_end(text)}",
         f"mend it, then {GOES_ON} where it stopped",

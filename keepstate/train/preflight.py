@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -44,34 +44,34 @@ SHORT_ROW = 650
 """Tokens of a persistent trace of `mini` tasks, the shortest rows there are."""
 
 
-def check_machine(config: Mapping[str, Any], output: Path) -> machine.Gpu | None:
-    """Refuse what cannot run here; choose the GPU, see `check_gpu`.
+def check_machine(config: Mapping[str, Any], output: Path, processes: int = 1) -> tuple[machine.Gpu, ...]:
+    """Refuse what cannot run here; choose a GPU a process, see `check_gpus`; none for a config that needs none.
 
     Raises:
-        UserError: No GPU for a config that needs one, too little memory in all or free, or no disk space.
+        UserError: Too few GPUs for a config that needs them, too little memory in all or free, or no disk space.
     """
-    gpu = check_gpu(config) if needs_gpu(config) else None
+    gpus = check_gpus(config, processes) if needs_gpu(config) else ()
     shape = BaseModel.of(config).shape
-    least = _cpu_gib(config, shape, SHORT_ROW) if shape else 0.0
-    if gpu is None and machine.memory_gib() < least:
+    least = processes * _cpu_gib(config, shape, SHORT_ROW) if shape else 0.0
+    if not gpus and machine.memory_gib() < least:
         raise UserError(
             f"this machine has {machine.memory_gib():.1f} GiB of memory, the training takes {least:.1f} GiB and more",
             "end other programs, or train a smaller model: --base-model",
         )
-    needed = disk_gib(config, shape, gpu=gpu is not None) if shape else UNKNOWN_DISK_GIB
+    needed = disk_gib(config, shape, gpu=bool(gpus)) if shape else UNKNOWN_DISK_GIB
     machine.require_disk(output, needed, "the training", "name another folder: --out")
-    return gpu
+    return gpus
 
 
 def _cpu_gib(config: Mapping[str, Any], shape: ModelShape, tokens: int) -> float:
     return cpu_memory_gib(tokens, shape, int(config.get("lora_r") or 0))
 
 
-def check_gpu(config: Mapping[str, Any]) -> machine.Gpu:
-    """The GPU to train on: the first of `CUDA_VISIBLE_DEVICES`, else the one with most free memory.
+def check_gpus(config: Mapping[str, Any], count: int) -> tuple[machine.Gpu, ...]:
+    """The GPUs to train on: the first of `CUDA_VISIBLE_DEVICES`, else those with most free memory.
 
     Raises:
-        UserError: There is none, all are too small, or other programs hold too much of it.
+        UserError: There are too few, some are too small, or other programs hold too much of one.
     """
     found, named = machine.visible_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
     if not found and (hidden := len(machine.gpus())):
@@ -81,20 +81,28 @@ def check_gpu(config: Mapping[str, Any]) -> machine.Gpu:
         )
     if not found:
         raise UserError("this config needs a CUDA GPU, and this machine has none", NO_GPU_HINT)
-    gpu = found[0] if named is not None else max(found, key=free_gib)
-    shape, free = BaseModel.of(config).shape, free_gib(gpu)
-    if shape is None:
-        return gpu
-    needed = gpu_memory_gib(config, shape)
+    if len(found) < count:
+        where = "this machine has" if named is None else f"CUDA_VISIBLE_DEVICES={named!r} leaves"
+        raise UserError(f"--gpus {count}: {where} {len(found)}", f"--gpus {len(found)}, or fewer")
+    chosen = tuple(found if named is not None else sorted(found, key=free_gib, reverse=True))[:count]
+    shape = BaseModel.of(config).shape
+    if shape is not None:
+        for gpu in chosen:
+            _check_memory(gpu, config, shape)
+    return chosen
+
+
+def _check_memory(gpu: machine.Gpu, config: Mapping[str, Any], shape: ModelShape) -> None:
+    """Refuse a GPU that is too small, or that other programs hold too much of."""
+    needed, free = gpu_memory_gib(config, shape), free_gib(gpu)
     asked = f"{config['base_model']} with {config['sequence_len']:,} tokens needs about {needed:.0f} GiB"
     if gpu.memory_gib < needed:
         raise UserError(f"{gpu.name} has {gpu.memory_gib:.0f} GiB, {asked}", _that_fits(config, shape, gpu.memory_gib))
     if free < needed:
         raise UserError(
-            f"{free:.0f} of the {gpu.memory_gib:.0f} GiB of {gpu.name} are free, {asked}",
+            f"{free:.0f} of the {gpu.memory_gib:.0f} GiB of GPU {gpu.number}, {gpu.name}, are free, {asked}",
             f"end the programs that hold the rest (nvidia-smi names them), or {_that_fits(config, shape, free)}",
         )
-    return gpu
 
 
 def _that_fits(config: Mapping[str, Any], shape: ModelShape, gib: float) -> str:
@@ -120,15 +128,16 @@ def free_gib(gpu: machine.Gpu) -> float:
     return free[gpu.number] if known else gpu.memory_gib
 
 
-def about_gpu(gpu: machine.Gpu) -> list[str]:
+def about_gpus(gpus: Sequence[machine.Gpu]) -> list[str]:
     """Which of several GPUs will train, and how a number that could mean two of them is read."""
     found, named = machine.gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    if len(found) < 2:
+    if not gpus or len(found) < 2:
         return []
-    words = f"training on GPU {gpu.number} of {len(found)}: {gpu.name}"
+    numbers = ", ".join(str(gpu.number) for gpu in gpus)
+    words = f"training on GPU {numbers} of {len(found)}: {gpus[0].name}"
     counted_by_pci = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({other.name for other in found}) == 1
     if named and named.strip()[0].isdecimal() and not counted_by_pci:
-        words += f" (CUDA_VISIBLE_DEVICES={named} is read as nvidia-smi counts; a UUID has one meaning: {gpu.uuid})"
+        words += f" (CUDA_VISIBLE_DEVICES={named} is read as nvidia-smi counts; a UUID has one meaning: {gpus[0].uuid})"
     return [words]
 
 

@@ -36,8 +36,9 @@ LAST_OF_CHECKPOINT = "trainer_state.json"
 """What the trainer writes last into a checkpoint."""
 LAST_OF_PREPARED = "dataset_info.json"
 """What Axolotl writes last of prepared data, which it reads whatever is missing."""
-ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-"""Of a checkpoint, besides its weights: without one of them a training would go on as another."""
+ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
+"""Of a checkpoint, besides its weights: without one of them a training would go on as another. Several processes keep
+their random numbers apart."""
 
 
 @contextmanager
@@ -115,7 +116,8 @@ def _is_whole(checkpoint: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
         return False
     complete = 8 + header + max(ends, default=0) == weights.stat().st_size
-    return complete and all(zipfile.is_zipfile(checkpoint / name) for name in ARCHIVES)
+    archives = [sorted(checkpoint.glob(name)) for name in ARCHIVES]
+    return complete and all(found and all(map(zipfile.is_zipfile, found)) for found in archives)
 
 
 def prepare(planned: TrainingPlan, tracker: Mapping[str, Any], *, fresh: bool) -> Path | None:
@@ -142,6 +144,6 @@ def prepare(planned: TrainingPlan, tracker: Mapping[str, Any], *, fresh: bool) -
         whole_lines, newline, _ = (output / PROGRESS).read_bytes().rpartition(b"\n")
         write_atomic(output / PROGRESS, whole_lines + newline)
     _record(planned).write()
-    resolved = planned.config | dict(tracker) | ({"resume_from_checkpoint": str(last)} if last else {})
+    resolved = planned.of_a_process | dict(tracker) | ({"resume_from_checkpoint": str(last)} if last else {})
     write_atomic(output / RESOLVED, yaml.safe_dump(resolved, sort_keys=False))
     return last

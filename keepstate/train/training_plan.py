@@ -18,7 +18,7 @@ from keepstate.dataset.templates import load_template
 from keepstate.files import content_hash, file_hash
 from keepstate.machine import Gpu, lacks_bf16
 from keepstate.train import estimate, preflight
-from keepstate.train.axolotl_config import decisive, needs_gpu, read_axolotl_config, resolve
+from keepstate.train.axolotl_config import decisive, divided, needs_gpu, read_axolotl_config, resolve
 from keepstate.train.base_model import BaseModel, is_other, keys_for, output_folder, turn_ends
 from keepstate.train.result import base_identity
 from keepstate.train.trained_for import TrainedFor, as_word, training_of
@@ -29,21 +29,28 @@ class TrainingPlan:
     """One training, decided."""
 
     config: dict[str, Any]
-    """As Axolotl gets it, less how to resume and where to track."""
+    """As Axolotl gets it with one process, less how to resume and where to track."""
     output: Path
     dataset: Path
     manifest: Manifest
     template_sha256: str
     offline: bool
     """Whether nothing is needed from the network."""
-    gpu: Gpu | None
-    """The one to use; None: the CPU."""
+    gpus: tuple[Gpu, ...]
+    """Those to use; none: the CPU."""
+    processes: int
+    """That train together, one a GPU."""
     assumed: estimate.TimeEstimate | None
     """How long it will take; None where this machine will not train it."""
     remarks: tuple[str, ...]
     """What a user should know."""
     name: str
     """What the adapter will be called where it is served."""
+
+    @property
+    def of_a_process(self) -> dict[str, Any]:
+        """`config` as each process reads it."""
+        return divided(self.config, self.processes)
 
     @cached_property
     def decisive(self) -> dict[str, Any]:
@@ -74,7 +81,7 @@ class TrainingPlan:
         )
 
 
-def plan_training(
+def plan_training(  # noqa: PLR0913 - one parameter an option of the command
     config: Path,
     *,
     dataset: Path,
@@ -83,6 +90,7 @@ def plan_training(
     runtime: str | None = None,
     name: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    gpus: int = 1,
     machine: bool = True,
 ) -> TrainingPlan:
     """Check everything that can be checked before Axolotl starts.
@@ -95,7 +103,8 @@ def plan_training(
         runtime: What the adapter is for, a runtime or `mixed`; by default what the data set was built for.
         name: What the adapter will be called where it is served; by default what the data is called.
         overrides: Keys of the config to replace; None means not given.
-        machine: Also refuse what this machine cannot run, choose its GPU and estimate how long it takes.
+        gpus: How many train together, each with its share of a step's rows. On the CPU so many processes, to rehearse.
+        machine: Also refuse what this machine cannot run, choose its GPUs and estimate how long it takes.
 
     Raises:
         UserError: Says what is wrong and what to do.
@@ -113,23 +122,21 @@ def plan_training(
     fitted, about_base = keys_for(model, asked) if other else ({}, [])
     given = fitted | given
     asked |= given
-    gpu = preflight.check_machine(asked, output) if machine else None
+    divided(asked, gpus)  # or it is refused
+    chosen = preflight.check_machine(asked, output, gpus) if machine else ()
     manifest, remarks = preflight.check_data(dataset, asked, runtime, model if other else None)
     remarks = [f"{words}; chat template {manifest.template.name}" for words in about_base] + remarks
     given |= turn_ends(model, load_template(dataset / TEMPLATE))
-    remarks += _about_rows(asked, manifest, on_cpu=machine and gpu is None)
+    remarks += _about_rows(asked, manifest, on_cpu=machine and not chosen)
     if not needs_gpu(asked) and raw.get("bf16") is True and lacks_bf16():
         given = {"bf16": False} | given
         remarks.append("this processor has no bf16 instructions: training in float32, which is faster here")
     resolved = resolve(raw, dataset=dataset, output=output, manifest=manifest, overrides=given)
-    if gpu is not None:
-        remarks += preflight.about_gpu(gpu)
     offline = preflight.find_model(resolved["base_model"]) is not None
-    remarks += preflight.about_model(resolved["base_model"], manifest, dataset)
-    assumed = None
+    remarks += preflight.about_gpus(chosen) + preflight.about_model(resolved["base_model"], manifest, dataset)
+    assumed, names = None, [gpu.name for gpu in chosen]
     if machine:
-        tokens = manifest.splits["train"].tokens
-        assumed = estimate.estimate(resolved, tokens, gpu.name if gpu else None, model.shape)
+        assumed = estimate.estimate(resolved, manifest.splits["train"].tokens, names, model.shape)
         remarks.append(assumed.words())
     return TrainingPlan(
         config=resolved,
@@ -138,7 +145,8 @@ def plan_training(
         manifest=manifest,
         template_sha256=file_hash(dataset / TEMPLATE),
         offline=offline,
-        gpu=gpu,
+        gpus=chosen,
+        processes=gpus,
         assumed=assumed,
         remarks=tuple(remarks),
         name=name or manifest.arm,

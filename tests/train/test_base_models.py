@@ -266,7 +266,7 @@ def test_a_copy_of_the_configs_model_trains_where_the_config_says(tmp_path: Path
 
 def test_time_follows_from_the_arithmetic() -> None:
     def speeds(name: str) -> tuple[float | None, float | None]:
-        told = estimate(GPU_CONFIG, 1_000, "NVIDIA H100 80GB HBM3", KNOWN[name])
+        told = estimate(GPU_CONFIG, 1_000, ["NVIDIA H100 80GB HBM3"], KNOWN[name])
         return told.slowest, told.fastest
 
     assert speeds("qwen3-8b") == (11_500, 11_500)
@@ -276,5 +276,5 @@ def test_time_follows_from_the_arithmetic() -> None:
     assert slowest == 11_500
     assert fastest is not None
     assert 3 < fastest / slowest < 5
-    assert "times its arithmetic" in estimate(GPU_CONFIG, 1_000, "H100", KNOWN["qwen3-1.7b"]).ground
-    assert "is not known" in estimate(GPU_CONFIG, 1_000, "H100", None).words()
+    assert "times its arithmetic" in estimate(GPU_CONFIG, 1_000, ["H100"], KNOWN["qwen3-1.7b"]).ground
+    assert "is not known" in estimate(GPU_CONFIG, 1_000, ["H100"], None).words()

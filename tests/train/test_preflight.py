@@ -49,9 +49,9 @@ def test_gpu_that_others_hold_is_refused_and_the_freest_taken(monkeypatch: pytes
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(machine, "gpus", lambda: TWO)
     monkeypatch.setattr(machine, "gpu_free_gib", lambda: (10.0, 79.0))
-    assert check_machine(read_axolotl_config(A100), tmp_path) == TWO[1]
+    assert check_machine(read_axolotl_config(A100), tmp_path) == (TWO[1],)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with pytest.raises(UserError, match="10 of the 80 GiB of big are free") as caught:
+    with pytest.raises(UserError, match="10 of the 80 GiB of GPU 0, big, are free") as caught:
         check_machine(read_axolotl_config(A100), tmp_path)
     assert "nvidia-smi" in caught.value.hint
 
@@ -87,9 +87,9 @@ def test_a_number_that_cuda_may_count_otherwise_is_said(monkeypatch: pytest.Monk
     monkeypatch.setattr(machine, "gpus", lambda: (TWO[0], replace(TWO[1], name="small")))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
-    assert "as nvidia-smi counts" in preflight.about_gpu(machine.visible_gpus()[0])[0]
+    assert "as nvidia-smi counts" in preflight.about_gpus(machine.visible_gpus())[0]
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    assert "as nvidia-smi counts" not in preflight.about_gpu(machine.visible_gpus()[0])[0]
+    assert "as nvidia-smi counts" not in preflight.about_gpus(machine.visible_gpus())[0]
 
 
 def test_memory_of_the_longest_row_on_a_laptop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_small_disk_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     ],
 )
 def test_time_is_told_with_its_grounds(gpu: str, words: str) -> None:
-    said = estimate(read_axolotl_config(A100), 1_000_000, gpu, REFERENCE).words()
+    said = estimate(read_axolotl_config(A100), 1_000_000, [gpu], REFERENCE).words()
     assert words in said
     assert "3,000,000 tokens" in said
 
@@ -127,7 +127,7 @@ def test_time_is_told_with_its_grounds(gpu: str, words: str) -> None:
 def test_what_is_assumed_is_told_and_what_the_first_steps_take_replaces_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
     monkeypatch.setattr(machine, "cores", lambda: 2)
-    assumed = estimate(read_axolotl_config(LAPTOP), 39_000, None, SMOLLM2)
+    assumed = estimate(read_axolotl_config(LAPTOP), 39_000, [], SMOLLM2)
     assert "about 58 s to 2 min if this machine makes 260 to 675 tokens/s (measured with avx512_bf16 on two idle" in (
         assumed.words()
     )
@@ -136,10 +136,10 @@ def test_what_is_assumed_is_told_and_what_the_first_steps_take_replaces_it(monke
     assert said == "measured over 3 steps: 33 tokens/s, about 19 min left; 260 to 675 tokens/s were assumed"
     assert "assumed" not in assumed.against(replace(state, mean_tokens_per_second=300.0))
     monkeypatch.setattr(machine, "cpu_flags", frozenset)
-    unknown = estimate(read_axolotl_config(LAPTOP), 39_000, None, SMOLLM2)
+    unknown = estimate(read_axolotl_config(LAPTOP), 39_000, [], SMOLLM2)
     assert "the first steps will tell" in unknown.words()
     assert "33 tokens/s" in unknown.against(state)
-    assert estimate({"max_steps": 3}, 39_000, None, None).tokens == 39_000  # Axolotl's own num_epochs
+    assert estimate({"max_steps": 3}, 39_000, [], None).tokens == 39_000  # Axolotl's own num_epochs
 
 
 def test_uncertified_data_is_remarked_and_a_wrong_certificate_refused(dataset: Path, model: Path) -> None:
@@ -271,3 +271,20 @@ def test_data_proven_with_another_tokenizer_than_qwen3s_is_refused_although_the_
         plan_training(LAPTOP, dataset=other, base_model="meta-llama/Llama-3.2-1B", machine=False)
     expected = "--tokenizer FOLDER --template llama3, where FOLDER holds the tokenizer of meta-llama/Llama-3.2-1B"
     assert caught.value.hint.endswith(expected), "no tokenizer that is at hand makes this model's tokens"
+
+
+def test_several_gpus_are_all_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(machine, "gpus", lambda: TWO)
+    monkeypatch.setattr(machine, "gpu_free_gib", lambda: (70.0, 79.0))
+    assert check_machine(read_axolotl_config(A100), tmp_path, 2) == (TWO[1], TWO[0])
+    assert "training on GPU 1, 0 of 2" in preflight.about_gpus((TWO[1], TWO[0]))[0]
+    with pytest.raises(UserError, match="--gpus 3: this machine has 2") as caught:
+        check_machine(read_axolotl_config(A100), tmp_path, 3)
+    assert caught.value.hint == "--gpus 2, or fewer"
+    monkeypatch.setattr(machine, "gpu_free_gib", lambda: (10.0, 79.0))
+    with pytest.raises(UserError, match="10 of the 80 GiB of GPU 0, big, are free"):
+        check_machine(read_axolotl_config(A100), tmp_path, 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    with pytest.raises(UserError, match="--gpus 2: CUDA_VISIBLE_DEVICES='1' leaves 1"):
+        check_machine(read_axolotl_config(A100), tmp_path, 2)

@@ -14,7 +14,15 @@ from keepstate.models.base import Message
 from keepstate.places import SHIPPED
 from keepstate.setup.environments import spec
 from keepstate.train import plan_training
-from keepstate.train.axolotl_config import CONFIGS, PLUGIN_FOLDER, checked, config_path, known_keys, read_axolotl_config
+from keepstate.train.axolotl_config import (
+    CONFIGS,
+    PLUGIN_FOLDER,
+    checked,
+    config_path,
+    divided,
+    known_keys,
+    read_axolotl_config,
+)
 from keepstate.vocabulary import MIXED, RuntimeName
 
 ARMS = (*map(str, RuntimeName), MIXED)
@@ -195,3 +203,16 @@ def test_rows_that_say_what_is_trained_are_read_so(dataset: Path, model: Path) -
     manifest.model_copy(update={"options": {"train_turns": "last"}}).write(dataset)
     planned = plan_training(config, dataset=dataset, base_model=model)
     assert planned.config["datasets"][0]["message_field_training"] == "train"
+
+
+@pytest.mark.parametrize(("rows", "processes", "each"), [((1, 16), 2, 8), ((2, 8), 8, 1), ((1, 16), 1, 16)])
+def test_a_step_keeps_its_rows_with_several_gpus(rows: tuple[int, int], processes: int, each: int) -> None:
+    config = {"micro_batch_size": rows[0], "gradient_accumulation_steps": rows[1]}
+    assert divided(config, processes) == config | {"gradient_accumulation_steps": each}
+    assert divided({"micro_batch_size": 2, "batch_size": 16}, 4)["gradient_accumulation_steps"] == 2
+
+
+def test_rows_that_do_not_divide_are_refused_with_the_numbers_that_do() -> None:
+    with pytest.raises(UserError, match="--gpus 3: a step has 8 batches of 2") as caught:
+        divided({"micro_batch_size": 2, "gradient_accumulation_steps": 8}, 3)
+    assert caught.value.hint == "--gpus with one of: 1, 2, 4, 8"

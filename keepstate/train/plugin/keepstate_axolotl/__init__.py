@@ -8,10 +8,13 @@ it. Does not touch data or optimiser.
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
 from axolotl.integrations.base import BasePlugin
+from axolotl.loaders.model import ModelLoader
 from axolotl.utils.collators import DataCollatorForSeq2Seq
 from pydantic import BaseModel
 from transformers import TrainerCallback, set_seed
@@ -40,6 +43,8 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         What a recomputed layer starts from waits in main memory: 16,384 tokens of Qwen3-8B take 10.9 GiB of the GPU
         instead of 14.6, 1.1 % of the speed and 4.5 GiB of the machine (H200).
         """
+        if not torch.cuda.is_available() and "RANK" in os.environ:
+            together_on_cpu()
         if cfg.get("seed") is not None:
             order.install(int(cfg["seed"]), int(cfg["sequence_len"]))
         recomputes = cfg.get("gradient_checkpointing") is True
@@ -109,9 +114,11 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         otherwise (losses of two rows .0026 apart).
         """
         callbacks.shelter(trainer.callback_handler.callbacks)
-        callbacks.end_at_the_last_step(trainer)
+        callbacks.mend_epochs(trainer)
         if cfg.model_config_type in COUNT_TOKENS:
             trainer.model_accepts_loss_kwargs = True
+            trainer.args.average_tokens_across_devices = trainer.args.world_size > 1  # Axolotl averages their means
+            order.count_each_row_once(trainer)
 
     def add_callbacks_pre_trainer(self, cfg: Any, model: Any) -> list[TrainerCallback]:
         """Progress, saving and tracking as the launcher asked for; `speed` spends free memory.
@@ -122,3 +129,17 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         if cfg.keepstate_profile == "speed" and cfg.pad_to_sequence_len:
             asked.append(FewerCheckpoints())
         return asked
+
+
+def together_on_cpu() -> None:
+    """Let processes without a GPU train together, where Axolotl lets each train alone and names a GPU for its model."""
+    os.environ["ACCELERATE_USE_CPU"] = "true"  # for what starts anew later
+    PartialState._reset_state()
+    PartialState(cpu=True)
+    set_place = ModelLoader._set_device_map_config
+
+    def nowhere_else(loader: Any) -> None:
+        loader.cfg.device_map = None
+        set_place(loader)
+
+    ModelLoader._set_device_map_config = nowhere_else

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from . import order
+
 LOSS_SECONDS = 600.0
 """What a crash may cost at most."""
 PACKAGES = ("axolotl", "torch", "transformers", "peft", "bitsandbytes", "liger-kernel", "triton")
@@ -33,8 +35,10 @@ if folder := os.environ.get("KEEPSTATE_PACKAGES"):
 
 
 def from_environment() -> list[TrainerCallback]:
-    """The callbacks that the launcher asked for."""
+    """The callbacks that the launcher asked for. Of several processes the first alone tells."""
     callbacks: list[TrainerCallback] = [Checkpoints(os.environ.get("KEEPSTATE_STOP"))]
+    if int(os.environ.get("RANK", "0")):
+        return callbacks
     if path := os.environ.get("KEEPSTATE_PROGRESS"):
         callbacks.append(ProgressWriter(Path(path)))
     if run := os.environ.get("KEEPSTATE_TRACK"):
@@ -50,15 +54,17 @@ def shelter(callbacks: list[Any]) -> None:
             callbacks[number] = Sheltered(callback)
 
 
-def end_at_the_last_step(trainer: Any) -> None:
-    """Let a training that was cut between its last step and its end take no other step when it goes on.
+def mend_epochs(trainer: Any) -> None:
+    """Let a training that goes on take the order of its epoch, and no step where it was cut after its last.
 
-    transformers 5.16 takes one where the last epoch is not whole.
+    transformers 5.16 takes one where the last epoch is not whole; accelerate 1.13 does not tell the sampler below one
+    process's share of the batches which epoch it is, once some of them are skipped.
     """
     run_epoch = trainer._run_epoch
 
     def run_what_is_left(**what: Any) -> None:
         if trainer.state.global_step < trainer.state.max_steps:
+            order.innermost(what["train_dataloader"]).sampler.set_epoch(what["epoch"])
             run_epoch(**what)
 
     trainer._run_epoch = run_what_is_left
@@ -135,7 +141,8 @@ class ProgressWriter(TrainerCallback):  # type: ignore[misc]
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
     """Saves before a crash could cost more than ten minutes, and at once where the stop file appears.
 
-    `save_steps` counts steps, whose time depends on the GPU; this counts time. Saving draws no random number.
+    `save_steps` counts steps, whose time depends on the GPU; this counts time. Saving draws no random number. The
+    first of several processes decides.
     """
 
     def __init__(self, stop_file: str | None) -> None:
@@ -155,14 +162,25 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         """Save now if the next step would end too late; stop if asked to."""
         now = time.monotonic()
         self._longest_step = max(self._longest_step, now - self._step_began)
-        if now - self._saved + self._longest_step > LOSS_SECONDS:
+        late = now - self._saved + self._longest_step > LOSS_SECONDS
+        late, stop = as_the_first(late, self._stop is not None and self._stop.exists())
+        if late or stop:
             control.should_save = True
-        if self._stop is not None and self._stop.exists():
-            control.should_save = control.should_training_stop = True
+        if stop:
+            control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock of what is at stake anew."""
         self._saved = time.monotonic()
+
+
+def as_the_first(*flags: bool) -> list[bool]:
+    """What the first of several processes says: each by its own clock, they would wait for each other for ever."""
+    if not torch.distributed.is_initialized():
+        return list(flags)
+    told = torch.tensor(flags, dtype=torch.uint8, device="cuda" if torch.cuda.is_available() else "cpu")
+    torch.distributed.broadcast(told, 0)
+    return [bool(flag) for flag in told.tolist()]
 
 
 class LocalTracking(TrainerCallback):  # type: ignore[misc]
