@@ -69,7 +69,12 @@ def headline(
         if other := other_tasks(first, second):
             why = f"their tasks are not the same, {second.label} {other}"
         yield Claim(f"Nothing can be said of {first.label} against {second.label}: {why}.")
-    if not mismatches and not without and not one_for_all:
+    if figures and all(f.cell.fit is Fit.BASE for f in figures):
+        yield Claim("Only the untrained base was played, so nothing here was trained for a runtime.")
+        for row, swept in enumerate(comparisons):
+            changed = f"{swept.first.label} in place of {swept.second.label} {_optimality(swept)}"
+            yield Claim(f"{changed} ({counted(swept.n, 'task')}).", Table.COMPARISONS, row)
+    elif not mismatches and not without and not one_for_all:
         yield Claim(
             "In no runtime was an adapter run beside the one trained for that runtime, so nothing can be said of a"
             " mismatch."

@@ -223,3 +223,15 @@ def test_a_sweep_is_compared_where_all_else_is_equal_and_its_draws_are_no_tasks(
         assert repeats.spread_of_draws == pytest.approx(0.1 / 2**0.5)
     assert group.repeats[2].spread_of_draws == pytest.approx(0)
     assert group.repeats[2].optimality.value == pytest.approx(-55 / 800)
+
+
+def test_a_sweep_of_the_base_says_what_its_settings_changed(tmp_path: Path) -> None:
+    for calls in (25, 80):
+        made = Made(0.2 + 0.005 * (calls - 25))
+        write_made_cell(
+            tmp_path, "base", RuntimeName.REACT, lambda _, made=made: made, 12, name=f"c{calls}",
+            limits={"tool_calls": calls},
+        )  # fmt: skip
+    first, second, *_ = (str(claim) for claim in make_report("r", read_results(tmp_path)).groups[0].headline)
+    assert "Only the untrained base was played" in first
+    assert "tool calls 25) in place of base → react (tool calls 80) changed optimality (-27.5 points" in second

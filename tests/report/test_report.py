@@ -149,7 +149,7 @@ def test_the_headline_says_what_mismatch_cost_and_hedges(run: Path) -> None:
     group = make_report("r", read_results(run)).groups[0]
     first, second, reached, below, tied = group.headline
     assert "cannot be shown" in group.shows
-    assert tied.startswith("These cannot be told apart: (")
+    assert tied.startswith("Shown neither to differ nor to be equal: (")
     assert first.startswith("Running the persistent adapter in the forget runtime, in place of the adapter trained for")
     assert "cost 34.3 points of optimality (" in first
     assert "took 0.97 times the tokens on the median task (0.96 to 0.99)" in first
