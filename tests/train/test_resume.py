@@ -1,4 +1,5 @@
-"""A training that is cut and goes on is the training that was never cut: same rows in the same order, same losses.
+"""A training that is cut and goes on, or of two processes, is the training of one that was never cut: same rows in the
+same order, same losses.
 
 With real Axolotl and a model of two layers; single rows with dropout, so that random numbers go on too. Packed rows
 are drawn by another sampler, so both are cut; they go on with their steps divided in another way. Losses agreed to the
@@ -14,6 +15,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,18 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, keys in (("single", SINGLE), ("packed", PACKED)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(raw | keys))
     return folder
+
+
+@pytest.fixture(scope="module")
+def uncut(bench: Path) -> Callable[[str], Path]:
+    """Gives the folder of the training that nothing cut, made where it is first asked for."""
+
+    @cache
+    def trained(kind: str) -> Path:
+        finish(start(bench, kind, bench / f"uncut-{kind}"))
+        return bench / f"uncut-{kind}"
+
+    return trained
 
 
 def start(bench: Path, kind: str, out: Path, *options: str) -> subprocess.Popen[str]:
@@ -114,11 +129,9 @@ def wait_for_step(out: Path, process: subprocess.Popen[str], step: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["single", "packed"])
-def test_cut_and_resumed_equals_uncut(bench: Path, tmp_path: Path, kind: str) -> None:
-    cut_at = CUT_AT[kind]
-    uncut, out = tmp_path / "uncut", tmp_path / "cut"
-    finish(start(bench, kind, uncut))
-    assert len(steps(uncut)) > cut_at + 5
+def test_cut_and_resumed_equals_uncut(bench: Path, uncut: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
+    cut_at, out, never = CUT_AT[kind], tmp_path / "cut", uncut(kind)
+    assert len(steps(never)) > cut_at + 5
 
     killed = start(bench, kind, out)
     wait_for_step(out, killed, cut_at)
@@ -147,9 +160,9 @@ def test_cut_and_resumed_equals_uncut(bench: Path, tmp_path: Path, kind: str) ->
     divided = ["--batch-size", "2", "--grad-accum", "1"] if kind == "packed" else []
     said = finish(start(bench, kind, out, *divided))
     assert f"going on from checkpoint-{saved}" in said
-    assert rows_seen(out) == rows_seen(uncut)
-    assert losses(out) == pytest.approx(losses(uncut), abs=ROUNDING)
-    done, whole = read_done(out), read_done(uncut)
+    assert rows_seen(out) == rows_seen(never)
+    assert losses(out) == pytest.approx(losses(never), abs=ROUNDING)
+    done, whole = read_done(out), read_done(never)
     assert done is not None
     assert whole is not None
     assert (done.steps, done.tokens) == (whole.steps, whole.tokens)
@@ -158,6 +171,19 @@ def test_cut_and_resumed_equals_uncut(bench: Path, tmp_path: Path, kind: str) ->
     before = files(out)
     assert "trained already" in finish(start(bench, kind, out))
     assert files(out) == before
+
+
+def test_two_processes_train_what_one_does(bench: Path, uncut: Callable[[str], Path], tmp_path: Path) -> None:
+    """Two on the CPU (gloo), as `--gpus 2` starts them on two GPUs. An epoch has an odd number of packed rows."""
+    alone, out = uncut("packed"), tmp_path / "two"
+    finish(start(bench, "packed", out, "--gpus", "2"))
+    trained = {step: row[1:] for step, row in rows_seen(out).items()}
+    assert trained == {step: row[1:] for step, row in rows_seen(alone).items()}
+    assert losses(out) == pytest.approx(losses(alone), abs=ROUNDING)
+    done, whole = read_done(out), read_done(alone)
+    assert done is not None
+    assert whole is not None
+    assert (done.key, done.steps) == (whole.key, whole.steps)
 
 
 def test_what_was_cut_after_its_last_step_takes_no_other_one(bench: Path, tmp_path: Path) -> None:

@@ -64,7 +64,11 @@ def test_a_full_disk_is_called_so_also_where_the_log_found_no_place(
 def test_resolved_config_is_absolute_and_keeps_what_was_not_given(dataset: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     planned = plan_training(
-        LAPTOP, dataset=dataset, output=out, base_model=model, overrides={"seed": 7, "learning_rate": None}
+        LAPTOP,
+        dataset=dataset,
+        output=out,
+        base_model=model,
+        overrides={"seed": 7, "learning_rate": None, "bf16": True},
     )
     raw = read_axolotl_config(LAPTOP)
     assert planned.config["seed"] == 7
