@@ -6,8 +6,8 @@
 Plays scripted five-step episodes of `mini` tasks by the real benchmark runner: the real loop, the real sandbox, traces
 and verdicts written durably. The model is in this process, or (`--server`) behind HTTP, asked by the real client.
 `--replay` then repeats all of them under the recorded contract, as `keepstate bench replay` does.
-Prints episodes/s, CPU seconds of this process, and its memory after every round. Target on two idle cores: 250 episodes/s
-(forget 130, react 500), flat memory. The time of a real model is not in it.
+Prints episodes/s, CPU seconds of this process, and its memory after every round. Target on two idle cores: 250
+episodes/s (forget 130, react 500), flat memory. The time of a real model is not in it.
 """
 
 from __future__ import annotations

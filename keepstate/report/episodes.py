@@ -42,14 +42,21 @@ Row = tuple[str | float | None, ...]
 
 
 def csv_of(report: Report) -> str:
-    """The rows of all cells as CSV (RFC 4180, without its carriage returns)."""
+    """The rows of all cells as CSV (RFC 4180, without its carriage returns).
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe: models name their own error classes.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(HEAD)
     for group in report.groups:
         for figures in group.figures:
-            table.writerows(rows_of(figures.cell))
+            table.writerows([_no_formula(value) for value in row] for row in rows_of(figures.cell))
     return text.getvalue()
+
+
+def _no_formula(value: str | float | None) -> str | float | None:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def table_of(report: Report, run: Path | None = None) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -33,7 +31,7 @@ from keepstate.report.tables import (
     how,
     repeats_row,
 )
-from keepstate.traces.pages import INDEX
+from keepstate.traces.pages import INDEX, policy_hash
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -75,7 +73,7 @@ def html(report: Report, drawings: Mapping[str, str], *, run: Path | None = None
         version=__version__,
         style=Markup(style),
         script=Markup(script),
-        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none';"
+        policy=f"default-src 'none'; style-src {policy_hash(style)}; script-src {policy_hash(script)}; base-uri 'none';"
         " form-action 'none'",
         episodes=jinja2.utils.htmlsafe_json_dumps(table_of(report, run), separators=(",", ":")),
         traces=f"{TRACES}/{INDEX}" if run else None,
@@ -109,11 +107,6 @@ def html(report: Report, drawings: Mapping[str, str], *, run: Path | None = None
 
 def _own(name: str) -> str:
     return (files("keepstate.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """As a content security policy names an element by what is between its tags."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _split_interval(text: str) -> Markup:

@@ -30,7 +30,7 @@ from keepstate.cli import main
 from keepstate.cli import report as report_command
 from keepstate.errors import UserError
 from keepstate.files import parse_json
-from keepstate.report import build_report, compare_cells, make_report
+from keepstate.report import build_report, compare_cells, episodes, make_report
 from keepstate.report.behind import endings_by_cell, errors_by_cell, pairs_of, settings_of_cells
 from keepstate.report.entries import ReportFile
 from keepstate.report.figures import cell_figures
@@ -331,6 +331,12 @@ def test_every_episode_is_a_row_for_programs_with_why_it_has_no_score(built: Pat
     assert columns[-1] == "finish reason"
     base = next(row for row in rows if row["cell"] == "base → react")
     assert (base["score"], base["finish reason"], base["tokens"]) == ("0.0", "turn_limit", "6000")
+
+
+def test_no_word_of_a_model_is_a_formula_in_a_spreadsheet(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(episodes, "rows_of", lambda _: [("=1+1", "@x", "-1", "Error", -1.5, None)])
+    rows = episodes.csv_of(make_report("r", read_results(published))).splitlines()
+    assert set(rows[1:]) == {"'=1+1,'@x,'-1,Error,-1.5,"}
 
 
 def test_words_from_files_cannot_become_markup(run: Path) -> None:
