@@ -74,7 +74,7 @@ def command(
     base_model = options["base_model"] or str(config["base_model"])
     place = output_folder(config, options["output"], options["base_model"], runtime)
     if not dry_run and read_done(place) is None:  # before data is made for nothing
-        check_machine(config | overrides | {"base_model": base_model}, place)
+        check_machine(config | overrides | {"base_model": base_model}, place, options["gpus"])
     found = find_traces(trace_root, runtime)
     if base_config is None:
         path = config_path(found.runtime, laptop=False)
@@ -89,7 +89,7 @@ def command(
     template = None if is_other(config, options["base_model"]) else str((config | overrides)["chat_template_jinja"])
     bad = convert(trace_root, found.runtime, dataset, config | overrides, (template, counted_by))
     run: dict[str, Any] = {"dataset": dataset, "output": options["output"], "base_model": options["base_model"]}
-    run |= {"overrides": overrides, "runtime": found.runtime}
+    run |= {"overrides": overrides, "runtime": found.runtime, "gpus": options["gpus"]}
     if dry_run:
         planned = plan_training(path, machine=False, **run)
         say(*planned.remarks, f"look at a row: keepstate dataset preview {dataset}")

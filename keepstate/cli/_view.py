@@ -25,7 +25,7 @@ from keepstate.traces.view import show
 @click.option("--web", is_flag=True, help="Write pages for a browser: of traces, and of all in folders.")
 @click.option("--out", type=PATH, help="With --web: folder of the pages.  [default: a new one in the temporary folder]")
 @click.option("--serve", "serves", is_flag=True, help="With --web: serve them on this machine until Ctrl-C.")
-@click.option("--port", type=click.IntRange(0, 65_535), help="With --serve; else a free one.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Of the server; with --serve, else a free one.")
 @click.option(
     "--no-open", is_flag=True, help="With --web: start no browser, which is done on a desktop's terminal only."
 )

@@ -16,9 +16,9 @@ from keepstate.report.tables import print_report
 @click.argument("run", type=PATH)
 @click.option("--out", type=PATH, help="Folder of the report.  [default: RUN/report]")
 @margin_option(MARGIN)
-@click.option("--traces", is_flag=True, help="Write a page of every episode, too; the report links to them.")
-def command(run: Path, *, out: Path | None, margin: float, traces: bool) -> None:
+@click.option("--pages", is_flag=True, help="Write a page of every episode, too; the report links to them.")
+def command(run: Path, *, out: Path | None, margin: float, pages: bool) -> None:
     """Report on the benchmark results in RUN, e.g. runs/bench."""
-    report = build_report(run, out, margin=margin, traces=traces)
+    report = build_report(run, out, margin=margin, pages=pages)
     print_report(report, Console())
     click.echo(f"report: {(out or run / 'report') / HTML_FILE}", err=True)

@@ -31,6 +31,13 @@ training_options = together(
     click.option("--base-model", "--model", "base_model", help="Model folder or hub name; else the config's."),
     *(click.option(name, key, **settings) for name, (key, settings) in OPTIONS.items()),
     click.option(
+        "--gpus",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Train on so many at once, with the same rows a step.",
+    ),
+    click.option(
         "--track",
         "tracker",
         type=choice(Tracker),
@@ -58,13 +65,6 @@ def config_keys(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--config", type=PATH, help="Another Axolotl YAML; else train/configs/ for the runtime.")
 @click.option("--dataset", type=PATH, help="Folder of the data set; else data/datasets/RUNTIME.")
 @training_options
-@click.option(
-    "--gpus",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Train on so many at once, with the same rows a step.",
-)
 @click.option("--dry-run", is_flag=True, help="Check all and print the resolved config; train nothing.")
 def command(
     runtime: str, laptop: bool, config: Path | None, dataset: Path | None, dry_run: bool, **options: Any

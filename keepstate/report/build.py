@@ -28,24 +28,24 @@ from keepstate.traces.pages import write_pages
 HTML_FILE = "index.html"
 
 
-def build_report(run: Path, out: Path | None = None, *, margin: float = MARGIN, traces: bool = False) -> Report:
+def build_report(run: Path, out: Path | None = None, *, margin: float = MARGIN, pages: bool = False) -> Report:
     """Read the results in `run` and write the report.
 
     Args:
         run: Folder with one folder a cell.
         out: Where to; `<run>/report` where None.
         margin: Differences of optimality below it count as equivalent.
-        traces: Write a page of every episode as well, beside the report's page, which links to them.
+        pages: Write a page of every episode as well, beside the report's page, which links to them.
 
     Raises:
         UserError: No results there, no trace of keepstate's, or the report cannot be written.
     """
     report = make_report(run.resolve().name, read_results(run), margin=margin)
     folder = out or run / "report"
-    if traces:
+    if pages:
         with CountDisplay("pages of traces") as shown:
             write_pages([run], folder / TRACES, on_progress=shown)
-    write_report(report, folder, run=run if traces else None)
+    write_report(report, folder, run=run if pages else None)
     return report
 
 

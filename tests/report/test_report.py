@@ -372,7 +372,7 @@ def test_what_stands_behind_the_figures_is_counted_and_joined_task_by_task(publi
 def test_rows_lead_to_the_pages_of_their_traces(tmp_path: Path) -> None:
     made = [Made(0.5), Made(failure=Origin.SANDBOX), None]
     write_made_cell(tmp_path, "base", REACT, lambda i: made[i], 3)
-    result = CliRunner().invoke(report_command.command, [str(tmp_path), "--traces", "--out", str(tmp_path / "out")])
+    result = CliRunner().invoke(report_command.command, [str(tmp_path), "--pages", "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     source = (tmp_path / "out/index.html").read_text()
     table = json.loads(re.findall(r"episodes-data\">(.*?)</script>", source)[0])
