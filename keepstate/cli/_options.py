@@ -109,7 +109,11 @@ class CapType(click.IntRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what is neither."""
-        return value if value == "none" else super().convert(value, param, ctx)
+        if value == "none":
+            return value
+        if isinstance(value, str) and not value.strip().lstrip("-").isdecimal():
+            self.fail(f"{value!r} is neither a number of calls nor none", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def together(*options: Option[Any]) -> Option[Any]:

@@ -343,7 +343,7 @@ async def test_several_contracts_are_one_table(tmp_path: Path) -> None:
     assert [each["contract"]["tool_calls"] for each in both] == [25, 3] * 3
     wrong = await command(tmp_path, "--runtime", "forget,never")
     assert "'never' is no runtime" in wrong.output
-    assert "'x' is not a valid integer" in (await command(tmp_path, "--tool-calls", "25,x")).output
+    assert "'x' is neither a number of calls nor none" in (await command(tmp_path, "--tool-calls", "25,x")).output
 
 
 @pytest.mark.parametrize("runtime", [PERSISTENT, REACT])
