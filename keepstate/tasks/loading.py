@@ -53,7 +53,25 @@ def from_file(path: Path) -> Family:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise _not_loaded(str(path), error) from error
+    _refuse_others_modules(path)
     return the_family(module, path.stem, source=path.name)
+
+
+def _refuse_others_modules(path: Path) -> None:
+    """One process holds one module of a name: a `helpers.py` beside this family's file may not be that of another.
+
+    Raises:
+        UserError: A module that the file imports, and that lies beside it, was loaded from elsewhere.
+    """
+    for name in _imported(path, path.parent, None):
+        inner = path.parent / name
+        dotted = ".".join(Path(name).with_suffix("").parts).removesuffix(".__init__")
+        file = getattr(sys.modules.get(dotted), "__file__", None)
+        if inner != path and file and inner.resolve() != Path(file).resolve():
+            raise UserError(
+                f"{path} imports {dotted}, which lies beside it as {name}, but Python has it from {file}",
+                f"give {inner} a name of its own",
+            )
 
 
 def from_module(dotted: str) -> Family:

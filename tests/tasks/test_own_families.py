@@ -533,6 +533,17 @@ def test_what_a_file_imports_of_its_own_folder_is_part_of_its_digest(written: Wr
     assert loading.from_file(alone).source == f"words.py sha256:{file_hash(alone)}"
 
 
+def test_a_helper_of_another_familys_folder_is_never_taken_for_ones_own(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "helpers_of_a_family.py").write_text(f"WORD = {folder!r}\n")
+        text = SMALL.replace("class Play", "from helpers_of_a_family import WORD\n\n\nclass Play")
+        (tmp_path / folder / f"{folder}.py").write_text(textwrap.dedent(text))
+    loading.from_file(tmp_path / "one/one.py")
+    with pytest.raises(UserError, match=r"two\.py imports helpers_of_a_family, .* Python has it from .*one"):
+        loading.from_file(tmp_path / "two/two.py")
+
+
 def test_what_a_module_imports_of_its_own_package_is_part_of_its_digest(
     written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
