@@ -43,6 +43,7 @@ OWN_ENVIRONMENT = {path for path in ELSEWHERE if "guest" not in path.split("/")}
 TOP_LEVEL = {
     "__main__.py": {"cli"},
     "doctor.py": {"setup", "runtimes", "train", "serve"},
+    "inventory.py": {"tasks", "traces", "dataset", "train", "play", "bench"},
 }
 """Modules at the top of the package import no room, but for `python -m keepstate` and what looks at all of them."""
 TWICE = {"ToolCallLimit", "ToolError"}

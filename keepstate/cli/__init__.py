@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {stage.name: f"{stage.summary[0].upper()}{stage.summa
     "compare": "Compare two benchmark results, task by task.",
     "demo": "Run the whole loop on this machine.",
     "doctor": "Show what this machine can do and what is missing.",
+    "ls": "List what there is, how far it is, and which episodes failed.",
     "setup": "Make the environments and models that are missing.",
 }
 """Commands in the order of the pipeline, with their one-line help: listing them imports nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -40,6 +39,7 @@ from keepstate.cli._options import (
     sweep_of,
     sweep_options,
 )
+from keepstate.cli._output import print_json
 from keepstate.errors import EXIT_PARTIAL
 from keepstate.traces.view import printable
 from keepstate.vocabulary import AUTO, RuntimeName
@@ -193,7 +193,7 @@ def replay_command(
     folders = [folder for _, of in found for folder in of]
     if as_json:
         told = [folder.figures() | {"contract": asdict(contract)} for contract, of in found for folder in of]
-        click.echo(json.dumps(told, indent=2))
+        print_json(told)
     else:
         for line in table(found) if len(found) > 1 else chain(*(folder.lines() for folder in folders)):
             click.echo(printable(line))

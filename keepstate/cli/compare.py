@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from rich.console import Console
 
 from keepstate.bench.results import CellResult, read_results
 from keepstate.cli._options import PATH, json_option, margin_option
+from keepstate.cli._output import print_json
 from keepstate.errors import UserError
 from keepstate.report.entries import comparison_entry
 from keepstate.report.figures import MARGIN, compare_all, shared_tasks
@@ -29,7 +29,7 @@ def command(first: Path, second: Path, *, margin: float, as_json: bool) -> None:
         found = [
             asdict(comparison_entry(comparison)) | {"notes": comparison_notes(comparison)} for comparison in comparisons
         ]
-        click.echo(json.dumps(found, indent=2, allow_nan=False))
+        print_json(found)
         return
     console = Console()
     for comparison in comparisons:

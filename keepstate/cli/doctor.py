@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import click
 
 from keepstate.cli import keepstate_elsewhere
 from keepstate.cli._options import json_option
+from keepstate.cli._output import print_json
 from keepstate.errors import EXIT_PARTIAL
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def command(as_json: bool, quick: bool, verbose: bool) -> None:
     ready = can_run_laptop(findings)
     if as_json:
         value = {"laptop_ready": ready, "findings": [finding.as_json() for finding in findings]}
-        click.echo(json.dumps(value, indent=2))
+        print_json(value)
     else:
         _print(findings, verbose)
         click.echo(f"the laptop loop can run: {DEMO}" if ready else f"{DEMO} makes what is missing and can be made")

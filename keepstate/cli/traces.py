@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from keepstate.cli import LazyGroup
 from keepstate.cli._options import PATH, json_option
+from keepstate.cli._output import print_json, screen
 from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.report.behaviour import BEHAVIOUR_COLUMNS
@@ -32,8 +31,6 @@ COMMANDS = {
 }
 ELSEWHERE = {name: f"keepstate.cli._{name}" for name in ("collect", "import", "view")}
 """Commands with a module of their own, imported when called."""
-FILE_COLUMNS = 160
-"""Width of a table that goes into a file or pipe."""
 
 
 @click.group(cls=LazyGroup, summaries=COMMANDS, modules=ELSEWHERE)
@@ -77,7 +74,7 @@ def stats(folders: tuple[Path, ...], as_json: bool) -> None:
             dict(zip(keys, names, strict=True)) | row | {"behaviour": asdict(behaves)}
             for (names, row), behaves in zip(rows, used, strict=True)
         ]
-        click.echo(json.dumps(found, indent=2, allow_nan=False))
+        print_json(found)
     else:
         _print_table(rows)
         _print_behaviour([names for names, _ in rows], used)
@@ -126,7 +123,7 @@ def _print_table(rows: list[tuple[tuple[str, str, str], EpisodeFigures]]) -> Non
             _figure(row["average_total_tokens"], ",.0f"),
             _figure(row["missing_variable_share"], ".0%"),
         )
-    _screen().print(table)
+    screen().print(table)
 
 
 def _behaviour(traces: list[Trace]) -> BehaviourFigures:
@@ -138,14 +135,7 @@ def _print_behaviour(groups: list[tuple[str, str, str]], used: list[BehaviourFig
     table = Table("behaviour", *(printable("\n".join(names)) for names in groups), box=box.SIMPLE)
     for column in BEHAVIOUR_COLUMNS:
         table.add_row(column.title, *(printable(column.text(figures)) for figures in used))
-    _screen().print(table)
-
-
-def _screen() -> Console:
-    screen = Console(markup=False, highlight=False)
-    if not screen.is_terminal:
-        screen.width = FILE_COLUMNS
-    return screen
+    screen().print(table)
 
 
 def _figure(value: float | None, form: str) -> str:

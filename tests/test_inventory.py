@@ -1,0 +1,136 @@
+"""`keepstate ls`: what there is, how far it is, and what failed."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from made_traces import make_trace, write_traces
+
+from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource
+from keepstate.bench.cells import make_cell
+from keepstate.cli import cli
+from keepstate.files import write_json
+from keepstate.inventory import Kind, look
+from keepstate.tasks import write_tasks
+from keepstate.train.result import DONE, WEIGHTS, TrainedAdapter
+from keepstate.train.run_folder import PROGRESS
+from keepstate.train.trained_for import RUN, TrainedFor
+from keepstate.vocabulary import RuntimeName
+
+
+def call(*words: str | Path) -> Result:
+    return CliRunner().invoke(cli, [*map(str, words)])
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one of each kind, and what is not keepstate's."""
+    monkeypatch.chdir(tmp_path)
+    source = TaskSource(difficulty="mini", count=2)
+    config = BenchmarkConfig(name="p-forget", adapter="persistent", runtime=RuntimeName.FORGET, tasks=source)
+    cell = make_cell(config, Path("runs/bench"))
+    write_tasks(Path("data/tasks"), cell.tasks)
+    cell.write()
+    write_traces(cell.folder, [make_trace(1), make_trace(2, failed=True)])
+    write_traces(Path("imported"), [make_trace(3)])
+    write_json(Path("data/traces/react/collection.json"), {"decisive": {"model": "teacher", "runtime": "react"}})
+    for name in ("half", "done"):
+        training(Path("out") / name, finished=name == "done")
+    write_json(Path("runs/bench/report/report.json"), {"schema": "keepstate.report.v2"})
+    write_json(Path("web/manifest.json"), {"name": "somebody's"})
+    write_json(Path("web/report.json"), ["somebody's"])
+    write_json(Path(".hidden/cell.json"), {})
+    write_json(Path("env/lib/cell.json"), {})
+    Path("env/pyvenv.cfg").touch()
+    return tmp_path
+
+
+def training(folder: Path, *, finished: bool) -> None:
+    write_json(folder / RUN, {"decisive": {"runtime": "forget"}})
+    entry = {"event": "begin", "step": 3, "steps": 9}
+    (folder / PROGRESS).write_text(json.dumps(entry) + "\n")
+    (folder / "checkpoint-3").mkdir()
+    (folder / "checkpoint-3" / WEIGHTS).write_bytes(b"1234")
+    if finished:
+        (folder / WEIGHTS).write_bytes(b"12")
+        adapter = TrainedAdapter(
+            key="0" * 64,
+            name="forget",
+            trained_for=TrainedFor(runtimes=(RuntimeName.FORGET,)),
+            base_model="base",
+            data_sha256="",
+            template_sha256="",
+            steps=9,
+            first_loss=1,
+            final_loss=None,
+            seconds=1,
+            tokens=1,
+            peak_gib=0,
+        )
+        write_json(folder / DONE, adapter.model_dump(mode="json"))
+
+
+def test_every_kind_is_listed_with_how_far_it_is(there: Path) -> None:
+    found = {str(item.path): item for item in look(Path()).items}
+    assert {
+        path: (item.kind, item.what, item.done, item.total, len(item.ungraded)) for path, item in found.items()
+    } == {
+        "data/tasks": (Kind.TASKS, "knapsack", 2, None, 0),
+        "imported": (Kind.TRACES, "imported", 1, None, 0),
+        "data/traces/react": (Kind.TRACES, "teacher → react", 0, None, 0),
+        "out/half": (Kind.TRAINING, "forget", 3, 9, 0),
+        "out/done": (Kind.ADAPTER, "forget of base", 9, 9, 0),
+        "runs/bench/p-forget": (Kind.CELL, "persistent → forget", 1, 2, 1),
+        "runs/bench/report": (Kind.REPORT, "", None, None, 0),
+    }
+    files = [path for path in Path("out/done").rglob("*") if path.is_file()]
+    assert found["out/done"].bytes == sum(path.stat().st_size for path in files)
+    assert found["out/done"].changed == max(path.stat().st_mtime for path in files)
+    assert [item.kind for item in look(Path()).items] == sorted((i.kind for i in found.values()), key=[*Kind].index)
+
+
+def test_the_table_says_what_the_json_says(there: Path) -> None:
+    listed, told = call("ls", there), call("ls", there, "--json")
+    assert (listed.exit_code, told.exit_code) == (0, 0)
+    rows = json.loads(told.stdout)
+    assert len(rows) == 7
+    assert all(row["path"] in listed.stdout for row in rows)
+    for words in ("1 of 2 graded, 1 solved, 1 failed", "3 of 9 steps", "2 tasks", "persistent → forget"):
+        assert words in listed.stdout
+
+
+def test_failed_episodes_are_named_with_their_reason(there: Path) -> None:
+    (there / "imported" / "broken.trace.json").write_text("{")
+    done = call("ls", "--failed")
+    assert "runs/bench/p-forget/knapsack-t2.trace.json: sandbox: gone\n" in done.stdout
+    assert "imported/broken.trace.json: no verdict lies beside it" in done.stdout
+    assert "2 episodes are not graded" in done.stderr
+    told = json.loads(call("ls", "--failed", "--json").stdout)
+    assert [entry["origin"] for entry in told] == [None, "sandbox"]
+
+
+def test_what_cannot_be_read_is_shown_as_such_and_exits_1(there: Path) -> None:
+    (there / "runs" / "bench" / "p-forget" / "cell.json").write_text("{")
+    (there / "out" / "done" / WEIGHTS).unlink()
+    done = call("ls", "--json")
+    problems = {row["path"]: row["problem"] for row in json.loads(done.stdout) if row["problem"]}
+    assert done.exit_code == 1
+    assert problems.keys() == {"runs/bench/p-forget", "out/done"}
+    assert "weights are gone" in problems["out/done"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_closed_folder_is_named(there: Path) -> None:
+    (there / "data").chmod(0)
+    done = call("ls")
+    (there / "data").chmod(0o755)
+    assert (done.exit_code, "not looked into: data: Permission denied" in done.stderr) == (1, True)
+
+
+def test_nothing_there_says_how_to_begin(tmp_path: Path) -> None:
+    done = call("ls", tmp_path, "--json")
+    assert (done.exit_code, json.loads(done.stdout)) == (0, [])
+    assert "keepstate tasks generate" in done.stderr
+    assert call("ls", tmp_path / "nowhere").exit_code == 1  # UserError: `run` makes it 2
