@@ -78,12 +78,13 @@ def row(trace: Trace, habits: Sequence[str]) -> list[Message]:
 def axolotl(rows: Sequence[Sequence[Message]], tokenizer: Path, template: ChatTemplate) -> list[TrainingRow]:
     """Axolotl's own ids and labels of these conversations."""
     with tempfile.TemporaryDirectory() as name:
-        jsonl, jinja, ids = (Path(name) / part for part in ("rows.jsonl", "t.jinja", "ids.jsonl"))
+        jsonl, jinja, ids, jobs = (Path(name) / part for part in ("rows.jsonl", "t.jinja", "ids.jsonl", "jobs.json"))
         jsonl.write_text("".join(json.dumps({"messages": list(messages)}) + "\n" for messages in rows))
         jinja.write_text(template.text)
         names = {"field_messages": "messages", "message_property_mappings": {"role": "role", "content": "content"}}
-        command = [installing.ensure("train"), "-I", SCRIPT, "--tokenizer", tokenizer.resolve(), "--template", jinja]
-        command += ["--out", ids, "--dataset", json.dumps(DATASET | names), jsonl]
+        job = {"tokenizer": tokenizer.resolve(), "template": jinja, "out": ids, "dataset": DATASET | names}
+        jobs.write_text(json.dumps([job | {"files": [str(jsonl)]}], default=str))
+        command = [installing.ensure("train"), "-I", SCRIPT, jobs]
         env = os.environ | environments.NO_TELEMETRY | {"HF_HUB_OFFLINE": "1"}
         subprocess.run(list(map(str, command)), check=True, capture_output=True, env=env)
         lines = ids.read_text().splitlines()[1:]

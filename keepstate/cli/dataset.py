@@ -130,12 +130,12 @@ def check(folders: tuple[Path, ...], tokenizer: str | None, **chosen: str | None
 
     Exit 1 if a turn differs; the first difference is shown decoded. If none does, the manifest gets a certificate.
     """
-    from keepstate.dataset.check import CheckOptions, check_dataset
+    from keepstate.dataset.check import CheckOptions, check_datasets
 
     path = tokenizer_folder(tokenizer) if tokenizer else None
     proven = True
-    for folder in folders:
-        report = check_dataset(CheckOptions(folder, tokenizer_path=path, **chosen))
+    reports = check_datasets([CheckOptions(folder, tokenizer_path=path, **chosen) for folder in folders])
+    for folder, report in zip(folders, reports, strict=True):
         found = f"{report.rows} rows, {report.turns:,} turns, {report.tokens:,} tokens, {report.trained:,} trained"
         server = chosen["server"]
         against = f"; prompts as {server} makes them" if server else ""

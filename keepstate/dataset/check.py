@@ -102,6 +102,40 @@ def check_dataset(options: CheckOptions) -> DatasetCheck:
     Raises:
         UserError: No data set, changed since it was built, or Axolotl or the server could not be asked.
     """
+    (report,) = check_datasets([options])
+    return report
+
+
+def check_datasets(several: Sequence[CheckOptions]) -> Iterator[DatasetCheck]:
+    """Prove several data sets, as `check_dataset` does each, in this order; Axolotl starts once for all of them.
+
+    Raises:
+        UserError: As there; of what concerns the files of one, before anything is proven.
+    """
+    with scratch_folder(Path(tempfile.gettempdir()), "keepstate-check.") as work:
+        sides = [_both_sides(options, Path(work) / str(number)) for number, options in enumerate(several)]
+        _run_axolotl(sides, Path(work))
+        for each in sides:
+            report = _report(each)
+            if each.options.as_built:
+                each.manifest.model_copy(update={"certificate": report.certificate}).write(each.options.folder)
+            yield report
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """What is compared of one data set: prompts as they are served, and where Axolotl's ids will lie."""
+
+    options: CheckOptions
+    manifest: Manifest
+    tokenizer: TextTokenizer
+    end: str
+    """The token that ends an answer."""
+    prompts: PromptIds
+    ids: Path
+
+
+def _both_sides(options: CheckOptions, scratch: Path) -> _Sides:
     manifest = read_manifest(options.folder)
     _require_unchanged(options.folder, manifest)
     _require_traces(options.folder)
@@ -115,19 +149,21 @@ def check_dataset(options: CheckOptions) -> DatasetCheck:
         prompts = server_prompts(options.server, options.model)
     else:
         prompts = local_prompts(load_template(options.serving_template or options.folder / TEMPLATE), tokenizer)
+    scratch.mkdir()
+    return _Sides(options, manifest, tokenizer, end, prompts, scratch / "ids.jsonl")
+
+
+def _report(sides: _Sides) -> DatasetCheck:
+    """Every row as Axolotl made it beside its trace."""
+    options, manifest, tokenizer = sides.options, sides.manifest, sides.tokenizer
     report = DatasetCheck()
-    with scratch_folder(Path(tempfile.gettempdir()), "keepstate-check.") as work:
-        ids = Path(work) / "ids.jsonl"
-        _run_axolotl(options, manifest, tokenizer.path.parent, ids, end)
-        with ids.open() as lines:
-            versions = json.loads(next(lines))
-            for (about, held), line in zip(_conversations(options.folder, manifest), lines, strict=True):
-                found = _compare(held, line, prompts, tokenizer, tokenizer.specials[end])
-                report.add(about["path"], found, recorded=held.recorded, runtime=about.get("runtime"))
-    if options.as_built:
-        if not report.bad:
-            report.certificate = _certificate(options, manifest, report, versions["axolotl"])
-        manifest.model_copy(update={"certificate": report.certificate}).write(options.folder)
+    with sides.ids.open() as lines:
+        versions = json.loads(next(lines))
+        for (about, held), line in zip(_conversations(options.folder, manifest), lines, strict=True):
+            found = _compare(held, line, sides.prompts, tokenizer, tokenizer.specials[sides.end])
+            report.add(about["path"], found, recorded=held.recorded, runtime=about.get("runtime"))
+    if options.as_built and not report.bad:
+        report.certificate = _certificate(options, manifest, report, versions["axolotl"])
     return report
 
 
@@ -212,21 +248,31 @@ def _end_of_turn(folder: Path, tokenizer: TextTokenizer) -> str:
     return token
 
 
-def _run_axolotl(options: CheckOptions, manifest: Manifest, tokenizer: Path, out: Path, end: str) -> None:
-    """Let Axolotl tokenise every split into `out`; `end` is the token that ends an answer."""
-    files = [options.folder / f"{name}.jsonl" for name in manifest.splits]
-    size = sum(path.stat().st_size for path in files)
-    jobs = max(1, min(machine.cores(), size // CHARS_PER_JOB))
+def _run_axolotl(several: Sequence[_Sides], work: Path) -> None:
+    """Let Axolotl tokenise every split of these data sets into their `ids`."""
     python = installing.ensure("train")
-    template = _axolotl_template(options, out.with_name(TEMPLATE))
-    command: list[str | Path] = [python, "-I", SCRIPT, "--tokenizer", tokenizer.resolve(), "--template", template]
-    if manifest.trains_by_turn:
-        command += ["--training-key", TRAINING_KEY]
-    command += ["--out", out, "--end-of-turn", end, "--jobs", str(jobs), *files]
+    jobs = work / "jobs.json"
+    jobs.write_text(json.dumps([_axolotl_job(sides) for sides in several]))
     quiet = environments.NO_TELEMETRY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    code, said = run_logged(command, out.with_suffix(".log"), env=os.environ | quiet)
+    code, said = run_logged([python, "-I", SCRIPT, jobs], work / "axolotl.log", env=os.environ | quiet)
     if code:
-        raise UserError(f"Axolotl could not tokenise {options.folder}:\n{said}", "see keepstate doctor")
+        begun = [sides for sides in several if sides.ids.exists()] or several[:1]
+        raise UserError(f"Axolotl could not tokenise {begun[-1].options.folder}:\n{said}", "see keepstate doctor")
+
+
+def _axolotl_job(sides: _Sides) -> dict[str, Any]:
+    """What `inside/axolotl_ids.py` is to do."""
+    files = [sides.options.folder / f"{name}.jsonl" for name in sides.manifest.splits]
+    size = sum(path.stat().st_size for path in files)
+    return {
+        "tokenizer": str(sides.tokenizer.path.parent.resolve()),
+        "template": _axolotl_template(sides.options, sides.ids.with_name(TEMPLATE)),
+        "training_key": TRAINING_KEY if sides.manifest.trains_by_turn else None,
+        "end_of_turn": sides.end,
+        "processes": max(1, min(machine.cores(), size // CHARS_PER_JOB)),
+        "files": [str(path.absolute()) for path in files],
+        "out": str(sides.ids),
+    }
 
 
 def _axolotl_template(options: CheckOptions, scratch: Path) -> str:

@@ -21,7 +21,7 @@ from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource, matrix
 from keepstate.bench.cells import make_cell
 from keepstate.bench.run import bench
 from keepstate.dataset import BuildOptions, build_datasets, build_mixed, read_manifest
-from keepstate.dataset.check import CheckOptions, check_dataset
+from keepstate.dataset.check import CheckOptions, DatasetCheck, check_datasets
 from keepstate.demo.folder import DemoFolder, is_proven, keep_only
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import content_hash, file_hash, write_atomic
@@ -170,22 +170,9 @@ class Demo:
                 tokenizer_path=basemodel.folder(),
                 options=options,
             )
-        for folder in folders:
-            self._prove(folder)
+        for folder, report in zip(folders, check_datasets([CheckOptions(folder) for folder in folders]), strict=True):
+            _require_proven(folder, report)
         write_atomic(note, key + "\n")
-
-    def _prove(self, folder: Path) -> None:
-        report = check_dataset(CheckOptions(folder))
-        if report.bad:
-            trace, row = report.bad[0]
-            raise UserError(
-                f"{folder}: {len(report.bad)} of {report.rows} rows are not what the server sees, first {trace}"
-                + (f": {row.problem}" if row.problem else ""),
-                f"see the first difference: keepstate dataset check {folder}",
-            )
-        for line in read_manifest(folder).words(folder):
-            _say(line)
-        _say(f"  proven: {report.turns} turns, {report.tokens:,} tokens")
 
     def train_adapters(self) -> None:
         """The adapters, by configs that differ in data and output only."""
@@ -261,6 +248,24 @@ class Demo:
         started = time.monotonic()
         yield
         self.seconds[title.partition("] ")[2]] = round(time.monotonic() - started, 1)
+
+
+def _require_proven(folder: Path, report: DatasetCheck) -> None:
+    """Say what was proven of a data set.
+
+    Raises:
+        UserError: A row is not proven.
+    """
+    if report.bad:
+        trace, row = report.bad[0]
+        raise UserError(
+            f"{folder}: {len(report.bad)} of {report.rows} rows are not what the server sees, first {trace}"
+            + (f": {row.problem}" if row.problem else ""),
+            f"see the first difference: keepstate dataset check {folder}",
+        )
+    for line in read_manifest(folder).words(folder):
+        _say(line)
+    _say(f"  proven: {report.turns} turns, {report.tokens:,} tokens")
 
 
 def _say(text: str) -> None:

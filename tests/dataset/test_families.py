@@ -7,8 +7,6 @@ import pytest
 from made_tokenizers import FAMILIES, make_tokenizer
 from made_traces import ANSWERS, OBSERVATION, build_one, make_trace, write_traces
 
-from keepstate.dataset import read_manifest
-from keepstate.dataset.check import CheckOptions, check_dataset
 from keepstate.dataset.fitting import fitting_template, require_append_only
 from keepstate.dataset.sample import Refused, end_of_turn, prompts, prove
 from keepstate.dataset.templates import BUILT_IN, OWN, ChatTemplate, load_template, template_by_name
@@ -176,15 +174,3 @@ def test_qwen3_without_thinking_at_all_gets_chatml(tmp_path: Path) -> None:
 def test_a_hubs_model_is_known_by_its_name(name: str, template: str | None) -> None:
     assert template_by_name(name) == template
     assert template in (None, *BUILT_IN)
-
-
-@pytest.mark.train_env
-@pytest.mark.parametrize("name", ["llama3", "gemma", "mistral"])  # each start of Axolotl takes 8 s
-def test_axolotls_own_ids_are_proven(tmp_path: Path, name: str) -> None:
-    root = write_traces(
-        tmp_path / "t", [make_trace(n, answers=[*ANSWERS, f"x {n}"], observation=ODD) for n in range(4)]
-    )
-    build_one(root, PERSISTENT, tmp_path / "d", tokenizer=make_tokenizer(name, tmp_path / "model"))
-    report = check_dataset(CheckOptions(tmp_path / "d"))
-    assert (report.rows, report.turns, report.bad) == (4, 12, [])
-    assert read_manifest(tmp_path / "d").certificate is not None

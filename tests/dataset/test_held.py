@@ -1,13 +1,17 @@
 """What `dataset check` holds against the traces; Axolotl's place is taken by the template and tokenizer themselves."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from made_traces import build_one, make_trace, write_traces
 
-from keepstate.dataset import Manifest, read_manifest
+from keepstate.cli import cli
 from keepstate.dataset import check as checking
+from keepstate.dataset import read_manifest
 from keepstate.dataset.check import CheckOptions, check_dataset
 from keepstate.dataset.convert import SHAREGPT_ROLES
 from keepstate.dataset.sample import prove
@@ -24,15 +28,16 @@ ROLES = {told: role for role, told in SHAREGPT_ROLES.items()}
 def folder(tmp_path: Path, small_tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data set of eight traces of keepstate's and one of the research code, in `t`."""
 
-    def ids(plan: CheckOptions, manifest: Manifest, _tokenizer: Path, out: Path, _end: str) -> None:
+    def ids(several: Sequence[Any], _work: Path) -> None:
+        (sides,) = several
         lines = [json.dumps({"axolotl": "0"})]
-        for split in manifest.splits:
-            for row in (plan.folder / f"{split}.jsonl").read_text().splitlines():
+        for split in sides.manifest.splits:
+            for row in (sides.options.folder / f"{split}.jsonl").read_text().splitlines():
                 turns = json.loads(row)["conversations"]
                 talk = [Message(role=ROLES[turn["from"]], content=turn["value"]) for turn in turns]  # type: ignore[typeddict-item]
                 sample = prove(talk, load_template("chatml"), small_tokenizer)
                 lines.append(json.dumps({"input_ids": sample.ids, "labels": sample.labels()}))
-        out.write_text("\n".join(lines) + "\n")
+        sides.ids.write_text("\n".join(lines) + "\n")
 
     monkeypatch.setattr(checking, "_run_axolotl", ids)
     root = write_traces(tmp_path / "t", [make_trace(number) for number in range(8)])
@@ -45,8 +50,9 @@ def folder(tmp_path: Path, small_tokenizer: TextTokenizer, monkeypatch: pytest.M
 
 
 def test_a_certificate_counts_rows_without_a_record_of_what_was_sent(folder: Path) -> None:
-    report = check_dataset(CheckOptions(folder))
-    assert (report.rows, report.bad, report.unrecorded) == (9, [], 1)
+    done = CliRunner().invoke(cli, ["dataset", "check", str(folder)])
+    assert (done.exit_code, f"{folder}: proven: 9 rows" in done.output) == (0, True), done.output
+    assert "1 rows are of imported traces" in done.output
     certificate = read_manifest(folder).certificate
     assert certificate is not None
     assert (certificate.rows, certificate.unrecorded, certificate.server) == (9, 1, None)

@@ -143,18 +143,6 @@ def test_a_manifest_of_an_earlier_version_is_read(tmp_path: Path, small_tokenize
     assert read_manifest(tmp_path / "d").arm == "react"
 
 
-@pytest.mark.train_env
-def test_every_runtime_is_proven_and_stands_in_the_certificate(tmp_path: Path, qwen3: TextTokenizer) -> None:
-    build(tmp_path, arms(tmp_path, persistent=4, forget=3), qwen3)
-    result = CliRunner().invoke(cli, ["dataset", "check", str(tmp_path / "d/mixed")])
-    assert result.exit_code == 0, result.output
-    assert "of forget: 3 rows, 6 turns, 0 rows differ" in result.output
-    certificate = read_manifest(tmp_path / "d/mixed").certificate
-    assert certificate is not None
-    assert {name: proven.rows for name, proven in certificate.by_runtime.items()} == {PERSISTENT: 4, FORGET: 3}
-    assert certificate.trained_tokens == sum(proven.trained_tokens for proven in certificate.by_runtime.values())
-
-
 async def test_data_of_a_runtime_between_the_others_is_an_arm_too(
     tmp_path: Path, small_tokenizer: TextTokenizer
 ) -> None:

@@ -7,50 +7,23 @@ import pytest
 from acted import acted
 from click.testing import CliRunner
 from made_traces import build_one, make_trace, write_traces
+from played import GOOD, NAME_ERROR, played
 
-from keepstate.agents.recorder import Recorder
 from keepstate.cli import cli
 from keepstate.dataset import read_manifest
-from keepstate.dataset.check import CheckOptions, check_dataset
 from keepstate.dataset.manifest import BuildOptions, TrainTurns
 from keepstate.dataset.parity import MASKED, TrainingRow, compare, local_prompts
 from keepstate.dataset.sample import prove
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.dataset.turns import UNWANTED, masked_answers
-from keepstate.models.base import Reply
-from keepstate.models.scripted import ScriptedModel
-from keepstate.setup.basemodel import ensure_base_model
-from keepstate.tasks.base import Task, Verdict
 from keepstate.traces.importing import SOURCE, UNTRAINED
-from keepstate.traces.observations import render_observation
-from keepstate.traces.record import ActionResult, Limits, ToolCall, Trace
-from keepstate.vocabulary import FinishReason, RuntimeName
+from keepstate.traces.record import ToolCall, Trace
+from keepstate.vocabulary import RuntimeName
 
 PERSISTENT, REACT = RuntimeName.PERSISTENT, RuntimeName.REACT
-GOOD = acted("1")
-NAME_ERROR = acted("", error="NameError: x", error_type="NameError")
 CAPPED = acted("25", error="ToolCallLimit: 25 calls", error_type="ToolCallLimit")
 TOOL_ERROR = (ToolCall("take_item", {}, error="no such item"),)
-
-
-def played(number: int, *results: ActionResult, runtime: RuntimeName = PERSISTENT) -> Trace:
-    """An episode whose actions had these results."""
-    recorder = Recorder(trace_task(number), runtime, ScriptedModel([]), Limits().of(runtime), seed=0)
-    recorder.opened("You act.", f"Task {number}.")
-    for turn, result in enumerate(results):
-        recorder.asked(turn, turn)
-        recorder.answered(turn, Reply(f"answer {turn}"), 0.1)
-        seen = None if turn == len(results) - 1 else render_observation(runtime, result)
-        recorder.stepped(turn, Reply(f"answer {turn}"), "pass", result, seen)
-    return recorder.graded(FinishReason.FINISHED, Verdict(is_solved=True, score=1.0))
-
-
-def trace_task(number: int) -> Task:
-    return Task(
-        task_id=f"t{number}", family="knapsack", difficulty="mini", seed=number, public={"n": number}, private={},
-        reference={},
-    )  # fmt: skip
 
 
 def turns_trained(trace: Trace, choice: TrainTurns) -> list[int]:
@@ -159,16 +132,6 @@ def test_the_comparison_finds_a_masked_answer_that_is_trained(small_tokenizer: T
     assert not compare(messages, right, prompts, small_tokenizer, small_tokenizer.specials["<|im_end|>"]).good
 
 
-@pytest.mark.train_env
-def test_axolotl_masks_those_turns(tmp_path: Path, small_tokenizer: TextTokenizer) -> None:
-    root = write_traces(tmp_path / "t", [played(n, GOOD, NAME_ERROR, GOOD) for n in range(3)])
-    build_one(root, PERSISTENT, tmp_path / "d", tokenizer=ensure_base_model(), train_turns="clean")
-    report = check_dataset(CheckOptions(tmp_path / "d"))
-    assert (report.rows, report.turns, report.bad) == (3, 9, [])
-    assert report.trained == sum(split.trained_tokens for split in read_manifest(tmp_path / "d").splits.values())
-    assert report.certificate is not None
-
-
 def test_answers_that_the_source_wants_left_out_are_masked_whatever_is_asked_for(
     tmp_path: Path, small_tokenizer: TextTokenizer
 ) -> None:
@@ -184,15 +147,3 @@ def test_answers_that_the_source_wants_left_out_are_masked_whatever_is_asked_for
     )
     lines = (folder / "train.jsonl").read_text().splitlines()
     assert sorted(line.count('"train": ') for line in lines) == [0, 2]
-
-
-@pytest.mark.train_env
-def test_axolotl_masks_those_turns_beside_rows_that_say_nothing(tmp_path: Path) -> None:
-    traces = [played(n, GOOD, NAME_ERROR, GOOD) for n in range(3)]
-    traces[0] = traces[0].model_copy(update={"versions": traces[0].versions | {UNTRAINED: "0 2"}})
-    root = write_traces(tmp_path / "t", traces)
-    build_one(root, PERSISTENT, tmp_path / "d", tokenizer=ensure_base_model())
-    report = check_dataset(CheckOptions(tmp_path / "d"))
-    assert (report.rows, report.turns, report.bad) == (3, 9, [])
-    assert report.trained == sum(split.trained_tokens for split in read_manifest(tmp_path / "d").splits.values())
-    assert report.certificate is not None

@@ -1,17 +1,18 @@
-"""What Axolotl itself makes of a data set: its token ids and labels, one JSON line a row.
+"""What Axolotl itself makes of data sets: its token ids and labels, one JSON line a row.
 
-    .venv-train/bin/python -I axolotl_ids.py --tokenizer DIR --template FILE --out IDS train.jsonl
+    .venv-train/bin/python -I axolotl_ids.py JOBS.json
 
-Uses Axolotl's own tokenizer loader and `chat_template` strategy, set up as `keepstate train` sets them up. The first
-line names the versions. Rows come in order. Trains nothing, loads no weights, and knows nothing of keepstate.
+A job, of the list in that file, has the keys of `run`; Axolotl takes 8 to 15 s to start, whatever their number. Uses
+Axolotl's own tokenizer loader and `chat_template` strategy, set up as `keepstate train` sets them up. Trains nothing,
+loads no weights, and knows nothing of keepstate.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,39 +63,49 @@ def tokenise(line: str) -> str:
     )
 
 
-def rows(files: list[Path]) -> Iterator[str]:
+def rows(files: list[str]) -> Iterator[str]:
     """The lines of the files, in order."""
     for path in files:
-        with path.open(encoding="utf-8") as file:
+        with Path(path).open(encoding="utf-8") as file:
             yield from file
 
 
-def main() -> None:
-    """Write versions, then every row."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--template", required=True, help="A Jinja file, or the name of a template of Axolotl's own.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--dataset", default=json.dumps(DATASET), help="Axolotl's dataset entry, as JSON.")
-    parser.add_argument("--end-of-turn", help="The token that ends an answer; else the tokenizer's end of text.")
-    parser.add_argument("--training-key", help="Of a message: whether it is trained.")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("files", nargs="+", type=Path)
-    args = parser.parse_args()
+def run(
+    tokenizer: str,
+    template: str,
+    out: str,
+    files: list[str],
+    dataset: dict[str, Any] = DATASET,
+    training_key: str | None = None,
+    end_of_turn: str | None = None,
+    processes: int = 1,
+) -> None:
+    """Write one data set: a line that names the versions, then every row in order.
 
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before Axolotl is imported
-    masking = {"message_field_training": args.training_key} if args.training_key else {}
-    load_strategy(args.tokenizer, args.template, json.loads(args.dataset) | masking, args.end_of_turn)
+    Args:
+        tokenizer: A folder.
+        template: A Jinja file, or the name of a template of Axolotl's own.
+        out: The file to write.
+        files: The splits.
+        dataset: Axolotl's dataset entry.
+        training_key: Of a message: whether it is trained.
+        end_of_turn: The token that ends an answer; else the tokenizer's end of text.
+        processes: Among which the rows are divided.
+    """
     from importlib.metadata import version
 
-    with args.out.open("w", encoding="utf-8") as out:
-        print(json.dumps({name: version(name) for name in ("axolotl", "transformers", "tokenizers")}), file=out)
-        if args.jobs == 1:
-            out.writelines(map(tokenise, rows(args.files)))
+    with Path(out).open("w", encoding="utf-8") as written:
+        masking = {"message_field_training": training_key} if training_key else {}
+        load_strategy(tokenizer, template, dataset | masking, end_of_turn)
+        print(json.dumps({name: version(name) for name in ("axolotl", "transformers", "tokenizers")}), file=written)
+        if processes == 1:
+            written.writelines(map(tokenise, rows(files)))
             return
-        with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
-            out.writelines(pool.imap(tokenise, rows(args.files), CHUNK))
+        with multiprocessing.get_context("fork").Pool(processes) as pool:
+            written.writelines(pool.imap(tokenise, rows(files), CHUNK))
 
 
 if __name__ == "__main__":
-    main()
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before Axolotl is imported
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        run(**job)
