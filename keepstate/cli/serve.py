@@ -29,6 +29,13 @@ COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow"}
 @click.option("--base-model", help="Model folder or hub name; else what the adapters were trained on, else Qwen3-8B.")
 @laptop_option
 @port_option(0)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Servers alike, a GPU each, on this port and the next ones; a benchmark asks all of them.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens; another one needs a key.")
 @click.option("--context", type=click.IntRange(1), help="Tokens; else 40,960 on a GPU, 8,192 on the CPU.")
 @click.option(
@@ -52,6 +59,7 @@ COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow"}
 def command(
     laptop: bool,
     port: int,
+    replicas: int,
     host: str,
     dry_run: bool,
     api_key_file: Path | None,
@@ -62,8 +70,10 @@ def command(
     if (called := click.get_current_context()).invoked_subcommand:
         _refuse_options(called)
         return
-    from keepstate.serve import StartDisplay, plan_serving, serve
+    from keepstate.serve import StartDisplay, plan_serving
+    from keepstate.serve.launch import serve_all
     from keepstate.serve.ports import check_port
+    from keepstate.serve.replicas import plan_replicas, wait_for_all
     from keepstate.serve.serving_plan import GPU_SHARE, with_access
     from keepstate.setup import basemodel
 
@@ -78,19 +88,24 @@ def command(
     args = [*(f"{key}={value}" for key, value in given.items() if value is not None), *vllm_args]
     planned = plan_serving(port=port, log=log, vllm_args=args, **chosen)
     planned = with_access(planned, host, wants_key=api_key_file is not None)
+    plans = plan_replicas(planned, replicas, any_port=port == 0)
     for remark in planned.remarks:
         click.echo(remark, err=True)
     if dry_run:
-        click.echo(shell_line(planned))
+        for each in plans:
+            click.echo(shell_line(each))
         return
     with ExitStack() as stack:
         with StartDisplay() as show:
-            server = stack.enter_context(serve(planned, on_progress=show))
-        click.echo(f"{server.base_url} serves {', '.join(server.names)} (up in {server.seconds:.0f} s)", err=True)
-        for words, seconds in server.stages:
-            click.echo(f"{seconds:7.1f} s  {words}", err=True)
-        click.echo(f"Ctrl-C ends it; its log: {server.log}", err=True)
-        server.wait()
+            servers = stack.enter_context(serve_all(plans, on_progress=show))
+        for server in servers:
+            click.echo(f"{server.base_url} serves {', '.join(server.names)} (up in {server.seconds:.0f} s)", err=True)
+            for words, seconds in server.stages:
+                click.echo(f"{seconds:7.1f} s  {words}", err=True)
+            click.echo(f"Ctrl-C ends it; its log: {server.log}", err=True)
+        if len(servers) > 1:
+            click.echo(f"--base-url {servers[0].base_url} stands for all {len(servers)} on this machine", err=True)
+        wait_for_all(servers, lambda words: click.echo(words, err=True))
 
 
 @command.command()

@@ -98,7 +98,7 @@ def own_environment(planned: ServingPlan) -> dict[str, str]:
         # Wherever they find room: vLLM would bind its threads to the first cores, beside whatever runs there.
         own["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         # A thread more than there is room for costs the others more than it brings: every layer waits for it.
-        own["OMP_NUM_THREADS"] = str(max(1, round(machine.idle_cores())))
+        own["OMP_NUM_THREADS"] = str(max(1, round(machine.idle_cores() / max(1, len(planned.replicas)))))
         # Not for the model, which runs eagerly: for two small functions, the first answer with log-probabilities waited
         # 41 s for a C++ compiler (beside other programs), where the next took .6 s.
         own["TORCHDYNAMO_DISABLE"] = "1"
@@ -106,6 +106,9 @@ def own_environment(planned: ServingPlan) -> dict[str, str]:
     else:
         # The engine begins as a copy of the process that has imported vLLM; vLLM's own way imports all of it again.
         own["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+    if planned.gpu:
+        name = planned.gpu.uuid or str(planned.gpu.number)
+        own |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": name}
     places = [PLUGIN_FOLDER] * (planned.device == "cpu") + [INSIDE] * planned.wants_key
     return own | ({"PYTHONPATH": os.pathsep.join(map(str, places))} if places else {})
 

@@ -1,4 +1,4 @@
-"""Starting one vLLM server for the base and all adapters, and ending it whatever ends us.
+"""Starting a vLLM server for the base and all adapters, or several alike, and ending them whatever ends us.
 
     from keepstate.serve import plan_serving, serve
 
@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -112,42 +113,93 @@ def serve(planned: ServingPlan, *, on_progress: Callable[[Starting], None] | Non
         UserError: The port is taken, the server ended or fell silent, or a model did not answer as it must; the message
             names it and shows the end of the log.
     """
-    check_port(planned.port, planned.host)
+    with serve_all([planned], on_progress=on_progress) as [server]:
+        yield server
+
+
+@contextmanager
+def serve_all(
+    plans: Sequence[ServingPlan], *, on_progress: Callable[[Starting], None] | None = None
+) -> Iterator[list[Server]]:
+    """Serve one server a plan until the block ends. All start at once; one that cannot ends all.
+
+    Args:
+        plans: One, or those of `keepstate.serve.replicas.plan_replicas`, alike but for their place.
+        on_progress: As `serve` has it, with the stages of all; called from a thread for each.
+
+    Raises:
+        UserError: What `serve` raises, for any of them.
+    """
+    first, stages = plans[0], [LOADING] * len(plans)
+    for planned in plans:
+        check_port(planned.port, planned.host)
     python = installing.ensure("serve")
-    started = time.monotonic()
+    adapters, template = read_adapter_contents(first), load_template(first.template).sha256
+
+    def report(number: int, seconds: float, words: str) -> None:
+        stages[number] = words
+        if on_progress:
+            on_progress(Starting(seconds, " | ".join(dict.fromkeys(stages))))
+
+    with (
+        ThreadPoolExecutor(len(plans) + 1) as beside,  # left last: with its server ended, nothing in it waits for long
+        ExitStack() as stack,
+    ):
+        base = beside.submit(base_identity, first.base_model)  # 16 GiB of Qwen3-8B take ten seconds
+        processes = [stack.enter_context(_process(planned, python)) for planned in plans]
+        starts = [
+            beside.submit(_until_up, planned, process, adapters, base, partial(report, number))
+            for number, (planned, process) in enumerate(zip(plans, processes, strict=True))
+        ]
+        for start in wait(starts, return_when=FIRST_EXCEPTION).done:
+            start.result()
+        for planned, process in zip(plans, processes, strict=True):
+            stack.enter_context(noted(planned.port, process.pid, base.result(), adapters, template, planned))
+        yield [start.result() for start in starts]
+
+
+@contextmanager
+def _process(planned: ServingPlan, python: Path) -> Iterator[GuardedProcess]:
+    """The server's process, which says into its log."""
     planned.log.parent.mkdir(parents=True, exist_ok=True)
     if planned.generation is not None:
         planned.generation_folder.mkdir(exist_ok=True)
         write_json(planned.generation_folder / GENERATION, dict(planned.generation))
-    adapters, template = read_adapter_contents(planned), load_template(planned.template).sha256
     with (
-        ThreadPoolExecutor(1) as beside,  # 16 GiB of Qwen3-8B take ten seconds
         planned.log.open("wb") as log,
         GuardedProcess(command(planned, python), output=log, env=environment(planned)) as process,
     ):
-        base = beside.submit(base_identity, planned.base_model)
+        yield process
 
-        begun = {LOADING: 0.0}
 
-        def report(words: str) -> None:
-            begun.setdefault(words, seconds := time.monotonic() - started)
-            if on_progress:
-                on_progress(Starting(seconds, words))
+def _until_up(
+    planned: ServingPlan,
+    process: GuardedProcess,
+    adapters: Mapping[str, AdapterContent],
+    base: Future[dict[str, str | None]],
+    on_stage: Callable[[float, str], None],
+) -> Server:
+    """Wait until it answers as it must."""
+    started, begun = time.monotonic(), {LOADING: 0.0}
 
-        _until_healthy(planned, process, report)
-        check_plugin(planned, log_text(planned.log))
-        for name in planned.names:
-            report(f"asking {name}")
-            _ask(planned, name, process)
-        report("comparing prompts with training's")
-        check_prompts(planned)
-        report("comparing adapters with the base")
-        check_applied(planned)
-        report("hashing the weights")
-        _check_unchanged(planned, adapters)
-        with noted(planned.port, process.pid, base.result(), adapters, template, planned.vllm_arguments):
-            seconds = time.monotonic() - started
-            yield Server(planned.base_url, planned.names, planned.log, seconds, _lasted(begun, seconds), process)
+    def report(words: str) -> None:
+        begun.setdefault(words, seconds := time.monotonic() - started)
+        on_stage(seconds, words)
+
+    _until_healthy(planned, process, report)
+    check_plugin(planned, log_text(planned.log))
+    for name in planned.names:
+        report(f"asking {name}")
+        _ask(planned, name, process)
+    report("comparing prompts with training's")
+    check_prompts(planned)
+    report("comparing adapters with the base")
+    check_applied(planned)
+    report("hashing the weights")
+    _check_unchanged(planned, adapters)
+    base.result()
+    seconds = time.monotonic() - started
+    return Server(planned.base_url, planned.names, planned.log, seconds, _lasted(begun, seconds), process)
 
 
 def _lasted(begun: Mapping[str, float], end: float) -> tuple[tuple[str, float], ...]:

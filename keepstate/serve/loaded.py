@@ -8,7 +8,7 @@ somebody else started nothing is noted: there the folders count, as they lie whe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,8 @@ class Loaded(Closed):
     """SHA-256 of the chat template; None where an older version noted it."""
     vllm_arguments: tuple[str, ...] = ()
     """What the user gave vLLM beside what keepstate gives it."""
+    replicas: tuple[str, ...] = ()
+    """Base URLs of all servers that were started together with it; none where it was started alone."""
 
 
 def read_adapter_contents(planned: ServingPlan) -> dict[str, AdapterContent]:
@@ -86,7 +88,7 @@ def noted(
     base: Mapping[str, str | None],
     adapters: Mapping[str, AdapterContent],
     template: str,
-    vllm_arguments: Sequence[str] = (),
+    planned: ServingPlan | None = None,
 ) -> Iterator[None]:
     """Note what the server on `port` loaded until the block ends; where no note can be kept there is none."""
     path = _path(port)
@@ -102,7 +104,8 @@ def noted(
         base=dict(base),
         adapters=dict(adapters),
         template=template,
-        vllm_arguments=tuple(vllm_arguments),
+        vllm_arguments=planned.vllm_arguments if planned else (),
+        replicas=planned.replicas if planned else (),
     )
     with suppress(UserError):  # a full disk ends no server
         write_json(path, loaded.model_dump(mode="json"))
@@ -114,11 +117,23 @@ def noted(
 
 def loaded_by(base_url: str) -> Loaded | None:
     """What the server at `base_url` loaded, if `keepstate serve` started it here and it still runs; else None."""
-    from keepstate.models.endpoint import LOOPBACK  # the client, which `keepstate doctor` need not load
-
-    url = urlsplit(base_url)
-    path = _path(url.port) if url.hostname in LOOPBACK and url.port else None
+    port = _local_port(base_url)
+    path = _path(port) if port else None
     return _read(path) if path else None
+
+
+def servers_at(base_url: str) -> tuple[str, ...]:
+    """The servers that a base URL stands for: those between its commas.
+
+    That of the first of `keepstate serve --replicas` on this machine stands for all of them that run.
+    """
+    named = tuple(filter(None, (url.strip() for url in base_url.split(","))))
+    port, folder = _local_port(base_url), _folder()
+    if len(named) == 1 and port and folder:
+        for note in filter(None, map(_read, folder.glob("served-*.json"))):
+            if note.replicas and _local_port(note.replicas[0]) == port:
+                return tuple(url for url in note.replicas if loaded_by(url))
+    return named
 
 
 def loaded_base(root: object) -> dict[str, str | None] | None:
@@ -142,8 +157,25 @@ def _read(path: Path) -> Loaded | None:
     return loaded if _started(loaded.pid) == loaded.started else None
 
 
+def _local_port(base_url: str) -> int | None:
+    """Of a server on this machine."""
+    from keepstate.models.endpoint import LOOPBACK  # the client, which `keepstate doctor` need not load
+
+    try:
+        url = urlsplit(base_url)
+        return url.port if url.hostname in LOOPBACK else None
+    except ValueError:  # several, or none
+        return None
+
+
 def _path(port: int) -> Path | None:
-    """The note of one port, in a folder of this user alone, in whatever shell; None where none can be."""
+    """The note of one port; None where none can be."""
+    folder = _folder()
+    return folder / f"served-{port}.json" if folder else None
+
+
+def _folder() -> Path | None:
+    """Where notes lie: a folder of this user alone, whatever the shell; None where none can be."""
     folder = NOTES / f"keepstate-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -151,7 +183,7 @@ def _path(port: int) -> Path | None:
     except OSError:
         return None
     mine = folder.is_dir() and not folder.is_symlink() and about.st_uid == os.getuid() and not about.st_mode & 0o077
-    return folder / f"served-{port}.json" if mine and os.access(folder, os.W_OK) else None
+    return folder if mine and os.access(folder, os.W_OK) else None
 
 
 def _started(pid: int) -> str:

@@ -90,6 +90,10 @@ class ServingPlan:
     """More words of vLLM's command line, the user's own."""
     host: str = HOST
     """The address that it listens on."""
+    gpu: machine.Gpu | None = None
+    """The one that it takes; None: what CUDA gives it."""
+    replicas: tuple[str, ...] = ()
+    """Base URLs of all servers that start together with it; none where it is alone."""
 
     @property
     def names(self) -> tuple[str, ...]:

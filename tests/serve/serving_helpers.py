@@ -14,3 +14,13 @@ def is_running(home: Path) -> bool:
     except (ProcessLookupError, FileNotFoundError):
         return False
     return True
+
+
+def stubs_below(pid: int) -> list[int]:
+    """Stub servers among the descendants of a process."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        words = Path(f"/proc/{child}/cmdline").read_text()
+        found += [int(child)] * ("stub_vllm" in words and "guard.py" not in words)
+        found += stubs_below(int(child))
+    return found

@@ -1,7 +1,7 @@
 """Stands in as the server's python: takes vLLM's command line, says what vLLM would say, answers as it would.
 
 `STUB` in the environment chooses a defect: dies, silent, adapter, plugin, untold (no log-probabilities), or NAME=base
-(answers as the base does). Its pid goes to the file `STUB_PID`.
+(answers as the base does); DEFECT@PORT is that of one server alone. Its pid goes to the file `STUB_PID`.
 """
 
 import os
@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from stub_http import HttpServer, JsonHandler
 
 KEY = os.environ.get("VLLM_API_KEY", "")
-DEFECT = os.environ.get("STUB", "")
+DEFECT, _, WHERE = os.environ.get("STUB", "").partition("@")
 
 
 def option(name: str) -> list[str]:
@@ -24,6 +24,8 @@ def option(name: str) -> list[str]:
     return rest[: next((k for k, word in enumerate(rest) if word.startswith("--")), len(rest))]
 
 
+if WHERE not in ("", *option("--port")):
+    DEFECT = ""
 NAMES = [*option("--served-model-name"), *(lora.partition("=")[0] for lora in option("--lora-modules"))]
 
 

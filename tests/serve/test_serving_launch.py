@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from made_lora import lora_config
-from serving_helpers import MakeAdapter, is_running
+from serving_helpers import MakeAdapter, is_running, stubs_below
 
 from keepstate.errors import EXIT_INTERRUPTED, UserError
 from keepstate.files import write_json
@@ -212,13 +212,25 @@ def read_until(process: subprocess.Popen[str], words: str) -> str:
     raise AssertionError(f"it ended without {words!r}:\n{said}")
 
 
-@pytest.mark.parametrize(("defect", "words"), [("", "Ctrl-C ends it"), ("silent", "starting the engine")])
-def test_ctrl_c_ends_it_with_130(defect: str, words: str, make_adapter: MakeAdapter, stub_home: Path) -> None:
-    with serve_command(make_adapter(), defect=defect) as process:
+@pytest.mark.parametrize(
+    ("defect", "words", "replicas"),
+    [
+        ("", "Ctrl-C ends it", 1),
+        ("silent", "starting the engine", 1),
+        ("", "stands for all 2", 2),
+        ("silent", "starting the engine", 2),
+    ],
+)
+def test_ctrl_c_ends_it_with_130(
+    defect: str, words: str, replicas: int, make_adapter: MakeAdapter, stub_home: Path
+) -> None:
+    with serve_command(make_adapter(), "--replicas", str(replicas), defect=defect) as process:
         said = read_until(process, words)
+        stubs = stubs_below(process.pid)
+        assert len(stubs) == replicas, said
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == EXIT_INTERRUPTED, said
-    assert not is_running(stub_home)
+    assert not [pid for pid in stubs if Path(f"/proc/{pid}").exists()]
 
 
 def test_nothing_outlives_a_killed_command(make_adapter: MakeAdapter, stub_home: Path) -> None:
