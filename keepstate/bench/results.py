@@ -6,14 +6,16 @@ Reads `cell.json` and the traces beside it. Computes nothing but what stands in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from keepstate.bench.cells import CELL_FILE, dues, read_cell_file
+from keepstate.bench.cells import CELL_FILE, CellRecord, dues, read_cell_file
 from keepstate.bench.research_results import ResearchCell, research_cells
 from keepstate.errors import UserError
 from keepstate.files import existing_folder
@@ -108,7 +110,7 @@ class TaskMean:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CellResult:
     """One cell: what was played, how it went, and what of it is not graded."""
 
@@ -179,10 +181,12 @@ class CellResult:
         """Episodes that a failure of ours ended, by where it arose."""
         return dict(sorted(Counter(self.failed.values()).items()))
 
+    @cached_property
     def by_task(self) -> dict[str, TaskMean]:
         """What was graded, one entry a task, by content hash."""
-        return {task_hash: TaskMean.of(episodes) for task_hash, episodes in self.played().items()}
+        return {task_hash: TaskMean.of(episodes) for task_hash, episodes in self.played.items()}
 
+    @cached_property
     def played(self) -> dict[str, list[Episode]]:
         """The graded episodes of each task, by content hash."""
         groups: dict[str, list[Episode]] = {}
@@ -191,30 +195,33 @@ class CellResult:
         return groups
 
 
-def read_results(run: Path) -> list[CellResult]:
+def read_results(run: Path, *, on_progress: Callable[[tuple[int, int]], None] = lambda _: None) -> list[CellResult]:
     """Every cell of a run, by difficulty, then runtime, then adapter: what compares directly stands together.
 
     The base comes first, then adapters of one runtime, of several, of none that is known. Result folders of the
     research code are cells as well, where there is no `cell.json`.
+
+    Args:
+        run: Its folder, or that of one cell.
+        on_progress: Called before each episode with how many were read, and how many there may be.
 
     Raises:
         UserError: There is no such folder, or it holds no cell.
     """
     existing_folder(run, "results", PLAY)
     files = [run / CELL_FILE] if (run / CELL_FILE).exists() else sorted(run.glob(f"*/{CELL_FILE}"))
-    cells = [read_cell(path.parent) for path in files] or [_of_research(cell) for cell in research_cells(run)]
+    records = [(path.parent, read_cell_file(path)) for path in files]
+    total, numbers = sum(len(record.tasks) for _, record in records), count()
+    cells = [
+        _of_record(folder, record, lambda: on_progress((min(next(numbers), total), total)))
+        for folder, record in records
+    ] or [_of_research(cell) for cell in research_cells(run)]
     if not cells:
         raise UserError(f"no benchmark results in {run}", f"run a benchmark first: {PLAY}")
     return sorted(cells, key=lambda c: (c.difficulty, c.runtime.place, c.training_order, c.name))
 
 
-def read_cell(folder: Path) -> CellResult:
-    """One cell.
-
-    Raises:
-        UserError: `folder` is no cell.
-    """
-    cell = read_cell_file(folder / CELL_FILE)
+def _of_record(folder: Path, cell: CellRecord, on_episode: Callable[[], None]) -> CellResult:
     tasks = cell.tasks
     episodes: list[Episode] = []
     failed: dict[str, Origin] = {}
@@ -222,6 +229,7 @@ def read_cell(folder: Path) -> CellResult:
     found, closed = trace_files(folder)
     unreadable = [f"{each.path.relative_to(folder)}: {each.reason}" for each in closed]
     for path in sorted(expected.keys() | set(map(Path, found))):
+        on_episode()
         trace = read_record(expected[path]) if path in expected else BadTrace(path, f"of no task in {CELL_FILE}")
         if isinstance(trace, BadTrace):
             unreadable.append(f"{path.relative_to(folder)}: {trace.reason}")

@@ -63,7 +63,7 @@ class Pairs:
 
 def pairs_of(comparison: Comparison) -> Pairs:
     """The tasks that are graded in both, each a line; those at the same place are drawn once."""
-    after, before = comparison.first.by_task(), comparison.second.by_task()
+    after, before = comparison.first.by_task, comparison.second.by_task
     lines: dict[str, list[str]] = {"worse": [], "same": [], "better": []}
     for task in sorted(after.keys() & before.keys()):
         a, b = before[task].score, after[task].score

@@ -40,7 +40,10 @@ def build_report(run: Path, out: Path | None = None, *, margin: float = MARGIN, 
     Raises:
         UserError: No results there, no trace of keepstate's, or the report cannot be written.
     """
-    report = make_report(run.resolve().name, read_results(run), margin=margin)
+    with CountDisplay("reading episodes") as shown:
+        cells = read_results(run, on_progress=shown)
+    with CountDisplay("figures of cells") as shown:
+        report = make_report(run.resolve().name, cells, margin=margin, each=shown.each)
     folder = out or run / "report"
     if pages:
         with CountDisplay("pages of traces") as shown:

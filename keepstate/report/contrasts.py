@@ -57,7 +57,7 @@ def _scores(cells: Sequence[CellResult]) -> _Cells:
         cap = cell.config["limits"].get("tool_calls")
         if len(trained) == 1 and trained[0] in letters and (type(cap) is int or cap == NO_CAP):
             of_task = every.setdefault((letters[trained[0]], cell.runtime, cap), {})
-            for task, mean in cell.by_task().items():
+            for task, mean in cell.by_task.items():
                 of_task.setdefault(task, []).append(mean.score)
     return {key: {task: fmean(values) for task, values in tasks.items()} for key, tasks in every.items()}
 

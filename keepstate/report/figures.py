@@ -82,7 +82,7 @@ class CellFigures(Figures):
 
 def cell_figures(cell: CellResult) -> CellFigures:
     """Compute the figures of a cell; an observation is a task, the mean of its episodes."""
-    episodes, played = cell.episodes, cell.by_task()
+    episodes, played = cell.episodes, cell.by_task
     tasks = list(played.values())
     optimality = bounded_mean([task.score for task in tasks])
     reached = references([cell], played)
@@ -109,7 +109,7 @@ def cell_figures(cell: CellResult) -> CellFigures:
         missed=share_of(tasks, [task.missed_variable for task in tasks]),
         rungs=tuple(sorted({episode.rung for episode in episodes})),
         endings=dict(sorted(Counter(episode.finish_reason for episode in episodes).items())),
-        behaviour=behaviour_figures([[each.behaviour for each in of_task] for of_task in cell.played().values()]),
+        behaviour=behaviour_figures([[each.behaviour for each in of_task] for of_task in cell.played.values()]),
     )
 
 
@@ -212,7 +212,7 @@ def compare_cells(first: CellResult, second: CellResult, *, margin: float = MARG
             f"{second.name} was not played on the tasks of {first.name}: it {other}",
             f"play both on the same tasks; what each holds: keepstate report {first.folder.parent}",
         )
-    ours, theirs = first.by_task(), second.by_task()
+    ours, theirs = first.by_task, second.by_task
     shared = shared_tasks(first, second)
     if not shared:
         raise UserError(
@@ -242,14 +242,14 @@ def compare_cells(first: CellResult, second: CellResult, *, margin: float = MARG
         solved_only=(only_first, only_second),
         p_solved=None if same else mcnemar(only_first, only_second),
         p_holm=difference.p_different,
-        behaviour=() if same else behaviour_differences(first.played(), second.played(), shared),
+        behaviour=() if same else behaviour_differences(first.played, second.played, shared),
     )
 
 
 def _graded(cell: CellResult) -> str:
     """A cell and how much of it there is, in words."""
     unreadable = f", {len(cell.unreadable)} unreadable" if cell.unreadable else ""
-    return f"{cell.name} ({len(cell.by_task())} of {len(set(cell.tasks.values()))} tasks graded{unreadable})"
+    return f"{cell.name} ({len(cell.by_task)} of {len(set(cell.tasks.values()))} tasks graded{unreadable})"
 
 
 def _same(first: CellResult, second: CellResult) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from keepstate.bench.results import CellResult
@@ -21,6 +21,8 @@ from keepstate.report.pairs import alike, arms_of, cell_pairs, compared_arms, se
 from keepstate.report.repeats import Repeats, repeats_of
 from keepstate.report.sentences import Claim, different_tasks, headline, notes, what_can_be_shown
 from keepstate.report.ties import in_words, tied_sets
+
+Passing = Callable[[Sequence[CellResult]], Iterator[CellResult]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +71,16 @@ class Report:
         return sum(len(figures.cell.episodes) for group in self.groups for figures in group.figures)
 
 
-def make_report(name: str, cells: Sequence[CellResult], *, margin: float = MARGIN) -> Report:
+def make_report(name: str, cells: Sequence[CellResult], *, margin: float = MARGIN, each: Passing = iter) -> Report:
     """Compute everything that a report says of `cells`.
 
     Args:
         name: Of the run.
         cells: As `keepstate.bench.read_results` gives them.
         margin: Differences of optimality below it count as equivalent.
+        each: Passes on the cells of a group one by one, and may show how far that is.
     """
-    return Report(name, tuple(_group(told_apart(group), margin) for group in _sharing_tasks(cells)), margin)
+    return Report(name, tuple(_group(told_apart(group), margin, each) for group in _sharing_tasks(cells)), margin)
 
 
 def told_apart(cells: Sequence[CellResult]) -> list[CellResult]:
@@ -117,8 +120,8 @@ def _sharing_tasks(cells: Sequence[CellResult]) -> list[list[CellResult]]:
     return sorted(sorted_groups, key=lambda group: order[id(group[0])])
 
 
-def _group(cells: Sequence[CellResult], margin: float) -> CellGroup:
-    figures = tuple(cell_figures(cell) for cell in cells)
+def _group(cells: Sequence[CellResult], margin: float, each: Passing) -> CellGroup:
+    figures = tuple(cell_figures(cell) for cell in each(cells))
     pairs = [pair for first, second in compared_arms(arms_of(cells)) for pair in cell_pairs(first, second)]
     parts = [part for arm in arms_of(cells) for part in alike(arm)]
     pairs += [pair for first, second in swept(parts) for pair in cell_pairs(first, second)]

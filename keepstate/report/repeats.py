@@ -69,7 +69,7 @@ Scores = Mapping[object, Mapping[object, Mapping[str, float]]]
 
 def scores_of(arm: MeasuredArm) -> Scores | None:
     """Scores on the tasks that are graded in every cell of an arm; None where there is none."""
-    by_cell = [(training_of(cell), (cell.config["seed"], cell.name), cell.by_task()) for cell in arm.cells]
+    by_cell = [(training_of(cell), (cell.config["seed"], cell.name), cell.by_task) for cell in arm.cells]
     shared = sorted(set.intersection(*(set(tasks) for *_, tasks in by_cell)))
     if not shared:
         return None
@@ -114,7 +114,8 @@ def _apart(first: MeasuredArm, second: MeasuredArm, a: Scores, b: Scores, margin
         like = [(one, other) for one in a.values() for other in b.values()]
     else:
         like = []
-    each = [fmean(_over_draws(one)[task] - _over_draws(other)[task] for task in tasks) for one, other in like]
+    averaged = [(_over_draws(one), _over_draws(other)) for one, other in like]
+    each = [fmean(one[task] - other[task] for task in tasks) for one, other in averaged]
     draws = [
         [fmean(one[draw][task] - other[draw][task] for task in tasks) for draw in one]
         for one, other in like

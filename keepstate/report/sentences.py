@@ -64,7 +64,7 @@ def headline(
             yield Claim(_in_place(comparisons[row], whom), Table.COMPARISONS, row)
     yield from _over_trainings(repeats)
     for first, second in without:
-        counts = " and ".join(counted(len(cell.by_task()), "task") for cell in (first, second))
+        counts = " and ".join(counted(len(cell.by_task), "task") for cell in (first, second))
         why = f"no task is graded in both ({counts} graded)"
         if other := other_tasks(first, second):
             why = f"their tasks are not the same, {second.label} {other}"

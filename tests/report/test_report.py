@@ -23,6 +23,7 @@ from made_results import Made, write_made_cell
 from pydantic import TypeAdapter
 from rich.console import Console
 
+from keepstate import display
 from keepstate.bench.benchmark_config import TaskSource
 from keepstate.bench.results import read_results
 from keepstate.cli import compare as compare_command
@@ -894,3 +895,13 @@ def test_how_agents_use_their_runtimes_is_told_of_cells_and_of_mismatches(tmp_pa
     assert "redundancy in points +22.2" in " ".join(shown.output.split())
     alike = CliRunner().invoke(compare_command.command, [cells[0], str(shutil.copytree(cells[0], tmp_path / "copy"))])
     assert alike.exit_code == 0
+
+
+def test_a_report_says_how_far_it_is_without_a_terminal(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(display, "SECONDS_BETWEEN_LINES", 0.001)
+    build_report(published, tmp_path)
+    said = capsys.readouterr().err
+    assert re.search(r"reading episodes: \d+/192\n", said)
+    assert re.search(r"figures of cells: \d/8\n", said)
