@@ -144,7 +144,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     for count in range(min(only_first, only_second) + 1):
         as_few += coins
         coins = coins * (both - count) // (count + 1)
-    return min(1.0, 2 * as_few / 2**both)
+    return min(1.0, 2 * as_few / (1 << both))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
