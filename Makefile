@@ -40,6 +40,11 @@ setup-dev: .venv/.installed-dev ## the core environment with the tools of tests 
 .PHONY: setup-browser
 setup-browser: .venv/.installed-browser ## what tests in a real browser need: its driver, and Chromium where none is found
 
+# What builds the site, in the core environment too: its pages tell of the commands that are there.
+.venv/.installed-docs: .venv/.installed-dev locks/docs.txt
+	$(CORE) -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r locks/docs.txt
+	touch $@
+
 .PHONY: setup-train setup-serve
 setup-train: setup ## the training environment (.venv-train: Axolotl)
 	$(RUN) setup train
@@ -48,7 +53,7 @@ setup-serve: setup ## the serving environment (.venv-serve: vLLM)
 
 # --- the laptop loop --------------------------------------------------------------------------------------------
 
-.PHONY: demo doctor test test-core test-browser test-loop lint
+.PHONY: demo doctor test test-core test-browser test-loop lint docs
 demo: setup ## the whole loop on this machine: tasks to report, no GPU needed
 	$(RUN) demo
 doctor: setup ## what this machine can do, what is missing and the command that mends it
@@ -66,6 +71,8 @@ lint: setup-dev ## ruff and mypy
 	$(CORE) -m ruff check .
 	$(CORE) -m ruff format --check .
 	$(CORE) -m mypy
+docs: .venv/.installed-docs ## the site, built strictly: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(CORE) -m mkdocs build -q
 
 # --- tasks and traces -------------------------------------------------------------------------------------------
 

@@ -1,16 +1,28 @@
-"""What the pages point to is there: paths, links, the files of the ten-minute tour."""
+"""What the pages point to is there: paths, links, commands; and what they say can be typed does what it should."""
 
+import importlib.util
 import re
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
+from typed import OPTION, find, options_of, wrong_commands
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     page for pattern in ("*.md", "docs/**/*.md", "train/*.md", "benchmarks/**/*.md") for page in ROOT.glob(pattern)
 )
 PAGES.remove(ROOT / "CHANGELOG.md")  # of its day
+RUN = [page for page in PAGES if "<!-- run -->" in page.read_text()]
 PATH = re.compile(r"`((?:keepstate|tests|train|benchmarks|docs|locks)/[^` ]*)`")
+BLOCK = re.compile(r"<!-- run -->\n\n((?:    .*\n)+)")
+"""Commands that a test runs, in the order of the page."""
+FILE = re.compile(r'```json title="(.+)"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+"""A file that they read."""
+TYPED = re.compile(r"^ {4}((?:keepstate|make) [a-z].*?)(?: +#.*)?$", re.MULTILINE)
+"""A line of a block, without what is said of it."""
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 
 
@@ -39,3 +51,45 @@ def test_the_tour_names_files_that_are_there() -> None:
         for path in paths:
             places = [ROOT, ROOT / "keepstate", (ROOT / paths[0]).parent, ROOT / paths[0]]
             assert any(list(place.glob(re.sub(r"<\w+>", "*", path))) for place in places), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_and_options_on_a_page_are_there(page: Path) -> None:
+    text = re.sub(r"\\\n +", "", page.read_text())
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for line in [*TYPED.findall(text), *re.findall(r"`(keepstate [a-z][^`]*)`", text)]:
+        if line.startswith("make "):
+            words = [word for word in line.split()[1:] if re.fullmatch(r"[a-z][a-z-]*", word)]
+            made = {word for word in words if re.match(r"(traces|train|bench)-", word)}
+            assert set(words) - made <= targets, line
+            continue
+        assert list(wrong_commands(line)) == [], line
+        command = find(re.findall(r"[a-z]+", re.split(r" [-A-Z{/.0-9<~]| \w*[._/]", line)[0])[1:])
+        if command is not None:
+            assert set(OPTION.findall(line.partition(", then")[0])) <= options_of(command), line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_what_a_page_says_runs(page: Path, tmp_path: Path) -> None:
+    for name, text in FILE.findall(page.read_text()):
+        (tmp_path / name).write_text(text)
+    script = "set -ex\n" + "".join(BLOCK.findall(page.read_text()))
+    env = {"PATH": f"{sysconfig.get_path('scripts')}:/usr/bin:/bin", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_picture_shows_the_table_of_the_laptop_page() -> None:
+    spec = importlib.util.spec_from_file_location("effect", ROOT / "docs" / "pictures" / "effect.py")
+    assert spec is not None
+    assert spec.loader is not None
+    effect = sys.modules["effect"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(effect)
+    assert effect.picture() == effect.PICTURE.read_text(), "run: python docs/pictures/effect.py"
+    assert [(row.trained, row.played) for row in effect.rows()] == [
+        ("persistent", "persistent"),
+        ("forget", "persistent"),
+        ("forget", "forget"),
+        ("persistent", "forget"),
+    ]

@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 import click
-from test_hints import leaves
+from typed import leaves
 
 from keepstate.cli import cli
 
