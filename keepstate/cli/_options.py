@@ -104,8 +104,8 @@ class CapType(click.IntRange):
 
     name = "cap"
 
-    def __init__(self) -> None:
-        super().__init__(1)
+    def __init__(self, least: int = 1) -> None:
+        super().__init__(least)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what is neither."""
@@ -287,10 +287,10 @@ def limits_options(*, least_tool_calls: int | None = 1) -> Option[Any]:
 
     tool_calls = click.option(
         "--tool-calls",
-        type=click.IntRange(least_tool_calls),
+        type=CapType(least_tool_calls or 1),
         default=DEFAULT_LIMITS.tool_calls,
         show_default=True,
-        help="Of an action.",
+        help="Of an action; none: no cap.",
     )
     return together(
         click.option(

@@ -452,3 +452,16 @@ async def test_ctrl_c_ends_the_command_with_130_and_leaves_nothing_half_written(
     assert b"Traceback" not in stderr
     assert b"interrupted" in stderr
     assert not list((tmp_path / "traces").rglob("*"))
+
+
+def test_without_a_cap_a_teacher_makes_all_its_calls_at_once(tmp_path: Path) -> None:
+    [path] = write_tasks(tmp_path / "tasks", tasks_of(1))
+    options = ("--tasks", path.parent, "--runtime", "react", "--out", tmp_path / "out", "--tool-calls")
+    assert command(*options, "none").exit_code == 0
+    trace = read_trace(next((tmp_path / "out/react").glob("*.trace.json")))
+    assert trace.limits is not None
+    assert trace.limits.tool_calls == "none"
+    assert len(trace.steps[1].interpreter_result.results) > 2
+    refused = command(*options, "1")
+    assert refused.exit_code == 2
+    assert "1 is not in the range x>=2" in refused.output
