@@ -138,6 +138,8 @@ class CellResult:
     """What was noticed about the model when the cell was played."""
     optimum: bool = True
     """Whether scores are shares of an optimum: the best answer of every task is known."""
+    adapter_folder: Path | None = None
+    """Where the adapter lay when the cell was played, as far as its server told."""
     played_with: Mapping[str, Any] = field(default_factory=dict)
     """Versions, sandbox asked for, arguments of the server, when it was written: as far as `cell.json` has them."""
     told_apart_by: str = ""
@@ -255,6 +257,7 @@ def _of_record(folder: Path, cell: CellRecord, on_episode: Callable[[], None]) -
         unreadable=tuple(unreadable),
         remarks=cell.remarks,
         optimum=cell.optimum,
+        adapter_folder=Path(root) if isinstance(root := cell.server.get("root"), str) else None,
         played_with={
             "versions": cell.versions,
             "isolation": cell.isolation,

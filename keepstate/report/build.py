@@ -6,7 +6,7 @@ report = build_report(Path("runs/demo"))     # writes runs/demo/report/
 - report.md: its sentences and tables
 - report.json: its figures, for programs
 - episodes.csv: a row an episode
-- optimality and tokens, as .svg and .png: its plots
+- its plots, as .svg and .png: optimality, tokens, tokens-optimality, turns, losses
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from keepstate.files import write_atomic, write_json
 from keepstate.report.entries import report_file
 from keepstate.report.episodes import EPISODES_FILE, TRACES, csv_of
 from keepstate.report.figures import MARGIN
+from keepstate.report.losses import losses_of
 from keepstate.report.model import Report, make_report
 from keepstate.report.page import html
+from keepstate.report.plots import drawn, to_png
 from keepstate.report.tables import markdown
 from keepstate.traces.pages import write_pages
 
@@ -58,15 +60,12 @@ def write_report(report: Report, folder: Path, *, run: Path | None = None) -> Pa
     Raises:
         UserError: `folder` cannot be written.
     """
-    from keepstate.report import plots  # altair takes 0.5 s
-
-    drawings: dict[str, str] = {}
-    for name, plot in (("optimality", plots.optimality_plot), ("tokens", plots.tokens_plot)):
-        drawings[name] = plots.to_svg(plot(report))
-        write_atomic(folder / f"{name}.svg", drawings[name])
-        write_atomic(folder / f"{name}.png", plots.to_png(drawings[name]))
+    trainings = losses_of([figures.cell for group in report.groups for figures in group.figures])
+    for name, drawing in drawn(report, trainings.curves):
+        write_atomic(folder / f"{name}.svg", drawing.document())
+        write_atomic(folder / f"{name}.png", to_png(drawing))
     write_atomic(folder / "report.md", markdown(report))
     write_atomic(folder / EPISODES_FILE, csv_of(report))
     write_json(folder / "report.json", asdict(report_file(report)))
-    write_atomic(folder / HTML_FILE, html(report, drawings, run=run))
+    write_atomic(folder / HTML_FILE, html(report, trainings, run=run))
     return folder / HTML_FILE

@@ -10,7 +10,7 @@ from keepstate.report.figures import CellFigures
 from keepstate.report.model import CellGroup
 from keepstate.report.statistics import Estimate
 from keepstate.report.words import number, percent
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import FinishReason, RuntimeName
 
 STEPS = 6
 """Shades of a heat map."""
@@ -29,11 +29,23 @@ class Metric:
     """The value of the strongest shade; None: the largest of the group."""
 
 
+def _limited(figures: CellFigures) -> Estimate | None:
+    count = len(figures.cell.episodes)
+    return Estimate(figures.endings.get(FinishReason.TURN_LIMIT, 0) / count, None, None, count) if count else None
+
+
+def _capped(figures: CellFigures) -> Estimate | None:
+    share = figures.behaviour.cap_hits
+    return None if share is None else Estimate(share, None, None, figures.n)
+
+
 METRICS = (
     Metric("optimality", "optimality %", lambda f: f.optimality, percent),
     Metric("corrected", "corrected for chance", lambda f: f.corrected, lambda e: number(e, 2)),
     Metric("solved", "solved, % of episodes", lambda f: f.solved, percent),
     Metric("tokens", "tokens per episode", lambda f: f.tokens, number, more_is_better=False, most=None),
+    Metric("limit", "ended by the limit of turns, %", _limited, percent, more_is_better=False),
+    Metric("caps", "actions at the cap on tool calls, %", _capped, percent, more_is_better=False),
     Metric("missing", "episodes with a missing variable, %", lambda f: f.missed, percent, more_is_better=False),
 )
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keepstate import __version__
+from keepstate.drawing import STYLE
 from keepstate.report.behaviour import BEHAVIOUR_COLUMNS
 from keepstate.report.behind import endings_by_cell, errors_by_cell, pairs_of, settings_of_cells
 from keepstate.report.episodes import EPISODES_FILE, TRACES, table_of
+from keepstate.report.losses import Trainings
 from keepstate.report.matrix import METRICS, heat_map, runtimes_of
 from keepstate.report.model import Report
+from keepstate.report.plots import PLOTS, losses
 from keepstate.report.sentences import behaviour_readings
 from keepstate.report.tables import (
     BEHAVIOUR,
@@ -36,27 +37,13 @@ from keepstate.traces.pages import INDEX, policy_hash
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-PLOTS = (
-    (
-        "optimality",
-        "Scores by cell",
-        "Points with 95 % intervals; dashed lines mark the blind floor and the oracle.",
-    ),
-    (
-        "tokens",
-        "Tokens per episode by cell",
-        "Bars: mean of prompt and completion tokens over all calls, the strongly coloured part is the completion."
-        " Lines: 95 % interval of the median, from 6 tasks on.",
-    ),
-)
 
-
-def html(report: Report, drawings: Mapping[str, str], *, run: Path | None = None) -> str:
+def html(report: Report, trainings: Trainings, *, run: Path | None = None) -> str:
     """The page; all of it is readable without plots and without script.
 
     Args:
         report: What it says.
-        drawings: SVG by name of plot, as in `PLOTS`.
+        trainings: Of the adapters that played.
         run: The folder whose traces have pages beside it, to link to.
     """
     import jinja2
@@ -65,8 +52,13 @@ def html(report: Report, drawings: Mapping[str, str], *, run: Path | None = None
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"split_interval": _split_interval, "called_in": called, "call": lambda each, row: row(each)}
-    style, script = _own("report.css"), _own("report.js")
+    environment.filters |= {
+        "element": lambda drawing: Markup(drawing.element()),
+        "split_interval": _split_interval,
+        "called_in": called,
+        "call": lambda each, row: row(each),
+    }
+    style, script = STYLE + _own("report.css"), _own("report.js")
     return environment.from_string(_own("report.html.jinja")).render(
         report=report,
         cells=sum(len(group.figures) for group in report.groups),
@@ -100,7 +92,9 @@ def html(report: Report, drawings: Mapping[str, str], *, run: Path | None = None
         repeats_head=REPEATS_HEAD,
         repeats_row=repeats_row,
         called=called,
-        plots=[(title, words, Markup(_inline(drawings[key], key))) for key, title, words in PLOTS],
+        plots=PLOTS,
+        trainings=trainings,
+        losses=losses(trainings.curves),
         how=how(report),
     )
 
@@ -115,17 +109,3 @@ def _split_interval(text: str) -> Markup:
 
     value, bracket, rest = text.partition(" (")
     return Markup("{}<small>({}</small>").format(value, rest) if bracket else escape(text)
-
-
-def _inline(svg: str, name: str) -> str:
-    """An SVG document as an element: ids made unique, colours those of the page, which has a light and a dark dress."""
-    from keepstate.report import plots
-
-    element = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
-    dress = {plots.TEXT: "--text", plots.GRID: "--line", plots.PAPER: "--paper"}
-    dress |= {colour: f"--kind-{place}" for place, colour in enumerate(plots.KINDS)}
-    return re.sub(
-        r'(?<=(?:fill|roke)=")#[0-9a-f]{6}(?=")',
-        lambda found: f"var({dress[found[0]]})" if found[0] in dress else found[0],
-        element,
-    )

@@ -1,161 +1,223 @@
-"""The two plots: optimality and tokens by cell, with intervals. The page gives their colours a dark dress.
+"""The plots, a drawing a group of cells: scores, tokens, both together, turns used, and the losses of the trainings.
 
-Colour, shape and the label of the row say the same, so that none is needed. Uses altair; renders without a browser.
+Colour, shape and the words beside a mark say the same, so that none is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import altair as alt
-import vl_convert
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from keepstate.bench.results import Fit
+from keepstate.drawing import (
+    LEFT,
+    RIGHT,
+    WIDTH,
+    Picture,
+    Scale,
+    across,
+    bar,
+    curve,
+    mark,
+    moved,
+    path,
+    scale_to,
+    stacked,
+    text,
+    upright,
+)
 from keepstate.report.figures import CellFigures
+from keepstate.report.losses import Losses
 from keepstate.report.model import CellGroup, Report
-from keepstate.report.statistics import Estimate
+from keepstate.vocabulary import FinishReason
 
-WIDTH, ROW = 560, 26
-SHAPES = dict(zip(Fit, ("circle", "diamond", "square", "triangle-up"), strict=True))
-FONT = "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-
-
-KINDS = ("#0063a3", "#c2500a", "#6b6b6b", "#8a6d00")
-"""Of the kinds of cell in order, told apart with any colour vision."""
-TEXT, GRID, PAPER = "#1b1b1b", "#e2e2e2", "#ffffff"
+ROW, HEAD, FOOT = 34, 44, 46
+"""Pixels of a cell, of the title, and of the axis below."""
+ENTRY = 16
+"""Of a line of a legend."""
+BADGE = 19
+"""Of a numbered mark."""
 
 
-def optimality_plot(report: Report) -> dict[str, Any]:
-    """The Vega-Lite specification of optimality by cell, floor and oracle marked."""
-    panels = [_optimality_panel(group, _kinds(report)) for group in report.groups]
-    return _finished(panels)
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """What can be drawn of a group of cells."""
+
+    name: str
+    """Of its files."""
+    title: str
+    words: str
+    """How to read it."""
+    draw: Callable[[CellGroup], Picture]
 
 
-def tokens_plot(report: Report) -> dict[str, Any]:
-    """The Vega-Lite specification of tokens per episode by cell, the completion in strong colour."""
-    panels = [_tokens_panel(group, _kinds(report)) for group in report.groups]
-    return _finished(panels)
+def optimality(group: CellGroup) -> Picture:
+    """The mean score of each cell with its interval, floor and oracle marked."""
+    scale, rows = Scale(0, 100), [figures for figures in group.figures if figures.optimality]
+    bottom = HEAD + 26 + ROW * len(rows)
+    marks = across(scale, HEAD, bottom, f"{group.measure} %, with 95 % interval")
+    for place, (key, words) in enumerate((("blind", "floor"), ("oracle", "oracle"))):
+        if key in group.references:
+            at = 100 * group.references[key]
+            marks += path(f"M{scale(at):g} {HEAD - 2 + 13 * place:g}V{bottom:g}", "dashed")
+            beside, side = (5, "") if at < 50 else (-5, " end")
+            marks += text(scale(at) + beside, HEAD + 9 + 13 * place, f"{words} {at:.0f}", "soft" + side)
+    for row, figures in enumerate(rows):
+        estimate, y = figures.optimality, HEAD + 40 + ROW * row
+        assert estimate is not None
+        ends = [100 * (estimate.value if end is None else end) for end in (estimate.low, estimate.high)]
+        rule = path(f"M{scale(ends[0]):g} {y + 11:g}H{scale(ends[1]):g}", f"curve {_kind(figures)}")
+        marks += _label(figures, y, f"{100 * estimate.value:.1f}") + rule
+        marks += mark(scale(100 * estimate.value), y + 11, _place(figures))
+    return _drawing(group, "scores", marks, bottom, group.figures)
 
 
-def to_svg(plot: dict[str, Any]) -> str:
-    """A specification as an SVG document."""
-    return str(vl_convert.vegalite_to_svg(plot))
+def tokens(group: CellGroup) -> Picture:
+    """The mean tokens of each cell, completions strongly coloured, with the interval of the median."""
+    rows = [figures for figures in group.figures if figures.tokens]
+    highest = [max(f.tokens.value, (f.median_tokens and f.median_tokens.high) or 0) for f in rows if f.tokens]
+    scale, bottom = scale_to(max(highest, default=1)), HEAD + ROW * len(rows)
+    marks = across(scale, HEAD - 4, bottom, "tokens of an episode, all calls")
+    for row, figures in enumerate(rows):
+        estimate, median, y = figures.tokens, figures.median_tokens, HEAD + 12 + ROW * row
+        assert estimate is not None
+        written = figures.completion_tokens.value if figures.completion_tokens else 0.0
+        marks += _label(figures, y, f"{estimate.value:,.0f}")
+        marks += bar(LEFT, y + 5, scale(estimate.value) - LEFT, 12, f"pale {_kind(figures)}")
+        marks += bar(LEFT, y + 5, scale(written) - LEFT, 12, f"mark {_kind(figures)}")
+        if median and median.low is not None and median.high is not None:
+            marks += path(f"M{scale(median.low):g} {y + 11:g}H{scale(median.high):g}", "rule")
+    return _drawing(group, "tokens", marks, bottom, group.figures)
 
 
-def to_png(svg: str) -> bytes:
-    """An SVG document as a PNG image of twice its size: Vega need not draw it again."""
-    return bytes(vl_convert.svg_to_png(svg, scale=2.0))
-
-
-_AXIS = {
-    "optimality": "optimality, % of the optimum, with 95 % interval",
-    "score": "score, % of the most there is, with 95 % interval",
-}
-
-
-def _optimality_panel(group: CellGroup, kinds: Sequence[Fit]) -> Any:
-    rows = [_row(figures, figures.optimality, 100.0) for figures in group.figures if figures.optimality]
-    base = _chart(rows)
-    x = alt.X("value:Q", scale=alt.Scale(domain=[0, 100]), title=_AXIS[group.measure])
-    layers: list[Any] = [*_references(group)]
-    layers += [
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", y=_y(group), color=_color(kinds)),
-        base.mark_point(size=80, filled=True, opacity=1).encode(
-            x=x, y=_y(group), color=_color(kinds), shape=_shape(kinds)
-        ),
-        _labels(base, group, "value:Q", dx=-4, dy=-9),  # at 0 beside the cells' names
-    ]
-    return alt.layer(*layers).properties(width=WIDTH, height=alt.Step(ROW + 6), title=group.title)
-
-
-def _references(group: CellGroup) -> list[Any]:
-    """Vertical lines at floor and oracle, named at their top: means over its graded tasks."""
-    marks = [
-        {"at": 100 * group.references[key], "words": f"{words} {100 * group.references[key]:.0f}"}
-        for key, words in (("blind", "floor"), ("oracle", "oracle"))
-        if key in group.references
-    ]
-    base = _chart(marks)
-    line = base.mark_rule(strokeDash=[4, 3], color=TEXT, opacity=0.65).encode(x="at:Q")
-    name = base.mark_text(align="right", baseline="bottom", dx=-3, dy=-3, color=TEXT, fontSize=11).encode(
-        x="at:Q", y=alt.value(0), text="words:N"
+def tokens_and_optimality(group: CellGroup) -> Picture:
+    """Both together: a numbered mark a cell, named below. One that would hide another stands on a line beside."""
+    rows = [figures for figures in group.figures if figures.tokens and figures.optimality]
+    left, top, bottom = 40, HEAD + 16, HEAD + 236
+    sideways = scale_to(max((f.tokens.value for f in rows if f.tokens), default=1), left, RIGHT)
+    upwards = Scale(0, 100, bottom - BADGE, top)
+    badges, taken = "", list[tuple[float, float]]()
+    marks = upright(upwards, left, RIGHT, f"{group.measure} %") + across(
+        sideways, top, bottom, "tokens of an episode, mean"
     )
-    return [line, name]
+    for number, figures in enumerate(rows, 1):
+        assert figures.tokens is not None
+        assert figures.optimality is not None
+        x = sideways(figures.tokens.value)
+        y = place = upwards(100 * figures.optimality.value)
+        while any(abs(x - a) < BADGE and abs(y - b) < BADGE for a, b in taken):
+            y += BADGE if place < (top + bottom) / 2 else -BADGE
+        taken.append((x, y))
+        marks += path(f"M{x:g} {place:g}V{y:g}", f"curve {_kind(figures)}")
+        badges += moved(x, y, '<circle class="paper" r="9.5"/>' + f'<circle class="mark {_kind(figures)}" r="8.5"/>')
+        badges += text(x, y + 4, str(number), "number")
+        marks += text(LEFT, bottom + FOOT + ENTRY * number, f"{number}  {figures.cell.label}")
+    return _drawing(group, "tokens against scores", marks + badges, bottom + 14 + ENTRY * len(rows), group.figures)
 
 
-def _tokens_panel(group: CellGroup, kinds: Sequence[Fit]) -> Any:
-    rows = [_row(f, f.tokens, 1.0, f.median_tokens) for f in group.figures if f.tokens]
-    base = _chart(rows)
-    x = alt.X(
-        "value:Q",
-        scale=alt.Scale(zero=True, nice=True),
-        title="tokens per episode (all calls): mean, and 95 % interval of the median",
-        axis=alt.Axis(tickCount=5),
-    )
-    bars = base.mark_bar(height=14, opacity=0.45).encode(x=x, y=_y(group), color=_color(kinds))
-    written = base.mark_bar(height=14).encode(x="completion:Q", y=_y(group), color=_color(kinds))
-    interval = base.mark_rule(color=TEXT, strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=_y(group))
-    labels = _labels(base, group, "end:Q", dx=6)
-    layers = alt.layer(bars, written, interval, labels)
-    return layers.properties(width=WIDTH, height=alt.Step(ROW), title=group.title)
+def turns(group: CellGroup) -> Picture:
+    """How many episodes of each cell took how many turns, those strongly coloured that the limit ended."""
+    rows = [figures for figures in group.figures if figures.cell.episodes]
+    most = max((each.steps for figures in rows for each in figures.cell.episodes), default=1)
+    scale, bottom = Scale(0.5, most + 0.5), HEAD + (ROW + 6) * len(rows)
+    wide = max((RIGHT - LEFT) / most - 1, 1)
+    marks = "".join(text(scale(each), bottom + 14, str(each), "soft middle") for each in _some(most))
+    marks += text(LEFT, bottom + 30, "turns of an episode", "soft")
+    for row, figures in enumerate(rows):
+        episodes, y = figures.cell.episodes, HEAD + 12 + (ROW + 6) * row
+        taken = Counter(each.steps for each in episodes)
+        cut = Counter(each.steps for each in episodes if each.finish_reason is FinishReason.TURN_LIMIT)
+        share = 100 * cut.total() / len(episodes)
+        marks += _label(figures, y, f"{share:.0f} % at the limit") + path(f"M{LEFT} {y + 24:g}H{RIGHT}", "grid")
+        for counts, kind in ((taken, "pale"), (cut, "mark")):
+            for steps, count in sorted(counts.items()):
+                high = round(19 * count / max(taken.values()), 1)
+                marks += bar(scale(steps) - wide / 2, y + 24 - high, wide, high, f"{kind} {_kind(figures)}")
+    return _drawing(group, "turns used", marks, bottom, group.figures)
 
 
-def _row(figures: CellFigures, estimate: Estimate, scale: float, interval: Estimate | None = None) -> dict[str, Any]:
-    """One mark; its interval is that of another estimate where one is given."""
-    value, spread = estimate.value * scale, interval or estimate
-    low, high = (value if end is None else end * scale for end in (spread.low, spread.high))
-    completion = figures.completion_tokens
-    return {
-        "cell": figures.cell.label,
-        "kind": str(figures.cell.fit),
-        "value": value,
-        "low": low,
-        "high": high,
-        "end": max(value, high),
-        "completion": completion.value if completion else 0.0,
-        "label": f"{value:.1f}" if scale > 1 else f"{value:,.0f}",
-    }
+PLOTS = (
+    Plot("optimality", "Scores by cell", "Points with 95 % intervals; dashed lines: blind floor, oracle.", optimality),
+    Plot(
+        "tokens",
+        "Tokens by cell",
+        "Bars: mean of prompt and completion over all calls, the strong part is the completion. Lines: 95 % interval of"
+        " the median, from 6 tasks on.",
+        tokens,
+    ),
+    Plot(
+        "tokens-optimality",
+        "Tokens against scores",
+        "Means of each cell: up is better, left is cheaper.",
+        tokens_and_optimality,
+    ),
+    Plot(
+        "turns",
+        "Turns used",
+        "Episodes by their turns, each cell on its own scale; the strong part was ended by the limit of turns.",
+        turns,
+    ),
+)
 
 
-def _y(group: CellGroup) -> alt.Y:
-    order = [figures.cell.label for figures in group.figures]
-    return alt.Y("cell:N", sort=order, title=None, axis=alt.Axis(labelLimit=360))
+def losses(trainings: Sequence[Losses]) -> list[Picture]:
+    """The loss of each training by step, all on one scale."""
+    highest = max((loss for each in trainings for _, loss in each.points), default=1.0)
+    return [_loss(each, highest) for each in trainings]
 
 
-def _kinds(report: Report) -> list[Fit]:
-    """Those of the legend: what is not known only where there is such a cell."""
-    there = {figures.cell.fit for group in report.groups for figures in group.figures}
-    return [kind for kind in Fit if kind is not Fit.UNKNOWN or kind in there]
+def _loss(training: Losses, highest: float) -> Picture:
+    left, top, bottom = 40, HEAD + 16, HEAD + 116
+    steps = [step for step, _ in training.points]
+    sideways, upwards = Scale(min(steps), max(steps), left, RIGHT), scale_to(highest, bottom, top)
+    marks = text(LEFT, 22, training.adapter, "title", RIGHT - LEFT)
+    marks += upright(upwards, left, RIGHT, "loss") + across(sideways, top, bottom, "step")
+    marks += curve([(sideways(step), upwards(loss)) for step, loss in training.points], "kind-0")
+    marks += text(RIGHT, top - 10, f"last {training.points[-1][1]:.3f}", "soft end")
+    return Picture(f"Loss of {training.adapter} by step", bottom + FOOT, marks)
 
 
-def _color(kinds: Sequence[Fit]) -> alt.Color:
-    scale = alt.Scale(domain=[*map(str, kinds)], range=list(KINDS[: len(kinds)]))
-    return alt.Color("kind:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
+def drawn(report: Report, trainings: Sequence[Losses]) -> Iterator[tuple[str, Picture]]:
+    """Every plot of the whole report, by the name of its files."""
+    for plot in PLOTS:
+        yield plot.name, stacked(plot.draw(group) for group in report.groups)
+    if trainings:
+        yield "losses", stacked(losses(trainings))
 
 
-def _shape(kinds: Sequence[Fit]) -> alt.Shape:
-    scale = alt.Scale(domain=[*map(str, kinds)], range=[SHAPES[kind] for kind in kinds])
-    return alt.Shape("kind:N", scale=scale, title=None, legend=alt.Legend(orient="bottom"))
+def to_png(drawing: Picture) -> bytes:
+    """A drawing as a PNG image of twice its size."""
+    import vl_convert
+
+    return bytes(vl_convert.svg_to_png(drawing.document(), scale=2.0))
 
 
-def _labels(base: Any, group: CellGroup, x: str, *, dx: int, dy: int = 0) -> Any:
-    mark = base.mark_text(color=TEXT, fontSize=11, dx=dx, dy=dy, align="left")
-    return mark.encode(x=alt.X(x), y=_y(group), text="label:N")
+def _drawing(group: CellGroup, what: str, marks: str, bottom: float, cells: Sequence[CellFigures]) -> Picture:
+    """With its title above and the legend of the kinds below the axis."""
+    legend, there = "", {figures.cell.fit for figures in cells}
+    for place, fit in enumerate(Fit):
+        if fit in there:
+            y, bottom = bottom + FOOT, bottom + ENTRY
+            legend += mark(LEFT + 6, y, place) + text(LEFT + 18, y + 4, fit, "soft")
+    title = text(LEFT, 22, group.title, "title", RIGHT - LEFT)
+    return Picture(f"{group.title}: {what}; the same figures are in the tables", bottom + FOOT, title + marks + legend)
 
 
-def _chart(rows: list[dict[str, Any]]) -> Any:
-    return alt.Chart(alt.InlineData(values=rows))
+def _label(figures: CellFigures, y: float, value: str) -> str:
+    room = WIDTH - 2 * LEFT - 7 * len(value) - 10
+    return text(LEFT, y, figures.cell.label, room=room) + text(RIGHT, y, value, "soft end")
 
 
-def _finished(panels: Sequence[Any]) -> dict[str, Any]:
-    chart = alt.vconcat(*panels, spacing=28).resolve_scale(x="shared", color="shared", shape="shared")
-    words = {"labelColor": TEXT, "titleColor": TEXT, "labelFontSize": 12, "titleFontSize": 12}
-    configured = (
-        chart.configure(background=PAPER, font=FONT)
-        .configure_axis(gridColor=GRID, domainColor=GRID, tickColor=GRID, titleFontWeight="normal", **words)
-        .configure_legend(symbolSize=90, **words)
-        .configure_title(color=TEXT, fontSize=13, anchor="start")
-        .configure_view(stroke=None)
-    )
-    return dict(configured.to_dict())
+def _place(figures: CellFigures) -> int:
+    return [*Fit].index(figures.cell.fit)
+
+
+def _kind(figures: CellFigures) -> str:
+    return f"kind-{_place(figures)}"
+
+
+def _some(most: int) -> Iterator[int]:
+    """Turns that are named below: at most ten."""
+    step = -(-most // 10)
+    yield from (each for each in range(1, most + 1) if each % step == 0 or each == 1)

@@ -10,6 +10,7 @@ from keepstate.report.behaviour import BEHAVIOUR_COLUMNS, said_differences
 from keepstate.report.contrasts import Contrast
 from keepstate.report.figures import CellFigures, Comparison, cell_figures
 from keepstate.report.model import CellGroup, Report
+from keepstate.report.plots import PLOTS
 from keepstate.report.repeats import Repeats
 from keepstate.report.sentences import behaviour_readings, notes
 from keepstate.report.significance import Conclusion, PairedDifference, tasks_needed
@@ -222,7 +223,7 @@ def markdown(report: Report) -> str:
         if group.notes:
             lines += ["", *(f"- {' '.join(note.split())}" for note in group.notes)]
         lines += [""]
-    lines += ["![Scores by cell](optimality.svg)", "", "![Tokens by cell](tokens.svg)", ""]
+    lines += [line for plot in PLOTS for line in (f"![{plot.title}]({plot.name}.svg)", "")]
     explained = [(each.title, each.meaning) for each in (*COLUMNS, *BEHAVIOUR_COLUMNS)]
     lines += [*(f"- **{title}**: {meaning}." for title, meaning in explained), f"- {how(report)}"]
     return "\n".join(lines) + "\n"

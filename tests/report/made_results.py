@@ -1,6 +1,6 @@
 """Results of a benchmark, written through the real cell and trace files, with scores of our choosing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,15 +63,16 @@ def write_made_cell(
     count: int = 12,
     difficulty: str = "mini",
     trained_for: TrainedFor | None = None,
+    served: Mapping[str, object] | None = None,
     **settings: object,
 ) -> BenchmarkConfig:
     """Write a cell whose episode on task i is `episode(i)`; None leaves the task unplayed.
 
-    `trained_for` is what the adapter's card says; without one its name counts.
+    `trained_for` is what the adapter's card says; without one its name counts. `served`: what else its server told.
     """
     common = {"name": f"{adapter}-{runtime}-{difficulty}", "tasks": TaskSource(difficulty=difficulty, count=count)}
     config = BenchmarkConfig.model_validate({"adapter": adapter, "runtime": runtime} | common | settings)
-    cell = make_cell(config, run, {"trained_for": trained_for})
+    cell = make_cell(config, run, {"trained_for": trained_for} | dict(served or {}))
     cell.write()
     for index, task in enumerate(cell.tasks):
         made = episode(index)

@@ -36,6 +36,7 @@ from keepstate.report.behind import endings_by_cell, errors_by_cell, pairs_of, s
 from keepstate.report.entries import ReportFile
 from keepstate.report.figures import cell_figures
 from keepstate.report.matrix import METRICS, STEPS, heat_map
+from keepstate.report.plots import PLOTS
 from keepstate.report.sentences import Table
 from keepstate.report.significance import Conclusion
 from keepstate.report.tables import markdown, print_comparison, print_report
@@ -242,7 +243,7 @@ def test_the_page_is_one_file_with_nothing_from_elsewhere(built: Path) -> None:
     assert not {"link", "iframe", "img", "object"} & set(page.tags)
     assert "@import" not in source
     assert re.findall(r"url\((?!#)", source) == []
-    assert page.tags.count("svg") == 2 + len(make_report("r", read_results(built)).groups[0].comparisons)
+    assert page.tags.count("svg") == len(PLOTS) + len(make_report("r", read_results(built)).groups[0].comparisons)
     assert page.tags.count("table") == 7 + len(METRICS)
     ids = re.findall(r'\bid="([^"]+)"', source)
     assert len(ids) == len(set(ids))
@@ -402,7 +403,7 @@ def test_a_task_whose_name_is_markup_stays_a_text(run: Path) -> None:
 
 def test_pictures_are_written_and_hold_every_cell(built: Path) -> None:
     run = built
-    for name in ("optimality", "tokens"):
+    for name in [plot.name for plot in PLOTS]:
         drawing = ET.fromstring((run / f"report/{name}.svg").read_text())
         words = " ".join(drawing.itertext())
         for cell in read_results(run):
