@@ -134,7 +134,7 @@ def _claimed(path: Path) -> tuple[Path, int]:
         try:
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileExistsError:
-            if not _cleared(temporary):  # somebody writes the same file now
+            if not clear_orphan(temporary):  # somebody writes the same file now
                 temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}"
             continue
         if _lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
@@ -142,8 +142,8 @@ def _claimed(path: Path) -> tuple[Path, int]:
         os.close(descriptor)  # taken for an orphan before it was locked
 
 
-def _cleared(orphan: Path) -> bool:
-    """Remove a file or folder that nobody holds locked. False where somebody may."""
+def clear_orphan(orphan: Path) -> bool:
+    """Remove a temporary file or folder of ours that nobody holds locked. False where somebody may."""
     folder = orphan.is_dir()
     kind = os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR
     try:
@@ -221,7 +221,7 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         for orphan in parent.glob(f"{prefix}????????"):
             if orphan.is_dir():
-                _cleared(orphan)
+                clear_orphan(orphan)
         while True:
             folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -10,7 +10,7 @@ trace. Changes nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -111,33 +111,42 @@ def look(root: Path) -> Inventory:
         what = "is a file" if root.exists() else "is not there"
         raise UserError(f"{root} {what}: a folder is needed", "all below this one: keepstate ls .")
     found = Inventory()
-    _look_into(root, None, found)
+    owners: dict[Path, Holding] = {}
+    for folder, files in folders(root, found.closed):
+        owner = _holding(folder, [entry.name for entry in files])
+        if owner is not None:
+            found.items.append(owner)
+        elif (owner := owners.get(folder.parent)) is None:
+            continue
+        owners[folder] = owner
+        for entry in files:
+            status = entry.stat(follow_symlinks=False)
+            owner.bytes += status.st_size
+            owner.changed = max(owner.changed, status.st_mtime)
     order = list(Kind)
     found.items.sort(key=lambda item: (order.index(item.kind), item.path))
     return found
 
 
-def _look_into(folder: Path, owner: Holding | None, found: Inventory) -> None:
+def folders(root: Path, closed: list[str]) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
+    """Every folder from `root` on, outer ones first, with the files in it; not those of other programs.
+
+    Args:
+        root: Where to begin.
+        closed: Takes the folders that cannot be read, with reasons.
+    """
     try:
-        with os.scandir(folder) as entries:
-            names = sorted(entries, key=lambda entry: entry.name)
+        with os.scandir(root) as entries:
+            there = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        found.closed.append(f"{folder}: {error.strerror or error}")
+        closed.append(f"{root}: {error.strerror or error}")
         return
-    files = [entry for entry in names if not entry.is_dir(follow_symlinks=False)]
-    here = _holding(folder, [entry.name for entry in files])
-    if here is not None:
-        found.items.append(here)
-    owner = here or owner
-    if owner is not None:
-        for entry in files:
-            status = entry.stat(follow_symlinks=False)
-            owner.bytes += status.st_size
-            owner.changed = max(owner.changed, status.st_mtime)
-    for entry in names:
-        within = entry.is_dir(follow_symlinks=False) and entry.name not in FOREIGN and not entry.name.startswith(".")
-        if within and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
-            _look_into(folder / entry.name, owner, found)
+    within = [entry for entry in there if entry.is_dir(follow_symlinks=False)]
+    yield root, [entry for entry in there if entry not in within]
+    for entry in within:
+        foreign = entry.name in FOREIGN or entry.name.startswith(".")
+        if not foreign and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
+            yield from folders(root / entry.name, closed)
 
 
 def _holding(folder: Path, names: Sequence[str]) -> Holding | None:

@@ -1,5 +1,6 @@
-"""`keepstate ls`: what there is, how far it is, and what failed."""
+"""`keepstate ls` and `clean`: what there is, how far it is, what failed, what may go and that nothing else does."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -11,11 +12,11 @@ from made_traces import make_trace, write_traces
 from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource
 from keepstate.bench.cells import make_cell
 from keepstate.cli import cli
-from keepstate.files import write_json
+from keepstate.files import TEMPORARY, write_json
 from keepstate.inventory import Kind, look
 from keepstate.tasks import write_tasks
 from keepstate.train.result import DONE, WEIGHTS, TrainedAdapter
-from keepstate.train.run_folder import PROGRESS
+from keepstate.train.run_folder import LOCK, PROGRESS
 from keepstate.train.trained_for import RUN, TrainedFor
 from keepstate.vocabulary import RuntimeName
 
@@ -134,3 +135,51 @@ def test_nothing_there_says_how_to_begin(tmp_path: Path) -> None:
     assert (done.exit_code, json.loads(done.stdout)) == (0, [])
     assert "keepstate tasks generate" in done.stderr
     assert call("ls", tmp_path / "nowhere").exit_code == 1  # UserError: `run` makes it 2
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def littered(there: Path) -> Path:
+    """The same, with what killed runs left."""
+    for name in ("runs/bench", "data/tasks", "env"):
+        (there / name / f".x.json{TEMPORARY}").write_text("{")
+    (there / "out" / "done" / "prepared" / "a").mkdir(parents=True)
+    (there / "out" / "done" / "prepared" / "a" / "data.arrow").write_bytes(b"1")
+    (there / "out" / "done" / "checkpoint-9").symlink_to(there / "imported")
+    return there
+
+
+def test_nothing_is_removed_unasked(littered: Path) -> None:
+    before = files_below(littered)
+    done = call("clean")
+    assert (done.exit_code, files_below(littered)) == (0, before)
+    assert done.stdout.count("could go") == 4
+    assert "4, 7 B; to remove them: keepstate clean . --delete" in done.stderr
+
+
+def test_what_is_of_no_more_use_goes_and_nothing_else(littered: Path) -> None:
+    before = files_below(littered)
+    done = call("clean", "--delete", "--json")
+    assert done.exit_code == 0
+    assert all(entry["removed"] for entry in json.loads(done.stdout))
+    assert before - files_below(littered) == {
+        f"runs/bench/.x.json{TEMPORARY}",
+        f"data/tasks/.x.json{TEMPORARY}",
+        "out/done/checkpoint-3/adapter_model.safetensors",
+        "out/done/prepared/a/data.arrow",
+    }
+    assert "nothing to remove" in call("clean", "--delete").stderr
+
+
+def test_what_a_process_uses_stays(littered: Path) -> None:
+    held = [littered / "runs" / "bench" / f".x.json{TEMPORARY}", littered / "out" / "done" / LOCK]
+    before = files_below(littered)
+    with held[0].open() as one, held[1].open("w") as other:
+        fcntl.flock(one, fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_EX)
+        done = call("clean", "--delete")
+    assert (done.exit_code, done.stdout.count("in use")) == (1, 3)
+    assert before - files_below(littered) == {f"data/tasks/.x.json{TEMPORARY}"}

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from keepstate import __version__
 from keepstate.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
@@ -22,9 +23,12 @@ from keepstate.files import refused
 from keepstate.stages import STAGES
 
 COMMANDS: dict[str, str] = {stage.name: f"{stage.summary[0].upper()}{stage.summary[1:]}." for stage in STAGES} | {
+    "clean": "List what is of no more use, and remove it where asked to.",
     "compare": "Compare two benchmark results, task by task.",
+    "completion": "Print the line that makes a shell complete commands.",
     "demo": "Run the whole loop on this machine.",
     "doctor": "Show what this machine can do and what is missing.",
+    "init": "Write a project to start from: tasks, configs, commands.",
     "ls": "List what there is, how far it is, and which episodes failed.",
     "setup": "Make the environments and models that are missing.",
 }
@@ -76,6 +80,13 @@ class LazyGroup(Group):
             command: click.Command = importlib.import_module(self._modules[cmd_name]).command
             return command
         return super().get_command(ctx, cmd_name)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete names by their summaries, so that a key press imports no command (3 s of them)."""
+        found = [
+            CompletionItem(name, help=said) for name, said in self._summaries.items() if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List commands by their summaries, so that `--help` imports none."""

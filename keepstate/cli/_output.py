@@ -30,3 +30,13 @@ def screen(columns: int = FILE_COLUMNS) -> Console:
     if not console.is_terminal:
         console.width = columns
     return console
+
+
+def size(count: int) -> str:
+    """Bytes for people: `4.0 KiB`."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if value < 1000:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keepstate.cli._options import PATH, json_option
-from keepstate.cli._output import FILE_COLUMNS, print_json, screen
+from keepstate.cli._output import FILE_COLUMNS, print_json, screen, size
 from keepstate.errors import EXIT_PARTIAL
 
 if TYPE_CHECKING:
@@ -84,16 +84,6 @@ def far(item: Holding) -> str:
     solved = "" if item.solved is None else f", {item.solved:,} solved"
     failed = f", {len(item.ungraded):,} failed" if item.ungraded else ""
     return f"{item.done:,}{of} {UNITS.get(item.kind, 'steps')}{solved}{failed}"
-
-
-def size(count: int) -> str:
-    """Bytes for people: `4.0 KiB`."""
-    value, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB"):
-        if value < 1000:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def age(changed: float) -> str:
