@@ -232,7 +232,7 @@ def test_help_loads_no_stage() -> None:
     code = (
         "import sys; from keepstate.cli import cli; cli.main(['--help'], standalone_mode=False);"
         "print(*[m for m in sys.modules if m.split('.')[0] in "
-        "{'numpy', 'pydantic', 'rich', 'httpx2', 'scipy', 'altair', 'jinja2'}], file=sys.stderr)"
+        "{'numpy', 'pydantic', 'rich', 'httpx2', 'vl_convert', 'jinja2'}], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.split() == []
