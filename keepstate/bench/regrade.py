@@ -87,6 +87,19 @@ class FolderRegrade:
     aside: Path | None = None
     """Where those that are owed are put, so that the others can be written; None: they stay."""
 
+    def figures(self) -> dict[str, Any]:
+        """What came of it, for programs: names of tasks, or what is said of each."""
+        return {
+            "folder": str(self.folder),
+            "same_digest": self.same_digest,
+            "same_verdict": self.same_verdict,
+            "regraded": {name: [before.score, after.score] for name, (before, after) in self.regraded.items()},
+            "owed": self.owed,
+            "unknown": self.unknown,
+            "left_out": self.left_out,
+            "written": self.written,
+        }
+
     def lines(self) -> Iterator[str]:
         """What came of it, for people."""
         kept = len(self.same_digest) + len(self.same_verdict)

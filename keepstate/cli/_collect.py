@@ -20,6 +20,7 @@ from keepstate.cli._options import (
     concurrency_option,
     family_option,
     fresh_option,
+    json_option,
     limits_of,
     limits_options,
     sampling_of,
@@ -27,6 +28,7 @@ from keepstate.cli._options import (
     sandbox_options,
     seed_option,
 )
+from keepstate.cli._output import print_json
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.models.base import Model
 from keepstate.models.budget import Budget
@@ -62,6 +64,7 @@ ALL = "all"
 @concurrency_option(8)
 @sandbox_options(AUTO)
 @fresh_option
+@json_option
 def command(  # noqa: PLR0913 - one parameter an option
     *,
     folder: Path | None,
@@ -81,6 +84,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     fresh: bool,
     isolation: str,
     allow_unsafe: bool,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Let a teacher play every task, and record it. Repeating the command plays only what is missing."""
@@ -112,7 +116,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     with TallyDisplay() as shown:
         eventloop.run(play(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=shown))
     tallies = shown.last or ()
-    _report(tallies)
+    _report(tallies, as_json)
     for line in served.words(sum(tally.total - tally.done for tally in tallies)) if served else ():
         click.echo(line, err=True)
     if bad or any(tally.failures for tally in tallies) or (served and served.stopped):
@@ -128,8 +132,10 @@ def _budget(tokens: int | None, cost: float | None, price_in: float, price_out: 
     return Budget(tokens, cost, price_in, price_out) if tokens or cost else None
 
 
-def _report(tallies: Sequence[Tally]) -> None:
-    for tally in tallies:
+def _report(tallies: Sequence[Tally], as_json: bool) -> None:
+    if as_json:
+        print_json([tally.figures() for tally in tallies])
+    for tally in () if as_json else tallies:
         mean = f", mean score {tally.score / tally.graded:.3f}, solved {tally.solved}" if tally.graded else ""
         click.echo(f"{tally.folder}: {tally.played} recorded, {tally.kept} kept{mean}")
     if trimmed := sum(tally.trimmed for tally in tallies):

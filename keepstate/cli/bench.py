@@ -69,6 +69,7 @@ def command() -> None:
 @concurrency_option()
 @sandbox_options()
 @fresh_option
+@json_option
 def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | None, **options: Any) -> None:
     """Play the cells of CONFIGS (YAML), all at once. Repeating the command plays only what is missing.
 
@@ -109,6 +110,7 @@ def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | Non
 @concurrency_option()
 @sandbox_options()
 @fresh_option
+@json_option
 def matrix_command(  # noqa: PLR0913 - one parameter an option
     *,
     path: Path | None,
@@ -207,14 +209,16 @@ def replay_command(
 @click.option("--owed-to", type=PATH, help="Move episodes that are owed there, and write the rest; else nothing is.")
 @tasks_option
 @family_option()
-def regrade_command(run: Path, *, owed_to: Path | None, path: Path | None) -> None:
+@json_option
+def regrade_command(run: Path, *, owed_to: Path | None, path: Path | None, as_json: bool) -> None:
     """Grade every episode below RUN anew whose family's grading changed, without a model: kept, regraded, or owed."""
     from keepstate.bench.regrade import regrade
 
     folders = eventloop.run(regrade(run, tasks=_tasks(path), owed_to=owed_to))
-    for folder in folders:
-        for line in folder.lines():
-            click.echo(printable(line))
+    if as_json:
+        print_json([folder.figures() for folder in folders])
+    for line in chain(*(folder.lines() for folder in folders if not as_json)):
+        click.echo(printable(line))
     _name_left_out({f"{folder.folder}/{name}": why for folder in folders for name, why in folder.left_out.items()})
     if any(folder.owed or folder.unknown for folder in folders):
         sys.exit(EXIT_PARTIAL)
@@ -242,6 +246,7 @@ def _play(configs: Sequence[BenchmarkConfig], run: Path, sweep: Sweep, options: 
         if note := source.capped():
             click.echo(note, err=True)
     cells = [cell for config in configs for cell in sweep.of(config)]
+    as_json = options.pop("as_json")
     with TallyDisplay() as shown:
         try:
             tallies = eventloop.run(bench(cells, run, on_progress=shown, **options))
@@ -249,16 +254,19 @@ def _play(configs: Sequence[BenchmarkConfig], run: Path, sweep: Sweep, options: 
             done = sum(tally.done for tally in shown.last) if shown.last else 0
             click.echo(f"stopped; {done} episodes are recorded in {run}: repeat the command to go on", err=True)
             raise
-    _report(tallies, run)
+    _report(tallies, run, as_json)
     if any(tally.failures for tally in tallies):
         sys.exit(EXIT_PARTIAL)
 
 
-def _report(tallies: Sequence[Tally], run: Path) -> None:
+def _report(tallies: Sequence[Tally], run: Path, as_json: bool) -> None:
+    if as_json:
+        print_json([tally.figures() for tally in tallies])
     for tally in tallies:
         origins = ", ".join(f"{origin} {count}" for origin, count in sorted(tally.failures.items()))
         line = f"{tally.folder}: solved {tally.solved} / graded {tally.graded} / not graded {tally.failures.total()}"
-        click.echo(line + (f" ({origins}); first: {tally.first_failure}" if origins else ""))
+        if not as_json:
+            click.echo(line + (f" ({origins}); first: {tally.first_failure}" if origins else ""))
         for remark in tally.remarks:
             click.echo(f"{tally.folder}: {remark}", err=True)
     click.echo(f"report: keepstate report {run}", err=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keepstate.cli import Group
-from keepstate.cli._options import PATH, RUNTIME, FiniteRange, choice, key_file_option, tokenizer_option
+from keepstate.cli._options import PATH, RUNTIME, FiniteRange, choice, json_option, key_file_option, tokenizer_option
+from keepstate.cli._output import print_json
 from keepstate.dataset.convert import UNREADABLE
 from keepstate.dataset.manifest import LEFT_OUT, Balance, BuildOptions, Length, TrainTurns, read_manifest
 from keepstate.dataset.sample import REMEDIES
@@ -75,7 +76,9 @@ def command() -> None:
 )
 @click.option("--seed", type=int, default=0, help="Of the split and the order of rows.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes; else one a core.")
-def build(
+@json_option
+def build(  # noqa: PLR0913 - one parameter an option
+    *,
     traces: Path,
     runtimes: tuple[str, ...],
     mix: str | None,
@@ -84,6 +87,7 @@ def build(
     template: str | None,
     tokenizer: str | None,
     jobs: int | None,
+    as_json: bool,
     **chosen: Any,
 ) -> None:
     """Build ShareGPT JSONL, split by task, with a manifest that counts every trace.
@@ -103,7 +107,10 @@ def build(
             manifests = [build_mixed(arms, out / MIXED, **rest)]
         else:
             manifests = [*build_datasets(arms, {runtime: out / runtime for runtime in arms}, **rest).values()]
-    for manifest in manifests:
+    if as_json:
+        told = [manifest.model_dump(mode="json", by_alias=True) for manifest in manifests]
+        print_json([{"folder": str(out / m.arm)} | each for m, each in zip(manifests, told, strict=True)])
+    for manifest in () if as_json else manifests:
         for line in manifest.words(out / manifest.arm):
             click.echo(line)
     bad = [item for manifest in manifests for item in _unreadable(out / manifest.arm)]
@@ -125,7 +132,8 @@ def build(
 @tokenizer_option("the data set's")
 @click.option("--training-template", help="Another to train with: a Jinja file, qwen3-stock, or axolotl:NAME.")
 @click.option("--serving-template", help="Another to serve with: a Jinja file, or qwen3-stock.")
-def check(folders: tuple[Path, ...], tokenizer: str | None, **chosen: str | None) -> None:
+@json_option
+def check(folders: tuple[Path, ...], tokenizer: str | None, as_json: bool, **chosen: str | None) -> None:
     """Prove the data sets in FOLDERS: every turn's prompt and answer, as served, against Axolotl's own tokens.
 
     Exit 1 if a turn differs; the first difference is shown decoded. If none does, the manifest gets a certificate.
@@ -133,9 +141,10 @@ def check(folders: tuple[Path, ...], tokenizer: str | None, **chosen: str | None
     from keepstate.dataset.check import CheckOptions, check_datasets
 
     path = tokenizer_folder(tokenizer) if tokenizer else None
-    proven = True
     reports = check_datasets([CheckOptions(folder, tokenizer_path=path, **chosen) for folder in folders])
-    for folder, report in zip(folders, reports, strict=True):
+    if as_json:
+        print_json([{"folder": str(each)} | of.figures() for each, of in zip(folders, reports, strict=True)])
+    for folder, report in zip(() if as_json else folders, () if as_json else reports, strict=True):
         found = f"{report.rows} rows, {report.turns:,} turns, {report.tokens:,} tokens, {report.trained:,} trained"
         server = chosen["server"]
         against = f"; prompts as {server} makes them" if server else ""
@@ -145,9 +154,8 @@ def check(folders: tuple[Path, ...], tokenizer: str | None, **chosen: str | None
         if report.unrecorded:
             click.echo(f"  {report.unrecorded} rows are of imported traces, which hold no record of what was sent")
         if report.bad:
-            proven = False
             _show_wrong(report.bad, path or Path(read_manifest(folder).tokenizer.name))
-    if not proven:
+    if any(report.bad for report in reports):
         raise click.exceptions.Exit(EXIT_PARTIAL)
 
 

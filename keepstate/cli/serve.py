@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -15,6 +14,7 @@ from click.core import ParameterSource
 
 from keepstate.cli import Group
 from keepstate.cli._options import PATH, json_option, key_file_option, laptop_option, port_option
+from keepstate.cli._output import print_json
 from keepstate.errors import EXIT_PARTIAL
 
 if TYPE_CHECKING:
@@ -125,9 +125,7 @@ def check(url: str, dataset: Path | None, as_json: bool) -> None:
     base_url = url.rstrip("/") if url.rstrip("/").endswith("/v1") else f"{url.rstrip('/')}/v1"
     rows = check_server(base_url, dataset=dataset)
     if as_json:
-        click.echo(
-            json.dumps([{"topic": row.topic, "standing": row.standing, "text": row.text} for row in rows], indent=2)
-        )
+        print_json([{"topic": row.topic, "standing": row.standing, "text": row.text} for row in rows])
     else:
         _print(rows)
     if any(row.standing is Standing.WRONG for row in rows):

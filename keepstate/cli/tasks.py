@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from keepstate import eventloop
 from keepstate.cli import Group
-from keepstate.cli._options import PATH, family_option, sandbox_options
+from keepstate.cli._options import PATH, family_option, json_option, sandbox_options
+from keepstate.cli._output import print_json
 from keepstate.closed import explain
 from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
@@ -118,12 +119,29 @@ def _require_unmixed(folder: Path, names: set[str]) -> None:
 @click.argument("path", type=PATH)
 @family_option()
 @click.option("--hidden", is_flag=True, help="Also show what the agent must find out, and the reference answer.")
-def show(path: Path, hidden: bool) -> None:
+@json_option
+def show(path: Path, hidden: bool, as_json: bool) -> None:
     """Show one task, or sum up a folder of them with the scores of the reference policies."""
     if path.is_dir():
-        _show_folder(path)
+        _show_folder(path, as_json)
+    elif as_json:
+        print_json(_told(read_task(path), hidden))
     else:
         _show_task(path, hidden)
+
+
+def _told(task: Task, hidden: bool) -> dict[str, Any]:
+    """One task for programs."""
+    environment = environment_for(task)
+    told: dict[str, Any] = {
+        "name": task.name,
+        "difficulty": task.difficulty,
+        "content_hash": task.content_hash,
+        "goal": environment.goal,
+        "tools": [{"signature": tool.signature, "description": tool.description} for tool in environment.tools],
+        "reference_scores": reference_scores(task),
+    }
+    return told | ({"private": task.private, "reference": task.reference} if hidden else {})
 
 
 def _show_task(path: Path, hidden: bool) -> None:
@@ -143,13 +161,26 @@ def _show_task(path: Path, hidden: bool) -> None:
         click.echo(f"reference: {canonical_json(task.reference) if task.reference else 'none'}")
 
 
-def _show_folder(folder: Path) -> None:
+def _show_folder(folder: Path, as_json: bool) -> None:
     tasks, bad = read_tasks(folder)
     kinds = Counter((task.family, task.difficulty, _rules(task)) for task in tasks)
-    for (family, difficulty, rules), count in sorted(kinds.items()):
-        click.echo(f"{count} tasks: {family}, {difficulty}{f', {rules} rules' if rules else ''}")
-    for family in sorted({task.family for task in tasks}):
-        _show_policies([task for task in tasks if task.family == family])
+    by_family = {
+        family: [task for task in tasks if task.family == family] for family in sorted({t.family for t in tasks})
+    }
+    if as_json:
+        counted = [dict(zip(("family", "difficulty", "rules"), kind, strict=True)) for kind in sorted(kinds)]
+        print_json(
+            {
+                "tasks": [each | {"count": kinds[kind]} for each, kind in zip(counted, sorted(kinds), strict=True)],
+                "policies": {family: _policies(of) for family, of in by_family.items()},
+                "left_out": {str(file.path): file.reason for file in bad},
+            }
+        )
+    else:
+        for (family, difficulty, rules), count in sorted(kinds.items()):
+            click.echo(f"{count} tasks: {family}, {difficulty}{f', {rules} rules' if rules else ''}")
+        for of in by_family.values():
+            _show_policies(of)
     for file in bad:
         click.echo(f"left out: {file.path}: {file.reason}", err=True)
     if bad:
@@ -162,16 +193,26 @@ def _rules(task: Task) -> str:
     return str(task.public.get("rules", "paper" if "paper" in family_of(task).rules else ""))
 
 
-def _show_policies(tasks: Sequence[Task]) -> None:
-    """What the reference policies score on tasks of one family, and what there is none of."""
+def _policies(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
+    """What each reference policy scores on the tasks of one family that it is known for."""
     family = family_of(tasks[0])
     scores = [reference_scores(task) for task in tasks]
+    found = {}
     for policy in dict.fromkeys([*family.policies, *(name for each in scores for name in each)]):
         if values := [each[policy] for each in scores if policy in each]:
             solved = sum(value >= 1.0 for value in values)
-            words = family.policies.get(policy, "no description")
-            click.echo(f"{policy:>8}: mean score {fmean(values):.3f}, solved {solved} of {len(values)} ({words})")
+            known = {"mean_score": fmean(values), "solved": solved, "of": len(values)}
+            found[policy] = known | {"what": family.policies.get(policy, "no description")}
+    return found
+
+
+def _show_policies(tasks: Sequence[Task]) -> None:
+    """What the reference policies score on tasks of one family, and what there is none of."""
+    family, found = family_of(tasks[0]), _policies(tasks)
+    for policy, of in found.items():
+        solved = f"solved {of['solved']} of {of['of']} ({of['what']})"
+        click.echo(f"{policy:>8}: mean score {of['mean_score']:.3f}, {solved}")
     if not all(task.reference for task in tasks):
         click.echo(f"{family.name} has no reference answer: a score is no share of an optimum")
-    if lacking := [name for name in (FLOOR, CEILING) if not all(name in each for each in scores)]:
+    if lacking := [name for name in (FLOOR, CEILING) if found.get(name, {}).get("of") != len(tasks)]:
         click.echo(f"{family.name} has no {' and no '.join(lacking)} policy: scores are not corrected for chance")

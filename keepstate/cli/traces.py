@@ -41,17 +41,20 @@ def command() -> None:
 @command.command()
 @click.argument("folders", nargs=-1, required=True, type=PATH)
 @click.option("--paired", is_flag=True, help="Folders (or the subfolders of one) must hold the same tasks.")
-def check(folders: tuple[Path, ...], paired: bool) -> None:
+@json_option
+def check(folders: tuple[Path, ...], paired: bool, as_json: bool) -> None:
     """Check every trace below FOLDERS; name the broken ones and exit with 1 if there are any."""
     with CountDisplay("reading traces") as shown:
         report = check_folders(folders, paired=paired, on_progress=shown)
     if not report.checked:
         raise UserError(f"no *.trace.json below {' '.join(map(str, folders))}", "make some: keepstate traces collect")
-    for path, reasons in report.problems.items():
-        for reason in reasons:
-            click.echo(printable(f"{path}: {reason}"))
-    for task, lacking in report.unpaired.items():
-        click.echo(printable(f"{task}: not in {', '.join(lacking)}"))
+    lines = [f"{path}: {reason}" for path, reasons in report.problems.items() for reason in reasons]
+    lines += [f"{task}: not in {', '.join(lacking)}" for task, lacking in report.unpaired.items()]
+    if as_json:
+        problems = {str(path): reasons for path, reasons in report.problems.items()}
+        print_json({"checked": report.checked, "problems": problems, "unpaired": report.unpaired})
+    for line in () if as_json else lines:
+        click.echo(printable(line))
     pairing = f", {len(report.unpaired)} tasks not in every folder" if paired else ""
     click.echo(f"{report.checked} traces checked, {len(report.problems)} broken{pairing}", err=True)
     if not report.good:

@@ -83,6 +83,22 @@ class DatasetCheck:
     by_runtime: dict[RuntimeName, DatasetCheck] = field(default_factory=dict)
     """The same of each runtime, in data of several."""
 
+    def figures(self) -> dict[str, Any]:
+        """What was found, for programs; `bad` by trace: turns out of context, with wrong labels, what prevented it."""
+        return {
+            "proven": not self.bad,
+            "rows": self.rows,
+            "turns": self.turns,
+            "tokens": self.tokens,
+            "trained": self.trained,
+            "unrecorded": self.unrecorded,
+            "bad": {
+                trace: {"context_wrong": of.context_wrong, "mask_wrong": of.mask_wrong, "problem": of.problem or None}
+                for trace, of in self.bad
+            },
+            "by_runtime": {str(runtime): of.figures() for runtime, of in self.by_runtime.items()},
+        }
+
     def add(self, trace: str, report: RowReport, *, recorded: bool, runtime: RuntimeName | None = None) -> None:
         """Count one row."""
         if runtime is not None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keepstate.display import Bar, Display
 from keepstate.models.base import known_sum
@@ -82,6 +82,21 @@ class Tally:
     def _grade(self, verdict: Verdict) -> None:
         self.solved += verdict.is_solved
         self.score += verdict.score
+
+    def figures(self) -> dict[str, Any]:
+        """What came of it so far, for programs. A mean over nothing is None."""
+        return {
+            "folder": str(self.folder),
+            "total": self.total,
+            "kept": self.kept,
+            "played": self.played,
+            "solved": self.solved,
+            "mean_score": self.score / self.graded if self.graded else None,
+            "tokens": self.tokens,
+            "failures": {str(origin): count for origin, count in sorted(self.failures.items())},
+            "first_failure": self.first_failure or None,
+            "remarks": self.remarks,
+        }
 
     def words(self) -> str:
         """What came of it so far, for people."""
