@@ -13,7 +13,7 @@ from keepstate.bench import regrade as module
 from keepstate.bench.cells import Cell, make_cell
 from keepstate.bench.regrade import REGRADED_FILE, FolderRegrade, regrade
 from keepstate.bench.replay import Contract, replay
-from keepstate.bench.results import read_cell
+from keepstate.bench.results import read_results
 from keepstate.bench.run import play_cells
 from keepstate.cli import cli
 from keepstate.errors import UserError
@@ -130,7 +130,7 @@ async def test_episodes_are_kept_or_regraded_by_digest_and_old_verdicts_stay(
     [found] = await regrade(tmp_path / "run")
     assert counts(found) == (0, 2, 2, 0)
     after = files(folder)
-    scores = {episode.task: episode.score for episode in read_cell(folder).episodes}
+    scores = {episode.task: episode.score for episode in read_results(folder)[0].episodes}
     assert sorted(scores.values()) == [0, 0, 0.5, 0.5]
     assert check_folders([folder]).good, "verdict files are those of the traces"
     kept = json.loads(after[REGRADED_FILE])["episodes"]
@@ -152,7 +152,7 @@ async def test_a_regraded_cell_goes_on_and_is_summed_up_anew(tmp_path: Path, ver
     await regrade(tmp_path)
     [tally] = await play_cells([cell_in(tmp_path)], player=player)
     assert (tally.kept, tally.played) == (4, 0)
-    cell = read_cell(folder)
+    cell = read_results(folder)[0]
     assert {scores["oracle"] for scores in cell.references.values()} == {0.5}
     assert any("replaced ones are in regraded.json" in remark for remark in cell.remarks)
     summary = json.loads((folder / "summary_react-words.json").read_text())
@@ -222,7 +222,7 @@ async def test_what_is_owed_is_put_aside_whole_and_played_alone(tmp_path: Path, 
     assert any("plays them alone" in line for line in found.lines())
     [tally] = await play_cells([cell_in(run)], player=player)
     assert (tally.kept, tally.played) == (2, 2)
-    assert {episode.task for episode in read_cell(folder).episodes} == {
+    assert {episode.task for episode in read_results(folder)[0].episodes} == {
         path.stem for path in folder.glob("words-*[0-9].json")
     }
     assert [counts(each) for each in await regrade(run)] == [(4, 0, 0, 0)]
