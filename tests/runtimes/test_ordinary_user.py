@@ -22,6 +22,7 @@ def test_the_promises_hold_for_an_ordinary_user() -> None:
         pytest.skip(f"this root may not make a mount namespace, NOT tested as an ordinary user: {tried.stderr[-200:]}")
     assert tried.stdout == "65534\n"
     command = [*DROP, "-m", "pytest", str(HERE), "-q", "-p", "no:cacheprovider", "-k", SELECTION, "--tb=short"]
+    command += ["-n", "2", "--dist", "worksteal"]  # half of it is waiting, as of the tests beside it
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-1000:]
     found = re.search(r"(\d+) passed", done.stdout)

@@ -1,6 +1,8 @@
 """What Axolotl makes of a config: its own validation and resolution for an A100, up to what it hands to transformers.
 
-    python tests/train/axolotl_resolves.py FOLDER CONFIG...   # in .venv-train; prints a JSON list behind RESULT
+    python tests/train/axolotl_resolves.py FOLDER CONFIG...   # in .venv-train
+
+Prints JSON behind RESULT: the keys that Axolotl knows, and what it makes of each config (it takes 10 s to start).
 
 No GPU is needed: capabilities are told, and FOLDER holds the architecture of Qwen3-8B without its weights.
 """
@@ -15,6 +17,7 @@ from axolotl.loaders import ModelLoader
 from axolotl.loaders.adapter import load_lora
 from axolotl.utils.config import normalize_config, prepare_plugins, validate_config
 from axolotl.utils.dict import DictDefault
+from axolotl.utils.schemas.config import AxolotlInputConfig
 from transformers import Qwen3Config
 
 A100 = {"bf16": True, "n_gpu": 1, "compute_capability": "sm_80", "fp8": False, "n_node": 1, "tf32": True}
@@ -56,4 +59,6 @@ def resolve(path: str, folder: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print("RESULT" + json.dumps([resolve(path, sys.argv[1]) for path in sys.argv[2:]], default=str))
+    keys = sorted(AxolotlInputConfig.model_fields)
+    configs = [resolve(path, sys.argv[1]) for path in sys.argv[2:]]
+    print("RESULT" + json.dumps({"keys": keys, "configs": configs}, default=str))

@@ -115,24 +115,6 @@ def test_numbers_that_yaml_takes_for_texts_are_numbers(tmp_path: Path) -> None:
     assert read_axolotl_config(path)["learning_rate"] == 0.001
 
 
-def in_train_env(*arguments: str) -> str:
-    python = spec("train").python
-    if not python.is_file():
-        pytest.skip(".venv-train is missing: make setup-train")
-    env = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PLUGIN_FOLDER), "HOME": "/tmp"}
-    done = subprocess.run([python, *arguments], capture_output=True, text=True, env=env, timeout=250, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-@pytest.mark.train_env
-def test_stored_keys_are_axolotls_own() -> None:
-    said = in_train_env("-m", "axolotl.cli.main", "config-schema")
-    schema = set(json.loads(said[said.index("\n{") :])["properties"])
-    ours = {key for key in known_keys() if not key.startswith("liger_")} - {"keepstate_profile"}
-    assert ours == schema
-
-
 OFFLOADING: list[tuple[dict[str, Any], str | bool]] = [
     ({}, "hidden_states"),
     ({"activation_offloading": False}, False),
@@ -142,24 +124,38 @@ OFFLOADING: list[tuple[dict[str, Any], str | bool]] = [
 
 
 @pytest.fixture(scope="module")
-def resolved(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What one Axolotl (it takes 10 s to start) makes of each runtime's config, then of those of `OFFLOADING`."""
-    folder = tmp_path_factory.mktemp("resolved")
+def axolotl(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one Axolotl (it takes 10 s to start) knows, and makes of configs (`axolotl_resolves.py`): of each runtime's,
+    then of those of `OFFLOADING`.
+    """
+    python, folder = spec("train").python, tmp_path_factory.mktemp("resolved")
+    if not python.is_file():
+        pytest.skip(".venv-train is missing: make setup-train")
     paths = [config_path(name, laptop=False) for name in RuntimeName]
     raw = yaml.safe_load(paths[0].read_text()) | {"keepstate_profile": "memory"}
     for number, (change, _) in enumerate(OFFLOADING):
         paths.append(folder / f"{number}.yaml")
         paths[-1].write_text(yaml.safe_dump(raw | change))
-    said = in_train_env(str(RESOLVES), str(folder / "model"), *map(str, paths))
-    found: list[dict[str, Any]] = json.loads(said[said.index("RESULT") + len("RESULT") :])
+    env = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PLUGIN_FOLDER), "HOME": "/tmp"}
+    command = [python, RESOLVES, folder / "model", *paths]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout.partition("RESULT")[2])
     return found
 
 
 @pytest.mark.train_env
 @pytest.mark.timeout(300)
+def test_stored_keys_are_axolotls_own(axolotl: dict[str, Any]) -> None:
+    ours = {key for key in known_keys() if not key.startswith("liger_")} - {"keepstate_profile"}
+    assert ours == set(axolotl["keys"])
+
+
+@pytest.mark.train_env
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", list(RuntimeName))
-def test_axolotl_resolves_to_the_specification(name: RuntimeName, resolved: list[dict[str, Any]]) -> None:
-    found = resolved[list(RuntimeName).index(name)]
+def test_axolotl_resolves_to_the_specification(name: RuntimeName, axolotl: dict[str, Any]) -> None:
+    found = axolotl["configs"][list(RuntimeName).index(name)]
     raw: dict[str, Any] = yaml.safe_load(config_path(name, laptop=False).read_text())
     plain = {key for key, value in raw.items() if isinstance(value, int | float | str)} - {"base_model", "output_dir"}
     assert {key: found["kept"][key] for key in plain} == {key: raw[key] for key in plain}
@@ -179,9 +175,9 @@ def test_axolotl_resolves_to_the_specification(name: RuntimeName, resolved: list
 
 @pytest.mark.train_env
 @pytest.mark.timeout(300)
-def test_profile_memory_keeps_what_layers_start_from_in_main_memory(resolved: list[dict[str, Any]]) -> None:
+def test_profile_memory_keeps_what_layers_start_from_in_main_memory(axolotl: dict[str, Any]) -> None:
     """Unless the config says what it wants, or nothing is recomputed."""
-    for (change, offloading), found in zip(OFFLOADING, resolved[-len(OFFLOADING) :], strict=True):
+    for (change, offloading), found in zip(OFFLOADING, axolotl["configs"][-len(OFFLOADING) :], strict=True):
         kind, reentrant = found["offloading"]
         assert (kind or False) == offloading, change
         assert not (kind and reentrant)
