@@ -15,7 +15,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
+
+from keepstate.errors import UserError
+from keepstate.live import SECONDS_BETWEEN_PAGES, LiveView, write_page
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +50,7 @@ class Display(ABC, Generic[State]):
 
     Args:
         console: Where bars are drawn; by default stderr. Lines go to stderr.
+        page: Where a page shows the work from its first state on, see `keepstate.live`; none where None.
     """
 
     begin: Bar | None = None
@@ -55,13 +60,13 @@ class Display(ABC, Generic[State]):
     transient = False
     """The bars vanish in the end."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console
+    def __init__(self, console: Console | None = None, *, page: Path | None = None) -> None:
+        self._console, self._page = console, page
         self._bars: Progress | None = None
         self._ids: dict[str, TaskID] = {}
         self._drawn = self._said = time.monotonic()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beats, daemon=True)
+        self._threads: list[threading.Thread] = []
         self._stage: str | None = None
         self.last: State | None = None
         """The newest state."""
@@ -73,6 +78,10 @@ class Display(ABC, Generic[State]):
     @abstractmethod
     def line(self, state: State) -> str:
         """How far it is, in one line."""
+
+    def view(self, state: State) -> LiveView:
+        """What its page shows."""
+        return LiveView(self.line(state))
 
     def stage(self, state: State) -> str | None:
         """Where this changes, a line is said at once; None says nothing of it."""
@@ -111,13 +120,21 @@ class Display(ABC, Generic[State]):
                 self._draw(self._bars, [self.begin])
             self._bars.start()
         else:
-            self._thread.start()
+            self._threads.append(threading.Thread(target=self._beats, daemon=True))
+        if self._page is not None:
+            self._threads.append(threading.Thread(target=self._pages, args=(self._page,), daemon=True))
+        for thread in self._threads:
+            thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        if self._page is not None and self.last is not None:
+            stopped = "stopped" if isinstance(error, KeyboardInterrupt) else f"failed: {error}"
+            self._write_page(self._page, "ended" if error is None else stopped)
         if self._bars is None:
-            self._over.set()
-            self._thread.join()
             return
         if self.last is not None:
             self._draw(self._bars, self.bars(self.last))
@@ -152,6 +169,26 @@ class Display(ABC, Generic[State]):
             if pause <= 0:
                 self.beat()
                 pause = SECONDS_BETWEEN_LINES
+
+    def _pages(self, page: Path) -> None:
+        """The page from the first state on, then every few seconds, as long as it can be written."""
+        while self.last is None:
+            if self._over.wait(SECONDS_BETWEEN_DRAWINGS):
+                return
+        self.say(f"live page: {page}")
+        while self._page is not None:
+            self._write_page(page)
+            if self._over.wait(SECONDS_BETWEEN_PAGES):
+                return
+
+    def _write_page(self, page: Path, ended: str = "") -> None:
+        """Work goes on without it where it cannot be written."""
+        assert self.last is not None
+        try:
+            write_page(page, self.view(self.last), ended=ended)
+        except UserError as error:
+            self._page = None
+            self.say(f"no live page: {error.message}")
 
 
 class CountDisplay(Display[tuple[int, int]]):

@@ -22,9 +22,8 @@ from keepstate.files import parse_json
 from keepstate.play.collect import COLLECTION_FILE
 from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, TASK_SCHEMA
 from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
-from keepstate.train.progress import Follower
+from keepstate.train.progress import PROGRESS, Follower
 from keepstate.train.result import DONE, read_done
-from keepstate.train.run_folder import PROGRESS
 from keepstate.train.trained_for import RUN, as_word
 
 REPORT_FILE = "report.json"

@@ -1,16 +1,21 @@
 """How work in progress is shown: bars on a terminal, lines elsewhere."""
 
+import json
+import re
 import threading
 from collections.abc import Sequence
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from keepstate import display
+from keepstate import display, live
 from keepstate.display import Bar, CountDisplay, Display
+from keepstate.play.tally import Tally, TallyDisplay
 from keepstate.serve.launch import StartDisplay, Starting
 from keepstate.train.progress import TrainingDisplay, TrainingProgress
+from keepstate.vocabulary import Origin
 
 
 def test_without_a_terminal_each_stage_is_said_once_and_at_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,3 +74,61 @@ def test_a_terminal_shows_the_last_state_whatever_came_between_and_lines_above()
             show(state)
     assert "a [word] above" in screen.getvalue()
     assert "[bold]3" in screen.getvalue(), "markup in words is none"
+
+
+def tallies() -> list[Tally]:
+    """Two cells: one with failures, and one whose server counts nothing."""
+    first = Tally("<b>a", Path("a"), 10, played=3, open=2, solved=1, score=1.5, tokens=900)
+    first.prompt_tokens, first.cached_tokens = 800, 600
+    first.failures[Origin.MODEL] += 1
+    first.last_failures = ("t1: <script>lost</script>",)
+    return [first, Tally("b", Path("b"), 10, tokens=None, prompt_tokens=None, cached_tokens=None)]
+
+
+def test_a_page_shows_the_run_while_it_lasts_and_how_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(display, "SECONDS_BETWEEN_PAGES", 0.01)
+    page, written, twice = tmp_path / "live.html", threading.Semaphore(0), 2
+
+    def counted(path: Path, view: live.LiveView, *, ended: str = "") -> None:
+        live.write_page(path, view, ended=ended)
+        written.release()
+
+    monkeypatch.setattr(display, "write_page", counted)
+    with pytest.raises(KeyboardInterrupt), TallyDisplay(page=page) as show:  # noqa: PT012
+        assert not page.exists(), "nothing is known yet"
+        show(state := tallies())
+        assert all(written.acquire(timeout=30) for _ in range(twice)), "again, though no episode ended"
+        source = page.read_text()
+        assert "at work" in source
+        assert "&lt;script&gt;lost" in source
+        assert "<b>a" not in source
+        for told in ("4/10", "75 %", "50 %", "unknown", "2 open"):
+            assert told in source, told
+        assert 'data-seconds="5.0"' in source
+        state[0].open = 0
+        raise KeyboardInterrupt
+    assert "stopped" in (source := page.read_text())
+    assert 'data-seconds="0"' in source, "it looks no more"
+    assert re.findall(r"<(?:img|link|iframe)|(?:src|href)=", source) == []
+    assert capsys.readouterr().err.count(f"live page: {page}") == 1
+
+
+def test_work_goes_on_where_no_page_can_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    with TallyDisplay(page=tmp_path / "file/live.html") as show:
+        show(tallies())
+    assert capsys.readouterr().err.count("no live page: ") == 1
+
+
+def test_a_training_shows_its_losses_from_before_it_was_cut_too(tmp_path: Path) -> None:
+    lines = [{"event": "begin", "step": 0, "steps": 3}]
+    lines += [{"event": "log", "step": step, "steps": 3, "loss": 3 / step, "seconds": step} for step in (1, 2)]
+    (tmp_path / "progress.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with TrainingDisplay("react", tmp_path) as show:
+        show(TrainingProgress(2, 3, 1.5, None, None, None))
+    source = (tmp_path / "live.html").read_text()
+    assert "Loss of react by step" in source
+    assert "last 1.500" in source
+    assert "2/3" in source

@@ -15,8 +15,9 @@ from keepstate.cli import cli
 from keepstate.files import TEMPORARY, write_json
 from keepstate.inventory import Kind, look
 from keepstate.tasks import write_tasks
+from keepstate.train.progress import PROGRESS
 from keepstate.train.result import DONE, WEIGHTS, TrainedAdapter
-from keepstate.train.run_folder import LOCK, PROGRESS
+from keepstate.train.run_folder import LOCK
 from keepstate.train.trained_for import RUN, TrainedFor
 from keepstate.vocabulary import RuntimeName
 

@@ -41,6 +41,7 @@ from keepstate.cli._options import (
 )
 from keepstate.cli._output import print_json
 from keepstate.errors import EXIT_PARTIAL
+from keepstate.live import LIVE_FILE
 from keepstate.traces.view import printable
 from keepstate.vocabulary import AUTO, RuntimeName
 
@@ -247,7 +248,7 @@ def _play(configs: Sequence[BenchmarkConfig], run: Path, sweep: Sweep, options: 
             click.echo(note, err=True)
     cells = [cell for config in configs for cell in sweep.of(config)]
     as_json = options.pop("as_json")
-    with TallyDisplay() as shown:
+    with TallyDisplay(page=run / LIVE_FILE) as shown:
         try:
             tallies = eventloop.run(bench(cells, run, on_progress=shown, **options))
         except KeyboardInterrupt:

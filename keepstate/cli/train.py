@@ -104,7 +104,7 @@ def command(
                 yaml.safe_dump(planned.of_a_process, sort_keys=False, explicit_start=len(trainings) > 1), nl=False
             )
             continue
-        with TrainingDisplay(name) as show:
+        with TrainingDisplay(name, _folder(config, where)) as show:
             adapter = train(
                 config,
                 overrides=keys,
@@ -119,15 +119,19 @@ def command(
         click.echo(f"{adapter.name}: {adapter.steps} steps in {adapter.seconds:.0f} s{loss}", err=True)
 
 
+def _folder(config: Path, places: dict[str, Any]) -> Path:
+    """Where the adapter will lie."""
+    from keepstate.train.axolotl_config import read_axolotl_config
+    from keepstate.train.base_model import output_folder
+
+    return output_folder(read_axolotl_config(config), places["output"], places["base_model"], places["runtime"])
+
+
 def _trainings(
     config: Path, overrides: dict[str, Any], places: dict[str, Any], seeds: Sequence[int]
 ) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Name, keys and places of the training of each seed."""
-    from keepstate.train.axolotl_config import read_axolotl_config
-    from keepstate.train.base_model import output_folder
-
-    runtime = places["runtime"]
-    base = output_folder(read_axolotl_config(config), places["output"], places["base_model"], runtime)
+    runtime, base = places["runtime"], _folder(config, places)
     return [
         (
             f"{runtime}-seed{seed}",

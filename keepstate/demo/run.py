@@ -25,6 +25,7 @@ from keepstate.dataset.check import CheckOptions, DatasetCheck, check_datasets
 from keepstate.demo.folder import DemoFolder, is_proven, keep_only
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.files import content_hash, file_hash, write_atomic
+from keepstate.live import LIVE_FILE
 from keepstate.models.base import Sampling
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.collect import CollectPlan, collect
@@ -177,7 +178,7 @@ class Demo:
     def train_adapters(self) -> None:
         """The adapters, by configs that differ in data and output only."""
         for arm in self.arms:
-            with TrainingDisplay(arm) as show:
+            with TrainingDisplay(arm, self.folder.adapter(arm)) as show:
                 adapter = train(
                     config_path(arm, laptop=True),
                     dataset=self.folder.dataset(arm),
@@ -208,7 +209,7 @@ class Demo:
             with StartDisplay() as starting:
                 server = stack.enter_context(serve(planned, on_progress=starting))
             _say(f"server: {', '.join(server.names)} answer at {server.base_url} ({server.seconds:.0f} s)")
-            shown = stack.enter_context(TallyDisplay())
+            shown = stack.enter_context(TallyDisplay(page=self.folder.bench / LIVE_FILE))
             tallies = eventloop.run(
                 bench(
                     self._configs(),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keepstate.display import Bar, Display
+from keepstate.live import LiveRow, LiveView
 from keepstate.models.base import known_sum
 from keepstate.tasks.base import Verdict
 from keepstate.traces.reader import BadTrace
@@ -44,9 +45,13 @@ class Tally:
     """Sum over both."""
     tokens: int | None = 0
     """Prompt and completion tokens of this run; None once an episode's are unknown."""
+    prompt_tokens: int | None = 0
+    """Of these, those of prompts; and of them those that the server's cache had, where it says."""
+    cached_tokens: int | None = 0
     failures: Counter[Origin] = field(default_factory=Counter)
     """Episodes that this run gave up, recorded without a verdict."""
     first_failure: str = ""
+    last_failures: tuple[str, ...] = ()
     trimmed: int = 0
     """Answers that began with blank lines, which are left out. See `keepstate.play.collect.Trainable`."""
     replaced: list[BadTrace] = field(default_factory=list)
@@ -71,13 +76,18 @@ class Tally:
 
     def add(self, trace: Trace) -> None:
         """Count an episode of this run."""
-        self.tokens = known_sum((self.tokens, trace.summary.token_usage.total_tokens))
+        usage = trace.summary.token_usage
+        self.tokens = known_sum((self.tokens, usage.total_tokens))
+        self.prompt_tokens = known_sum((self.prompt_tokens, usage.prompt_tokens))
+        self.cached_tokens = known_sum((self.cached_tokens, usage.cached_tokens))
         if trace.verdict is not None:
             self.played += 1
             self._grade(trace.verdict)
         elif trace.failure is not None:
             self.failures[trace.failure.origin] += 1
-            self.first_failure = self.first_failure or f"{trace.task.name}: {trace.failure.message}"
+            words = f"{trace.task.name}: {trace.failure.message}"
+            self.first_failure = self.first_failure or words
+            self.last_failures = (*self.last_failures[1 - MOST_NAMED :], words)
 
     def _grade(self, verdict: Verdict) -> None:
         self.solved += verdict.is_solved
@@ -108,13 +118,25 @@ class Tally:
         return words
 
 
+def _cached(tallies: Sequence[Tally]) -> str:
+    """What share of prompt tokens the server had in its cache; empty where it does not say, or nothing was played."""
+    cached, prompts = (
+        known_sum(getattr(each, name) for each in tallies) for name in ("cached_tokens", "prompt_tokens")
+    )
+    return f"{100 * cached / prompts:.0f} %" if cached is not None and prompts else ""
+
+
+HEAD = ("", "episodes", "open", "solved", "score", "tokens", "cached", "not graded")
+"""Of the rows of a page."""
+
+
 class TallyDisplay(Display[Sequence[Tally]]):
     """Shows a run: a bar a tally, and one for all. Names files that make way at its first state."""
 
     remaining = True
 
-    def __init__(self, console: Console | None = None) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console | None = None, *, page: Path | None = None) -> None:
+        super().__init__(console, page=page)
         self._started = time.monotonic()
 
     def __call__(self, state: Sequence[Tally]) -> None:
@@ -135,7 +157,29 @@ class TallyDisplay(Display[Sequence[Tally]]):
         done, total = sum(tally.done for tally in state), sum(tally.total for tally in state)
         failures = sum(tally.failures.total() for tally in state)
         failed = f" ({failures} failed)" if failures else ""
-        return f"{done}/{total} episodes{failed}; {self._rate(state)}"
+        return f"{done}/{total} episodes{failed}; {self._rate(state)}{self._left(state)}"
+
+    def view(self, state: Sequence[Tally]) -> LiveView:
+        """A row a tally, and what this run gave up last."""
+        rows = [
+            LiveRow(
+                tally.name,
+                tally.done,
+                tally.total,
+                (
+                    f"{tally.done:,}/{tally.total:,}",
+                    f"{tally.open}",
+                    f"{tally.solved:,}",
+                    f"{100 * tally.score / tally.graded:.0f} %" if tally.graded else "",
+                    "unknown" if tally.tokens is None else f"{tally.tokens:,}",
+                    _cached([tally]) or "unknown",
+                    f"{tally.failures.total()}",
+                ),
+            )
+            for tally in state
+        ]
+        failures = [f"{tally.name}: {words}" for tally in state for words in tally.last_failures]
+        return LiveView(self.line(state), HEAD, rows, failures[-MOST_NAMED:])
 
     def _rate(self, state: Sequence[Tally]) -> str:
         took = max(time.monotonic() - self._started, 1e-9)
@@ -143,7 +187,15 @@ class TallyDisplay(Display[Sequence[Tally]]):
         tokens = known_sum(tally.tokens for tally in state)
         speed = "tokens unknown" if tokens is None else f"{tokens / took:,.0f} tokens/s"
         open_now = sum(tally.open for tally in state)
-        return f"{open_now} open, {60 * played / took:.0f} episodes/min, {speed}"
+        cached = f", {share} of prompts cached" if (share := _cached(state)) else ""
+        return f"{open_now} open, {60 * played / took:.0f} episodes/min, {speed}{cached}"
+
+    def _left(self, state: Sequence[Tally]) -> str:
+        """By the mean of this run; empty before its first episode."""
+        played = sum(tally.done - tally.kept for tally in state)
+        left = sum(tally.total - tally.done for tally in state)
+        minutes = (time.monotonic() - self._started) / 60 / played * left if played else 0
+        return f", {minutes:.1f} min left" if minutes else ""
 
     def _tell_replaced(self, files: Sequence[BadTrace]) -> None:
         """Name files of an earlier run in whose place an episode is played again."""

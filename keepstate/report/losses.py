@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keepstate.bench.results import CellResult
-from keepstate.train.progress import Follower
+from keepstate.train.progress import PROGRESS, Follower
 from keepstate.train.result import told_by_folder
-from keepstate.train.run_folder import PROGRESS
-
-MOST_POINTS = 400
-"""Of a curve: more than a drawing has pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,6 @@ def losses_of(cells: Sequence[CellResult]) -> Trainings:
         except (OSError, ValueError, KeyError, TypeError) as error:
             missing[cell.adapter] = f"{cell.adapter}: {follower.path} cannot be read ({error!r})"
             continue
-        step = -(-len(follower.losses) // MOST_POINTS)
-        if points := follower.losses[:: step or 1]:
-            found[cell.adapter] = Losses(cell.adapter, tuple(points))
+        if follower.losses:
+            found[cell.adapter] = Losses(cell.adapter, tuple(follower.losses))
     return Trainings(tuple(found.values()), tuple(words for name, words in missing.items() if name not in found))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keepstate import __version__
-from keepstate.drawing import STYLE
+from keepstate.drawing import STYLE, policy_hash
 from keepstate.report.behaviour import BEHAVIOUR_COLUMNS
 from keepstate.report.behind import endings_by_cell, errors_by_cell, pairs_of, settings_of_cells
 from keepstate.report.episodes import EPISODES_FILE, TRACES, table_of
@@ -32,7 +32,7 @@ from keepstate.report.tables import (
     how,
     repeats_row,
 )
-from keepstate.traces.pages import INDEX, policy_hash
+from keepstate.traces.pages import INDEX
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -18,7 +18,6 @@ from keepstate.drawing import (
     Scale,
     across,
     bar,
-    curve,
     mark,
     moved,
     path,
@@ -30,6 +29,7 @@ from keepstate.drawing import (
 from keepstate.report.figures import CellFigures
 from keepstate.report.losses import Losses
 from keepstate.report.model import CellGroup, Report
+from keepstate.train.progress import loss_curve
 from keepstate.vocabulary import FinishReason
 
 ROW, HEAD, FOOT = 34, 44, 46
@@ -164,18 +164,7 @@ PLOTS = (
 def losses(trainings: Sequence[Losses]) -> list[Picture]:
     """The loss of each training by step, all on one scale."""
     highest = max((loss for each in trainings for _, loss in each.points), default=1.0)
-    return [_loss(each, highest) for each in trainings]
-
-
-def _loss(training: Losses, highest: float) -> Picture:
-    left, top, bottom = 40, HEAD + 16, HEAD + 116
-    steps = [step for step, _ in training.points]
-    sideways, upwards = Scale(min(steps), max(steps), left, RIGHT), scale_to(highest, bottom, top)
-    marks = text(LEFT, 22, training.adapter, "title", RIGHT - LEFT)
-    marks += upright(upwards, left, RIGHT, "loss") + across(sideways, top, bottom, "step")
-    marks += curve([(sideways(step), upwards(loss)) for step, loss in training.points], "kind-0")
-    marks += text(RIGHT, top - 10, f"last {training.points[-1][1]:.3f}", "soft end")
-    return Picture(f"Loss of {training.adapter} by step", bottom + FOOT, marks)
+    return [loss_curve(each.adapter, each.points, highest) for each in trainings]
 
 
 def drawn(report: Report, trainings: Sequence[Losses]) -> Iterator[tuple[str, Picture]]:

@@ -25,9 +25,9 @@ from keepstate.train import preflight, tracking
 from keepstate.train.axolotl_config import PLUGIN_FOLDER, needs_gpu, read_axolotl_config
 from keepstate.train.base_model import output_folder
 from keepstate.train.estimate import TimeEstimate
-from keepstate.train.progress import Follower, TrainingProgress
+from keepstate.train.progress import PROGRESS, Follower, TrainingProgress
 from keepstate.train.result import WEIGHTS, TrainedAdapter, read_done, write_result
-from keepstate.train.run_folder import LOG, PROGRESS, RESOLVED, STOP, alone, checkpoints, finished, prepare
+from keepstate.train.run_folder import LOG, RESOLVED, STOP, alone, checkpoints, finished, prepare
 from keepstate.train.training_plan import TrainingPlan, plan_training
 from keepstate.vocabulary import Tracker
 

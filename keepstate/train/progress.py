@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from keepstate.display import Bar, Display
+from keepstate.drawing import LEFT, RIGHT, Picture, Scale, across, curve, scale_to, text, upright
+from keepstate.live import LIVE_FILE, LiveRow, LiveView
+
+PROGRESS = "progress.jsonl"
+"""In the adapter's folder: what the plugin writes."""
+MOST_POINTS = 400
+"""Of a curve: more than a drawing has pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +155,36 @@ class Follower:
         return TrainingProgress(step, steps, None, None, None, None)
 
 
+def loss_curve(name: str, losses: Sequence[tuple[int, float]], highest: float | None = None) -> Picture:
+    """The losses of a training by step.
+
+    Args:
+        name: Of the adapter.
+        losses: Step and loss, one at least.
+        highest: The top of the scale; the highest of them where None.
+    """
+    shown = losses[:: -(-len(losses) // MOST_POINTS)]
+    left, top, bottom = 40, 60, 160
+    sideways = Scale(shown[0][0], shown[-1][0], left, RIGHT)
+    upwards = scale_to(highest or max(loss for _, loss in shown), bottom, top)
+    marks = text(LEFT, 22, name, "title", RIGHT - LEFT) + text(RIGHT, 50, f"last {losses[-1][1]:.3f}", "soft end")
+    marks += upright(upwards, left, RIGHT, "loss") + across(sideways, top, bottom, "step")
+    marks += curve([(sideways(step), upwards(loss)) for step, loss in shown], "kind-0")
+    return Picture(f"Loss of {name} by step", bottom + 46, marks)
+
+
 class TrainingDisplay(Display[TrainingProgress]):
     """Shows a training.
 
     Args:
         name: Of the adapter.
+        folder: That of the adapter, where a page shows the training; no page where None.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__()
+    def __init__(self, name: str, folder: Path | None = None) -> None:
+        super().__init__(page=folder and folder / LIVE_FILE)
         self._name = name
+        self._follower = folder and Follower(folder / PROGRESS)
         self.begin = Bar(name, words="Axolotl starts")
 
     def bars(self, state: TrainingProgress) -> Sequence[Bar]:
@@ -167,6 +194,20 @@ class TrainingDisplay(Display[TrainingProgress]):
     def line(self, state: TrainingProgress) -> str:
         """The same."""
         return f"{self._name}: {state.words()}"
+
+    def view(self, state: TrainingProgress) -> LiveView:
+        """The step and the losses so far, also those of runs that it goes on from."""
+        curves: list[Picture] = []
+        if self._follower:
+            self._follower.look()
+            if self._follower.losses:
+                curves.append(loss_curve(self._name, self._follower.losses))
+        return LiveView(
+            self.line(state),
+            ("", "step"),
+            [LiveRow(self._name, state.step, state.steps, (f"{state.step:,}/{state.steps:,}",))],
+            pictures=curves,
+        )
 
     def stage(self, state: TrainingProgress) -> str | None:
         """Its first and its last step."""

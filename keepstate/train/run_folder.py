@@ -20,6 +20,7 @@ from keepstate.errors import UserError
 from keepstate.files import TEMPORARY, write_atomic
 from keepstate.processes import only_one
 from keepstate.resume import OtherWork, Record
+from keepstate.train.progress import PROGRESS
 from keepstate.train.result import DONE, WEIGHTS, TrainedAdapter, read_done
 from keepstate.train.trained_for import RUN
 from keepstate.train.training_plan import TrainingPlan
@@ -30,7 +31,6 @@ OLDER_RUN = "keepstate-key.txt"
 """What the first version wrote: a hash in which places counted too, so that it cannot be taken apart."""
 LOCK = ".keepstate.lock"
 LOG = "train.log"
-PROGRESS = "progress.jsonl"
 STOP = "stop-requested"
 LAST_OF_CHECKPOINT = "trainer_state.json"
 """What the trainer writes last into a checkpoint."""

@@ -29,8 +29,9 @@ from keepstate.places import SHIPPED
 from keepstate.setup.environments import spec
 from keepstate.train import read_done
 from keepstate.train.axolotl_config import config_path
+from keepstate.train.progress import PROGRESS
 from keepstate.train.result import DONE, WEIGHTS
-from keepstate.train.run_folder import LOCK, PROGRESS, checkpoints
+from keepstate.train.run_folder import LOCK, checkpoints
 from keepstate.train.tracking import FOLDER, PROJECT
 from keepstate.vocabulary import RuntimeName
 

@@ -7,7 +7,6 @@ escaped while the page is made; nothing builds a page from it in the browser.
 """
 
 from keepstate.traces.pages.build import INDEX, Written, page_of, write_pages
-from keepstate.traces.pages.markup import policy_hash
 from keepstate.traces.pages.serving import PageServer
 
-__all__ = ["INDEX", "PageServer", "Written", "page_of", "policy_hash", "write_pages"]
+__all__ = ["INDEX", "PageServer", "Written", "page_of", "write_pages"]

@@ -8,10 +8,8 @@ pages of 10,000 episodes.
 
 from __future__ import annotations
 
-import base64
 import builtins
 import functools
-import hashlib
 import keyword
 import re
 from importlib.resources import files
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from keepstate import __version__
+from keepstate.drawing import policy_hash
 from keepstate.traces.observations import cut
 from keepstate.traces.pages.turns import as_text
 from keepstate.traces.view import printable
@@ -75,11 +74,6 @@ def frame(name: str) -> dict[str, Any]:
         "policy": policy,
         "generator": f"{GENERATOR}, {__version__}",
     }
-
-
-def policy_hash(text: str) -> str:
-    """As a content security policy names an element of style or script by what is between its tags."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 @functools.cache
