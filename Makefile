@@ -127,6 +127,13 @@ bench-all: setup ## all 16 cells at once against one server (make serve-all)
 report: setup ## tables, plots and HTML of the benchmark results
 	$(RUN) report runs/bench
 
+STUDY = benchmarks/gpu/study.py
+.PHONY: reproduce-study reproduce-study-laptop
+reproduce-study: setup-train setup-serve ## the study of docs/study.md (STUDY_ARGS="--family navigation")
+	$(CORE) $(STUDY) $(STUDY_ARGS)
+reproduce-study-laptop: setup-train setup-serve ## the same with its sizes cut, on two cores (one to two hours)
+	$(CORE) $(STUDY) --size laptop $(STUDY_ARGS)
+
 # --- help -------------------------------------------------------------------------------------------------------
 
 .PHONY: help clean

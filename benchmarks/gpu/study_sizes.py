@@ -1,0 +1,129 @@
+"""How large the study of docs/study.md is: full, on a laptop, and so small that it only shows that every stage runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import yaml
+
+from keepstate.train.axolotl_config import config_path
+from keepstate.vocabulary import MIXED, RuntimeName
+
+ARMS = (*map(str, RuntimeName), MIXED)
+KNAPSACK = "knapsack"
+FAMILIES = (KNAPSACK, "navigation", "rule_diagnosis")
+TRAIN_SEED, EVAL_SEED = 0, 123_456_789
+ON_GPU: dict[str, Any] = {
+    "plugins": ["axolotl.integrations.liger.LigerPlugin", "keepstate_axolotl.KeepstatePlugin"],
+    "sample_packing": True,
+    "pad_to_sequence_len": True,
+    "tf32": True,
+    "dataloader_num_workers": 2,
+    "dataset_num_proc": 4,
+    "lora_mlp_kernel": True,
+    "lora_qkv_kernel": True,
+    "lora_o_kernel": True,
+    "liger_rms_norm": True,
+    "liger_glu_activation": True,
+    "liger_fused_linear_cross_entropy": True,
+    "save_steps": 100,
+}
+"""What a GPU changes of the laptop's config: packed rows, Axolotl's kernels. `speed` is slower at this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Everything that decides how much is trained and played."""
+
+    traces: int
+    """Training tasks, a trace of each in each runtime."""
+    trained_on: str
+    """Their difficulty."""
+    sets: tuple[str, ...]
+    """Difficulties of the held-out tasks."""
+    tasks: int
+    """Held-out tasks of each."""
+    caps: tuple[int, ...]
+    """Tool calls of an action; primary comparisons are at the first."""
+    seeds: tuple[int, ...]
+    """Of trainings."""
+    draws: tuple[int, ...]
+    """Seeds of sampled episodes, on the first set under the first cap; empty: none."""
+    turns: int
+    max_tokens: int
+    context: int
+    """Of training rows and of the server."""
+    on_gpu: bool = False
+    """Packed rows and kernels; factors rounded to bf16."""
+    steps: int | None = None
+    """Of a training, at most."""
+    concurrency: int = 64
+    at_once: int = 1
+    """Trainings."""
+
+    def config(self, arm: str) -> str:
+        """The Axolotl YAML of one adapter."""
+        config: dict[str, Any] = yaml.safe_load(config_path(arm, laptop=True).read_text())
+        config |= {"sequence_len": self.context} | (ON_GPU if self.on_gpu else {})
+        if self.steps:
+            config["max_steps"] = self.steps
+        return yaml.safe_dump(config, sort_keys=False)
+
+    def fixed(self) -> dict[str, Any]:
+        """What may not change between two runs of one study; trainings may be added."""
+        free = ("seeds", "concurrency", "at_once")
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items() if key not in free}
+
+
+SIZES = {
+    "full": Size(
+        traces=1000,
+        trained_on="easy",
+        sets=("easy", "medium"),
+        tasks=100,
+        caps=(25, 80),
+        seeds=(0, 1, 2),
+        draws=(0, 1, 2),
+        turns=20,
+        max_tokens=2048,
+        context=8192,
+        on_gpu=True,
+        concurrency=512,
+        at_once=8,
+    ),
+    "laptop": Size(
+        traces=100,
+        trained_on="easy",
+        sets=("easy",),
+        tasks=20,
+        caps=(25,),
+        seeds=(0,),
+        draws=(),
+        turns=6,
+        max_tokens=1024,
+        context=4096,
+    ),
+    "tiny": Size(
+        traces=6,
+        trained_on="mini",
+        sets=("mini", "easy"),
+        tasks=2,
+        caps=(25, 80),
+        seeds=(0, 1),
+        draws=(0, 1),
+        turns=3,
+        max_tokens=48,
+        context=4096,
+        steps=2,
+        at_once=2,
+    ),
+}
+
+
+def size_of(name: str, family: str) -> Size:
+    """A size, for a family: of those beside knapsack one training, the first set and cap, and twice the turns."""
+    size = SIZES[name]
+    if family == KNAPSACK:
+        return size
+    return replace(size, sets=size.sets[:1], caps=size.caps[:1], seeds=size.seeds[:1], draws=(), turns=2 * size.turns)

@@ -1,0 +1,180 @@
+"""The study's script: what it trains and plays, what it carries between machines, what it says of made results."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from made_results import Made, write_made_cell
+
+from keepstate.errors import UserError
+from keepstate.places import SHIPPED
+from keepstate.train.axolotl_config import checked
+from keepstate.train.trained_for import TrainedFor
+from keepstate.vocabulary import RuntimeName
+
+sys.path.insert(0, str(SHIPPED / "benchmarks" / "gpu"))
+
+import study
+import study_packing
+import study_results
+from study_sizes import ARMS, SIZES, size_of
+
+PERSISTENT, FORGET, REACT = RuntimeName
+SIZE = replace(SIZES["tiny"], sets=("mini",))
+OF = {"persistent": (PERSISTENT,), "forget": (FORGET,), "react": (REACT,), "mixed": (PERSISTENT, FORGET)}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_adapters_are_trained_alike_by_keys_that_axolotl_reads(name: str) -> None:
+    configs = {arm: checked(yaml.safe_load(SIZES[name].config(arm)), arm) for arm in ARMS}
+    own = {"datasets", "dataset_prepared_path", "output_dir"}
+    common = [{key: value for key, value in config.items() if key not in own} for config in configs.values()]
+    assert common == common[:1] * len(common)
+    assert common[0]["sequence_len"] == SIZES[name].context
+
+
+def matrices(size: str, tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    made = study.Study(tmp_path, "knapsack", size_of(size, "knapsack"), budget=0, port=1)
+    return ((name, list(map(str, words))) for name, words in made._matrices())
+
+
+def test_cells_are_played_in_the_registered_order(tmp_path: Path) -> None:
+    names = [name for name, _ in matrices("full", tmp_path)]
+    assert names == [
+        *(f"play-trained-{tasks}-calls{cap}" for cap in (25, 80) for tasks in ("easy", "medium")),
+        *(f"play-base-{tasks}-calls{cap}" for cap in (25, 80) for tasks in ("easy", "medium")),
+        "play-draws",
+    ]  # fmt: skip
+    drawn = dict(matrices("full", tmp_path))["play-draws"]
+    assert [drawn[i + 1] for i, word in enumerate(drawn) if word == "--adapter"] == [f"{arm}-seed0" for arm in ARMS]
+
+
+def test_the_budget_stops_before_anything_is_started(tmp_path: Path) -> None:
+    made = study.Study(tmp_path, "knapsack", SIZES["tiny"], budget=-1, port=1)
+    with pytest.raises(study.Spent):
+        made.run(["tasks"])
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_failed_command_is_told_with_its_log_after_the_others_have_ended(tmp_path: Path) -> None:
+    made = study.Study(tmp_path, "knapsack", SIZES["tiny"], budget=60, port=1)
+    with pytest.raises(UserError, match="bad ended with code 2") as failed:
+        made._together({"bad": ["no-such-command"], "good": ["--version"]})
+    assert Path(failed.value.hint.removeprefix("what it said: ")).read_text()
+    codes = {
+        note["name"]: note["code"] for note in map(json.loads, (tmp_path / "commands.jsonl").read_text().splitlines())
+    }
+    assert codes == {"bad": 2, "good": 0}
+
+
+def test_two_sizes_are_not_mixed(tmp_path: Path) -> None:
+    study.Study(tmp_path, "knapsack", SIZES["tiny"], budget=9, port=1).run([])
+    with pytest.raises(UserError, match="traces 6 -> 1000"):
+        study.Study(tmp_path, "knapsack", SIZES["full"], budget=9, port=1).run([])
+
+
+def written(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != study_packing.NOTE
+    }
+
+
+def test_what_is_new_is_packed_once_and_unpacked_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, out, there = tmp_path / "here", tmp_path / "out", tmp_path / "there"
+    for name in ("runs/a/x.json", "adapters/p/checkpoint-2/w", "adapters/p/prepared/d", "adapters/p/w.safetensors"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(name)
+    monkeypatch.setattr(study_packing, "MOST", 1)
+    monkeypatch.setattr(study_packing, "PART", 24)  # the weights' 24 bytes fill one by themselves
+    monkeypatch.setattr(study_packing, "_too_large", lambda _: False)
+    study_packing.pack(here, out)
+    (here / "runs/a/x.json").write_text("played again")
+    for _ in range(3):
+        study_packing.pack(here, out)
+    study_packing.unpack(out, there)
+    assert written(there) == {"runs/a/x.json": "played again", "adapters/p/w.safetensors": "adapters/p/w.safetensors"}
+    assert not study_packing.pack(there, tmp_path / "nothing")
+
+
+def test_weights_are_rounded_to_the_nearest_bf16(tmp_path: Path) -> None:
+    values = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-8 + 2**-20), 3.0e-41, 65504.0], "<f4")
+    header = {"__metadata__": {"format": "pt"}, "b": {"dtype": "BF16", "shape": [1], "data_offsets": [24, 26]}}
+    header["a"] = {"dtype": "F32", "shape": [6], "data_offsets": [0, 24]}
+    text = json.dumps(header).encode()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + values.tobytes() + b"\x12\x34")
+    study_packing.round_weights(path)
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    found, body = json.loads(raw[8 : 8 + length]), raw[8 + length :]
+    assert length % 8 == 0
+    assert found["__metadata__"] == header["__metadata__"]
+    begin, end = found["a"]["data_offsets"]
+    stored = (np.frombuffer(body[begin:end], "<u2").astype("<u4") << 16).view("<f4")
+    assert stored.tolist() == [1.0, 1.0, 1 + 2**-6, -(1 + 2**-7), pytest.approx(3.0e-41, rel=0.01), 65536.0]
+    assert body[slice(*found["b"]["data_offsets"])] == b"\x12\x34"
+    study_packing.round_weights(path)
+    assert path.read_bytes() == raw
+
+
+def made_study(folder: Path, *, turned: bool) -> None:
+    """Two trainings; the persistent adapter loses in forget, or in one of them does not: `turned`."""
+    for seed, (arm, of), runtime in product((0, 1), OF.items(), RuntimeName):
+        trained = TrainedFor(runtimes=of, training=f"{len(arm):064x}", seed=seed)
+        if runtime not in trained.playable:
+            continue
+        lost = runtime not in of and arm == "persistent" and not (turned and seed)
+        made = Made(0.3 if lost else 0.8, prompt=2000 if arm == "forget" else 1000)
+        write_made_cell(
+            folder / "runs" / study_results.RUN,
+            f"{arm}-seed{seed}",
+            runtime,
+            lambda _, made=made: made,
+            8,
+            trained_for=trained,
+            sampling={"temperature": 0},
+        )
+    for name in ARMS:
+        (folder / "configs").mkdir(exist_ok=True)
+        (folder / "configs" / f"{name}.yaml").write_text("made: true\n")
+    (folder / "commands.jsonl").write_text(json.dumps({"stage": "play", "seconds": 2.5}) + "\n")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_effect_is_shown_only_if_every_training_has_its_sign(turned: bool, tmp_path: Path) -> None:
+    made_study(tmp_path / "study", turned=turned)
+    study_results.write_results(tmp_path / "study", tmp_path / "results", "knapsack", SIZE)
+    page = (tmp_path / "results" / "README.md").read_text()
+    rows = [[part.strip() for part in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
+    found = {(row[0], row[1]): row for row in rows if len(row) == 9}
+    lost, chosen, restated = (found["mini", name] for name in "GMQ")
+    assert lost[2] == "8"
+    assert lost[3].startswith("25.0 [" if turned else "50.0 [")
+    assert lost[4] == ("50.0, 0.0" if turned else "50.0, 50.0")
+    assert lost[6] == ("no" if turned else "yes")
+    assert chosen[3].startswith("-2" if turned else "-5")
+    assert restated[3].startswith("0.0")
+    assert restated[6] == "no"
+    assert restated[8].startswith("1.91")  # (6,300 tokens over 3,300)
+    assert "Primary comparisons (cap 25, Holm over 3)" in page
+    assert set(json.loads((tmp_path / "results" / "hashes.json").read_text())["cells"]) == {
+        path.name for path in (tmp_path / "study" / "runs" / study_results.RUN).iterdir()
+    }
+
+
+def test_a_training_with_a_cell_that_was_not_played_whole_is_left_out(tmp_path: Path) -> None:
+    made_study(tmp_path / "study", turned=False)
+    cell = next(iter((tmp_path / "study" / "runs" / study_results.RUN).glob("mixed-seed1-forget-*")))
+    next(cell.glob("*-00003.trace.json")).unlink()
+    study_results.write_results(tmp_path / "study", tmp_path / "results", "knapsack", SIZE)
+    page = (tmp_path / "results" / "README.md").read_text()
+    assert "1 trainings (0)" in page
+    assert "| yes |" not in page
