@@ -64,9 +64,10 @@ test-core: setup-dev ## tests of the core environment (five minutes)
 # Half of a page is what a browser makes of it.
 test-browser: setup-browser ## tests in a real browser (half a minute)
 	$(CORE) -m pytest -n 0 -m browser
-# One after another (-n 0): each takes every processor and GiB of memory.
+# Two modules at a time, of 4 to 5 GiB each: mostly they load packages on one processor. Threads of two trainings that
+# share processors wait for each other, so one thread each.
 test-loop: setup-dev setup-train setup-serve ## tests that train and serve for real
-	$(CORE) -m pytest -n 0 -m "e2e or train_env or serve_env"
+	OMP_NUM_THREADS=1 $(CORE) -m pytest -n 2 --dist loadscope -m "e2e or train_env or serve_env"
 lint: setup-dev ## ruff and mypy
 	$(CORE) -m ruff check .
 	$(CORE) -m ruff format --check .

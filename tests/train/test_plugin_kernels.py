@@ -11,6 +11,7 @@ SCRIPT = Path(__file__).with_name("kernels_agree.py")
 
 
 @pytest.mark.train_env
+@pytest.mark.timeout(330)
 def test_they_agree() -> None:
     python = spec("train").python
     if not python.is_file():

@@ -173,7 +173,7 @@ def test_traces_in_adapter_out(traces: Path, tmp_path: Path) -> None:
     if not spec("train").python.is_file() or not basemodel.is_ready():
         pytest.skip("the training environment or the base model is missing: make setup-train")
     laptop = config_path(RuntimeName.REACT, laptop=True)
-    options = ("--base-config", laptop, "--output-dir", tmp_path / "adapter", "--trace-samples", "4", "--lr", "0.0005")
+    options = ("--base-config", laptop, "--output-dir", tmp_path / "adapter", "--trace-samples", "3", "--lr", "0.0005")
     done = run("--trace-root", traces, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     adapter, manifest = read_done(tmp_path / "adapter"), read_manifest(tmp_path / "data" / "datasets" / "react")
