@@ -131,9 +131,9 @@ class BenchmarkConfig(Closed):
     seed: int = 0
     """Another seed repeats the same tasks with other draws."""
     base_url: str = DEFAULT_BASE_URL
-    """Of the server's API."""
+    """Of the server's API; of several servers alike, with commas between."""
     concurrency: int = Field(default=64, ge=1)
-    """Episodes at once; a run of several cells takes the largest. The server's cache may allow fewer."""
+    """Episodes at once on each server; a run of several cells takes the largest. A server's cache may allow fewer."""
     isolation: str = Field(default=AUTO, pattern=rf"^({AUTO}|({'|'.join(LADDER)})\{OR_STRONGER}?)$")
     """Rung of the sandbox: the strongest, a named one, or (`landlock+`) at least a named one."""
 

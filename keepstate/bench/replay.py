@@ -306,7 +306,7 @@ def _job(path: Path, contract: Contract, at_hand: TasksAtHand, found: FolderRepl
         model = ScriptedModel([*_answers(trace), ContextOverflow()], trace.model)
 
         record = partial(found.compare, trace, limits, contract)
-        return Job(tally, task, runtime, lambda: model, now, trace.seed, AUTO, record=record)
+        return Job(tally, task, runtime, lambda _: model, now, trace.seed, AUTO, record=record)
     return None
 
 

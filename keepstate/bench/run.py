@@ -17,7 +17,7 @@ from pathlib import Path
 
 from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.bench.cells import ELSEWHERE, Cell, make_cell
-from keepstate.bench.served import ServerInfo, ask_server
+from keepstate.bench.served import ServerInfo, ask_servers, told_alike
 from keepstate.errors import UserError
 from keepstate.files import alone_in
 from keepstate.models.base import Model
@@ -33,7 +33,9 @@ from keepstate.traces.recorded import finished_others
 PROMPT_TOKENS = 4_096
 """What a first prompt may take, before one has been counted; those of knapsack take 2,000."""
 Player = Callable[[Cell, Task], Model]
-"""Who plays a task of a cell: one shared server model, or a script in tests and benchmarks."""
+"""Who plays a task of a cell: a script, in tests and benchmarks."""
+_PlayerOn = Callable[[Cell, Task, str], Model]
+"""Who plays it on one of the servers."""
 
 
 async def bench(
@@ -52,7 +54,8 @@ async def bench(
         configs: One a cell.
         run: Folder of the run; each cell gets one inside.
         fresh: Replace what other options made.
-        concurrency: Episodes at once on each server; the largest of the configs' own where None.
+        concurrency: Episodes at once on each server, also on each of several alike; the largest of the configs' own
+            where None.
         isolation: Rung of the sandbox; the configs' own where None.
         allow_unsafe: Run model-written code without a sandbox where there is none.
         on_progress: See `play_cells`.
@@ -65,7 +68,7 @@ async def bench(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"more than one config is named {twice[0]}", "give each its own name: it is the cell's folder")
     servers = await _servers(configs)
-    served = [servers[config.base_url].served(config) for config in configs]
+    served = [told_alike(servers[config.base_url], config) for config in configs]
     tasks = {source: source.load() for source in dict.fromkeys(config.tasks for config in configs)}
     cells = [make_cell(config, run, says, tasks[config.tasks]) for config, says in zip(configs, served, strict=True)]
     with ExitStack() as held:
@@ -75,16 +78,17 @@ async def bench(
             cells,
             fresh=fresh,
             concurrency=concurrency,
-            pools={url: server.pool_tokens for url, server in servers.items()},
+            pools={url: {server.base_url: server.pool_tokens for server in alike} for url, alike in servers.items()},
             isolation=isolation,
             allow_unsafe=allow_unsafe,
             on_progress=on_progress,
         )
 
 
-async def _servers(configs: Sequence[BenchmarkConfig]) -> dict[str, ServerInfo]:
+async def _servers(configs: Sequence[BenchmarkConfig]) -> dict[str, list[ServerInfo]]:
+    """The servers behind each base URL."""
     urls = dict.fromkeys(config.base_url for config in configs)
-    return {url: await ask_server(url, [config for config in configs if config.base_url == url]) for url in urls}
+    return {url: await ask_servers(url, [config for config in configs if config.base_url == url]) for url in urls}
 
 
 async def play_cells(
@@ -93,7 +97,7 @@ async def play_cells(
     player: Player | None = None,
     fresh: bool = False,
     concurrency: int | None = None,
-    pools: Mapping[str, int | None] | None = None,
+    pools: Mapping[str, Mapping[str, int | None]] | None = None,
     isolation: str | None = None,
     allow_unsafe: bool = False,
     on_progress: Callable[[Sequence[Tally]], None] = lambda _: None,
@@ -105,7 +109,8 @@ async def play_cells(
         player: Who plays; each cell's model on its server where None.
         fresh: Replace what other options made.
         concurrency: Episodes at once on each server; the largest of the cells' own where None.
-        pools: Tokens that the cache of each server holds, by base URL, where known.
+        pools: The servers behind each base URL of the cells, where it is not itself one, and the tokens that the cache
+            of each holds, where known.
         isolation: Rung of the sandbox; the cells' own where None.
         allow_unsafe: Run model-written code without a sandbox where there is none.
         on_progress: Called at the start and after every episode.
@@ -129,13 +134,18 @@ async def play_cells(
         on_progress(tallies)
 
     async with AsyncExitStack() as stack:
-        player = player or _ServerPlayers(stack, limit)
+        players = _ServerPlayers(stack, limit)
+
+        def on(cell: Cell, task: Task, server: str) -> Model:
+            return player(cell, task) if player else players(cell, server)
+
         owed: dict[str, list[list[Job]]] = defaultdict(list)
         for cell, tally, names in zip(cells, tallies, kept, strict=True):
-            if jobs := _owed(cell, tally, names, player, isolation):
+            if jobs := _owed(cell, tally, names, on, isolation):
                 owed[cell.config.base_url].append(jobs)
         on_progress(tallies)
-        admissions = {url: Admission(limit, (pools or {}).get(url), context, first_turn) for url in owed}
+        alike = {url: (pools or {}).get(url) or {url: None} for url in owed}
+        admissions = {url: Admission(limit, alike[url], context, first_turn) for url in owed}
         queues = [(admissions[url], _interleaved(lists)) for url, lists in owed.items()]
         await play(queues, allow_unsafe=allow_unsafe, on_over=over)
     return tallies
@@ -161,7 +171,7 @@ def _kept(cells: Sequence[Cell], tallies: Sequence[Tally], *, fresh: bool) -> li
     return kept
 
 
-def _owed(cell: Cell, tally: Tally, kept: set[str], player: Player, isolation: str | None) -> list[Job]:
+def _owed(cell: Cell, tally: Tally, kept: set[str], player: _PlayerOn, isolation: str | None) -> list[Job]:
     """What is to be played of a cell."""
     config, changed = cell.config, bool(cell.changes())
     begin = Once(cell.successor() if changed else lambda: None)
@@ -200,18 +210,18 @@ class _ServerPlayers:
         self._endpoints: dict[str, Endpoint] = {}
         self._models: dict[object, ServerModel] = {}
 
-    def __call__(self, cell: Cell, task: Task) -> Model:
-        """The model of `cell`, shared by all its episodes."""
+    def __call__(self, cell: Cell, server: str) -> Model:
+        """The model of `cell` on a server, shared by all its episodes there."""
         config = cell.config
         seconds = config.limits.seconds + GRACE_SECONDS
-        key = (config.base_url, config.served_name, config.sampling, config.nothink, seconds)
-        if config.base_url not in self._endpoints:
-            endpoint = Endpoint(config.base_url, concurrency=self._concurrency)
+        key = (server, config.served_name, config.sampling, config.nothink, seconds)
+        if server not in self._endpoints:
+            endpoint = Endpoint(server, concurrency=self._concurrency)
             self._stack.push_async_callback(endpoint.aclose)
-            self._endpoints[config.base_url] = endpoint
+            self._endpoints[server] = endpoint
         if key not in self._models:
             self._models[key] = ServerModel(
-                self._endpoints[config.base_url],
+                self._endpoints[server],
                 config.served_name,
                 config.sampling,
                 nothink=config.nothink,

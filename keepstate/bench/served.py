@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.bench.cells import TOLD_BY_SERVER
 from keepstate.errors import UserError
 from keepstate.models.endpoint import SECONDS, Endpoint, ServerFault, context_of
-from keepstate.serve.loaded import AdapterContent, Loaded, loaded_base, loaded_by
+from keepstate.serve.loaded import AdapterContent, Loaded, loaded_base, loaded_by, servers_at
 from keepstate.train.trained_for import TrainedFor, by_name
 from keepstate.vocabulary import BASE, MIXED, RuntimeName
 
@@ -109,17 +109,46 @@ def _adapter(root: object) -> AdapterContent | None:
     return AdapterContent.read(Path(str(root))) if root else None
 
 
-async def contents_of(base_url: str, name: str) -> dict[str, Any]:
-    """What decides the answers of a server's model beside its name: the keys of `TOLD_BY_SERVER`, None where not known.
+async def contents_of(servers: Sequence[str], name: str) -> dict[str, Any]:
+    """What decides the answers of a model beside its name: the keys of `TOLD_BY_SERVER`, None where not known.
 
     Where no server answers, or none of keepstate's, little or nothing is.
+
+    Raises:
+        UserError: Of several servers one answers otherwise than the others.
     """
-    try:
-        server = await ask_server(base_url)
-        told = server.contents(name) if name in server.models else {}
-    except UserError:
-        told = {}
-    return {key: told.get(key) for key in TOLD_BY_SERVER}
+    told = []
+    for url in servers:
+        try:
+            server = await ask_server(url)
+        except UserError:
+            continue
+        told.append((url, server.contents(name) if name in server.models else {}))
+    _check_alike(told, name)
+    return {key: told[0][1].get(key) if told else None for key in TOLD_BY_SERVER}
+
+
+def told_alike(servers: Sequence[ServerInfo], config: BenchmarkConfig) -> dict[str, Any]:
+    """What servers say of the model of `config`, and which they are where there are several.
+
+    Raises:
+        UserError: One does not serve it as the config asks, or otherwise than the others.
+    """
+    told = [(server.base_url, server.served(config)) for server in servers]
+    _check_alike(told, config.served_name)
+    return told[0][1] | ({"replicas": [url for url, _ in told]} if len(told) > 1 else {})
+
+
+def _check_alike(told: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> None:
+    """Refuse servers that give different answers under one name, as far as they tell."""
+    for url, other in told[1:]:
+        first, says = told[0]
+        known = {key: words for key, words in TOLD_BY_SERVER.items() if None not in (says.get(key), other.get(key))}
+        if differ := [words for key, words in known.items() if says[key] != other[key]]:
+            raise UserError(
+                f"{first} and {url} do not answer alike as {name!r}: {', '.join(differ)} differ",
+                "start them together (keepstate serve --replicas N), or ask one of them: --base-url",
+            )
 
 
 def start_command(configs: Sequence[BenchmarkConfig]) -> str:
@@ -157,17 +186,27 @@ async def ask_server(base_url: str, configs: Sequence[BenchmarkConfig] = ()) -> 
         await endpoint.aclose()
 
 
+async def ask_servers(base_url: str, configs: Sequence[BenchmarkConfig] = ()) -> list[ServerInfo]:
+    """`ask_server` of every server that a base URL stands for: see `servers_at`.
+
+    Raises:
+        UserError: One does not answer.
+    """
+    lying: dict[tuple[str, str], Any] = {}
+    return [replace(await ask_server(url, configs), lying=lying) for url in servers_at(base_url)]
+
+
 async def served_adapters(base_url: str, names: Sequence[str] = ()) -> dict[str, TrainedFor | None]:
     """What each model of a server was trained for, in the server's order; None where nothing tells.
 
     Args:
-        base_url: Ending in `/v1`.
+        base_url: Ending in `/v1`; of several servers, with commas between, the first is asked.
         names: Only these; all where empty.
 
     Raises:
         UserError: No server answers there, or it does not serve one of `names`.
     """
-    server = await ask_server(base_url)
+    server = await ask_server(servers_at(base_url)[0])
     if lacking := [name for name in names if name not in server.models]:
         raise UserError(
             f"{base_url} does not serve {lacking[0]!r}; it serves: {', '.join(sorted(server.models)) or 'nothing'}",

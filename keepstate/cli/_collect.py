@@ -37,6 +37,7 @@ from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.collect import CollectPlan, collect
 from keepstate.play.served_teacher import ServedTeacher
 from keepstate.play.tally import Tally, TallyDisplay
+from keepstate.serve.loaded import servers_at
 from keepstate.tasks import read_tasks
 from keepstate.tasks.base import Task
 from keepstate.vocabulary import AUTO, Origin, RuntimeName
@@ -97,7 +98,8 @@ def command(  # noqa: PLR0913 - one parameter an option
         raise UserError("--tasks is missing: a folder of task files", "make some: keepstate tasks generate")
     limits, sampling = limits_of(options), sampling_of(options)
     budget = _budget(max_tokens_total, max_cost, price_in, price_out)
-    served = ServedTeacher(base_url, model_name, sampling, retries, cache, budget) if base_url and model_name else None
+    servers = servers_at(base_url) if base_url else ()
+    served = ServedTeacher(servers, model_name, sampling, retries, cache, budget) if servers and model_name else None
     if not served and (budget or cache):
         raise UserError("--cache, --max-tokens-total and --max-cost belong to --teacher llm", "leave them out")
     tasks, bad = read_tasks(folder)
@@ -110,7 +112,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     def scripted(task: Task, name: RuntimeName) -> Model:
         return ScriptedTeacher(task, name, seed=seed, tool_calls=limits.most_calls)
 
-    told = eventloop.run(contents_of(base_url, model_name)) if base_url and model_name else {}
+    told = eventloop.run(contents_of(servers, model_name)) if servers and model_name else {}
     plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, fresh=fresh, served=told)
     play = served.collect if served else collect
     with TallyDisplay() as shown:

@@ -191,7 +191,7 @@ def base_url_option(default: str | None = None, *, otherwise: str = "") -> Optio
             "--base-url",
             default=default,
             show_default=default is not None,
-            help=f"Of the OpenAI-compatible server, ending in /v1{otherwise}.",
+            help=f"Of the OpenAI-compatible server, ending in /v1; URL,URL of several alike{otherwise}.",
         ),
         key_file_option(),
     )

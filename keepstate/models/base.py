@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol
 
@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from keepstate.closed import Closed
+from keepstate.errors import UserError
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -106,6 +107,20 @@ class ContextOverflow(Exception):
     """The conversation no longer fits the model's context: ends the episode, graded as it stands."""
 
 
+class ServerGone(UserError):
+    """A server gives no answers: of several the others go on, else it ends the run.
+
+    Args:
+        message: What happened.
+        hint: What to do where it was the only one.
+        is_back: Whether it answers again.
+    """
+
+    def __init__(self, message: str, hint: str, is_back: Callable[[], Awaitable[bool]]) -> None:
+        super().__init__(message, hint)
+        self.is_back = is_back
+
+
 class Model(Protocol):
     """Answers a conversation.
 
@@ -126,6 +141,7 @@ class Model(Protocol):
         Raises:
             EpisodeFailure: The model could not be asked (origin model), after its retries.
             ContextOverflow: The conversation is too long for it.
+            ServerGone: Nobody answers there.
         """
 
 

@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 
 from keepstate.errors import UserError
+from keepstate.models.base import ServerGone
 from keepstate.models.budget import Budget
 from keepstate.models.cache import AnswerCache
 
@@ -177,6 +178,7 @@ class Endpoint:
         concurrency: Most requests at once; so many connections are kept open.
         cache: Where models look for answers and keep them; its owner closes it.
         budget: What all answers together may take.
+        kept_as: Base URL under which answers are kept: that of the first of several servers alike, its own where None.
     """
 
     def __init__(
@@ -186,10 +188,12 @@ class Endpoint:
         concurrency: int = 64,
         cache: AnswerCache | None = None,
         budget: Budget | None = None,
+        kept_as: str | None = None,
     ) -> None:
         self.cache, self.budget = cache, budget
         made = connection(base_url)
         self.base_url = shown(base_url).rstrip("/")
+        self.kept_as = shown(kept_as or base_url).rstrip("/")
         self.answered = float("-inf")
         """When it last gave an answer that could be used, on the clock of `time.monotonic`."""
         self.reached = False
@@ -288,16 +292,20 @@ class Endpoint:
         """Make sure that somebody answers there at all.
 
         Raises:
-            UserError: Nobody does, or the key is refused.
+            ServerGone: Nobody does.
+            UserError: The key is refused.
         """
         try:
             await self.models()
         except ServerFault as fault:
-            raise UserError(
-                f"no server answers at {self.base_url} ({fault})", "start it, or correct the URL (it ends in /v1)"
-            ) from fault
+            hint = "start it, or correct the URL (it ends in /v1)"
+            raise ServerGone(f"no server answers at {self.base_url} ({fault})", hint, self.is_there) from fault
         await self.figures()
         self.reached = True
+
+    async def is_there(self) -> bool:
+        """Whether it tells its models."""
+        return await self.cards() is not None
 
     async def cards(self) -> dict[str, dict[str, Any]] | None:
         """What it says of the models it serves, by name; None where it does not tell."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.answers import read_reply, reasoning_of, usage_of
-from keepstate.models.base import ContextOverflow, Message, Reply, Sampling, token_count
+from keepstate.models.base import ContextOverflow, Message, Reply, Sampling, ServerGone, token_count
 from keepstate.models.cache import Kept
 from keepstate.models.endpoint import SECONDS, Endpoint, Said, ServerFault, context_of, key_refused, said_of
 from keepstate.models.room import Room, is_about_context
@@ -215,7 +215,7 @@ class ServerModel:
 
     async def _attempt(self, request: dict[str, Any], *, counting: bool = False) -> Reply:
         """One answer: the one that is kept of exactly this request, else the server's, which is kept if it is one."""
-        url, cache, budget = self.endpoint.base_url, self.endpoint.cache, self.endpoint.budget
+        url, cache, budget = self.endpoint.kept_as, self.endpoint.cache, self.endpoint.budget
         if cache and (kept := cache.find(url, request)):
             try:
                 return await self._read(said_of(kept.body), kept.seconds, counting=counting)
@@ -331,10 +331,11 @@ class ServerModel:
             if endpoint.answered < started:
                 if not await self._alive():
                     gone = "gives no answers" if endpoint.answered < 0 else "no longer answers"
-                    return UserError(f"the server at {url} {gone}: {fault}", again)
+                    return ServerGone(f"the server at {url} {gone}: {fault}", again, self._alive)
                 endpoint.answered = time.monotonic()
         if endpoint.failed >= FAILED_IN_A_ROW:
-            return UserError(f"{endpoint.failed} requests in a row had no answer from {url}; the last: {fault}", again)
+            words = f"{endpoint.failed} requests in a row had no answer from {url}; the last: {fault}"
+            return ServerGone(words, again, self._alive)
         return EpisodeFailure(Origin.MODEL, f"{url}: {fault}")
 
     async def _alive(self) -> bool:

@@ -62,6 +62,8 @@ class CollectPlan:
     """What all answers of the teacher together may take, if it is bounded."""
     served: Mapping[str, Any] = field(default_factory=dict)
     """What decides a served teacher's answers beside its name, by key; None where a key is not known."""
+    servers: Mapping[str, Model] = field(default_factory=dict)
+    """The teacher on each of several servers alike, by base URL; where there are none `teacher` plays by itself."""
 
 
 async def collect(
@@ -102,7 +104,8 @@ async def collect(
         if others and not plan.fresh:
             raise OtherWork(others, ELSEWHERE)
         on_progress(tallies)
-        await play([(Admission(plan.concurrency, budget=plan.budget), jobs)], allow_unsafe=allow_unsafe, on_over=over)
+        admission = Admission(plan.concurrency, dict.fromkeys(plan.servers), budget=plan.budget)
+        await play([(admission, jobs)], allow_unsafe=allow_unsafe, on_over=over)
     return tallies
 
 
@@ -167,9 +170,13 @@ class _Collection:
             elif trace is not None and trace.verdict is not None:
                 self._tally.keep(trace.verdict)
                 continue
-            player = partial(_trainable, self._plan.teacher, task, self._runtime, self._tally)
+            player = partial(self._player, task)
             yield Job(self._tally, task, self._runtime, player, self._limits, self._plan.seed, isolation, begin)
         self.others |= finished_others(folder, self._tally.replaced)
+
+    def _player(self, task: Task, server: str) -> Model:
+        teacher = self._plan.servers.get(server) or self._plan.teacher(task, self._runtime)
+        return Trainable(teacher, self._tally)
 
     def _made_by_others(self) -> Iterator[tuple[Path, list[str]]]:
         """Finished traces of other options: by their record; those of older versions have none, and tell themselves."""
@@ -194,10 +201,6 @@ class _Collection:
             remove_trace(path)
         if self._record.changes() != []:
             self._record.write()
-
-
-def _trainable(teacher: Teacher, task: Task, runtime: RuntimeName, tally: Tally) -> Model:
-    return Trainable(teacher(task, runtime), tally)
 
 
 class Trainable(Relay):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from keepstate.agents.episode import run_episode
 from keepstate.errors import UserError
-from keepstate.models.base import Message, Model, Relay, Reply
+from keepstate.models.base import Message, Model, Relay, Reply, ServerGone
 from keepstate.models.budget import BudgetSpent
 from keepstate.play.admission import Admission, Seat
 from keepstate.play.tally import Tally
@@ -37,8 +37,8 @@ class Job:
     """Where it counts. Its folder takes the trace; its name is the kind of episode that admission knows it as."""
     task: Task
     runtime: RuntimeName
-    model: Callable[[], Model]
-    """Who plays it; called once an attempt."""
+    model: Callable[[str], Model]
+    """Who plays it on the server of that base URL; called once an attempt."""
     limits: Limits
     seed: int
     isolation: str
@@ -76,12 +76,12 @@ async def play(
     """Play jobs and record them.
 
     Args:
-        owed: Jobs in the order in which they start; those of each server with its own admission.
+        owed: Jobs in the order in which they start; those of each server, or of several alike, with its own admission.
         allow_unsafe: Run model-written code without a sandbox where there is none.
         on_over: Called when an episode is recorded and counted.
 
     Raises:
-        UserError: The server went away, the disk is full, there is no sandbox, the budget is spent, ...
+        UserError: The last server went away, the disk is full, there is no sandbox, the budget is spent, ...
     """
     queues = [(admission, deque(jobs)) for admission, jobs in owed]
     rungs = {job.isolation for _, jobs in queues for job in jobs if job.runtime is not RuntimeName.REACT}
@@ -95,7 +95,7 @@ async def play(
                 workers = [
                     group.create_task(_work(jobs, admission, sandboxes, on_over))
                     for admission, jobs in queues
-                    for _ in range(min(admission.concurrency, len(jobs)))
+                    for _ in range(min(admission.most, len(jobs)))
                 ]
         except* UserError as errors:
             raise _first(errors) from errors
@@ -109,12 +109,18 @@ async def _work(
     """Play jobs until none is left, or no budget: then no other is cut off, as all come to that by themselves."""
     while jobs:
         job = jobs.popleft()
+        await admission.look_again()
         try:
             async with admission.seat(job.tally.name) as seat:
                 trace = await _play(job, admission, seat, sandboxes.get(job.isolation))
         except BudgetSpent as spent:
             jobs.clear()
             return spent
+        except ServerGone as gone:  # what was played there is no answer of the model's
+            if admission.leave(seat.server, gone):
+                job.tally.lost.append(gone.message)
+            jobs.append(job)
+            continue
         if trace.failure is not None and job.attempt < RETRIES:
             jobs.append(replace(job, attempt=job.attempt + 1))
             continue
@@ -130,7 +136,7 @@ async def _play(job: Job, admission: Admission, seat: Seat, sandbox: Sandbox | N
         return await run_episode(
             job.task,
             runtime=job.runtime,
-            model=Metered(job.model(), admission, seat),
+            model=Metered(job.model(seat.server), admission, seat),
             sandbox=sandbox,
             limits=job.limits,
             seed=job.seed,

@@ -52,7 +52,9 @@ async def rehearse(family: Family, tasks: Sequence[Task], *, isolation: str = AU
     tally = Tally(family.name, Path(), len(tasks))
 
     def job(task: Task, runtime: RuntimeName) -> Job:
-        player = partial(ScriptedTeacher, task, runtime, tool_calls=LIMITS.most_calls)
+        def player(_server: str) -> ScriptedTeacher:
+            return ScriptedTeacher(task, runtime, tool_calls=LIMITS.most_calls)
+
         keep = partial(played[task.name].__setitem__, runtime)
         return Job(tally, task, runtime, player, LIMITS.of(runtime), 0, isolation, record=keep)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing, closing, nullcontext
+from contextlib import AsyncExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from keepstate.vocabulary import AUTO
 class ServedTeacher:
     """Plays one collection."""
 
-    base_url: str
+    servers: Sequence[str]
+    """Base URLs of one server, or of several alike."""
     model: str
     sampling: Sampling
     retries: int = RETRIES
@@ -49,16 +50,21 @@ class ServedTeacher:
             UserError: As there, or the cache cannot be used.
         """
         with closing(AnswerCache(self.cache, plan.served)) if self.cache else nullcontext() as answers:
-            endpoint = Endpoint(self.base_url, concurrency=plan.concurrency, cache=answers, budget=self.budget)
-            async with aclosing(endpoint):
-                server = ServerModel(endpoint, self.model, self.sampling, retries=self.retries)
-                taught = replace(plan, teacher=lambda _task, _name: server, budget=self.budget)
+            async with AsyncExitStack() as stack:
+                servers = {url: self._on(url, plan.concurrency, answers, stack) for url in self.servers}
+                first = servers[self.servers[0]]
+                taught = replace(plan, teacher=lambda _task, _name: first, budget=self.budget, servers=servers)
                 try:
-                    async with server:
-                        await collect(taught, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
+                    await collect(taught, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
                 except BudgetSpent as spent:
                     self.stopped = spent
-                self.found, self.thought_apart = answers.found if answers else 0, server.thought_apart
+                self.found = answers.found if answers else 0
+                self.thought_apart = sum(server.thought_apart for server in servers.values())
+
+    def _on(self, url: str, concurrency: int, answers: AnswerCache | None, stack: AsyncExitStack) -> ServerModel:
+        endpoint = Endpoint(url, concurrency=concurrency, cache=answers, budget=self.budget, kept_as=self.servers[0])
+        stack.push_async_callback(endpoint.aclose)
+        return ServerModel(endpoint, self.model, self.sampling, retries=self.retries)
 
     def words(self, left: int) -> Iterator[str]:
         """Lines for people on how it went; `left` episodes are not over."""

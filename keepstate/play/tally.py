@@ -58,6 +58,8 @@ class Tally:
     """Files of an earlier run that are no record of an episode that is asked for: it is played, and replaces them."""
     remarks: list[str] = field(default_factory=list)
     """What was noticed about the model that plays."""
+    lost: list[str] = field(default_factory=list)
+    """Servers that went away while others go on, in words; who says so takes them out."""
 
     @property
     def graded(self) -> int:
@@ -145,6 +147,9 @@ class TallyDisplay(Display[Sequence[Tally]]):
         super().__call__(state)
         if first:
             self._tell_replaced([file for tally in state for file in tally.replaced])
+        for tally in state:
+            while tally.lost:
+                self.say(f"{tally.lost.pop()}; its episodes begin anew on the others, and it is asked again later")
 
     def bars(self, state: Sequence[Tally]) -> Sequence[Bar]:
         """One a tally, then their sum."""

@@ -133,7 +133,7 @@ def servers_at(base_url: str) -> tuple[str, ...]:
         for note in filter(None, map(_read, folder.glob("served-*.json"))):
             if note.replicas and _local_port(note.replicas[0]) == port:
                 return tuple(url for url in note.replicas if loaded_by(url))
-    return named
+    return named or (base_url,)
 
 
 def loaded_base(root: object) -> dict[str, str | None] | None:

@@ -43,7 +43,7 @@ async def test_concurrency_bounds_where_the_pool_is_not_known() -> None:
 
 
 async def test_the_pool_bounds_by_what_episodes_of_the_kind_came_to() -> None:
-    admission = Admission(64, 100_000, 50_000)
+    admission = Admission(64, {"": 100_000}, 50_000)
     watch = Watch(admission)
     await asyncio.gather(*(watch.episode(i, [2_000, 4_000, 7_000, 10_000]) for i in range(60)))
     assert admission.estimate("a") == 10_000
@@ -52,7 +52,7 @@ async def test_the_pool_bounds_by_what_episodes_of_the_kind_came_to() -> None:
 
 
 async def test_kinds_are_estimated_apart() -> None:
-    admission = Admission(64, 100_000, 90_000)
+    admission = Admission(64, {"": 100_000}, 90_000)
     watch = Watch(admission)
     await watch.episode(0, [1_000], "short")
     assert admission.estimate("short") == 1_000
@@ -63,7 +63,7 @@ async def test_kinds_are_estimated_apart() -> None:
 
 async def test_long_talkers_among_short_ones_do_not_overrun_the_pool() -> None:
     """The pool of an 80 GB card; trained models end at 5,000 tokens, an untrained one fills its context."""
-    admission = Admission(64, 378_640, 40_960)
+    admission = Admission(64, {"": 378_640}, 40_960)
     watch = Watch(admission)
     trained, untrained = [1_500, 3_000, 4_000, 5_000], list(range(2_000, 40_960, 974))
     kinds = [("base", untrained), ("persistent", trained), ("forget", trained), ("react", trained)]
@@ -73,7 +73,7 @@ async def test_long_talkers_among_short_ones_do_not_overrun_the_pool() -> None:
 
 
 async def test_short_episodes_end_first_and_do_not_hide_the_long_ones() -> None:
-    admission = Admission(64, 100_000, 10_000)
+    admission = Admission(64, {"": 100_000}, 10_000)
     async with AsyncExitStack() as stack:
         for _ in range(4):
             admission.grown(await stack.enter_async_context(admission.seat("a")), 9_000)
@@ -82,14 +82,14 @@ async def test_short_episodes_end_first_and_do_not_hide_the_long_ones() -> None:
 
 
 async def test_an_episode_larger_than_the_pool_plays_alone() -> None:
-    watch = Watch(Admission(64, 1_000, 500))
+    watch = Watch(Admission(64, {"": 1_000}, 500))
     await asyncio.gather(*(watch.episode(i, [50_000]) for i in range(4)))
     assert watch.most == 1
     assert len(watch.order) == 4
 
 
 async def test_an_episode_that_outgrows_the_estimate_counts_as_it_is() -> None:
-    admission = Admission(64, 10_000, 9_400)
+    admission = Admission(64, {"": 10_000}, 9_400)
     async with admission.seat("a") as seat:
         admission.grown(seat, 9_400)
         late = asyncio.create_task(Watch(admission).episode(1, [1]))
@@ -102,7 +102,7 @@ async def test_an_episode_that_outgrows_the_estimate_counts_as_it_is() -> None:
 async def test_it_opens_with_what_a_first_turn_may_take() -> None:
     """With the whole context, 40,960, nine of 64 were open until the first of each kind had ended."""
     for first_turn, opened in ((None, 9), (4_500, 64)):
-        admission = Admission(64, 388_256, 40_960, first_turn)
+        admission = Admission(64, {"": 388_256}, 40_960, first_turn)
         async with AsyncExitStack() as stack:
             seats = [asyncio.create_task(stack.enter_async_context(admission.seat("a"))) for _ in range(64)]
             await asyncio.sleep(0)
@@ -112,7 +112,7 @@ async def test_it_opens_with_what_a_first_turn_may_take() -> None:
 
 
 async def test_episodes_at_different_places_need_less_than_all_at_their_end() -> None:
-    admission = Admission(64, 100_000, 10_000)
+    admission = Admission(64, {"": 100_000}, 10_000)
     async with AsyncExitStack() as stack:
         async with admission.seat("a") as ended:
             admission.grown(ended, 10_000)
@@ -123,7 +123,7 @@ async def test_episodes_at_different_places_need_less_than_all_at_their_end() ->
 
 
 async def test_the_newest_wait_for_their_turn_where_the_pool_is_outgrown() -> None:
-    admission = Admission(64, 10_000, 40_960, 3_000)
+    admission = Admission(64, {"": 10_000}, 40_960, 3_000)
     async with AsyncExitStack() as stack:
         old, new = [await stack.enter_async_context(admission.seat("a")) for _ in range(2)]
         admission.grown(old, 3_000)

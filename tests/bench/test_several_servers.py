@@ -1,0 +1,202 @@
+"""Several servers alike: an episode stays on its own, all take part by their room, and one that dies costs no score."""
+
+import asyncio
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from stub_server import StubServer, look_then_finish, serving
+
+from keepstate.bench import BenchmarkConfig, TaskSource
+from keepstate.bench.run import bench
+from keepstate.errors import UserError
+from keepstate.models import server as server_module
+from keepstate.models.base import Sampling, ServerGone
+from keepstate.play import admission as admission_module
+from keepstate.play.admission import Admission
+from keepstate.play.collect import CollectPlan
+from keepstate.play.served_teacher import ServedTeacher
+from keepstate.play.tally import TallyDisplay
+from keepstate.traces import read_trace
+from keepstate.vocabulary import RuntimeName
+
+
+async def test_each_episode_gets_the_emptiest_server_and_no_cache_is_overfilled() -> None:
+    admission = Admission(64, {"large": 60_000, "small": 30_000}, 20_000)
+    open_now: dict[str, list[int]] = defaultdict(list)
+    most: Counter[str] = Counter()
+
+    async def episode() -> None:
+        async with admission.seat("a") as seat:
+            tokens = open_now[seat.server]
+            place = len(tokens)
+            tokens.append(0)
+            for size in (1_000, 2_000, 3_000):
+                tokens[place] = 0  # while it waits the cache may drop it
+                await admission.turn(seat)
+                tokens[place] = size
+                admission.grown(seat, size)
+                most[seat.server] = max(most[seat.server], sum(tokens))
+                await asyncio.sleep(0)
+            tokens[place] = 0
+
+    await asyncio.gather(*(episode() for _ in range(80)))
+    assert 2 * len(open_now["small"]) < 1.3 * len(open_now["large"]) < 3.4 * len(open_now["small"])
+    assert 20_000 < most["small"] <= 30_000
+    assert 40_000 < most["large"] <= 60_000
+
+
+async def test_concurrency_is_that_of_each_server() -> None:
+    admission = Admission(2, {"one": None, "two": None})
+    async with AsyncExitStack() as stack:
+        seats = [await stack.enter_async_context(admission.seat("a")) for _ in range(4)]
+        assert Counter(seat.server for seat in seats) == {"one": 2, "two": 2}
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01), admission.seat("a"):
+                pass
+
+
+async def test_one_that_left_gets_no_episode_until_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission_module, "LOOK_SECONDS", 0.0)
+    admission, back = Admission(9, {"one": None, "two": None}), [False]
+
+    async def is_back() -> bool:
+        return back[0]
+
+    gone = ServerGone("one is gone", "start it", is_back)
+    assert admission.leave("one", gone)
+    assert not admission.leave("one", gone), "it is said once"
+
+    async def seats() -> set[str]:
+        await admission.look_again()
+        async with admission.seat("a") as a, admission.seat("a") as b:
+            return {a.server, b.server}
+
+    assert await seats() == {"two"}
+    back[0] = True
+    assert await seats() == {"one", "two"}
+    admission.leave("one", gone)
+    with pytest.raises(ServerGone):
+        admission.leave("two", gone)
+
+
+@pytest.fixture
+def stubs() -> Iterator[list[StubServer]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(serving(StubServer(pool=(1_000, 16)))) for _ in range(2)]
+
+
+def cell(stubs: list[StubServer], **changes: Any) -> BenchmarkConfig:
+    values = {"name": "cell", "adapter": "base", "runtime": "react", "concurrency": 2}
+    values |= {"base_url": ",".join(stub.url for stub in stubs), "tasks": TaskSource(difficulty="mini", count=12)}
+    return BenchmarkConfig.model_validate(values | changes)
+
+
+def seeds(stub: StubServer) -> set[int]:
+    """Of first turns."""
+    return {request["seed"] for request in stub.seen if len(request["messages"]) == 2}
+
+
+async def test_an_episode_stays_on_its_server(stubs: list[StubServer], tmp_path: Path) -> None:
+    for stub in stubs:
+        stub.rule = lambda request, url=stub.url: look_then_finish(request).replace("Thought: on", f"Thought: {url}")  # type: ignore[misc]
+    (tally,) = await bench([cell(stubs)], tmp_path)
+    assert (tally.played, tally.failures.total()) == (12, 0)
+    for stub in stubs:
+        second = [request["messages"][2]["content"] for request in stub.seen if len(request["messages"]) > 2]
+        assert len(second) >= 4
+        assert all(stub.url in said for said in second)
+    (tally,) = await bench([cell(stubs[:1])], tmp_path)
+    assert tally.kept == 12, "where it was played decides nothing"
+
+
+async def test_one_that_dies_is_said_and_costs_no_score(
+    stubs: list[StubServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(server_module, "LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr(admission_module, "LOOK_SECONDS", 0.0)
+    dying, other = stubs
+
+    def rule(request: dict[str, Any]) -> str:
+        if len(dying.seen) == 3:
+            dying.gone = True
+        return look_then_finish(request)
+
+    left = threading.Event()
+
+    def wait(request: dict[str, Any]) -> str:
+        if len(other.seen) > 4:
+            left.wait(20)
+        return look_then_finish(request)
+
+    def leave(admission: Admission, server: str, gone: ServerGone) -> bool:
+        dying.gone = False  # from now on it would answer again
+        left.set()
+        return leaves(admission, server, gone)
+
+    leaves = Admission.leave
+    monkeypatch.setattr(Admission, "leave", leave)
+    dying.rule, other.rule = rule, wait
+    with TallyDisplay(Console(file=StringIO())) as shown:
+        (tally,) = await bench([cell(stubs)], tmp_path, on_progress=shown)
+    assert (tally.played, tally.failures.total()) == (12, 0)
+    assert capsys.readouterr().err.count(f"the server at {dying.url} no longer answers") == 1
+    assert len(dying.seen) > 3, "it takes part again"
+    for path in (tmp_path / "cell").glob("*.trace.json"):
+        assert read_trace(path).failure is None
+
+
+async def test_the_last_one_ends_the_run(
+    stubs: list[StubServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(server_module, "LONGEST_PAUSE", 0.001)
+
+    def rule(_: dict[str, Any]) -> str:
+        for stub in stubs:
+            stub.gone = True
+        return "no"
+
+    stubs[0].rule = stubs[1].rule = rule
+    with pytest.raises(UserError, match=r"no longer answers|gives no answers"):
+        await bench([cell(stubs)], tmp_path)
+
+
+async def test_servers_that_are_not_alike_are_refused(stubs: list[StubServer], tmp_path: Path) -> None:
+    stubs[1].models = ("base", "persistent")
+    with pytest.raises(UserError, match="does not serve 'react'"):
+        await bench([cell(stubs, adapter="react")], tmp_path)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_model.safetensors").write_bytes(b"one")
+    monkeyed = stubs[1].card
+    stubs[1].card = lambda name: monkeyed(name) | {"root": str(tmp_path / "adapter")}  # type: ignore[method-assign]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/adapter_model.safetensors").write_bytes(b"two")
+    stubs[0].card = lambda name: monkeyed(name) | {"root": str(tmp_path / "other")}  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="do not answer alike as 'persistent': the adapter's weights, ") as caught:
+        await bench([cell(stubs, adapter="persistent")], tmp_path)
+    assert stubs[0].url in caught.value.message
+
+
+async def test_a_teacher_may_stand_on_several_servers(stubs: list[StubServer], tmp_path: Path) -> None:
+    tasks = TaskSource(difficulty="mini", count=8).load()
+
+    def nobody(*_: object) -> Any:
+        raise AssertionError
+
+    plan = CollectPlan(tasks, (RuntimeName.REACT,), nobody, tmp_path, concurrency=1)
+    teacher = ServedTeacher([stub.url for stub in stubs], "base", Sampling(), cache=tmp_path / "answers.sqlite")
+    await teacher.collect(plan)
+    assert sum(len(stub.seen) for stub in stubs) == 16
+    assert min(len(seeds(stub)) for stub in stubs) >= 2
+    asked = sum(len(stub.seen) for stub in stubs)
+    again = ServedTeacher([stubs[0].url, stubs[1].url], "base", Sampling(), cache=tmp_path / "answers.sqlite")
+    await again.collect(CollectPlan(tasks, (RuntimeName.REACT,), nobody, tmp_path / "again", concurrency=1))
+    assert sum(len(stub.seen) for stub in stubs) == asked, "an answer of either is kept for both"
