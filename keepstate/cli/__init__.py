@@ -18,6 +18,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from keepstate import __version__
+from keepstate.cli._output import folded
 from keepstate.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from keepstate.files import refused
 from keepstate.stages import STAGES
@@ -127,7 +128,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         mendable = _mendable(error)
         if mendable is None:
             raise
-        click.echo(f"error: {mendable.message}\nhint:  {mendable.hint}", err=True)
+        click.echo(f"{folded('error: ', mendable.message)}\n{folded('hint:  ', mendable.hint)}", err=True)
         if where := keepstate_elsewhere(mendable.hint):
             click.echo(f"       {where}", err=True)
         return EXIT_USER_ERROR

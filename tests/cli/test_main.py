@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -67,6 +69,40 @@ def test_a_defect_of_ours_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
         run(click.Command("x", callback=partial(throw, error)), [])
     assert caught.value is error
+
+
+def contexts(context: click.Context) -> Iterator[click.Context]:
+    yield context
+    if isinstance(context.command, click.Group):
+        for name in context.command.list_commands(context):
+            inner = context.command.get_command(context, name)
+            assert inner is not None
+            yield from contexts(click.Context(inner, parent=context, info_name=name))
+
+
+def test_help_fits_80_columns() -> None:
+    every = list(contexts(click.Context(cli, info_name="keepstate", terminal_width=80)))
+    assert len(every) > 25
+    lines = [(each.command_path, line) for each in every for line in each.get_help().splitlines()]
+    assert [(path, line) for path, line in lines if len(line) > 80] == []
+
+
+def test_an_error_fits_80_columns_of_a_terminal_and_its_commands_stay_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", sysconfig.get_path("scripts"))
+    command = "keepstate serve --lora out/qwen3-8b-persistent-a100 --lora out/b"
+    changes = "runs/bench holds episodes of other options:\n  limits.turns: " + "40 -> 7, " * 12
+    error = UserError(changes, f"start it with: {command} (on a laptop: keepstate demo), or wait")
+    assert run(click.Command("x", callback=partial(throw, error)), []) == EXIT_USER_ERROR
+    assert capsys.readouterr().err == f"error: {error.message}\nhint:  {error.hint}\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    run(click.Command("x", callback=partial(throw, error)), [])
+    lines = capsys.readouterr().err.splitlines()
+    assert all(len(line) <= 80 for line in lines), lines
+    assert lines[1].startswith("  limits.turns: 40 -> 7,")
+    assert any(command in line for line in lines)
+    assert lines[-1] == "       laptop: keepstate demo), or wait"
 
 
 def throw(error: Exception) -> None:

@@ -154,6 +154,20 @@ def test_the_wheel_holds_all_that_lies_beside_the_code(wheel: Path) -> None:
         assert {f"keepstate/shipped/{path.relative_to(SHIPPED).as_posix()}" for path in files} <= inside
 
 
+def test_the_source_distribution_builds_the_same_wheel(root: Path, wheel: Path) -> None:
+    code = "import sys; from hatchling.build import {0}; {0}(sys.argv[1])"
+    packed, built = root / "packed", root / "built"
+    for folder in (packed, built):
+        folder.mkdir()
+    subprocess.run([sys.executable, "-c", code.format("build_sdist"), packed], cwd=SHIPPED, check=True)
+    (archive,) = packed.glob("*.tar.gz")
+    shutil.unpack_archive(archive, packed, filter="data")
+    (source,) = packed.glob("*/pyproject.toml")
+    subprocess.run([sys.executable, "-c", code.format("build_wheel"), built], cwd=source.parent, check=True)
+    (again,) = built.glob("*.whl")
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
 def test_an_editable_install_copies_nothing(root: Path) -> None:
     code = "import sys; from hatchling.build import build_editable; build_editable(sys.argv[1])"
     folder = root / "editable"
@@ -175,6 +189,12 @@ STEPS = (
     ("train react --laptop --dry-run", 0, "home/models/smollm2-135m-instruct"),
     ("train forget --dry-run", 2, "--template qwen3_nothink"),
     ("serve --laptop --dry-run", 0, "/keepstate/serve/plugin"),
+    ("init project --laptop --makefile", 0, "project/configs/react.yaml"),
+    ("tasks check project/my_tasks.py --count 1", 0, "the plan plays 3 tasks to their end"),
+    ("tasks generate --config project/eval.json --out project/eval", 0, "project/eval"),
+    ("ls --json", 0, '"path": "data/traces/forget"'),
+    ("clean --delete", 0, "nothing to remove"),
+    ("completion zsh", 0, "zsh_source"),
     ("bench --help", 0, "matrix"),
     (f"bench run {CONFIG} --base-url http://127.0.0.1:9/v1", 2, "no server answers at http://127.0.0.1:9/v1"),
     ("report runs/bench", 2, "no such folder: runs/bench"),
