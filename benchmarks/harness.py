@@ -1,11 +1,13 @@
 """What the harness itself costs: episodes a second with a model that answers at once.
 
     python benchmarks/harness.py [--runtime persistent] [--episodes 1000] [--rounds 1] [--concurrency 32] [--server]
-                                   [--replay]
+                                   [--replay] [--reference]
 
 Plays scripted five-step episodes of `mini` tasks by the real benchmark runner: the real loop, the real sandbox, traces
 and verdicts written durably. The model is in this process, or (`--server`) behind HTTP, asked by the real client.
-`--replay` then repeats all of them under the recorded contract, as `keepstate bench replay` does.
+`--replay` then repeats all of them under the recorded contract, as `keepstate bench replay` does. `--reference` first
+plays the same blocks plainly in the same run: `exec` in a thread of this process, one JSON file an episode. It isolates
+nothing, waits for no disk, and is what a rate is a share of.
 Prints episodes/s, CPU seconds of this process, and its memory after every round. Target on two idle cores: 250
 episodes/s (forget 130, react 500), flat memory. The time of a real model is not in it.
 """
@@ -13,6 +15,7 @@ episodes/s (forget 130, react 500), flat memory. The time of a real model is not
 from __future__ import annotations
 
 import argparse
+import asyncio
 import cProfile
 import json
 import pstats
@@ -26,12 +29,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime_references import NaiveThread
+
 from keepstate import eventloop
 from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource
 from keepstate.bench.cells import Cell, make_cell
 from keepstate.bench.replay import Contract, replay
 from keepstate.bench.run import play_cells
 from keepstate.models.scripted import ScriptedModel
+from keepstate.tasks import make_tasks
+from keepstate.tasks.families import environment_for
 from keepstate.vocabulary import RuntimeName
 
 CODE = (
@@ -95,6 +102,25 @@ def play(cell: Cell, options: argparse.Namespace) -> None:
     )
 
 
+async def play_plainly(folder: Path, options: argparse.Namespace) -> None:
+    """Play and record the blocks without keepstate's loop, sandbox, limits or trace, and print what it took."""
+    left = iter(list(make_tasks("knapsack", "mini", options.episodes, 0)))
+
+    async def play_some() -> None:
+        for task in left:
+            environment = environment_for(task)
+            interpreter = NaiveThread(environment)
+            steps = [{"code": code, "output": await interpreter.run(code)} for code in CODE]
+            record = {"task": task.name, "steps": steps, "score": environment.verdict().score}
+            (folder / f"{task.name}.json").write_text(json.dumps(record))
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(options.concurrency):
+            group.create_task(play_some())
+    print(f"reference   {options.episodes / (time.perf_counter() - started):6.0f} episodes/s", flush=True)
+
+
 def replay_all(run: Path, options: argparse.Namespace) -> None:
     """Replay every cell of a run, and print what it took."""
     started, cpu = time.perf_counter(), time.process_time()
@@ -119,11 +145,15 @@ def main() -> None:
     parser.add_argument("--isolation", default="auto")
     parser.add_argument("--server", action="store_true", help="ask over HTTP")
     parser.add_argument("--replay", action="store_true", help="replay what was played")
+    parser.add_argument("--reference", action="store_true", help="play plainly first")
     parser.add_argument("--profile", choices=["tottime", "cumtime"], help="print where this process spends its time")
     options = parser.parse_args()
     tasks = TaskSource(difficulty="mini", count=options.episodes)
     profile = cProfile.Profile()
     with tempfile.TemporaryDirectory() as name, instant_server(Path(name)) as url:
+        if options.reference:
+            (Path(name) / "plainly").mkdir()
+            asyncio.run(play_plainly(Path(name) / "plainly", options))
         for runtime in options.runtime or list(RuntimeName):
             for number in range(options.rounds):
                 config = BenchmarkConfig(

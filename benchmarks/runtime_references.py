@@ -32,12 +32,12 @@ class NaiveThread:
     _printing = threading.Lock()
 
     def __init__(self, environment: Any) -> None:
-        names = [tool.name for tool in environment.tools]
-        self._globals: dict[str, Any] = {name: self._tool(environment, name) for name in names}
+        self._globals: dict[str, Any] = {tool.name: self._tool(environment, tool) for tool in environment.tools}
 
     @staticmethod
-    def _tool(environment: Any, name: str) -> Any:
-        return lambda **arguments: environment.call(name, arguments)
+    def _tool(environment: Any, tool: Any) -> Any:
+        names = [parameter.name for parameter in tool.parameters]
+        return lambda *values, **named: environment.call(tool.name, dict(zip(names, values, strict=False)) | named)
 
     def _execute(self, code: str) -> str:
         out = io.StringIO()

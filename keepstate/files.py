@@ -15,6 +15,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -59,24 +60,34 @@ def _bytes(data: str | bytes) -> bytes:
 def write_many(files: Iterable[tuple[Path, str | bytes]]) -> list[Path]:
     """What `write_atomic` does for each file, with one wait for the disk for many; returns the paths.
 
+    A thread writes, while the next files are made.
+
     Raises:
         UserError: The disk is full, or a place cannot be written.
     """
     left = iter(files)
     paths: list[Path] = []
-    while batch := list(islice(left, WRITTEN_AT_ONCE)):
-        folders = dict.fromkeys(path.parent for path, _ in batch)
-        with ExitStack() as written:
-            for path, data in batch:
-                file = written.enter_context(atomic_file(path, durable=False))
-                file.write(_bytes(data))
-                file.flush()
-            for folder in folders:
-                _sync_disk(folder)
-        for folder in folders:
-            sync_folder(folder)
-        paths += [path for path, _ in batch]
+    with ThreadPoolExecutor(1) as writer:
+        writing = writer.submit(_write_batch, [])
+        while batch := list(islice(left, WRITTEN_AT_ONCE)):
+            writing.result()
+            writing = writer.submit(_write_batch, batch)
+            paths += [path for path, _ in batch]
+        writing.result()
     return paths
+
+
+def _write_batch(batch: Sequence[tuple[Path, str | bytes]]) -> None:
+    folders = dict.fromkeys(path.parent for path, _ in batch)
+    with ExitStack() as written:
+        for path, data in batch:
+            file = written.enter_context(atomic_file(path, durable=False))
+            file.write(_bytes(data))
+            file.flush()
+        for folder in folders:
+            _sync_disk(folder)
+    for folder in folders:
+        sync_folder(folder)
 
 
 @contextmanager

@@ -191,6 +191,21 @@ def test_many_files_are_written_as_one_by_one(tmp_path: Path, monkeypatch: pytes
     assert all(path.read_text() == f"{path.relative_to(tmp_path)}\\udcff" for path, _ in files)
 
 
+def test_the_next_files_are_made_while_these_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = threading.Event()
+    monkeypatch.setattr("keepstate.files.WRITTEN_AT_ONCE", 1)
+    monkeypatch.setattr("keepstate.files._sync_disk", lambda _folder: waited.append(made.wait(10)))
+    waited: list[bool] = []
+
+    def files() -> Iterator[tuple[Path, str]]:
+        yield tmp_path / "first", ""
+        made.set()
+        yield tmp_path / "second", ""
+
+    write_many(files())
+    assert waited == [True, True]
+
+
 def test_of_files_that_wait_together_none_appears_before_all_are_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

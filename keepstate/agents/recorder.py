@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import platform
+import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from keepstate import __version__
@@ -54,7 +55,7 @@ class Recorder:
         self._versions = {"keepstate": __version__, "python": platform.python_version()}
         if source := family_of(task).source:
             self._versions["family"] = source
-        self._started_at = _now()
+        self._started_at, self._started = datetime.now(UTC), time.monotonic()
         self._conversation = ListHash()
         self._events: list[Event] = [StartEvent(task=self.task)]
 
@@ -105,9 +106,10 @@ class Recorder:
 
     def _trace(self, reason: FinishReason, verdict: Verdict | None, failure: Failure | None) -> Trace:
         self._events.append(FinishEvent(reason=reason))
+        took = timedelta(seconds=time.monotonic() - self._started)  # the clock may have been set meanwhile
         return Trace(
-            started_at=self._started_at,
-            finished_at=_now(),
+            started_at=_text(self._started_at),
+            finished_at=_text(self._started_at + took),
             summary=_summary(self.task, self._events, reason),
             runtime=self._runtime,
             rung=self.rung,
@@ -170,8 +172,8 @@ def _bounded(value: Any, allowance: Allowance) -> Any:
     return value if value is None or isinstance(value, str | int | float) else f"<{type(value).__name__}>"
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")
 
 
 def _bounded_result(result: ActionResult) -> ActionResult:

@@ -134,14 +134,18 @@ class Cell:
         return verdicts, broken
 
     def summarise(self) -> None:
-        """Write the summaries, if they do not yet tell of the newest trace: a run may have been killed just before.
+        """Write the summaries, where there are none: who adds an episode takes them away first.
 
         Raises:
             UserError: They cannot be written.
         """
-        newest = _newest(traces_in(self.folder))
-        if newest and _newest(self._summaries()) < newest:
+        if traces_in(self.folder) and not self._summaries():
             write_summaries(self.folder)
+
+    def drop_summaries(self) -> None:
+        """Take the summaries away: they do not tell of the next episode, and no time shows it, as clocks are set."""
+        for path in self._summaries():
+            path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove what an earlier config left: its traces, verdicts, summaries and `cell.json`, nothing else.
@@ -150,8 +154,8 @@ class Cell:
         """
         for path in traces_in(self.folder):
             remove_trace(path)
-        for path in (*self._summaries(), self.folder / CELL_FILE):
-            path.unlink(missing_ok=True)
+        self.drop_summaries()
+        (self.folder / CELL_FILE).unlink(missing_ok=True)
 
     def _summaries(self) -> list[Path]:
         return [path for path in self.folder.glob("summary_*.json") if not path.is_dir()]
@@ -376,8 +380,3 @@ def read_cell_file(path: Path) -> CellRecord:
         raise UserError(
             f"{path}: not a {CELL_SCHEMA} file: {reason}", f"move {path.parent} away, or choose another --run"
         ) from error
-
-
-def _newest(files: Sequence[Path]) -> int:
-    """When the latest of some files was written; 0 where there is none."""
-    return max((path.stat().st_mtime_ns for path in files), default=0)

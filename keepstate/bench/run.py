@@ -174,7 +174,7 @@ def _kept(cells: Sequence[Cell], tallies: Sequence[Tally], *, fresh: bool) -> li
 def _owed(cell: Cell, tally: Tally, kept: set[str], player: _PlayerOn, isolation: str | None) -> list[Job]:
     """What is to be played of a cell."""
     config, changed = cell.config, bool(cell.changes())
-    begin = Once(cell.successor() if changed else lambda: None)
+    begin = Once(cell.successor() if changed else cell.drop_summaries)
     jobs = [
         Job(
             tally,

@@ -380,7 +380,10 @@ def _pause(said: Said) -> float | None:
             seconds = float(told)
         except ValueError:
             try:
-                seconds = parsedate_to_datetime(told).timestamp() - time.time()
+                now = said.headers.get("date")  # by the server's own clock, where it tells
+                seconds = parsedate_to_datetime(told).timestamp() - (
+                    parsedate_to_datetime(now).timestamp() if now else time.time()
+                )
             except (TypeError, ValueError, OverflowError):
                 return None
     return seconds if 0 <= seconds < math.inf else None

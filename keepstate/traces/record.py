@@ -289,7 +289,7 @@ class Trace(Closed):
     started_at: str
     """ISO 8601, UTC."""
     finished_at: str
-    """ISO 8601, UTC."""
+    """ISO 8601, UTC: `started_at` and what the episode took, also where the clock was set meanwhile."""
     summary: Summary
     """The figures that most readers want."""
     runtime: RuntimeName

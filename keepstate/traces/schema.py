@@ -67,7 +67,7 @@ def verdict_json(trace: Trace) -> bytes:
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:
     """`value` as strict UTF-8 JSON that reads back to equal bytes; each key, each item of a list, on its own line."""
-    text = "{\n" + ",\n".join(f"{json.dumps(key)}: {_member(item)}" for key, item in value.items()) + "\n}\n"
+    text = "{\n" + ",\n".join(f"{_strict_json(key)}: {_member(item)}" for key, item in value.items()) + "\n}\n"
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -77,5 +77,9 @@ def json_bytes(value: Mapping[str, Any]) -> bytes:
 
 def _member(value: Any) -> str:
     if isinstance(value, list | tuple) and value:
-        return "[\n" + ",\n".join(json.dumps(item, ensure_ascii=False, allow_nan=False) for item in value) + "\n]"
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return "[\n" + ",\n".join(map(_strict_json, value)) + "\n]"
+    return _strict_json(value)
+
+
+_strict_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+"""`json.dumps` makes an encoder at each call."""

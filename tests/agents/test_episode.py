@@ -5,6 +5,7 @@ import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from keepstate.traces import read_trace, write_trace
 from keepstate.traces.check import trace_problems
 from keepstate.traces.parsing import parse_answer
 from keepstate.traces.record import ErrorEvent, Limits, ModelResponseEvent, Trace
+from keepstate.traces.summary import seconds
 from keepstate.vocabulary import FinishReason, Origin, Rung, RuntimeName
 
 PERSISTENT, FORGET, REACT = RuntimeName
@@ -108,6 +110,22 @@ async def test_the_turn_limit_ends_and_is_graded(runtime: RuntimeName, sandbox: 
     assert trace.verdict is not None
     assert len(model.conversations) == FAST.turns == trace.summary.num_steps
     assert trace.messages[-1]["role"] == "assistant"
+
+
+async def test_an_episode_takes_as_long_as_it_took_however_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SetBack(datetime):
+        hours = 0
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            cls.hours += 1
+            return datetime(2026, 1, 2, 24 - cls.hours, tzinfo=tz)
+
+    monkeypatch.setattr("keepstate.agents.recorder.datetime", SetBack)
+    trace = await run_episode(TASK, runtime=REACT, model=ScriptedModel([calls(REACT, "finish")]))
+    took = seconds(trace)
+    assert took is not None
+    assert 0 <= took < 60
 
 
 async def test_state_is_kept_or_forgotten(sandbox: Sandbox) -> None:

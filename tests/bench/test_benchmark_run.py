@@ -232,19 +232,27 @@ async def test_what_a_run_killed_near_its_end_missed_is_written_by_the_next(tmp_
         whole, cell = files(tmp_path), tmp_path / "cell"
         verdict, other = [path for path in sorted(cell.glob("knapsack-*.json")) if ".trace" not in path.name][:2]
         asked = len(stub.seen)
-        for lost in ("verdict", "summary", "fresh summary"):
+        for lost in ("verdict", "summary"):
             if lost == "verdict":
                 verdict.unlink()
                 other.write_text("{")
                 assert len(read_results(tmp_path)[0].episodes) == 6, "the trace is the record"
-            elif lost == "summary":
-                (cell / "summary_react-knapsack.json").unlink()
             else:
-                (cell / "summary_react-knapsack.json").write_text("{}")
-                os.utime(cell / "summary_react-knapsack.json", ns=(0, 0))
+                (cell / "summary_react-knapsack.json").unlink()
             assert figures(await bench([react_cell(stub)], tmp_path)) == [(6, 0, 0)], lost
             assert files(tmp_path) == whole, lost
         assert len(stub.seen) == asked, "nothing was played"
+
+
+async def test_summaries_tell_of_every_episode_however_the_clock_was_set(tmp_path: Path) -> None:
+    with serving(StubServer()) as stub:
+        await bench([react_cell(stub)], tmp_path)
+        summary = tmp_path / "cell" / "summary_react-knapsack.json"
+        next((tmp_path / "cell").glob("*.trace.json")).unlink()
+        summary.write_text("{}")
+        os.utime(summary, ns=(2**62, 2**62))
+        assert figures(await bench([react_cell(stub)], tmp_path)) == [(5, 1, 0)]
+        assert json.loads(summary.read_text())["num_tasks_executed"] == 6
 
 
 async def test_a_changed_config_is_refused_with_its_keys_and_fresh_replaces(tmp_path: Path) -> None:

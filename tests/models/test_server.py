@@ -361,6 +361,14 @@ async def test_a_server_is_waited_for_as_long_as_it_asks_within_reason(told: str
     assert reply.seconds < 0.2, "waiting is not the model's time"
 
 
+@pytest.mark.parametrize(
+    ("date", "waits"), [("Wed, 21 Oct 2099 07:27:40 GMT", 20.0), ("Wed, 21 Oct 2099 07:29:00 GMT", None)]
+)
+def test_a_date_to_wait_for_is_by_the_clock_of_the_server(date: str, waits: float | None) -> None:
+    headers = {"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT", "date": date}
+    assert server_module._pause(endpoint_module.Said(429, headers, "", None)) == waits
+
+
 THOUGHTS = ["<think>\nhm\n</think>\n\na", "</think>\n\na", "<think>\n\n</think>\n\na", "<think>\nhm"]
 
 

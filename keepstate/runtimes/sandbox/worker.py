@@ -20,7 +20,7 @@ from keepstate.runtimes.base import ToolGate
 from keepstate.runtimes.sandbox import frames
 from keepstate.runtimes.sandbox.block import KEYS, Block, BlockResult, WorkerLost
 from keepstate.runtimes.sandbox.guest.wire import MAX_FRAME
-from keepstate.runtimes.sandbox.stopwatch import Stopwatch
+from keepstate.runtimes.sandbox.stopwatch import Stopwatch, read_proc
 from keepstate.traces.record import Limits, ToolCall
 from keepstate.vocabulary import Origin
 
@@ -169,8 +169,8 @@ class Worker(asyncio.Protocol):
 
     def _state(self) -> bytes:
         """One letter, as in `ps`; none where it has ended."""
-        with suppress(OSError), open(f"/proc/{self.pid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1]
+        with suppress(OSError):
+            return read_proc(f"/proc/{self.pid}/stat").rpartition(b") ")[2][:1]
         return b""
 
     def kill(self, cause: WorkerLost | EpisodeFailure) -> None:
@@ -375,8 +375,7 @@ def _time_left(block: Block) -> float:
 
 def _pid_of(process: int) -> int:
     """The number of the process behind a descriptor, as this process sees it."""
-    with open(f"/proc/self/fdinfo/{process}") as file:
-        for line in file:
-            if line.startswith("Pid:"):
-                return int(line.split()[1])
+    told = read_proc(f"/proc/self/fdinfo/{process}").partition(b"\nPid:")[2].split(maxsplit=1)
+    if told:
+        return int(told[0])
     raise OSError("the kernel does not tell the process id of a pidfd")

@@ -39,15 +39,20 @@ print('rang' if rang > 50 else 'never', rang)
 
 _NESTED = """
 import signal
+rang = 0
 def ring(*_):
+    global rang
+    rang += 1
     if echo('inner') != 'inner':
         print('BREACH inner')
 signal.signal(signal.SIGALRM, ring)
-signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0007)
 for n in range(1500):
+    # once, not in an interval: where a call takes longer than that, handlers nest in handlers until RecursionError
+    signal.setitimer(signal.ITIMER_REAL, 0.00005 + n % 40 * 0.00002)
     if echo(n) != n:
         print('BREACH', n)
 signal.setitimer(signal.ITIMER_REAL, 0)
+print('rang' if rang else 'never', rang)
 """
 
 _FULL = """
@@ -238,7 +243,7 @@ for value in (float('nan'), [float('-inf')], {1}, b'x', range(9), 1j, ..., echo,
 
 ATTACKS = (
     ordered("a handler that raises", _HANDLER, shows="rang"),
-    ordered("calls from a handler", _NESTED),
+    ordered("calls from a handler", _NESTED, shows="rang"),
     ordered("a full heap", _FULL.format(least=4096, count=100_000), shows="full"),
     ordered("a heap full of crumbs", _FULL.format(least=512, count=2_000), shows="full"),
     ordered("answers for which there is no room", _GREAT, shows="full"),
