@@ -1,13 +1,15 @@
 """Faults, tried for real: does a run that is killed again and again end with the tables of an undisturbed one?
 
-    python benchmarks/soak.py [--minutes 30] [--episodes 40] [--seed 0]
+    python benchmarks/soak.py [--minutes 30] [--episodes 40] [--seed 0] [--small-disk FOLDER]
 
 Each round plays three cells (persistent, forget, react) of scripted episodes by `keepstate bench run` against a server
 that now and then refuses (429 and 503 with `Retry-After`), sends half a body, hangs up or never answers. The run is
 killed with SIGKILL at random points, and the server is stopped and started again; then the command is repeated, until
 it says that all is done. Checked: every figure of every episode but its seconds is that of a run without faults, no
 episode is missing or not graded, no unfinished file and no process is left. Prints a line a round; exit code 1 at the
-first difference. What it does not try: a full disk, a read-only folder, a clock that jumps (tests/play, tests/models).
+first difference. With `--small-disk`, a folder on a disk of its own (`mount -t tmpfs -o size=16m tmpfs FOLDER`), runs
+are played there, and the disk is full in every third attempt. What it does not try: a read-only folder, a clock that is
+set (tests/bench, tests/agents).
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +45,8 @@ FAULTS = {"429": 0.03, "503": 0.03, "half a body": 0.03, "hangs up": 0.03, "neve
 LONGEST_LIFE_SECONDS = 12.0
 """A run is killed within this time, if it has not ended."""
 MOST_ATTEMPTS = 200
+LARGEST_DISK = 64 << 20
+"""Bytes of one that is filled."""
 REFUSAL = b"HTTP/1.1 %s Busy\r\nRetry-After: 0\r\nContent-Length: 4\r\n\r\nbusy"
 
 
@@ -115,14 +122,33 @@ def table(run: Path) -> dict[str, Any]:
     return figures
 
 
-def play(run: Path, paths: list[str], server: Server, dice: random.Random | None) -> Counter[str]:
-    """Repeat the command until all is done; kill it and the server at random points where there are dice."""
+@contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """Fill a disk to its last byte for a while."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+def play(
+    run: Path, paths: list[str], server: Server, dice: random.Random | None, small: Path | None = None
+) -> Counter[str]:
+    """Repeat the command until all is done; kill it and the server at random points, and fill the small disk, where
+    there are dice."""
     happened: Counter[str] = Counter()
     command = [sys.executable, "-m", "keepstate", "bench", "run", *paths, "--run", str(run)]
-    for _ in range(MOST_ATTEMPTS):
+    for attempt in range(MOST_ATTEMPTS):
+        is_full = bool(small and dice and attempt % 3 == 1)
+        happened["disk full"] += is_full
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
-            errors = process.communicate(timeout=dice.uniform(0.5, LONGEST_LIFE_SECONDS) if dice else None)[1]
+            with full(small) if small and is_full else nullcontext():
+                errors = process.communicate(timeout=dice.uniform(0.5, LONGEST_LIFE_SECONDS) if dice else None)[1]
         except subprocess.TimeoutExpired:
             if dice and dice.random() < 0.3:
                 happened["server stopped"] += 1
@@ -160,12 +186,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--episodes", type=int, default=40, help="of each of the three cells, in a round")
     parser.add_argument("--seed", type=int, default=0, help="of the points in time at which is killed")
+    parser.add_argument("--small-disk", type=Path, help="a folder on a disk of some MiB, to play in and to fill")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--faulty", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
         asyncio.run(serve(options.serve, options.faulty))
         return
+    if options.small_disk and shutil.disk_usage(options.small_disk).total > LARGEST_DISK:
+        parser.error(f"{options.small_disk} is on a disk of more than {LARGEST_DISK >> 20} MiB, which would be filled")
     dice, ends = random.Random(options.seed), time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as name:
         folder, number = Path(name), 0
@@ -178,8 +207,8 @@ def main() -> None:
             paths = configs(folder, server.port, options.episodes)
             while time.monotonic() < ends:
                 number += 1
-                run, started = folder / f"round-{number}", time.monotonic()
-                happened = play(run, paths, server, dice)
+                run, started = (options.small_disk or folder) / f"round-{number}", time.monotonic()
+                happened = play(run, paths, server, dice, options.small_disk)
                 found = table(run)
                 differs = [key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)]
                 print(f"round {number}: {time.monotonic() - started:.0f} s, {dict(happened)}", flush=True)
@@ -188,6 +217,7 @@ def main() -> None:
                     for key in sorted(differs)[:5]:
                         print(f"  {key}: {wanted.get(key)} undisturbed, {found.get(key)} here")
                     raise SystemExit(f"{len(differs)} differences, left behind: {left}")
+                shutil.rmtree(run)
         finally:
             server.kill()
     print(f"{number} rounds of {len(RUNTIMES) * options.episodes} episodes: all as undisturbed, nothing left behind")
