@@ -143,7 +143,7 @@ def _train(
     if tracker is Tracker.TRACKIO:
         say(f"curves: {tracking.dashboard(planned.output, python)}")
     follower = Follower(planned.output / PROGRESS)
-    follower.look()  # what earlier runs left; from here on it tells of this one
+    follower.take_in_earlier()
     env = _environment(planned) | tracking.environment(tracker, planned.output, run)
     _run(planned, python, env, follower, on_progress, say)
     adapter = _summary(planned, follower)

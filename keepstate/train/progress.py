@@ -83,6 +83,12 @@ class Follower:
         """Of all runs, without their start-up."""
         return self._earlier_seconds + self._run_seconds
 
+    def take_in_earlier(self) -> None:
+        """Read what earlier runs left. They said their warnings; a loss that was no number still counts."""
+        self.look()
+        if self.diverged is None:
+            self.warnings.clear()
+
     def look(self) -> TrainingProgress | None:
         """The newest state, or None where nothing was added."""
         try:

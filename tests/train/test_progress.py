@@ -48,6 +48,9 @@ def test_follower_reads_whole_lines_only(tmp_path: Path) -> None:
         file.write(json.dumps(warning) + "\n")
     assert follower.look() is None
     assert follower.warnings == ["the database is locked"]
+    resumed = Follower(path)
+    resumed.take_in_earlier()  # said by the run before
+    assert (resumed.losses, resumed.warnings) == (follower.losses, [])
     end = {"event": "end", "step": 20, "steps": 20, "seconds": 20.0, "peak_bytes": 0}
     with path.open("a") as file:
         file.write(json.dumps(end) + "\n")
@@ -67,3 +70,6 @@ def test_a_loss_that_is_no_number_is_said_once(tmp_path: Path) -> None:
     assert (follower.losses, follower.diverged) == ([(1, 2.0), (2, 2.0)], 3)
     assert len(follower.warnings) == 1
     assert "step 3" in follower.warnings[0]
+    resumed = Follower(path)
+    resumed.take_in_earlier()
+    assert resumed.warnings == follower.warnings
