@@ -7,11 +7,13 @@ Does not look for the server or the tasks.
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from keepstate.closed import Closed, explain
@@ -21,7 +23,7 @@ from keepstate.models.base import Sampling
 from keepstate.places import SHIPPED, find
 from keepstate.tasks import load_tasks, use_family
 from keepstate.tasks.base import Task
-from keepstate.tasks.families import named_beside
+from keepstate.tasks.families import is_file, named_beside
 from keepstate.tasks.task_set import TaskSetConfig, read_task_set
 from keepstate.traces.record import DEFAULT_LIMITS, Limits
 from keepstate.train.trained_for import TrainedFor, by_name
@@ -106,6 +108,13 @@ class TaskSource(Closed):
         family = None if self.family is None else named_beside(self.family, folder)
         return self.model_copy(update={**changes, "family": family})
 
+    def seen_from(self, folder: Path) -> TaskSource:
+        """The same with every path as it is called in a config in `folder`: the inverse of `beside`."""
+        paths = {name: path for name in ("config", "folder") if (path := getattr(self, name)) is not None}
+        if self.family is not None and is_file(self.family):
+            paths["family"] = self.family
+        return self.model_copy(update={name: type(path)(os.path.relpath(path, folder)) for name, path in paths.items()})
+
 
 class BenchmarkConfig(Closed):
     """One cell: who, where, on what, and within which limits."""
@@ -151,6 +160,11 @@ class BenchmarkConfig(Closed):
     def served_name(self) -> str:
         """Its name on the server."""
         return self.model or self.adapter
+
+    def written_in(self, folder: Path) -> str:
+        """This config with all its keys as YAML, for a file in `folder`: `read_benchmark_config` gives it again."""
+        whole = self.model_copy(update={"tasks": self.tasks.seen_from(folder)})
+        return yaml.safe_dump(whole.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def decisive(self) -> dict[str, Any]:
         """What decides the results, tasks apart: not where the server is, nor how many episodes run at once."""

@@ -21,7 +21,7 @@ from keepstate.agents.prompts import system_prompt
 from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.closed import explain
 from keepstate.errors import UserError
-from keepstate.files import canonical_json, content_hash, parse_json, write_json
+from keepstate.files import canonical_json, content_hash, parse_json, write_atomic, write_json
 from keepstate.resume import changed_keys
 from keepstate.tasks.base import Task, Verdict
 from keepstate.tasks.families import environment_for, family_of, reference_scores
@@ -35,6 +35,8 @@ from keepstate.vocabulary import ADAPTER_NAME, RuntimeName
 
 CELL_SCHEMA: Literal["keepstate.cell.v1"] = "keepstate.cell.v1"
 CELL_FILE = "cell.json"
+CELL_CONFIG = "cell.yaml"
+"""The config with which it was last played, whole: `keepstate bench run CELL/cell.yaml --run NAME` plays it again."""
 ELSEWHERE = "--run NAME"
 """The option that keeps results of two configs."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -155,7 +157,8 @@ class Cell:
         for path in traces_in(self.folder):
             remove_trace(path)
         self.drop_summaries()
-        (self.folder / CELL_FILE).unlink(missing_ok=True)
+        for name in (CELL_CONFIG, CELL_FILE):
+            (self.folder / name).unlink(missing_ok=True)
 
     def _summaries(self) -> list[Path]:
         return [path for path in self.folder.glob("summary_*.json") if not path.is_dir()]
@@ -179,6 +182,7 @@ class Cell:
         return replace
 
     def _write(self, record: CellRecord) -> None:
+        write_atomic(self.folder / CELL_CONFIG, self.config.written_in(self.folder))
         write_json(self.folder / CELL_FILE, record.model_dump(mode="json", by_alias=True))
 
     def _made(self) -> CellRecord:

@@ -63,6 +63,8 @@ def command(
                 folder.rmdir()
     if written.unreadable:
         click.echo(f"{len(written.unreadable)} files are no traces: the index names them", err=True)
+    if written.left_over:
+        click.echo(f"{written.left_over} pages of episodes that are gone lie there still: {folder}", err=True)
     click.echo(f"{written.episodes} episodes: {written.start}", err=True)
     if not serves:
         _open(written.start.resolve().as_uri(), no_open)

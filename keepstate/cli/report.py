@@ -19,11 +19,12 @@ from keepstate.report.tables import print_report
 @click.argument("run", type=PATH)
 @click.option("--out", type=PATH, help="Folder of the report.  [default: RUN/report]")
 @margin_option(MARGIN)
+@click.option("--parquet", is_flag=True, help="Write the episodes as Parquet, too; needs pyarrow.")
 @click.option("--pages", is_flag=True, help="Write a page of every episode, too; the report links to them.")
 @json_option
-def command(run: Path, *, out: Path | None, margin: float, pages: bool, as_json: bool) -> None:
+def command(run: Path, *, out: Path | None, margin: float, pages: bool, parquet: bool, as_json: bool) -> None:
     """Report on the benchmark results in RUN, e.g. runs/bench."""
-    report = build_report(run, out, margin=margin, pages=pages)
+    report = build_report(run, out, margin=margin, pages=pages, parquet=parquet)
     if as_json:
         print_json(asdict(report_file(report)))
     else:

@@ -128,7 +128,7 @@ def _cached(tallies: Sequence[Tally]) -> str:
     return f"{100 * cached / prompts:.0f} %" if cached is not None and prompts else ""
 
 
-HEAD = ("", "episodes", "open", "solved", "score", "tokens", "cached", "not graded")
+HEAD = ("cell", "episodes", "open", "solved", "score", "tokens", "cached", "not graded")
 """Of the rows of a page."""
 
 

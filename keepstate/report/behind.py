@@ -5,11 +5,14 @@ For the page. Counts and draws; says nothing of what is shown by it.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from keepstate.bench.cells import CELL_CONFIG
 from keepstate.bench.results import Episode
 from keepstate.report.figures import Comparison
 from keepstate.report.model import CellGroup
@@ -91,6 +94,23 @@ def settings_of_cells(group: CellGroup) -> tuple[list[tuple[str, str]], Table]:
         (f.cell.label, *(cell.get(key, NONE) for key in apart)) for f, cell in zip(group.figures, cells, strict=True)
     ]
     return [(key, cells[0][key]) for key in same], (("cell", *apart), rows)
+
+
+def commands_of(group: CellGroup) -> list[str]:
+    """What is typed to play the cells of a group again, and to report on them; empty where a cell has no config."""
+    cells = [figures.cell for figures in group.figures]
+    configs = [cell.folder / CELL_CONFIG for cell in cells]
+    if not all(path.is_file() for path in configs):
+        return []
+    adapters = {cell.adapter: cell.adapter_folder for cell in cells if cell.trained_for and cell.trained_for.runtimes}
+    served = "".join(f" --lora {shlex.quote(f'{name}={folder}')}" for name, folder in adapters.items() if folder)
+    named = " ".join(shlex.quote(_from_here(path)) for path in configs)
+    return [f"keepstate serve{served}", f"keepstate bench run {named} --run again", "keepstate report runs/again"]
+
+
+def _from_here(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _flat(value: Mapping[str, Any], of: str = "") -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from keepstate import __version__
 from keepstate.drawing import STYLE, policy_hash
 from keepstate.report.behaviour import BEHAVIOUR_COLUMNS
-from keepstate.report.behind import endings_by_cell, errors_by_cell, pairs_of, settings_of_cells
+from keepstate.report.behind import commands_of, endings_by_cell, errors_by_cell, pairs_of, settings_of_cells
 from keepstate.report.episodes import EPISODES_FILE, TRACES, table_of
 from keepstate.report.losses import Trainings
 from keepstate.report.matrix import METRICS, heat_map, runtimes_of
@@ -77,6 +77,7 @@ def html(report: Report, trainings: Trainings, *, run: Path | None = None) -> st
         endings_by_cell=endings_by_cell,
         pairs_of=pairs_of,
         settings_of_cells=settings_of_cells,
+        commands_of=commands_of,
         columns=COLUMNS,
         comparison_head=COMPARISON_HEAD,
         comparison_row=comparison_row,

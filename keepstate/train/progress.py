@@ -210,7 +210,7 @@ class TrainingDisplay(Display[TrainingProgress]):
                 curves.append(loss_curve(self._name, self._follower.losses))
         return LiveView(
             self.line(state),
-            ("", "step"),
+            ("adapter", "step"),
             [LiveRow(self._name, state.step, state.steps, (f"{state.step:,}/{state.steps:,}",))],
             pictures=curves,
         )

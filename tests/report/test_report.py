@@ -24,15 +24,16 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from keepstate import display
-from keepstate.bench.benchmark_config import TaskSource
+from keepstate.bench.benchmark_config import TaskSource, read_benchmark_config
+from keepstate.bench.cells import make_cell
 from keepstate.bench.results import read_results
 from keepstate.cli import compare as compare_command
 from keepstate.cli import main
 from keepstate.cli import report as report_command
 from keepstate.errors import UserError
-from keepstate.files import parse_json
-from keepstate.report import build_report, compare_cells, episodes, make_report
-from keepstate.report.behind import endings_by_cell, errors_by_cell, pairs_of, settings_of_cells
+from keepstate.files import content_hash, parse_json
+from keepstate.report import build_report, compare_cells, episodes, latex, make_report
+from keepstate.report.behind import commands_of, endings_by_cell, errors_by_cell, pairs_of, settings_of_cells
 from keepstate.report.entries import ReportFile
 from keepstate.report.figures import cell_figures
 from keepstate.report.matrix import METRICS, STEPS, heat_map
@@ -43,6 +44,7 @@ from keepstate.report.tables import markdown, print_comparison, print_report
 from keepstate.tasks import reference_scores
 from keepstate.tasks.store import load_tasks, write_tasks
 from keepstate.traces.summary import write_summaries
+from keepstate.traces.writer import remove_trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 PERSISTENT, FORGET, REACT = RuntimeName
@@ -906,3 +908,48 @@ def test_a_report_says_how_far_it_is_without_a_terminal(
     said = capsys.readouterr().err
     assert re.search(r"reading episodes: \d+/192\n", said)
     assert re.search(r"figures of cells: \d/8\n", said)
+
+
+def test_tables_for_a_paper_hold_every_cell_and_no_sign_that_latex_reads(run: Path) -> None:
+    (group,) = build_report(run).groups
+    lines = (run / "report/report.tex").read_text().splitlines()
+    tables = [line for line in lines if line.endswith("\\\\")]
+    assert {line.count(" & ") for line in tables} == {6, 5}, "seven columns of cells, six of comparisons"
+    assert sum("$\\rightarrow$" in line for line in tables) == 8 + len(group.comparisons)
+    assert latex.escaped("a_b\n50 % & {x}^~\\ <→\x1b") == (
+        r"a\_b 50 \% \& \{x\}\textasciicircum{}\textasciitilde{}\textbackslash{} $<$$\rightarrow$\textbackslash{}x1b"
+    )
+
+
+def test_parquet_is_refused_before_all_work_where_its_library_is_missing(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match="pyarrow is not installed") as refused:
+        build_report(published, tmp_path / "out", parquet=True)
+    assert "pip install pyarrow" in refused.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_says_which_commands_play_its_cells_again(run: Path, tmp_path: Path) -> None:
+    group = make_report("r", read_results(run)).groups[0]
+    serve, again, _ = commands_of(group)
+    assert serve == "keepstate serve", "where the adapters lay is not known"
+    played = [read_benchmark_config(Path(path)) for path in again.removesuffix(" --run again").split()[3:]]
+    assert {config.name for config in played} == {figures.cell.name for figures in group.figures}
+    for config in played:
+        digest = json.loads((run / config.name / "cell.json").read_text())["digest"]
+        assert content_hash(make_cell(config, tmp_path).decisive) == digest
+    build_report(run)
+    assert html_lib.escape(again) in (run / "report/index.html").read_text()
+    (run / "react-react-mini/cell.yaml").unlink()
+    assert commands_of(make_report("r", read_results(run)).groups[0]) == []
+
+
+def test_pages_of_traces_that_are_gone_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_made_cell(tmp_path / "run", "base", REACT, lambda _: Made(), 3)
+    build_report(tmp_path / "run", tmp_path / "out", pages=True)
+    assert "gone" not in capsys.readouterr().err
+    remove_trace(next((tmp_path / "run").rglob("*.trace.json")))
+    build_report(tmp_path / "run", tmp_path / "out", pages=True)
+    assert "1 pages of episodes that are gone lie there still" in capsys.readouterr().err

@@ -64,10 +64,11 @@ def _known(name: str) -> Family:
 
 def named_beside(named: str, folder: Path) -> str:
     """What a config in `folder` calls a family: a relative path starts there."""
-    return str(folder / Path(named).expanduser()) if _is_file(named) else named
+    return str(folder / Path(named).expanduser()) if is_file(named) else named
 
 
-def _is_file(named: str) -> bool:
+def is_file(named: str) -> bool:
+    """Whether this names a family's file, and no family or module."""
     return named.endswith(".py") or "/" in named
 
 
@@ -80,7 +81,7 @@ def use_family(named: str) -> Family:
     Raises:
         UserError: There is none, it has an error (told with file and line), or two have one name.
     """
-    if _is_file(named):
+    if is_file(named):
         found = from_file(Path(named).expanduser().resolve())
     elif "." in named:
         found = from_module(named)

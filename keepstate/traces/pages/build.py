@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from keepstate.errors import UserError
 from keepstate.files import write_error
@@ -51,6 +51,8 @@ class Written:
     """Where to begin: the one episode, the one task, else the index."""
     episodes: int
     unreadable: tuple[BadTrace, ...]
+    left_over: int
+    """Pages of an earlier call that nothing leads to any more: their traces are gone."""
 
 
 def page_of(path: Path, root: Path) -> PurePosixPath:
@@ -98,7 +100,9 @@ def write_pages(
     start = rows[0].page if len(rows) == 1 else INDEX
     if len(rows) > 1 and len({row.beside and row.beside.partition("#")[0] for row in rows}) == 1:
         start = rows[0].beside or INDEX
-    return Written(out / start.partition("#")[0], len(rows), tuple(bad))
+    led_to = {unquote(page.partition("#")[0]) for row in rows for page in (row.page, row.beside) if page}
+    lie = [page.relative_to(out).as_posix() for part in ("episodes", "tasks") for page in (out / part).rglob("*.html")]
+    return Written(out / start.partition("#")[0], len(rows), tuple(bad), len(set(lie) - led_to))
 
 
 def _files(paths: Sequence[Path]) -> tuple[Path, list[Path], list[BadTrace]]:
