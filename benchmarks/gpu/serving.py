@@ -6,9 +6,10 @@
 
 Steps, in their order; each writes a line of JSON to --out when it is done, so that what a cut call measured is kept:
 
-    start[:OPTION ...]  `keepstate serve`, every OPTION (with commas between) a --vllm-arg; stages and cache
+    start[*N][:OPTION ...]  `keepstate serve`, N replicas, every OPTION (commas between) a --vllm-arg; stages and cache
     raw:N:WHO           N requests at once of 400 new tokens; WHO: base, an adapter, or mixed (all models in turn)
-    CxK                 `keepstate bench matrix` with K easy tasks a cell, C episodes at once, six turns of 400 tokens
+    CxK[@1]             `keepstate bench matrix` with K easy tasks a cell, C episodes at once on each replica, or (@1)
+                        on the last one alone, six turns of 400 tokens
     stop                Ctrl-C
 
 Weights may be random (weights.py): then every episode goes to its last turn, and figures say nothing of scores.
@@ -45,7 +46,7 @@ class Bench:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.base, self.loras, self.out, self.port = given.base_model, given.lora, given.out, given.port
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.urls = [f"http://127.0.0.1:{self.port}"]
         self.process: subprocess.Popen[str] | None = None
 
     def run(self, step: str) -> None:
@@ -60,16 +61,19 @@ class Bench:
         if step == "stop":
             return self.stop()
         if step.startswith("start"):
-            return self.start([option for option in step.partition(":")[2].split(",") if option])
+            many, _, options = step.removeprefix("start").partition(":")
+            return self.start(int(many.removeprefix("*") or 1), [option for option in options.split(",") if option])
         if step.startswith("raw:"):
             _, at_once, who = step.split(":")
             return self._counted(lambda: asyncio.run(self._raw(int(at_once), who)))
-        at_once, count = map(int, step.split("x"))
-        return self._counted(lambda: self._matrix(at_once, count))
+        load, _, alone = step.partition("@")
+        episodes, tasks = map(int, load.split("x"))
+        return self._counted(lambda: self._matrix(self.urls[-1 if alone else 0], episodes, tasks))
 
-    def start(self, options: list[str]) -> dict[str, Any]:
-        """The start's stages, and what vLLM says of its cache."""
-        words = [*KEEPSTATE, "serve", "--base-model", self.base, "--port", str(self.port)]
+    def start(self, replicas: int, options: list[str]) -> dict[str, Any]:
+        """The start's stages, and what vLLM says of its cache; of the last replica."""
+        self.urls = [f"http://127.0.0.1:{self.port + number}" for number in range(replicas)]
+        words = [*KEEPSTATE, "serve", "--base-model", self.base, "--port", str(self.port), "--replicas", str(replicas)]
         words += [word for lora in self.loras for word in ("--lora", lora)]
         words += [word for option in options for word in ("--vllm-arg", option)]
         self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -78,7 +82,7 @@ class Bench:
         for line in self.process.stderr:
             said.append(line.rstrip())
             print(said[-1], flush=True)
-            if "its log: " in line:
+            if "its log: " in line and sum("its log: " in line for line in said) == replicas:
                 break
         else:
             sys.exit(f"it did not start: {self.process.wait()}")
@@ -117,10 +121,11 @@ class Bench:
 
     def _counters(self) -> dict[str, float]:
         found: dict[str, float] = defaultdict(float)
-        for line in httpx2.get(f"{self.url}/metrics", trust_env=False).text.splitlines():
-            if line.startswith("vllm:") and "_bucket" not in line:
-                name, _, value = line.rpartition(" ")
-                found[name.partition("{")[0]] += float(value)
+        for url in self.urls:
+            for line in httpx2.get(f"{url}/metrics", trust_env=False).text.splitlines():
+                if line.startswith("vllm:") and "_bucket" not in line:
+                    name, _, value = line.rpartition(" ")
+                    found[name.partition("{")[0]] += float(value)
         return found
 
     async def _raw(self, at_once: int, who: str) -> dict[str, Any]:
@@ -136,16 +141,16 @@ class Bench:
                 "temperature": 1.0,
                 "ignore_eos": True,
             }
-            (await client.post(f"{self.url}/v1/completions", json=body, timeout=600)).raise_for_status()
+            (await client.post(f"{self.urls[0]}/v1/completions", json=body, timeout=600)).raise_for_status()
 
         async with httpx2.AsyncClient(trust_env=False, limits=httpx2.Limits(max_connections=None)) as client:
             await asyncio.gather(*(ask(client, number) for number in range(at_once)))
         return {}
 
-    def _matrix(self, at_once: int, count: int) -> dict[str, Any]:
+    def _matrix(self, url: str, at_once: int, count: int) -> dict[str, Any]:
         """All cells of the server, `count` tasks each."""
         with tempfile.TemporaryDirectory() as folder:
-            words = [*KEEPSTATE, "bench", "matrix", "--base-url", f"{self.url}/v1", "--difficulty", "easy"]
+            words = [*KEEPSTATE, "bench", "matrix", "--base-url", f"{url}/v1", "--difficulty", "easy"]
             words += ["--turns", str(TURNS), "--max-tokens", str(NEW_TOKENS), "--temperature", "1.0"]
             words += ["--count", str(count), "--concurrency", str(at_once), "--run", "speed"]
             began = time.monotonic()
