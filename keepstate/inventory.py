@@ -119,7 +119,10 @@ def look(root: Path) -> Inventory:
             continue
         owners[folder] = owner
         for entry in files:
-            status = entry.stat(follow_symlinks=False)
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # a file that was being written
+                continue
             owner.bytes += status.st_size
             owner.changed = max(owner.changed, status.st_mtime)
     order = list(Kind)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +20,7 @@ from keepstate.errors import UserError
 from keepstate.files import TEMPORARY, clear_orphan, write_error
 from keepstate.inventory import folders
 from keepstate.train.result import read_done
-from keepstate.train.run_folder import alone
+from keepstate.train.run_folder import alone, checkpoint_folders
 
 
 class Why(StrEnum):
@@ -70,10 +71,13 @@ def leftovers(root: Path, closed: list[str]) -> Iterator[Leftover]:
     for folder, files in folders(root, closed):
         for entry in files:
             if entry.name.startswith(".") and entry.name.endswith(TEMPORARY) and entry.is_file(follow_symlinks=False):
-                yield Leftover(folder / entry.name, Why.HALF_WRITTEN, entry.stat(follow_symlinks=False).st_size)
+                with suppress(FileNotFoundError):  # who wrote it is through
+                    yield Leftover(folder / entry.name, Why.HALF_WRITTEN, entry.stat(follow_symlinks=False).st_size)
         if read_done(folder) is not None:
-            for why, name in ((Why.CHECKPOINT, "checkpoint-*"), (Why.PREPARED, "prepared")):
-                yield from (Leftover(path, why, _size(path)) for path in sorted(folder.glob(name)) if _is_real(path))
+            made = [(Why.CHECKPOINT, path) for path in checkpoint_folders(folder)]
+            for why, path in (*made, (Why.PREPARED, folder / "prepared")):
+                if _is_real(path):
+                    yield Leftover(path, why, _size(path))
 
 
 def _is_real(path: Path) -> bool:

@@ -3,12 +3,14 @@
 import fcntl
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from made_traces import make_trace, write_traces
 
+from keepstate import inventory, leftovers
 from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource
 from keepstate.bench.cells import make_cell
 from keepstate.cli import cli
@@ -150,6 +152,9 @@ def littered(there: Path) -> Path:
     (there / "out" / "done" / "prepared" / "a").mkdir(parents=True)
     (there / "out" / "done" / "prepared" / "a" / "data.arrow").write_bytes(b"1")
     (there / "out" / "done" / "checkpoint-9").symlink_to(there / "imported")
+    for name in ("checkpoint-best", "checkpoint-3-copy", "checkpoint-"):
+        (there / "out" / "done" / name).mkdir()
+        (there / "out" / "done" / name / "mine").touch()
     return there
 
 
@@ -184,3 +189,19 @@ def test_what_a_process_uses_stays(littered: Path) -> None:
         done = call("clean", "--delete")
     assert (done.exit_code, done.stdout.count("in use")) == (1, 3)
     assert before - files_below(littered) == {f"data/tasks/.x.json{TEMPORARY}"}
+
+
+def test_files_that_come_and_go_meanwhile_are_no_error(littered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vanishing(*words: object) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
+        for folder, files in folders(*words):  # type: ignore[arg-type]
+            for entry in files:
+                if entry.name.endswith(TEMPORARY):
+                    (folder / entry.name).unlink(missing_ok=True)
+            yield folder, files
+
+    folders = inventory.folders
+    monkeypatch.setattr(leftovers, "folders", vanishing)
+    assert call("clean").stdout.count("could go") == 2
+    (littered / "runs" / "bench" / "p-forget" / f".x.json{TEMPORARY}").touch()
+    monkeypatch.setattr(inventory, "folders", vanishing)
+    assert call("ls").exit_code == 0

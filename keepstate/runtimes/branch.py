@@ -68,13 +68,14 @@ class _OnRecord(Environment):
 
     def __init__(self, tools: tuple[Tool, ...], calls: Iterable[ToolCall]) -> None:
         self.tools = tools
-        self._left = deque(calls)
+        self.left = deque(calls)
+        """Those that were not made again."""
 
     def call(self, tool: str, arguments: dict[str, Any]) -> Any:
         """What the next call on record gave; any other call is an error."""
-        if not self._left or (self._left[0].tool, self._left[0].arguments) != (tool, arguments):
+        if not self.left or (self.left[0].tool, self.left[0].arguments) != (tool, arguments):
             raise LookupError("it made another tool call than before")
-        known = self._left.popleft()
+        known = self.left.popleft()
         if known.error is not None:
             raise ToolError(known.error)
         return known.output
@@ -97,7 +98,8 @@ async def run_again(
         if ran.result.error_type == TIME_LIMIT:
             raise CannotBranch(f"block {number} of the interpreter was cut by its time limit: nobody knows where")
         try:
-            gate = ToolGate(_OnRecord(tools, ran.calls), limits.most_calls)
+            record = _OnRecord(tools, ran.calls)
+            gate = ToolGate(record, limits.most_calls)
             again = await worker.run(ran.code, gate, limits, variables_only=variables_only)
         except WorkerLost as lost:
             raise CannotBranch(f"block {number} of the interpreter, run again, lost it: {lost}") from lost
@@ -105,7 +107,7 @@ async def run_again(
             if failure.origin is not Origin.TASK:
                 raise
             raise CannotBranch(f"block {number} of the interpreter, run again: {failure.message}") from failure
-        if not ran.is_like(again):
+        if record.left or not ran.is_like(again):
             raise CannotBranch(
                 f"block {number} of the interpreter, run again, came out otherwise: what reads a clock, chance or an"
                 " address has no second time"

@@ -7,6 +7,7 @@ whole checkpoint. Files that no training made are never touched. Starts nothing.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ OLDER_RUN = "keepstate-key.txt"
 LOCK = ".keepstate.lock"
 LOG = "train.log"
 STOP = "stop-requested"
+CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,18}")
 LAST_OF_CHECKPOINT = "trainer_state.json"
 """What the trainer writes last into a checkpoint."""
 LAST_OF_PREPARED = "dataset_info.json"
@@ -100,8 +102,13 @@ def _changes(planned: TrainingPlan, done: TrainedAdapter | None) -> list[str]:
 
 def checkpoints(output: Path) -> list[Path]:
     """Whole checkpoints, oldest first; not those that a crash cut short."""
-    found = [path for path in output.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
-    return sorted((path for path in found if _is_whole(path)), key=lambda path: int(path.name.rpartition("-")[2]))
+    return [path for path in checkpoint_folders(output) if _is_whole(path)]
+
+
+def checkpoint_folders(output: Path) -> list[Path]:
+    """What the trainer calls a checkpoint, oldest first; a copy by another name (`checkpoint-best`) is the user's."""
+    found = [path for path in output.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -136,7 +143,7 @@ def prepare(planned: TrainingPlan, tracker: Mapping[str, Any], *, fresh: bool) -
     (output / DONE).unlink(missing_ok=True)  # first: what follows is no finished adapter
     prepared = Path(planned.config["dataset_prepared_path"]).glob("*/")
     cut_short = [folder for folder in prepared if not (folder / LAST_OF_PREPARED).is_file()]
-    for folder in (*cut_short, *(found for found in output.glob("checkpoint-*") if found not in whole)):
+    for folder in (*cut_short, *(found for found in checkpoint_folders(output) if found not in whole)):
         shutil.rmtree(folder)
     for old in (WEIGHTS, STOP, OLDER_RUN, *(() if last else (PROGRESS, LOG))):
         (output / old).unlink(missing_ok=True)

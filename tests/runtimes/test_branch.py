@@ -9,8 +9,10 @@ from playground import FORGET, LIMITS, PERSISTENT, REACT, Session, Toolbox, open
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes import CannotBranch, Sandbox
 from keepstate.runtimes.base import ToolGate
+from keepstate.runtimes.branch import Ran, run_again
+from keepstate.runtimes.sandbox.block import BlockResult
 from keepstate.tasks.tools import ToolError
-from keepstate.traces.record import Limits
+from keepstate.traces.record import Limits, ToolCall
 from keepstate.vocabulary import Origin, RuntimeName
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -165,6 +167,16 @@ async def test_what_has_no_second_time_is_refused_and_the_first_goes_on(sandbox:
         with pytest.raises(CannotBranch, match=rf"block 2 of the interpreter.*{why}"):
             await branched(one)
         assert await one.output("print(x)") == "1\n"
+
+
+async def test_a_call_that_is_not_made_again_is_refused(sandbox: Sandbox) -> None:
+    made = Ran("pass", (ToolCall("echo", {"value": "a"}, output="a"),), BlockResult("", None, None, ()))
+    worker = await sandbox.take(LIMITS.memory_mib)
+    try:
+        with pytest.raises(CannotBranch, match="came out otherwise"):
+            await run_again(worker, [made], Toolbox.tools, LIMITS, variables_only=False)
+    finally:
+        worker.close()
 
 
 async def test_addresses_do_not_count_and_a_lost_interpreter_leaves_nothing_to_repeat(sandbox: Sandbox) -> None:

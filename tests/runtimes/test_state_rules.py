@@ -139,6 +139,39 @@ async def test_a_destructor_of_what_is_taken_away_is_within_the_time_limit(sandb
         assert await session.output("print(x)") == "1\n"
 
 
+HIDES = {
+    "a name that is no plain str": "class S(str): pass\nglobals()[S('f')] = lambda: 1",
+    "a name like the interpreter's own": "__f__ = lambda: 1\nglobals()['f'] = 1\ndel f\n__loader__ = print",
+    "a class of the module's own": (
+        "import __main__, types\nshown = {'decoy': 1}\n"
+        "class M(types.ModuleType):\n    __dict__ = property(lambda self: shown)\n"
+        "__main__.__class__ = M\ndef f(): pass"
+    ),
+}
+
+
+@pytest.mark.parametrize("code", HIDES.values(), ids=HIDES)
+async def test_variables_only_goes_by_no_name_or_class_that_code_makes_up(sandbox: Sandbox, code: str) -> None:
+    async with opened(VARIABLES_ONLY, sandbox) as session:
+        shown = (await session.run(code)).globals or ()
+        assert "decoy" not in shown
+        assert await session.output("print([n for n in globals() if callable(globals()[n])])") == (
+            "['echo', 'add', 'refuse', 'repeat', 'nothing', 'finish']\n"
+        )
+
+
+async def test_what_cannot_be_taken_away_costs_the_interpreter(sandbox: Sandbox) -> None:
+    raises = (
+        "class S(str):\n    armed = False\n    def __hash__(self):\n"
+        "        if S.armed: raise KeyError\n        return str.__hash__(self)\n"
+        "globals()[S('f')] = print\ndef g(): pass\nS.armed = True\nx = 1"
+    )
+    async with opened(VARIABLES_ONLY, sandbox) as session:
+        lost = await session.run(raises)
+        assert (lost.error_type, lost.state_lost, lost.globals) == ("InterpreterExit", True, ())
+        assert (await session.run("g()")).error_type == "NameError"
+
+
 async def test_persistent_takes_nothing_away(sandbox: Sandbox) -> None:
     async with opened(PERSISTENT, sandbox) as session:
         assert "f" in ((await session.run(VARIABLES)).globals or ())

@@ -337,3 +337,17 @@ def test_of_two_trainings_in_one_folder_the_second_is_refused(tmp_path: Path) ->
 
 def test_every_key_without_effect_is_axolotls() -> None:
     assert known_keys() >= WITHOUT_EFFECT
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_the_trainer_does_not_call_a_checkpoint_is_its_owners(planner: Planner, *, fresh: bool) -> None:
+    planned = planner()
+    prepare(planned, {}, fresh=False)
+    write_checkpoint(planned.output / "checkpoint-5")
+    mine = [planned.output / name for name in ("checkpoint-best", "checkpoint-5-copy/x", "checkpoint-7/x", "notes")]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    prepare(planned, {}, fresh=fresh)
+    assert [path.exists() for path in mine] == [True, True, False, True]
+    assert (planned.output / "checkpoint-5").exists() is not fresh

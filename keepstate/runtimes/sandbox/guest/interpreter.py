@@ -110,7 +110,8 @@ class Interpreter:
         self._action = Action(print, ())
         self._next_output = 0.0
         self._main = ModuleType("__main__")
-        vars(self._main)["__builtins__"] = builtins
+        self._space = vars(self._main)  # once: a class that code gives its module may answer otherwise
+        self._space["__builtins__"] = builtins
         modules["__main__"] = self._main
         for name in [name for name in modules if name.partition(".")[0] == "guest"]:
             del modules[name]
@@ -172,7 +173,7 @@ class Interpreter:
         """
         ours, theirs = socketpair()
         self.connect(theirs.detach())
-        names = dict(vars(self._main))
+        names = dict(self._space)
         tool = {"name": "f", "parameters": ["x"], "defaults": {"x": 1}, "doc": ""}
         request = {"step": 0, "code": REHEARSED, "output_chars": 100, "time_message": "", "tools": [tool]}
         request["variables_only"] = False
@@ -182,8 +183,8 @@ class Interpreter:
                 for action in self._serve(self._request() or request):
                     action.value = action.function(*action.arguments)
                 ours.recv(wire.PIECE)
-        vars(self._main).clear()
-        vars(self._main).update(names)
+        self._space.clear()
+        self._space.update(names)
         self._sources.clear()
         self._tools = {}
         self._block = 0
@@ -198,7 +199,7 @@ class Interpreter:
         self._restore()
         if variables_only:
             self._futures = 0
-            yield from self._do(self._drop_all_but_variables)  # its destructors run, within the time limit
+            yield from self._drop_all_but_variables()
             self._restore()
         if error is None:
             return {"globals": self._names()}
@@ -219,11 +220,9 @@ class Interpreter:
         sys.stdout = Capture(self._write, "<stdout>")
         sys.stderr = Capture(self._write, "<stderr>")
         sys.stdin = StringIO()
-        vars(self._main).update(self._tools)
-        vars(self._main).update(__name__="__main__", __builtins__=builtins)
-        vars(self._main).pop(
-            "__warningregistry__", None
-        )  # by line number alone: line 3 of another block is another line
+        self._space.update(self._tools)
+        self._space.update(__name__="__main__", __builtins__=builtins)
+        self._space.pop("__warningregistry__", None)  # by line number alone: line 3 of another block is another line
         signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
 
     def _restore(self) -> None:
@@ -264,8 +263,8 @@ class Interpreter:
         """
         done = yield from self._do(self._compile, code)
         if done.error is None:
-            done = yield from self._do(eval, done.value, vars(self._main))
-        value = vars(self._main).pop(LAST_VALUE, None)
+            done = yield from self._do(eval, done.value, self._space)
+        value = self._space.pop(LAST_VALUE, None)
         self._reserve.release_if_full()  # the block may have left the heap full, whether it says so or not
         if done.error is None and value is not None:
             done = yield from self._do("{!r}\n".format, value)
@@ -352,12 +351,24 @@ class Interpreter:
                 self._output.put(*output)
             raise
 
-    def _drop_all_but_variables(self) -> None:
-        """Take away names of modules and of what can be called, all before any of them is destroyed."""
-        space = vars(self._main)
+    def _drop_all_but_variables(self) -> Doing:
+        """Take away names of modules and of what can be called, all before any of them is destroyed.
+
+        Where that fails twice (a full heap, names that raise), the interpreter ends: it keeps too much or nothing.
+        """
+        for _ in range(2):  # the time limit strikes once
+            done = yield from self._do(self._take_names)
+            if done.error is None:
+                yield from self._do(done.value.clear)  # destructors run here
+                return
+            self._reserve.release()
+        _exit(0)
+
+    def _take_names(self) -> list[Any]:
+        """What they held. A key of a class made from `str` is a name as any other."""
+        space = self._space
         names = [name for name, value in list(space.items()) if callable(value) or issubclass(type(value), ModuleType)]
-        gone = [space.pop(name) for name in names if type(name) is str and not name[:2] == "__" == name[-2:]]
-        del gone
+        return [space.pop(name) for name in names if not (type(name) is str and name == "__builtins__")]
 
     def _on_soft_limit(self, _number: int, _frame: FrameType | None) -> None:
         if self._action.is_running:
@@ -366,7 +377,7 @@ class Interpreter:
     def _names(self) -> list[str]:
         """What the agent defined: not our tools, nothing that begins with an underscore."""
         names = []
-        for name in list(vars(self._main)):
+        for name in list(self._space):
             if type(name) is str and name[:1] != "_" and name not in self._tools:
                 names.append(name[:MAX_NAME_CHARS])
         return sorted(names)[:MAX_NAMES]
