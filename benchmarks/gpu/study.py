@@ -127,7 +127,7 @@ class Study:
                 if read_done(self._adapter(name := f"{arm}-seed{seed}")) is None
             }
         )
-        if self.size.on_gpu:
+        if self.size.rounded:
             for name in self._names():
                 round_weights(self._adapter(name) / WEIGHTS)
 
@@ -284,13 +284,15 @@ class Study:
         print(f"[{time.monotonic() - self.began:5.0f} s] {text}", file=sys.stderr, flush=True)
 
 
+NONE = "none"
+"""No stage: what another run has made so far is packed."""
 STAGES = ("tasks", "traces", "data", "train", "play", "replay", "report", "results")
 
 
 def main() -> int:
     """Unpack, run stages, pack; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"by default all: {' '.join(STAGES)}")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"by default all: {' '.join(STAGES)}; {NONE}")
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--family", choices=FAMILIES, default=KNAPSACK)
     parser.add_argument("--folder", type=Path, help="of the study; by default out/study-SIZE/FAMILY")
@@ -302,8 +304,8 @@ def main() -> int:
     parser.add_argument("--unpack", type=Path, metavar="FOLDER", help="begin with what was packed there")
     parser.add_argument("--port", type=int, default=8123)
     given = parser.parse_args()
-    if unknown := [stage for stage in given.stages if stage not in STAGES]:
-        parser.error(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
+    if unknown := [stage for stage in given.stages if stage not in (*STAGES, NONE)]:
+        parser.error(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}, {NONE}")
     size = size_of(given.size, given.family)
     if given.training_seeds:
         size = replace(size, seeds=tuple(map(int, given.training_seeds.split(","))))

@@ -1,8 +1,8 @@
 """Carrying a study from one machine to another in small files: what is new since it was last packed or unpacked.
 
 Archives of at most 15 MiB, each of whole files (tar.xz), so that one that is lost takes nothing else with it; at most
-`MOST` of them at a time, episodes and notes first, adapters last: what did not fit is packed the next time. Not packed:
-checkpoints and prepared data of trainings.
+`MOST` of them and `WHOLE` bytes at a time, episodes and notes first, adapters last: what did not fit is packed the next
+time. Not packed: checkpoints and prepared data of trainings.
 """
 
 from __future__ import annotations
@@ -17,33 +17,29 @@ from typing import Any
 import numpy as np
 
 from keepstate.errors import UserError
-from keepstate.files import atomic_file, parse_json, write_json
+from keepstate.files import TEMPORARY, atomic_file, parse_json, write_json
 
 NOTE = "packed.json"
 """What was packed or unpacked, with size and time of change, in the study's folder."""
-PART, MOST = 15 << 20, 4
+PART, MOST, WHOLE = 15 << 20, 7, 60 << 20
 RATIO = 12
-"""Text becomes smaller by about 20 (measured on traces); an archive that came out too large is refused."""
+"""Text becomes smaller by about 20 (measured on traces); an archive that comes out too large is named."""
 LEFT_OUT = ("prepared", "checkpoint-", NOTE)
 
 Listing = dict[str, list[int]]
 
 
 def pack(folder: Path, out: Path) -> list[Path]:
-    """Pack what is new in `folder`; the archives.
-
-    Raises:
-        UserError: An archive came out larger than `PART`.
-    """
+    """Pack what is new in `folder`; the archives."""
     before = _noted(folder)
     new = {name: signature for name, signature in _listing(folder).items() if before["files"].get(name) != signature}
     out.mkdir(parents=True, exist_ok=True)
-    parts = _parts(new)[:MOST]
+    parts = _parts(new)
     paths = [out / f"study-{before['packs']:03}-{number}.tar.xz" for number in range(len(parts))]
     with ProcessPoolExecutor() as pool:
         list(pool.map(_archive, [folder] * len(parts), parts, paths))
-    if too_large := [path.name for path in paths if _too_large(path)]:
-        raise UserError(f"{', '.join(too_large)}: larger than {PART >> 20} MiB", "they can be unpacked all the same")
+    for path in filter(_too_large, paths):
+        print(f"{path.name} is larger than {PART >> 20} MiB: RATIO in {Path(__file__).name} promised too much")
     packed = {name: new[name] for part in parts for name in part}
     write_json(folder / NOTE, {"packs": before["packs"] + 1, "files": before["files"] | packed})
     left = len(new) - len(packed)
@@ -77,7 +73,9 @@ def _listing(folder: Path) -> Listing:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and not any(part.startswith(LEFT_OUT) for part in name.split("/")):
+        if any(part.startswith(LEFT_OUT) for part in name.split("/")) or name.endswith(TEMPORARY):
+            continue
+        if path.is_file():
             stat = path.stat()
             found[name] = [stat.st_size, stat.st_mtime_ns]
     return found
@@ -89,16 +87,18 @@ def _noted(folder: Path) -> dict[str, Any]:
 
 
 def _parts(new: Listing) -> list[list[str]]:
-    """Names, an archive each: as many as are expected to fit it; adapters last."""
+    """Names, an archive each: as many as are expected to fit it; adapters last. What is not in them waits."""
     parts: list[list[str]] = []
-    room = 0
+    room, whole = 0, WHOLE
     for name in sorted(new, key=lambda name: (name.endswith(".safetensors"), name)):
         expected = new[name][0] if name.endswith(".safetensors") else new[name][0] // RATIO
         if not parts or expected > room:
+            if len(parts) == MOST or expected > whole:
+                break
             parts.append([])
             room = PART
         parts[-1].append(name)
-        room -= expected
+        room, whole = room - expected, whole - expected
     return parts
 
 

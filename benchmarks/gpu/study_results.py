@@ -16,12 +16,12 @@ from typing import Any
 from study_sizes import Size
 
 from keepstate import __version__
-from keepstate.bench.results import CellResult, read_results
+from keepstate.bench.results import CellResult, Fit, read_results
 from keepstate.errors import UserError
 from keepstate.files import file_hash, parse_json, write_atomic, write_json
 from keepstate.report.figures import MARGIN, cell_figures
 from keepstate.report.significance import ERROR, PairedDifference, holm, paired_difference
-from keepstate.report.statistics import Estimate, median_ratio
+from keepstate.report.statistics import Estimate, bounded_mean, median_ratio
 from keepstate.train.trained_for import as_word
 
 RUN = "study"
@@ -35,6 +35,8 @@ SECONDARY: dict[str, tuple[Arm, Arm]] = {"mixed, persistent": ((MIX, P), (P, P))
 """First - second; each of the two is a family for Holm, over all sets of tasks."""
 LEARNT: tuple[Arm, ...] = ((P, P), (S, S), (R, R))
 COPIED = ("report.md", "report.json", "index.html", "episodes.csv", "*.svg")
+
+CLAIM = {True: "speak of a mismatch", False: "carry no claim"}
 
 Seeds = Mapping[int, CellResult]
 
@@ -78,9 +80,10 @@ def write_results(folder: Path, target: Path, family: str, size: Size) -> None:
     replays = {name: _replayed(folder / f"{name}.json") for name in ("replay", "exposure")}
     write_json(target / "replay.json", replays)
     lines = [f"# Results: {family}, {len(complete)} trainings ({', '.join(map(str, complete)) or 'none complete'})", ""]
-    lines += _sizes(size) + _learnt(arms, size)
+    lines += _sizes(size) + _matrix(cells, arms, size) + _learnt(arms, size)
     for title, found in zip(("Primary", "Mixed"), families, strict=True):
-        lines += _table(f"{title} comparisons (cap {size.caps[0]}, Holm over {len(found)})", found)
+        head = f"{title} comparisons (cap {size.caps[0]}, Holm over {len(found)})"
+        lines += _table(head, found, claims=_plays(arms, size))
     lines += _replay_lines(replays["replay"]) + _times(folder, cells) + LAYOUT
     write_atomic(target / "README.md", "\n".join(lines) + "\n")
     if (there := sum(path.stat().st_size for path in target.rglob("*") if path.is_file())) > MOST_BYTES:
@@ -139,14 +142,49 @@ def _one(name: str, tasks: str, first: Seeds, second: Seeds) -> Registered | Non
     return Registered(name, tasks, difference, each, median_ratio(means(first, "tokens"), means(second, "tokens")))
 
 
-def _table(title: str, found: Sequence[Registered]) -> list[str]:
+def _plays(arms: Mapping[tuple[str, Arm], Seeds], size: Size) -> bool:
+    """Whether both specialists lie above the blind floor in every training, on tasks like those of the training."""
+    cells = [cell for arm in LEARNT[:2] for cell in arms[size.trained_on, arm].values()]
+    corrected = [cell_figures(cell).corrected for cell in cells]
+    return all(value is not None and value.low is not None and value.low > 0 for value in corrected)
+
+
+def _matrix(cells: Sequence[CellResult], arms: Mapping[tuple[str, Arm], Seeds], size: Size) -> list[str]:
+    """Every cell under the first cap, over the trainings that were played whole; draws are in the report alone."""
+    base = {
+        (cell.difficulty, ("base", str(cell.runtime))): {0: cell}
+        for cell in cells
+        if cell.fit is Fit.BASE and cell.config["limits"]["tool_calls"] == size.caps[0]
+    }
+    head = "| tasks | trained for → acts in | n | optimality % [95 %] | each training | solved | missing | tokens |"
+    rows = []
+    for (tasks, (of, runtime)), seeds in sorted({**base, **arms}.items()):
+        every = [cell.by_task for cell in seeds.values()]
+        shared = set.intersection(*map(set, every)) if every else set()
+        if not shared:
+            continue
+        score = bounded_mean([fmean(of_task[task].score for of_task in every) for task in sorted(shared)])
+        each = [fmean(100 * of_task[task].score for task in shared) for of_task in every]
+        episodes = [episode for cell in seeds.values() for episode in cell.episodes]
+        tokens = [episode.tokens for episode in episodes]
+        rows.append(
+            f"| {tasks} | {of} → {runtime} | {len(shared)} | {_range(score, '.1f', 100)}"
+            f" | {', '.join(f'{value:.1f}' for value in each)}"
+            f" | {sum(episode.solved for episode in episodes)}/{len(episodes)}"
+            f" | {sum(episode.missed_variable for episode in episodes)}/{len(episodes)}"
+            f" | {'unknown' if None in tokens else format(fmean(filter(None, tokens)), ',.0f')} |"
+        )
+    return [f"## Cells (cap {size.caps[0]}, temperature 0)", "", head, "|---" * 8 + "|", *rows, ""]
+
+
+def _table(title: str, found: Sequence[Registered], *, claims: bool) -> list[str]:
     head = (
         "| tasks | | n | difference, points [95 %] | each training | p, Holm | shown | verdict | tokens, ratio [95 %] |"
     )
     rows = [
         f"| {one.tasks} | {one.name} | {one.difference.difference.n} | {_points(one.difference.difference)}"
         f" | {', '.join(f'{100 * value:.1f}' for value in one.each.values())}"
-        f" | {'-' if one.p_holm is None else format(one.p_holm, '.2g')} | {'yes' if one.shown else 'no'}"
+        f" | {'-' if one.p_holm is None else format(one.p_holm, '.2g')} | {'yes' if one.shown and claims else 'no'}"
         f" | {one.difference.verdict} | {_range(one.tokens, '.2f', 1)} |"
         for one in found
     ]
@@ -195,7 +233,8 @@ def _learnt(arms: Mapping[tuple[str, Arm], Seeds], size: Size) -> list[str]:
                 f" | {sum(episode.solved for episode in cell.episodes)}/{len(cell.episodes)}"
                 f" | {sum(episode.missed_variable for episode in cell.episodes)}/{len(cell.episodes)} |"
             )
-    return [*dict.fromkeys(lines), ""]
+    said = "Both specialists lie above the floor" if _plays(arms, size) else "Not both specialists lie above the floor"
+    return [*lines, "", f"{said} in every training, so the comparisons {CLAIM[_plays(arms, size)]}.", ""]
 
 
 def _hashes(folder: Path, cells: Sequence[CellResult]) -> dict[str, Any]:

@@ -55,7 +55,9 @@ class Size:
     context: int
     """Of training rows and of the server."""
     on_gpu: bool = False
-    """Packed rows and kernels; factors rounded to bf16."""
+    """Packed rows and kernels."""
+    rounded: bool = False
+    """Adapters' factors to bf16, as a server on a GPU computes."""
     steps: int | None = None
     """Of a training, at most."""
     concurrency: int = 64
@@ -89,6 +91,7 @@ SIZES = {
         max_tokens=2048,
         context=8192,
         on_gpu=True,
+        rounded=True,
         concurrency=512,
         at_once=8,
     ),
@@ -115,6 +118,7 @@ SIZES = {
         turns=3,
         max_tokens=48,
         context=4096,
+        rounded=True,
         steps=2,
         at_once=2,
     ),

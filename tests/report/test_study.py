@@ -125,20 +125,20 @@ def test_weights_are_rounded_to_the_nearest_bf16(tmp_path: Path) -> None:
     assert path.read_bytes() == raw
 
 
-def made_study(folder: Path, *, turned: bool) -> None:
+def made_study(folder: Path, *, turned: bool = False, best: float = 0.95) -> None:
     """Two trainings; the persistent adapter loses in forget, or in one of them does not: `turned`."""
     for seed, (arm, of), runtime in product((0, 1), OF.items(), RuntimeName):
         trained = TrainedFor(runtimes=of, training=f"{len(arm):064x}", seed=seed)
         if runtime not in trained.playable:
             continue
         lost = runtime not in of and arm == "persistent" and not (turned and seed)
-        made = Made(0.3 if lost else 0.8, prompt=2000 if arm == "forget" else 1000)
+        made = Made(best - 0.5 if lost else best, prompt=2000 if arm == "forget" else 1000)
         write_made_cell(
             folder / "runs" / study_results.RUN,
             f"{arm}-seed{seed}",
             runtime,
             lambda _, made=made: made,
-            8,
+            16,
             trained_for=trained,
             sampling={"temperature": 0},
         )
@@ -156,7 +156,7 @@ def test_an_effect_is_shown_only_if_every_training_has_its_sign(turned: bool, tm
     rows = [[part.strip() for part in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
     found = {(row[0], row[1]): row for row in rows if len(row) == 9}
     lost, chosen, restated = (found["mini", name] for name in "GMQ")
-    assert lost[2] == "8"
+    assert lost[2] == "16"
     assert lost[3].startswith("25.0 [" if turned else "50.0 [")
     assert lost[4] == ("50.0, 0.0" if turned else "50.0, 50.0")
     assert lost[6] == ("no" if turned else "yes")
@@ -170,8 +170,14 @@ def test_an_effect_is_shown_only_if_every_training_has_its_sign(turned: bool, tm
     }
 
 
+def test_adapters_below_the_floor_carry_no_claim(tmp_path: Path) -> None:
+    made_study(tmp_path / "study", best=0.6)
+    study_results.write_results(tmp_path / "study", tmp_path / "results", "knapsack", SIZE)
+    assert "| yes |" not in (tmp_path / "results" / "README.md").read_text()
+
+
 def test_a_training_with_a_cell_that_was_not_played_whole_is_left_out(tmp_path: Path) -> None:
-    made_study(tmp_path / "study", turned=False)
+    made_study(tmp_path / "study")
     cell = next(iter((tmp_path / "study" / "runs" / study_results.RUN).glob("mixed-seed1-forget-*")))
     next(cell.glob("*-00003.trace.json")).unlink()
     study_results.write_results(tmp_path / "study", tmp_path / "results", "knapsack", SIZE)
