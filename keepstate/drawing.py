@@ -109,21 +109,21 @@ class Scale:
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self) -> list[float]:
-        """Round values, four to eight of them."""
-        step = _round((self.high - self.low) / 4)
+        """Round values, three to seven of them."""
+        step = _round(((self.high - self.low) or 1.0) / 6)
         return [each * step for each in range(math.ceil(self.low / step), math.floor(self.high / step + 1e-9) + 1)]
 
 
 def scale_to(most: float, start: float = LEFT, end: float = RIGHT) -> Scale:
     """From zero to a round value at or above `most`."""
-    step = _round((most or 1.0) / 4)
+    step = _round((most or 1.0) / 6)
     return Scale(0.0, math.ceil((most or 1.0) / step - 1e-9) * step, start, end)
 
 
 def _round(step: float) -> float:
-    """The largest of 1, 2, 5, 10, ... not above a step."""
+    """The smallest of 1, 2, 5, 10, ... not below a step."""
     power = 10.0 ** math.floor(math.log10(step))
-    return power * next(factor for factor in (5, 2, 1) if factor * power <= step * (1 + 1e-9))
+    return power * next(factor for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9))
 
 
 def across(scale: Scale, top: float, bottom: float, title: str) -> str:

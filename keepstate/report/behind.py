@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from keepstate.bench.results import Episode
 from keepstate.report.figures import Comparison
 from keepstate.report.model import CellGroup
 from keepstate.report.words import NONE
+from keepstate.vocabulary import BASE
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """A head and rows, which begin with the name of a cell."""
@@ -102,10 +103,27 @@ def commands_of(group: CellGroup) -> list[str]:
     configs = [cell.folder / CELL_CONFIG for cell in cells]
     if not all(path.is_file() for path in configs):
         return []
-    adapters = {cell.adapter: cell.adapter_folder for cell in cells if cell.trained_for and cell.trained_for.runtimes}
-    served = "".join(f" --lora {shlex.quote(f'{name}={folder}')}" for name, folder in adapters.items() if folder)
-    named = " ".join(shlex.quote(_from_here(path)) for path in configs)
-    return [f"keepstate serve{served}", f"keepstate bench run {named} --run again", "keepstate report runs/again"]
+    models = {cell.adapter: cell.adapter_folder for cell in cells}
+    base = models.pop(BASE, None)
+    served = [f"--lora {shlex.quote(f'{name}={folder}')}" for name, folder in models.items() if folder]
+    unknown = [name for name, folder in models.items() if not folder]
+    play = [*(shlex.quote(_from_here(path)) for path in configs), f"--base-url http://127.0.0.1:{PORT}/v1 --run again"]
+    return [
+        *([f"# which folders these adapters lie in is not known: {', '.join(unknown)}"] if unknown else []),
+        _lines(
+            [f"keepstate serve --port {PORT}", *([f"--base-model {shlex.quote(str(base))}"] if base else []), *served]
+        ),
+        _lines(["keepstate bench run", *play]),
+        "keepstate report runs/again",
+    ]
+
+
+PORT = 8000
+"""Of the commands that a report says: any free one."""
+
+
+def _lines(parts: Sequence[str]) -> str:
+    return " \\\n    ".join(parts)
 
 
 def _from_here(path: Path) -> str:

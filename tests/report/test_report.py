@@ -933,9 +933,10 @@ def test_parquet_is_refused_before_all_work_where_its_library_is_missing(
 
 def test_a_report_says_which_commands_play_its_cells_again(run: Path, tmp_path: Path) -> None:
     group = make_report("r", read_results(run)).groups[0]
-    serve, again, _ = commands_of(group)
-    assert serve == "keepstate serve", "where the adapters lay is not known"
-    played = [read_benchmark_config(Path(path)) for path in again.removesuffix(" --run again").split()[3:]]
+    unknown, serve, again, _ = commands_of(group)
+    assert unknown.endswith(" is not known: persistent, forget, react")
+    assert serve == "keepstate serve --port 8000"
+    played = [read_benchmark_config(Path(path)) for path in re.findall(r"\S+cell\.yaml", again)]
     assert {config.name for config in played} == {figures.cell.name for figures in group.figures}
     for config in played:
         digest = json.loads((run / config.name / "cell.json").read_text())["digest"]
