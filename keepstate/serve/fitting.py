@@ -1,16 +1,28 @@
-"""Whether an adapter fits a base model, by the sizes of the layers: those in its files, else those it must have."""
+"""Whether an adapter fits a base model, by the sizes of the layers: those in its files, else those it must have; and
+whether LoRA kernels are tuned for these sizes on this card."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from keepstate import machine
 from keepstate.errors import UserError
 from keepstate.model_files import model_folder
-from keepstate.model_shape import PROJECTIONS, ModelShape
-from keepstate.serve.adapters import ServedAdapter
+from keepstate.model_shape import KNOWN, PROJECTIONS, ModelShape
+from keepstate.serve.adapters import ServedAdapter, max_rank
 from keepstate.serve.weights import read_header
 from keepstate.setup.environments import Device
 
 NAMED_LIKE_LLAMA = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "smollm3"})
 """Values of `model_type` whose layers are named as in Llama's, in one block of layers without other parts around it."""
+TUNED = "VLLM_TUNED_CONFIG_FOLDER"
+"""vLLM's variable for the folder of kernel configurations."""
+KERNELS = Path(__file__).resolve().parent / "lora_kernels"
+"""Configurations of vLLM's LoRA kernels, a pair of files for each card, by `benchmarks/gpu/tune_lora.py`."""
+TUNED_FOR, TUNED_RANK = KNOWN["qwen3-8b"], 64
+"""The base model whose layers they are for, and the rank."""
 ONE_SCALE: frozenset[Device] = frozenset({"cuda"})
 """Where vLLM is 0.24, which reads neither `rank_pattern` nor `alpha_pattern`: every layer gets `lora_alpha / r`."""
 
@@ -77,3 +89,13 @@ def check_fits(adapter: ServedAdapter, base: str, sizes: dict[str, tuple[int, ..
     if adapter.pairs and not sizes:
         return [f"not checked: whether {adapter.name} fits {base}, whose layers are not known here"]
     return []
+
+
+def tuned_kernels(shape: ModelShape | None, adapters: Sequence[ServedAdapter]) -> Path | None:
+    """The folder of LoRA kernel configurations for this card and these layers; None where there are none, or where
+    the user names others."""
+    gpus = machine.visible_gpus()
+    if os.environ.get(TUNED) or not gpus or not adapters or shape is None or shape.sizes != TUNED_FOR.sizes:
+        return None
+    card = gpus[0].name.replace(" ", "_").replace("-", "_")  # as vLLM names the file
+    return KERNELS if max_rank(adapters) == TUNED_RANK and (KERNELS / f"{card}_SHRINK.json").is_file() else None

@@ -72,6 +72,8 @@ class Loaded(Closed):
     """SHA-256 of the chat template; None where an older version noted it."""
     vllm_arguments: tuple[str, ...] = ()
     """What the user gave vLLM beside what keepstate gives it."""
+    kernels: Path | None = None
+    """Folder of tuned configurations of LoRA kernels; None: vLLM's own."""
     replicas: tuple[str, ...] = ()
     """Base URLs of all servers that were started together with it; none where it was started alone."""
 
@@ -105,6 +107,7 @@ def noted(
         adapters=dict(adapters),
         template=template,
         vllm_arguments=planned.vllm_arguments if planned else (),
+        kernels=planned.kernels if planned else None,
         replicas=planned.replicas if planned else (),
     )
     with suppress(UserError):  # a full disk ends no server

@@ -29,7 +29,7 @@ from keepstate.model_shape import read_shape
 from keepstate.places import log_file
 from keepstate.serve.adapters import ServedAdapter, read_adapters
 from keepstate.serve.capacity import CPU_CACHE_GIB, GPU_MEMORY, cpu_cache_gib, gpu_context
-from keepstate.serve.fitting import base_sizes, check_fits
+from keepstate.serve.fitting import base_sizes, check_fits, tuned_kernels
 from keepstate.serve.ports import HOST, free_port, is_loopback, own_url
 from keepstate.setup import environments
 from keepstate.setup.environments import Device
@@ -90,6 +90,8 @@ class ServingPlan:
     """More words of vLLM's command line, the user's own."""
     host: str = HOST
     """The address that it listens on."""
+    kernels: Path | None = None
+    """Folder of tuned configurations of vLLM's LoRA kernels; None: vLLM's own."""
     gpu: machine.Gpu | None = None
     """The one that it takes; None: what CUDA gives it."""
     replicas: tuple[str, ...] = ()
@@ -187,6 +189,7 @@ def plan_serving(
         log=(log or log_file(f"vllm-{port}.log")).resolve(),
         remarks=tuple(remarks),
         vllm_arguments=arguments,
+        kernels=tuned_kernels(shape, served) if device == "cuda" else None,
     )
 
 

@@ -1,6 +1,7 @@
 """What memory a server needs follows from the base model's shape, and answers end where the template ends them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from keepstate.serve import plan_serving
 from keepstate.serve.adapters import ServedAdapter
 from keepstate.serve.capacity import cpu_cache_gib, gpu_tokens
 from keepstate.serve.command import command, own_environment
+from keepstate.serve.fitting import KERNELS, TUNED, TUNED_FOR, TUNED_RANK, tuned_kernels
 
 H100 = 81_559 / 1024
 THREE = [ServedAdapter(name, Path(name), 64) for name in "abc"]
@@ -118,3 +120,43 @@ def test_a_template_with_the_tokenizers_tokens_is_read_with_them(
     model, mine = make_tokenizer("gemma", tmp_path / "model"), tmp_path / "mine.jinja"
     mine.write_text(load_template("gemma").text.replace("'<bos>'", "bos_token"))
     assert plan_serving(base_model=model, template=mine, port=0).generation == {"eos_token_id": [5]}
+
+
+@pytest.mark.parametrize(
+    ("card", "model", "rank", "own", "found"),
+    [
+        ("NVIDIA H200", "qwen3-8b", 64, "", True),
+        ("NVIDIA H200", "qwen3-8b", 64, "/mine", False),
+        ("NVIDIA H200", "qwen3-8b", 32, "", False),
+        ("NVIDIA H200", "qwen3-4b", 64, "", False),
+        ("NVIDIA H100 80GB HBM3", "qwen3-8b", 64, "", False),
+    ],
+)
+def test_tuned_kernels_are_for_one_card_and_one_shape(
+    card: str, model: str, rank: int, own: str, found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "visible_gpus", lambda: (Gpu(card, 140.0, "1"),))
+    monkeypatch.setenv(TUNED, own)
+    adapters = [ServedAdapter("a", Path("a"), rank)]
+    assert tuned_kernels(KNOWN[model], adapters) == (KERNELS if found else None)
+    assert tuned_kernels(KNOWN[model], []) is None
+
+
+def test_a_server_gets_the_folder_of_tuned_kernels(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, 140.0)
+    planned = plan_serving(base_model=model, template="chatml", port=8123)
+    assert TUNED not in own_environment(planned)
+    assert own_environment(replace(planned, kernels=KERNELS))[TUNED] == str(KERNELS)
+
+
+@pytest.mark.parametrize("path", sorted(KERNELS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_files_of_kernels_have_what_vllm_looks_up(path: Path) -> None:
+    """It takes the nearest number of everything but the slices, whose absence ends the server."""
+    shrinks = path.stem.endswith("_SHRINK")
+    for slices in json.loads(path.read_text()).values():
+        for joined in "123":
+            for rows in slices[joined].values():
+                assert str(TUNED_FOR.hidden if shrinks else TUNED_RANK) in rows
+                for config in (each for sizes in rows.values() for each in sizes.values()):
+                    assert {"block_m", "block_n", "block_k", "num_warps", "num_stages", "num_ctas"} <= set(config)
+                    assert ("split_k" in config) == shrinks

@@ -1,10 +1,12 @@
-"""vLLM plugin for the CPU: LoRA as matrix products, and processes that sleep while they wait.
+"""vLLM plugin: the model's class is looked at in place; on the CPU also LoRA as matrix products, and short spins.
+
+vLLM starts a process that imports all of it again, only to look at the model's class without touching the GPU, which
+looking at it does not. On the CPU:
 
 vLLM 0.32's own CPU code copies an adapter's matrices once for every token of the batch, and gives the base model's rows
 of a mixed batch the last adapter; here each adapter is applied once, to the rows that ask for it, and those of a small
 batch all at once. Its processes spin for a second before they sleep, which on two cores takes the other core from the
-episodes. `docs/serving.md` has the figures. vLLM finds it through the entry point in the folder beside this file; on a
-GPU it does nothing.
+episodes. `docs/serving.md` has the figures. vLLM finds it through the entry point in the folder beside this file.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, TypeAlias
 import torch
 from vllm.distributed.device_communicators import shm_broadcast
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+from vllm.model_executor.models import registry
 from vllm.platforms import current_platform
 
 Rows: TypeAlias = "slice | torch.Tensor"
@@ -26,7 +29,8 @@ SPIN_SECONDS = 0.002
 
 
 def register() -> None:
-    """Let vLLM use `GroupedLora` and short spins on the CPU."""
+    """Let vLLM look at a model's class in place, and use `GroupedLora` and short spins on the CPU."""
+    registry._run_in_subprocess = lambda look: look()
     if current_platform.is_cpu():
         path = f"{__name__}.{GroupedLora.__name__}"
         type(current_platform).get_punica_wrapper = classmethod(lambda _: path)
