@@ -69,6 +69,15 @@ def test_commands_and_options_on_a_page_are_there(page: Path) -> None:
             assert set(OPTION.findall(line.partition(", then")[0])) <= options_of(command), line
 
 
+def test_every_page_has_its_place_on_the_site() -> None:
+    """The strict build says so too, minutes later."""
+    placed = re.findall(r"^ +- [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    there = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    beside = {"training.md", "gpu-results.md", "contributing.md", "changelog.md", "reference/commands.md"}
+    assert set(placed) == there | beside
+    assert len(placed) == len(set(placed))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_what_a_page_says_runs(page: Path, tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def picture() -> str:
     lines = rows()
     height = TOP + STEP * len(lines) + 50
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH * 1.4:g}"'
-        f' height="{height * 1.4:g}" role="img" aria-labelledby="t">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH * 1.2:g}"'
+        f' height="{height * 1.2:g}" role="img" aria-labelledby="t">',
         f'<title id="t">{title(lines)}</title>',
         f"<style>\n{STYLE}\n</style>",
         f'<rect class="card" width="{WIDTH}" height="{height}" rx="8"/>',
