@@ -49,10 +49,11 @@ class Plot:
     title: str
     words: str
     """How to read it."""
-    draw: Callable[[CellGroup], Picture]
+    draw: Callable[[CellGroup], Picture | None]
+    """None where no cell has what it shows."""
 
 
-def optimality(group: CellGroup) -> Picture:
+def optimality(group: CellGroup) -> Picture | None:
     """The mean score of each cell with its interval, floor and oracle marked."""
     scale, rows = Scale(0, 100), [figures for figures in group.figures if figures.optimality]
     bottom = HEAD + 26 + ROW * len(rows)
@@ -70,10 +71,10 @@ def optimality(group: CellGroup) -> Picture:
         rule = path(f"M{scale(ends[0]):g} {y + 11:g}H{scale(ends[1]):g}", f"curve {_kind(figures)}")
         marks += _label(figures, y, f"{100 * estimate.value:.1f}") + rule
         marks += mark(scale(100 * estimate.value), y + 11, _place(figures))
-    return _drawing(group, "scores", marks, bottom, group.figures)
+    return _drawing(group, "scores", marks, bottom, rows)
 
 
-def tokens(group: CellGroup) -> Picture:
+def tokens(group: CellGroup) -> Picture | None:
     """The mean tokens of each cell, completions strongly coloured, with the interval of the median."""
     rows = [figures for figures in group.figures if figures.tokens]
     highest = [max(f.tokens.value, (f.median_tokens and f.median_tokens.high) or 0) for f in rows if f.tokens]
@@ -88,10 +89,10 @@ def tokens(group: CellGroup) -> Picture:
         marks += bar(LEFT, y + 5, scale(written) - LEFT, 12, f"mark {_kind(figures)}")
         if median and median.low is not None and median.high is not None:
             marks += path(f"M{scale(median.low):g} {y + 11:g}H{scale(median.high):g}", "rule")
-    return _drawing(group, "tokens", marks, bottom, group.figures)
+    return _drawing(group, "tokens", marks, bottom, rows)
 
 
-def tokens_and_optimality(group: CellGroup) -> Picture:
+def tokens_and_optimality(group: CellGroup) -> Picture | None:
     """Both together: a numbered mark a cell, named below. One that would hide another stands on a line beside."""
     rows = [figures for figures in group.figures if figures.tokens and figures.optimality]
     left, top, bottom = 40, HEAD + 16, HEAD + 236
@@ -113,10 +114,10 @@ def tokens_and_optimality(group: CellGroup) -> Picture:
         badges += moved(x, y, '<circle class="paper" r="9.5"/>' + f'<circle class="mark {_kind(figures)}" r="8.5"/>')
         badges += text(x, y + 4, str(number), "number")
         marks += text(LEFT, bottom + FOOT + ENTRY * number, f"{number}  {figures.cell.label}")
-    return _drawing(group, "tokens against scores", marks + badges, bottom + 14 + ENTRY * len(rows), group.figures)
+    return _drawing(group, "tokens against scores", marks + badges, bottom + 14 + ENTRY * len(rows), rows)
 
 
-def turns(group: CellGroup) -> Picture:
+def turns(group: CellGroup) -> Picture | None:
     """How many episodes of each cell took how many turns, those strongly coloured that the limit ended."""
     rows = [figures for figures in group.figures if figures.cell.episodes]
     most = max((each.steps for figures in rows for each in figures.cell.episodes), default=1)
@@ -134,7 +135,7 @@ def turns(group: CellGroup) -> Picture:
             for steps, count in sorted(counts.items()):
                 high = round(19 * count / max(taken.values()), 1)
                 marks += bar(scale(steps) - wide / 2, y + 24 - high, wide, high, f"{kind} {_kind(figures)}")
-    return _drawing(group, "turns used", marks, bottom, group.figures)
+    return _drawing(group, "turns used", marks, bottom, rows)
 
 
 PLOTS = (
@@ -170,7 +171,8 @@ def losses(trainings: Sequence[Losses]) -> list[Picture]:
 def drawn(report: Report, trainings: Sequence[Losses]) -> Iterator[tuple[str, Picture]]:
     """Every plot of the whole report, by the name of its files."""
     for plot in PLOTS:
-        yield plot.name, stacked(plot.draw(group) for group in report.groups)
+        if pictures := [*filter(None, map(plot.draw, report.groups))]:
+            yield plot.name, stacked(pictures)
     if trainings:
         yield "losses", stacked(losses(trainings))
 
@@ -182,8 +184,10 @@ def to_png(drawing: Picture) -> bytes:
     return bytes(vl_convert.svg_to_png(drawing.document(), scale=2.0))
 
 
-def _drawing(group: CellGroup, what: str, marks: str, bottom: float, cells: Sequence[CellFigures]) -> Picture:
-    """With its title above and the legend of the kinds below the axis."""
+def _drawing(group: CellGroup, what: str, marks: str, bottom: float, cells: Sequence[CellFigures]) -> Picture | None:
+    """With its title above and the legend of the kinds of `cells` below the axis; None without cells."""
+    if not cells:
+        return None
     legend, there = "", {figures.cell.fit for figures in cells}
     for place, fit in enumerate(Fit):
         if fit in there:

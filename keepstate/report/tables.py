@@ -223,7 +223,8 @@ def markdown(report: Report) -> str:
         if group.notes:
             lines += ["", *(f"- {' '.join(note.split())}" for note in group.notes)]
         lines += [""]
-    lines += [line for plot in PLOTS for line in (f"![{plot.title}]({plot.name}.svg)", "")]
+    there = [plot for plot in PLOTS if any(map(plot.draw, report.groups))]
+    lines += [line for plot in there for line in (f"![{plot.title}]({plot.name}.svg)", "")]
     explained = [(each.title, each.meaning) for each in (*COLUMNS, *BEHAVIOUR_COLUMNS)]
     lines += [*(f"- **{title}**: {meaning}." for title, meaning in explained), f"- {how(report)}"]
     return "\n".join(lines) + "\n"

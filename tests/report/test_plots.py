@@ -59,7 +59,15 @@ def test_numbered_marks_hide_none(tmp_path: Path) -> None:
     root = ET.fromstring((tmp_path / "report/tokens-optimality.svg").read_text())
     places = [group.get("transform") for group in root.findall(".//{*}g") if group.find("{*}circle") is not None]
     assert len(set(places)) == 6
-    assert all(plot.draw(report.groups[0]).marks.count("→") >= 6 for plot in PLOTS)
+    assert all((picture := plot.draw(report.groups[0])) and picture.marks.count("→") >= 6 for plot in PLOTS)
+
+
+def test_what_nobody_counted_is_not_drawn(tmp_path: Path) -> None:
+    write_made_cell(tmp_path, "base", PERSISTENT, lambda _: Made(0.5, prompt=None), 2)
+    build_report(tmp_path)
+    assert {path.stem for path in (tmp_path / "report").glob("*.svg")} == {"optimality", "turns"}
+    assert (tmp_path / "report/index.html").read_text().count("<svg") == 2
+    assert "tokens.svg" not in (tmp_path / "report/report.md").read_text()
 
 
 def test_losses_are_those_of_the_very_training_that_played(tmp_path: Path) -> None:
