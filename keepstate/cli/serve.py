@@ -28,6 +28,14 @@ COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow"}
 @click.option("--lora", "adapters", multiple=True, metavar="[NAME=]FOLDER", help="An adapter; repeat it for several.")
 @click.option("--base-model", help="Model folder or hub name; else what the adapters were trained on, else Qwen3-8B.")
 @laptop_option
+@click.option(
+    "--base",
+    "weights",
+    type=click.Choice(["as-published", "nf4-dequantised"]),
+    default="as-published",
+    show_default=True,
+    help="Its weights; nf4-dequantised: as training with load_in_4bit saw them.",
+)
 @port_option(0)
 @click.option(
     "--replicas",
@@ -58,6 +66,7 @@ COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow"}
 @click.option("--dry-run", is_flag=True, help="Check all and print the server's command; start nothing.")
 def command(
     laptop: bool,
+    weights: str,
     port: int,
     replicas: int,
     host: str,
@@ -72,6 +81,7 @@ def command(
         return
     from keepstate.serve import StartDisplay, plan_serving
     from keepstate.serve.launch import serve_all
+    from keepstate.serve.nf4 import NF4_DEQUANTISED, as_published, on_nf4
     from keepstate.serve.ports import check_port
     from keepstate.serve.replicas import plan_replicas, wait_for_all
     from keepstate.serve.serving_plan import GPU_SHARE, with_access
@@ -88,6 +98,7 @@ def command(
     args = [*(f"{key}={value}" for key, value in given.items() if value is not None), *vllm_args]
     planned = plan_serving(port=port, log=log, vllm_args=args, **chosen)
     planned = with_access(planned, host, wants_key=api_key_file is not None)
+    planned = on_nf4(planned, make=not dry_run) if weights == NF4_DEQUANTISED else as_published(planned)
     plans = plan_replicas(planned, replicas, any_port=port == 0)
     for remark in planned.remarks:
         click.echo(remark, err=True)
@@ -121,9 +132,11 @@ def check(url: str, dataset: Path | None, as_json: bool) -> None:
     Exit 1 if something is wrong; what a server does not tell is unknown, which is not wrong.
     """
     from keepstate.serve.check import Standing, check_server
+    from keepstate.serve.loaded import servers_at
 
     base_url = url.rstrip("/") if url.rstrip("/").endswith("/v1") else f"{url.rstrip('/')}/v1"
-    rows = check_server(base_url, dataset=dataset)
+    urls = servers_at(base_url)
+    rows = [row.on(url) if len(urls) > 1 else row for url in urls for row in check_server(url, dataset=dataset)]
     if as_json:
         print_json([{"topic": row.topic, "standing": row.standing, "text": row.text} for row in rows])
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,10 @@ class ServerRow:
     topic: str
     standing: Standing
     text: str
+
+    def on(self, base_url: str) -> ServerRow:
+        """The same, told of one of several servers."""
+        return replace(self, topic=f"{shown(base_url)} {self.topic}")
 
 
 def check_server(base_url: str, *, dataset: Path | None = None) -> list[ServerRow]:

@@ -124,7 +124,7 @@ class ServingPlan:
     @property
     def is_local(self) -> bool:
         """Whether the base model is a folder here, so that nothing needs the network."""
-        return Path(self.base_model).is_dir()
+        return Path(self.base_model).is_absolute()
 
 
 def plan_serving(

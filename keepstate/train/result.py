@@ -23,6 +23,8 @@ from keepstate.vocabulary import ADAPTER_NAME
 
 DONE = "keepstate-adapter.json"
 WEIGHTS = "adapter_model.safetensors"
+NF4_MARK = "keepstate-nf4.json"
+"""In a folder of a base model whose layers went to NF4 and back: see `keepstate.serve.nf4`."""
 
 
 class TrainedAdapter(Closed):
@@ -100,13 +102,15 @@ def base_revision(base_model: str, commit: str | None) -> str | None:
 
 
 def base_identity(base_model: str) -> dict[str, str | None]:
-    """What tells one base model from another wherever it lies: a folder's contents, or the name on the hub."""
+    """What tells one base model from another wherever it lies: a folder's contents, or the name on the hub; and whether
+    its weights went to NF4 and back."""
     folder = Path(base_model)
     if not folder.is_dir():
         return {"name": base_model}
     parts = {"config": folder / "config.json", "tokenizer": folder / "tokenizer.json"}
     hashes = {name: file_hash(path) if path.is_file() else None for name, path in parts.items()}
-    return hashes | {"weights": base_revision(base_model, None)}
+    made = {"made": "nf4-dequantised"} if (folder / NF4_MARK).is_file() else {}
+    return hashes | {"weights": base_revision(base_model, None)} | made
 
 
 def write_result(output: Path, adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Manifest) -> None:

@@ -15,17 +15,20 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from click.testing import CliRunner
 from made_lora import lora_config
 from serving_helpers import MakeAdapter, is_running, stubs_below
 
+from keepstate.cli import cli
 from keepstate.errors import EXIT_INTERRUPTED, UserError
 from keepstate.files import write_json
 from keepstate.models.endpoint import use_key_file
 from keepstate.serve import ServingPlan, plan_serving, serve
 from keepstate.serve import loaded as loaded_module
-from keepstate.serve.launch import Starting
+from keepstate.serve.launch import Starting, serve_all
 from keepstate.serve.loaded import _path, loaded_by
 from keepstate.serve.ports import HOST
+from keepstate.serve.replicas import plan_replicas
 from keepstate.train.result import WEIGHTS
 
 
@@ -231,6 +234,14 @@ def test_ctrl_c_ends_it_with_130(
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == EXIT_INTERRUPTED, said
     assert not [pid for pid in stubs if Path(f"/proc/{pid}").exists()]
+
+
+def test_the_check_asks_every_replica(planned: ServingPlan) -> None:
+    with serve_all(plan_replicas(planned, 2, any_port=True)) as servers:
+        first, second = (server.base_url for server in servers)
+        told = json.loads(CliRunner().invoke(cli, ["serve", "check", first, "--json"]).stdout)
+    standings = {row["topic"]: row["standing"] for row in told}
+    assert standings[f"{first} react: applied"] == standings[f"{second} react: applied"] == "ok"
 
 
 def test_nothing_outlives_a_killed_command(make_adapter: MakeAdapter, stub_home: Path) -> None:
