@@ -27,6 +27,7 @@ from keepstate.dataset.server_ids import server_prompts
 from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
+from keepstate.models.endpoint import KEY, connection
 from keepstate.serve.applied import ROUNDING, largest_difference, prompt_log_probs
 from keepstate.serve.check import Standing, check_server
 from keepstate.serve.command import CPU_BLOCK, PLUGIN_FOLDER
@@ -44,13 +45,23 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from keepstate.serve import plan_serving, serve
+from keepstate.serve.serving_plan import HOST, with_access
 log, base, *loras = sys.argv[1:]
-with serve(plan_serving(base_model=base, adapters=loras, port=0, log=Path(log))) as server:
+planned = plan_serving(base_model=base, adapters=loras, port=0, log=Path(log))
+with serve(with_access(planned, HOST, wants_key=True)) as server:
     print(server.base_url, flush=True)
     server.wait()
 """
 
 pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(SECONDS + 60)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def key() -> Iterator[str]:
+    """The server of all tests asks for it; every client of ours takes it from the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEY, "sesame")
+        yield "sesame"
 
 
 @dataclass
@@ -61,7 +72,7 @@ class Running:
     url: str
 
     def post(self, path: str, **body: Any) -> httpx2.Response:
-        return httpx2.post(f"{self.url}{path}", json=body, timeout=SECONDS, trust_env=False)
+        return httpx2.post(f"{self.url}{path}", json=body, timeout=SECONDS, **connection(self.url))
 
     def answer(self, model: str, messages: Sequence[Message] = QUESTION, max_tokens: int = 12) -> dict[str, Any]:
         reply = self.post(
@@ -93,7 +104,7 @@ def text_of(reply: dict[str, Any]) -> str:
 
 
 def test_every_model_is_listed_and_answers_in_its_own_way(running: Running) -> None:
-    listed = httpx2.get(f"{running.url}/models", trust_env=False).json()["data"]
+    listed = httpx2.get(f"{running.url}/models", **connection(running.url)).json()["data"]
     assert {card["id"] for card in listed} == {"base", *ADAPTERS, PATTERNED, PLAIN}
     texts = {name: text_of(running.answer(name)) for name in ("base", *ADAPTERS)}
     assert "Paris" in texts["base"]
@@ -113,7 +124,7 @@ async def test_the_base_answers_as_alone_while_adapters_are_asked(running: Runni
 def test_prompts_are_ours_token_for_token(running: Running, name: str) -> None:
     ours = local_prompts(load_template("chatml"), TextTokenizer(basemodel.folder()))
     asked = {"model": name, "messages": list(CONVERSATION)}
-    reply = httpx2.post(f"{running.url.removesuffix('/v1')}/tokenize", json=asked, trust_env=False)
+    reply = httpx2.post(f"{running.url.removesuffix('/v1')}/tokenize", json=asked, **connection(running.url))
     assert reply.json()["tokens"] == ours(CONVERSATION)
 
 
@@ -179,6 +190,15 @@ def test_the_check_finds_nothing_wrong(running: Running) -> None:
     assert {row.standing for row in rows.values()} == {Standing.OK}, rows
     assert "base: thinking" in rows
     assert {f"{name}: applied" for name in ADAPTERS} <= rows.keys()
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/version", "/tokenize", "/invocations", "/v1/completions"])
+def test_without_the_key_nothing_is_told(running: Running, key: str, path: str) -> None:
+    root = running.url.removesuffix("/v1")
+    for headers in ({}, {"Authorization": f"Bearer {key}x"}):
+        assert httpx2.get(f"{root}{path}", headers=headers, trust_env=False).status_code == 401
+        assert httpx2.post(f"{root}{path}", headers=headers, json={}, trust_env=False).status_code == 401
+    assert httpx2.get(f"{root}/health", trust_env=False).status_code == 200
 
 
 def test_an_unknown_model_is_404(running: Running) -> None:
