@@ -17,7 +17,7 @@ from pathlib import Path
 
 from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.bench.cells import ELSEWHERE, Cell, make_cell
-from keepstate.bench.served import ServerInfo, ask_servers, told_alike
+from keepstate.bench.served import ServerInfo, Watch, ask_servers, told_alike
 from keepstate.errors import UserError
 from keepstate.files import alone_in
 from keepstate.models.base import Model
@@ -226,5 +226,6 @@ class _ServerPlayers:
                 config.sampling,
                 nothink=config.nothink,
                 seconds=seconds,
+                believe=Watch(cell.served, server, config.served_name),
             )
         return self._models[key]

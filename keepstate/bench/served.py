@@ -14,6 +14,7 @@ from typing import Any
 from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.bench.cells import TOLD_BY_SERVER
 from keepstate.errors import UserError
+from keepstate.models.base import ServerGone
 from keepstate.models.endpoint import SECONDS, Endpoint, ServerFault, context_of
 from keepstate.serve.loaded import AdapterContent, Loaded, loaded_base, loaded_by, servers_at
 from keepstate.train.trained_for import TrainedFor, by_name
@@ -143,12 +144,62 @@ def _check_alike(told: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> No
     """Refuse servers that give different answers under one name, as far as they tell."""
     for url, other in told[1:]:
         first, says = told[0]
-        known = {key: words for key, words in TOLD_BY_SERVER.items() if None not in (says.get(key), other.get(key))}
-        if differ := [words for key, words in known.items() if says[key] != other[key]]:
+        if differ := _differences(says, other):
             raise UserError(
                 f"{first} and {url} do not answer alike as {name!r}: {', '.join(differ)} differ",
                 "start them together (keepstate serve --replicas N), or ask one of them: --base-url",
             )
+
+
+class Watch:
+    """Whether answers still come from what a server loaded at first: `ServerModel.believe`, .1 ms an answer.
+
+    Of a server that noted nothing at first, see `Loaded`, all are believed.
+
+    Args:
+        served: What it said at first, the keys of `TOLD_BY_SERVER`.
+        url: Of the server.
+        name: Of the model there.
+    """
+
+    def __init__(self, served: Mapping[str, Any], url: str, name: str) -> None:
+        self._served, self._url, self._name = served, url, name
+        self._notes = loaded_by(url) is not None
+
+    def __call__(self) -> None:
+        """Look at the note again.
+
+        Raises:
+            ServerGone: The server was ended; what answers there may be another that has not noted yet what it loaded.
+            UserError: It loaded something else.
+        """
+        if not self._notes:
+            return
+        again = "repeat the command: finished episodes are kept"
+        loaded = loaded_by(self._url)
+        if loaded is None:
+            raise ServerGone(f"the server at {self._url} was ended", f"start it again and {again}", self._is_back)
+        content = loaded.adapters.get(self._name)
+        now = {
+            "weights": content and content.weights,
+            "adapter_config": content and content.config,
+            "base": loaded.base,
+            "template": loaded.template,
+        }
+        if differ := _differences(self._served, now):
+            raise UserError(
+                f"{self._url} was started again and answers otherwise as {self._name!r}: {', '.join(differ)} differ",
+                f"serve what it served before and {again}",
+            )
+
+    async def _is_back(self) -> bool:
+        return loaded_by(self._url) is not None
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What of what decides the answers differs, in words, where both are known."""
+    known = {key: words for key, words in TOLD_BY_SERVER.items() if None not in (one.get(key), other.get(key))}
+    return [words for key, words in known.items() if one[key] != other[key]]
 
 
 def start_command(configs: Sequence[BenchmarkConfig]) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from keepstate import eventloop
-from keepstate.bench.served import contents_of
+from keepstate.bench.served import Watch, contents_of
 from keepstate.cli._options import (
     PATH,
     FiniteRange,
@@ -114,6 +115,8 @@ def command(  # noqa: PLR0913 - one parameter an option
 
     told = eventloop.run(contents_of(servers, model_name)) if servers and model_name else {}
     plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, fresh=fresh, served=told)
+    if served and model_name:
+        served.watch = partial(Watch, told, name=model_name)
     play = served.collect if served else collect
     with TallyDisplay() as shown:
         eventloop.run(play(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=shown))

@@ -14,7 +14,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -70,6 +70,7 @@ class ServerModel:
         concurrency: Most requests at once, of a URL.
         retries: Further attempts after a connection error, an error in a 200, or status 408, 409, 425, 429 and 5xx.
         seconds: Longest that one request may take, to its last byte.
+        believe: Called when an answer has come, before it counts or is kept; raises where it is another model's.
     """
 
     def __init__(
@@ -82,13 +83,14 @@ class ServerModel:
         concurrency: int = 64,
         retries: int = RETRIES,
         seconds: float = READ_SECONDS,
+        believe: Callable[[], None] = lambda: None,
     ) -> None:
         self.endpoint = Endpoint(server, concurrency=concurrency) if isinstance(server, str) else server
         self._owned = isinstance(server, str)
         self.name = name
         self.sampling = sampling or Sampling()
         self.nothink = nothink
-        self._retries, self._seconds = retries, seconds
+        self._retries, self._seconds, self._believe = retries, seconds, believe
         self._limit = "max_tokens"
         """How the server calls the bound on new tokens."""
         self.thought_apart = 0
@@ -226,6 +228,7 @@ class ServerModel:
             started = time.monotonic()
             said = await self.endpoint.complete(request, seconds=self._seconds)
             await self._check(said)
+            self._believe()
             if budget:
                 budget.spend(usage_of(said.body))
         seconds = time.monotonic() - started

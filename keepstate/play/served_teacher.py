@@ -29,6 +29,8 @@ class ServedTeacher:
     cache: Path | None = None
     """SQLite file of answers; None keeps none."""
     budget: Budget | None = None
+    watch: Callable[[str], Callable[[], None]] = lambda _url: lambda: None
+    """Gives for each base URL what its model has for `ServerModel.believe`."""
     stopped: BudgetSpent | None = None
     """The budget was spent before the end."""
     found: int = 0
@@ -64,7 +66,7 @@ class ServedTeacher:
     def _on(self, url: str, concurrency: int, answers: AnswerCache | None, stack: AsyncExitStack) -> ServerModel:
         endpoint = Endpoint(url, concurrency=concurrency, cache=answers, budget=self.budget, kept_as=self.servers[0])
         stack.push_async_callback(endpoint.aclose)
-        return ServerModel(endpoint, self.model, self.sampling, retries=self.retries)
+        return ServerModel(endpoint, self.model, self.sampling, retries=self.retries, believe=self.watch(url))
 
     def words(self, left: int) -> Iterator[str]:
         """Lines for people on how it went; `left` episodes are not over."""

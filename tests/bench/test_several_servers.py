@@ -1,10 +1,13 @@
 """Several servers alike: an episode stays on its own, all take part by their room, and one that dies costs no score."""
 
 import asyncio
+import os
+import sqlite3
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from stub_server import StubServer, look_then_finish, serving
 
 from keepstate.bench import BenchmarkConfig, TaskSource
 from keepstate.bench.run import bench
+from keepstate.bench.served import Watch
 from keepstate.errors import UserError
 from keepstate.models import server as server_module
 from keepstate.models.base import Sampling, ServerGone
@@ -23,6 +27,8 @@ from keepstate.play.admission import Admission
 from keepstate.play.collect import CollectPlan
 from keepstate.play.served_teacher import ServedTeacher
 from keepstate.play.tally import TallyDisplay
+from keepstate.serve import loaded as loaded_module
+from keepstate.serve.loaded import AdapterContent, noted
 from keepstate.traces import read_trace
 from keepstate.vocabulary import RuntimeName
 
@@ -185,6 +191,34 @@ async def test_servers_that_are_not_alike_are_refused(stubs: list[StubServer], t
     assert stubs[0].url in caught.value.message
 
 
+def note(stub: StubServer, weights: str) -> AbstractContextManager[None]:
+    """As `keepstate serve` notes it."""
+    content = AdapterContent(folder=Path("/nowhere"), weights=weights, config={"r": 8})
+    return noted(int(stub.url.split(":")[2].split("/")[0]), os.getpid(), {"name": "b"}, {"react": content}, "t")
+
+
+@pytest.mark.parametrize(("later", "told"), [("other", "the adapter's weights differ"), (None, "was ended")])
+async def test_answers_of_a_server_that_loads_something_else_meanwhile_are_not_believed(
+    stubs: list[StubServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: str | None, told: str
+) -> None:
+    monkeypatch.setattr(loaded_module, "NOTES", tmp_path)
+    stub = stubs[0]
+
+    def rule(request: dict[str, Any]) -> str:
+        if len(stub.seen) == 8:
+            now.close()
+            if later:
+                now.enter_context(note(stub, later))
+        return look_then_finish(request)
+
+    stub.rule = rule
+    with ExitStack() as now:
+        now.enter_context(note(stub, "first"))
+        with pytest.raises(UserError, match=told):
+            await bench([cell([stub], adapter="react", concurrency=1)], tmp_path / "run")
+    assert len(list((tmp_path / "run/cell").glob("*.trace.json"))) == 3
+
+
 async def test_a_teacher_may_stand_on_several_servers(stubs: list[StubServer], tmp_path: Path) -> None:
     tasks = TaskSource(difficulty="mini", count=8).load()
 
@@ -200,3 +234,17 @@ async def test_a_teacher_may_stand_on_several_servers(stubs: list[StubServer], t
     again = ServedTeacher([stubs[0].url, stubs[1].url], "base", Sampling(), cache=tmp_path / "answers.sqlite")
     await again.collect(CollectPlan(tasks, (RuntimeName.REACT,), nobody, tmp_path / "again", concurrency=1))
     assert sum(len(stub.seen) for stub in stubs) == asked, "an answer of either is kept for both"
+
+
+async def test_a_teachers_answers_of_something_else_are_not_kept(
+    stubs: list[StubServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded_module, "NOTES", tmp_path)
+    tasks, cache = TaskSource(difficulty="mini", count=2).load(), tmp_path / "answers.sqlite"
+    plan = CollectPlan(tasks, (RuntimeName.REACT,), lambda *_: None, tmp_path / "out", concurrency=1)  # type: ignore[arg-type,return-value]
+    with note(stubs[0], "first"):
+        teacher = ServedTeacher([stubs[0].url], "react", Sampling(), cache=cache)
+        teacher.watch = partial(Watch, {"weights": "first"}, name="react")
+        with note(stubs[0], "other"), pytest.raises(UserError, match="the adapter's weights differ"):
+            await teacher.collect(plan)
+    assert sqlite3.connect(cache).execute("SELECT count(*) FROM answers").fetchone() == (0,)
