@@ -106,13 +106,12 @@ def commands_of(group: CellGroup) -> list[str]:
     models = {cell.adapter: cell.adapter_folder for cell in cells}
     base = models.pop(BASE, None)
     served = [f"--lora {shlex.quote(f'{name}={folder}')}" for name, folder in models.items() if folder]
+    on = [f"--base-model {shlex.quote(str(base))}"] if base else []
     unknown = [name for name, folder in models.items() if not folder]
     play = [*(shlex.quote(_from_here(path)) for path in configs), f"--base-url http://127.0.0.1:{PORT}/v1 --run again"]
     return [
         *([f"# which folders these adapters lie in is not known: {', '.join(unknown)}"] if unknown else []),
-        _lines(
-            [f"keepstate serve --port {PORT}", *([f"--base-model {shlex.quote(str(base))}"] if base else []), *served]
-        ),
+        _lines([f"keepstate serve --port {PORT}", *on, *served]),
         _lines(["keepstate bench run", *play]),
         "keepstate report runs/again",
     ]
