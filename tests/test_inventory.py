@@ -187,7 +187,8 @@ def test_what_a_process_uses_stays(littered: Path) -> None:
         fcntl.flock(one, fcntl.LOCK_EX)
         fcntl.flock(other, fcntl.LOCK_EX)
         done = call("clean", "--delete")
-    assert (done.exit_code, done.stdout.count("in use")) == (1, 3)
+    assert (done.exit_code, done.stdout.count("stays  ")) == (1, 3)
+    assert "used by a process now" in done.stderr
     assert before - files_below(littered) == {f"data/tasks/.x.json{TEMPORARY}"}
 
 

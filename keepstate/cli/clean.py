@@ -36,7 +36,7 @@ def command(path: Path, *, delete: bool, as_json: bool) -> None:
         print_json([{"path": str(e.path), "why": e.why, "bytes": e.bytes, "removed": done} for e, done in pairs])
     else:
         for leftover, done in zip(found, gone, strict=True):
-            words = "removed" if done else "in use" if delete else "could go"
+            words = "removed" if done else "stays" if delete else "could go"
             click.echo(printable(f"{words}  {size(leftover.bytes):>9}  {leftover.path}  ({leftover.why})"))
     for reason in closed:
         click.echo(f"not looked into: {reason}", err=True)
@@ -45,5 +45,7 @@ def command(path: Path, *, delete: bool, as_json: bool) -> None:
         click.echo(f"removed {sum(gone)} of {len(found)}: {total}" if found else "nothing to remove", err=True)
     else:
         click.echo(f"{len(found)}, {total}; to remove them: keepstate clean {path} --delete", err=True)
+    if delete and not all(gone):
+        click.echo("what stays is used by a process now, or may not be removed by you", err=True)
     if closed or (delete and not all(gone)):
         sys.exit(EXIT_PARTIAL)
