@@ -43,7 +43,8 @@ RUNTIMES = (RuntimeName.PERSISTENT, RuntimeName.FORGET, RuntimeName.REACT)
 FAULTS = {"429": 0.03, "503": 0.03, "half a body": 0.03, "hangs up": 0.03, "never answers": 0.0005}
 """Share of requests with each fault."""
 LONGEST_LIFE_SECONDS = 12.0
-"""A run is killed within this time, if it has not ended."""
+"""A run is killed within this time, if it has not ended; twenty attempts later within twice the time, and so on, lest a
+busy machine never gets beyond the start."""
 MOST_ATTEMPTS = 200
 LARGEST_DISK = 64 << 20
 """Bytes of one that is filled."""
@@ -148,7 +149,8 @@ def play(
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
             with full(small) if small and is_full else nullcontext():
-                errors = process.communicate(timeout=dice.uniform(0.5, LONGEST_LIFE_SECONDS) if dice else None)[1]
+                longest = LONGEST_LIFE_SECONDS * (1 + attempt / 20)
+                errors = process.communicate(timeout=dice.uniform(0.5, longest) if dice else None)[1]
         except subprocess.TimeoutExpired:
             if dice and dice.random() < 0.3:
                 happened["server stopped"] += 1
