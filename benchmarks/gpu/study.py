@@ -111,7 +111,7 @@ class Study:
         self._done("data")
 
     def train(self) -> None:
-        """Every adapter of every seed; the longest of a seed first."""
+        """Every adapter of every seed, the longest first, as several are trained at a time."""
         for arm in ARMS:
             write_atomic(self.folder / "configs" / f"{arm}.yaml", self.size.config(arm))
         order = ("react", MIXED, "forget", "persistent")
@@ -122,8 +122,8 @@ class Study:
                     *("--base-model", basemodel.ensure_base_model(), "--out", self._adapter(name)),
                     *("--seed", seed, "--track", "none"),
                 ]
-                for seed in self.size.seeds
                 for arm in order
+                for seed in self.size.seeds
                 if read_done(self._adapter(name := f"{arm}-seed{seed}")) is None
             }
         )

@@ -34,6 +34,12 @@ PRIMARY: dict[str, tuple[Arm, Arm]] = {"G": ((P, P), (P, S)), "M": ((P, S), (S, 
 SECONDARY: dict[str, tuple[Arm, Arm]] = {"mixed, persistent": ((MIX, P), (P, P)), "mixed, forget": ((MIX, S), (S, S))}
 """First - second; each of the two is a family for Holm, over all sets of tasks."""
 LEARNT: tuple[Arm, ...] = ((P, P), (S, S), (R, R))
+REPLAYED = {
+    "same": "the same",
+    "addresses": "but for addresses",
+    "chance": "by clock or chance",
+    "different": "different",
+}
 COPIED = ("report.md", "report.json", "index.html", "episodes.csv", "*.svg")
 
 CLAIM = {True: "speak of a mismatch", False: "carry no claim"}
@@ -84,7 +90,7 @@ def write_results(folder: Path, target: Path, family: str, size: Size) -> None:
     for title, found in zip(("Primary", "Mixed"), families, strict=True):
         head = f"{title} comparisons (cap {size.caps[0]}, Holm over {len(found)})"
         lines += _table(head, found, claims=_plays(arms, size))
-    lines += _replay_lines(replays["replay"]) + _times(folder, cells) + LAYOUT
+    lines += _replay_lines(replays, cells, size.caps[0]) + _times(folder, cells) + LAYOUT
     write_atomic(target / "README.md", "\n".join(lines) + "\n")
     if (there := sum(path.stat().st_size for path in target.rglob("*") if path.is_file())) > MOST_BYTES:
         raise UserError(f"{target} holds {there >> 20} MiB, more than {MOST_BYTES >> 20}", "take out its largest files")
@@ -264,9 +270,26 @@ def _replayed(path: Path) -> Any:
     return parse_json(path.read_bytes()) if path.is_file() and path.stat().st_size else None
 
 
-def _replay_lines(replayed: Any) -> list[str]:
-    said = "not run" if replayed is None else "see `replay.json`"
-    return ["## Replay", "", f"All episodes executed again without a model: {said}.", ""]
+def _replay_lines(replays: Mapping[str, Any], cells: Sequence[CellResult], cap: int) -> list[str]:
+    """How many episodes were as recorded, and which share of those under a wider cap asks for more than `cap` calls."""
+    lines = ["## Replay", ""]
+    if replays["replay"] is None:
+        return [*lines, "Not run.", ""]
+    counts = {words: sum(folder[key] for folder in replays["replay"]) for key, words in REPLAYED.items()}
+    lines += [
+        "All episodes executed again without a model: " + ", ".join(f"{n:,} {words}" for words, n in counts.items())
+    ]
+    by_name = {cell.name: cell for cell in cells}
+    exposed: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for folder in replays["exposure"] or ():
+        cell, effects = by_name.get(Path(folder["folder"]).name), folder["effects"]
+        if cell and effects["episodes"]:
+            of = as_word(cell.trained_for.runtimes) if cell.trained_for and cell.trained_for.runtimes else cell.adapter
+            sums = exposed[f"{cell.difficulty} | {of} → {cell.runtime}"]
+            sums[:] = [sums[0] + effects["exposed"], sums[1] + effects["episodes"]]
+    rows = [f"| {of} | {some}/{every} |" for of, (some, every) in sorted(exposed.items())]
+    head = f"| tasks | played under a wider cap | E_{cap}: episodes with an action of more than {cap} calls |"
+    return [*lines, "", *([head, "|---|---|---|", *rows, ""] if rows else [])]
 
 
 def _times(folder: Path, cells: Sequence[CellResult]) -> list[str]:

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -26,7 +25,7 @@ import study_results
 from study_sizes import ARMS, SIZES, size_of
 
 PERSISTENT, FORGET, REACT = RuntimeName
-SIZE = replace(SIZES["tiny"], sets=("mini",))
+SIZE = SIZES["tiny"]
 OF = {"persistent": (PERSISTENT,), "forget": (FORGET,), "react": (REACT,), "mixed": (PERSISTENT, FORGET)}
 
 
