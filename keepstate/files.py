@@ -273,14 +273,13 @@ def sync_folder(folder: Path) -> None:
 
 def write_error(path: Path, error: OSError) -> UserError:
     """Explain why `path` could not be written."""
-    reason = error.strerror or str(error)
     if error.errno in FULL:
-        return UserError(
-            f"no disk space left for {path}", "free some space, then repeat the command: what is finished is kept"
-        )
-    if error.errno in FORBIDDEN:
-        return UserError(f"cannot write {path}: {reason}", "choose another output folder, or give yourself the right")
-    return UserError(f"cannot write {path}: {reason}", "choose another output folder")
+        free = "free some space, then repeat the command: what is finished is kept"
+        return UserError(f"no disk space left for {path}", free)
+    right = ", or give yourself the right" if error.errno in FORBIDDEN else ""
+    blocking = next((each for each in path.parents if os.path.lexists(each) and not os.path.isdir(each)), None)
+    reason = f"{blocking} is no folder" if blocking else error.strerror or str(error)
+    return UserError(f"cannot write {path}: {reason}", f"choose another output folder{right}")
 
 
 def parse_json(text: str | bytes, **hooks: Any) -> Any:
@@ -327,7 +326,8 @@ def refused(error: OSError) -> UserError | None:
         return write_error(Path(str(place or tempfile.gettempdir())), error)
     if place is None or error.errno not in (*FORBIDDEN, *MISPLACED):
         return None
-    return UserError(f"{place}: {error.strerror}", "name another place, or give yourself the right")
+    right = ", or give yourself the right" if error.errno in FORBIDDEN else ""
+    return UserError(f"{place}: {error.strerror}", f"name another place{right}")
 
 
 def write_json(path: Path, value: Any) -> None:

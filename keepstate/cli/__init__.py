@@ -128,7 +128,10 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         mendable = _mendable(error)
         if mendable is None:
             raise
-        click.echo(f"{folded('error: ', mendable.message)}\n{folded('hint:  ', mendable.hint)}", err=True)
+        from keepstate.traces.view import printable  # a file's name, or what it holds, may move the cursor
+
+        message, hint = printable(mendable.message), printable(mendable.hint)
+        click.echo(f"{folded('error: ', message)}\n{folded('hint:  ', hint)}", err=True)
         if where := keepstate_elsewhere(mendable.hint):
             click.echo(f"       {where}", err=True)
         return EXIT_USER_ERROR

@@ -29,7 +29,18 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
 
-PATH = click.Path(path_type=Path)
+
+class PathType(click.Path):
+    """A path. An empty one, which Python would take for the current folder, is an unset variable of the shell."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse the empty name."""
+        if value == "":
+            self.fail("an empty name is no path; the current folder is .", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = PathType(path_type=Path)
 
 
 class FiniteRange(click.FloatRange):

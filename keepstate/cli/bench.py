@@ -221,7 +221,7 @@ def regrade_command(run: Path, *, owed_to: Path | None, path: Path | None, as_js
     for line in chain(*(folder.lines() for folder in folders if not as_json)):
         click.echo(printable(line))
     _name_left_out({f"{folder.folder}/{name}": why for folder in folders for name, why in folder.left_out.items()})
-    if any(folder.owed or folder.unknown for folder in folders):
+    if any(folder.owed or folder.unknown or folder.left_out for folder in folders):
         sys.exit(EXIT_PARTIAL)
 
 

@@ -42,7 +42,8 @@ def command(path: Path, *, delete: bool, as_json: bool) -> None:
         click.echo(f"not looked into: {reason}", err=True)
     total = size(sum(leftover.bytes for leftover, done in zip(found, gone, strict=True) if done == delete))
     if delete or not found:
-        click.echo(f"removed {sum(gone)} of {len(found)}: {total}" if found else "nothing to remove", err=True)
+        none = printable(f"nothing to remove below {path}")
+        click.echo(f"removed {sum(gone)} of {len(found)}: {total}" if found else none, err=True)
     else:
         click.echo(f"{len(found)}, {total}; to remove them: keepstate clean {path} --delete", err=True)
     if delete and not all(gone):

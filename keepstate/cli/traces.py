@@ -70,7 +70,9 @@ def stats(folders: tuple[Path, ...], as_json: bool) -> None:
     rows = [(names, summarise(traces)) for names, traces in sorted(groups.items())]
     used = [_behaviour(traces) for _, traces in sorted(groups.items())]
     if not rows:
-        raise UserError(f"no readable trace below {' '.join(map(str, folders))}", "make some: keepstate traces collect")
+        named = " ".join(map(str, folders))
+        see = f"see why: keepstate traces check {named}" if bad else "make some: keepstate traces collect"
+        raise UserError(f"no readable trace below {named}" + (f": {bad} are broken" if bad else ""), see)
     if as_json:
         keys = ("runtime", "tasks", "model")
         found = [

@@ -32,6 +32,7 @@ from keepstate.play.collect import CollectPlan, collect
 from keepstate.play.tally import TallyDisplay
 from keepstate.report import HTML_FILE, build_report
 from keepstate.report.tables import print_report
+from keepstate.runtimes.sandbox.sandbox import admissible
 from keepstate.serve import StartDisplay, plan_serving, serve
 from keepstate.serve.ports import check_port
 from keepstate.setup import basemodel, environments, installing
@@ -82,6 +83,7 @@ class Demo:
         Raises:
             UserError: A stage could not be done; what was done before it is kept.
         """
+        admissible(self.isolation, self.allow_unsafe)  # not after the environments, which take minutes
         if self._cells_owed():
             check_port(self.port)  # the server comes last: who holds its port should be known first
         stages: tuple[tuple[str, Callable[[], object]], ...] = (

@@ -141,10 +141,9 @@ def use_key_file(path: Path) -> None:
     """
     try:
         lines = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"the key in {path} cannot be read ({type(error).__name__})", "name a file that holds it"
-        ) from error
+    except (OSError, UnicodeDecodeError) as error:  # whose own words may hold bytes of the key
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise UserError(f"the key in {path} cannot be read: {reason}", "name a file that holds it") from error
     if len(lines) != 1:
         raise UserError(f"{path} holds {len(lines)} words, a key is one", "write the key alone into it")
     os.environ[KEY] = lines[0]

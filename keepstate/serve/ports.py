@@ -43,11 +43,12 @@ def is_free(port: int, host: str = HOST) -> bool:
         try:
             probe.bind((host, port))
             probe.listen()
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+        except (OSError, TypeError, ValueError) as error:  # the latter two: the name is none, whatever the network
+            reason = error.strerror if isinstance(error, OSError) else "it is no name of a machine"
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
                 return False
             raise UserError(
-                f"no server can listen on {host}, port {port}: {error.strerror}",
+                f"no server can listen on {host}, port {port}: {reason}",
                 "name an address of this machine (--host 0.0.0.0 is all of them) and a port from 1024 on (--port)",
             ) from error
     return True

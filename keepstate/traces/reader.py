@@ -21,7 +21,7 @@ from keepstate.traces.importing import SOURCE
 from keepstate.traces.importing.formats import foreign, format_of, traces_of
 from keepstate.traces.importing.research import research_trace, verdict_of
 from keepstate.traces.importing.sources import iter_values
-from keepstate.traces.record import TRACE_SCHEMA, Trace, TraceError
+from keepstate.traces.record import TRACE_SCHEMA, Trace, TraceError, json_kind
 from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
 from keepstate.vocabulary import RuntimeName
 
@@ -189,7 +189,7 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise TraceError(f"no valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise TraceError(f"holds a JSON {type(value).__name__}, an object is needed")
+        raise TraceError(f"holds {json_kind(value)}, an object is needed")
     return value
 
 

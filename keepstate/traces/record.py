@@ -341,3 +341,9 @@ class Trace(Closed):
 
 class TraceError(ValueError):
     """The content is no trace; the message says why."""
+
+
+def json_kind(value: Any) -> str:
+    """What a value is in JSON's words, for a message: `a JSON null`."""
+    kinds = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return f"a JSON {kinds.get(type(value), 'number')}"

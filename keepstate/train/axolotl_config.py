@@ -126,7 +126,9 @@ def read_axolotl_config(path: Path) -> dict[str, Any]:
     try:
         config = parse_yaml(path.read_bytes())
     except OSError as error:
-        raise UserError(f"cannot read the config {path}: {error}", f"the project's own are in {CONFIGS}") from error
+        raise UserError(
+            f"cannot read the config {path}: {error.strerror}", f"the project's own are in {CONFIGS}"
+        ) from error
     except ValueError as error:
         raise UserError(f"{path}: {error}", "repair the file") from error
     if not isinstance(config, dict):

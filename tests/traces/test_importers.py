@@ -278,7 +278,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
             (said(answer("a"), {"role": "user", "content": told}), "message 2 .user. holds no text")
             for told in (None, [])
         ),
-        (said(answer({"a": 1})), "message 1 holds a JSON dict where its text is due"),
+        (said(answer({"a": 1})), "message 1 holds a JSON object where its text is due"),
         *((said(answer(content)), "message 1 is an answer without text") for content in (None, "", [])),
     ],
 )
@@ -367,7 +367,7 @@ def test_a_verdict_that_contradicts_itself_is_told(tmp_path: Path) -> None:
         ({"messages": "[]"}, "`messages` is text"),
         ({"chosen": [], "rejected": []}, "preferences"),
         ({"x": 1}, "neither `messages` nor `conversations` is a list"),
-        (7, "a JSON int"),
+        (7, "a JSON number"),
     ],
 )
 def test_a_format_that_is_not_read_is_named(row: Any, words: str) -> None:

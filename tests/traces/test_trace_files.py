@@ -106,7 +106,7 @@ def test_schema_of_the_design() -> None:
         (b'{"schema": "keepstate.trace.v1"', "no valid JSON"),
         (b"[" * 200_000, "no valid JSON"),
         (b"\xff\xfe\x00", "no valid JSON"),
-        (b"[]", "a JSON list"),
+        (b"[]", "a JSON array"),
         (b"{}", "expected 'keepstate.trace.v1'"),
         (b'{"schema": "keepstate.trace.v2"}', "'keepstate.trace.v2'"),
         (b'{"schema": "keepstate.trace.v1"}', "missing key 'started_at' (and"),

@@ -239,7 +239,7 @@ def test_files_that_are_none_are_named_and_make_exit_1(tmp_path: Path) -> None:
     (write_runs(tmp_path / "runs") / "x.trace.json").write_text("[]")
     result = run(tmp_path / "runs", "--web", "--out", tmp_path / "out")
     assert result.exit_code == 1
-    assert "x.trace.json: holds a JSON list" in Page(tmp_path / "out" / "index.html").text
+    assert "x.trace.json: holds a JSON array" in Page(tmp_path / "out" / "index.html").text
 
 
 def test_names_and_turns_of_an_action_that_did_not_run_are_unknown() -> None:

@@ -53,7 +53,7 @@ class Sandbox:
     """
 
     def __init__(self, isolation: str = AUTO, *, allow_unsafe: bool = False) -> None:
-        self._admissible = _admissible(isolation, allow_unsafe)
+        self._admissible = admissible(isolation, allow_unsafe)
         self._zygote: Zygote | None = None
         self._rung: Rung | None = None
         self._restarting = asyncio.Lock()
@@ -150,8 +150,12 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
-def _admissible(isolation: str, allow_unsafe: bool) -> tuple[Rung, ...]:
-    """The rungs to try, strongest first."""
+def admissible(isolation: str, allow_unsafe: bool) -> tuple[Rung, ...]:
+    """The rungs to try, strongest first.
+
+    Raises:
+        UserError: There is no such rung, or it is no sandbox and that was not accepted.
+    """
     name = isolation.removesuffix(OR_STRONGER)
     if isolation == AUTO:
         name = Rung.PROCESS if allow_unsafe else Rung.SECCOMP

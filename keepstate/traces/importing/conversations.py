@@ -27,6 +27,7 @@ from keepstate.traces.record import (
     TaskRef,
     Trace,
     TraceError,
+    json_kind,
 )
 from keepstate.vocabulary import FinishReason, RuntimeName
 
@@ -296,7 +297,7 @@ class _Talk:
         if content is None or isinstance(content, str):
             return content or ""
         if not isinstance(content, list):
-            raise TraceError(f"message {number} holds a JSON {type(content).__name__} where its text is due")
+            raise TraceError(f"message {number} holds {json_kind(content)} where its text is due")
         texts = []
         for part in content:
             kind = _kind(part)

@@ -12,7 +12,7 @@ from typing import Any
 
 from keepstate.traces.importing import Told, atif, conversations, harbor, inspect_logs, smolagents, verifiers
 from keepstate.traces.importing.conversations import talk_trace
-from keepstate.traces.record import Trace, TraceError
+from keepstate.traces.record import Trace, TraceError, json_kind
 from keepstate.vocabulary import RuntimeName
 
 
@@ -120,7 +120,7 @@ def traces_of(
 
 def _unknown(value: Any) -> str:
     if not isinstance(value, Mapping):
-        return f"a JSON {type(value).__name__}, where a row of messages is needed"
+        return f"{json_kind(value)}, where a row of messages is needed"
     return "neither `messages` nor `conversations` is a list"
 
 
