@@ -53,6 +53,8 @@ class Leftover:
             return clear_orphan(self.path)
         try:
             with alone(self.path.parent):
+                if read_done(self.path.parent) is None:  # it was begun anew after this was found
+                    return False
                 shutil.rmtree(self.path)
         except OSError as error:
             raise write_error(self.path, error) from error

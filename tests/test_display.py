@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from made_traces import make_trace
 from rich.console import Console
 
 from keepstate import display, live
@@ -132,3 +133,13 @@ def test_a_training_shows_its_losses_from_before_it_was_cut_too(tmp_path: Path) 
     assert "Loss of react by step" in source
     assert "last 1.500" in source
     assert "2/3" in source
+
+
+def test_a_failure_is_told_in_bounds_and_commands_no_terminal() -> None:
+    trace, tally = make_trace(failed=True), Tally("a", Path("a"), 1)
+    assert trace.failure is not None
+    told = f"tool x: ValueError: \x1b[2J\u202e{'y' * 1_000_000}"
+    tally.add(trace.model_copy(update={"failure": trace.failure.model_copy(update={"message": told})}))
+    assert len(tally.first_failure) < 3_000
+    assert r"ValueError: \x1b[2J\u202ey" in tally.first_failure
+    assert tally.last_failures == (tally.first_failure,)

@@ -206,3 +206,21 @@ def test_files_that_come_and_go_meanwhile_are_no_error(littered: Path, monkeypat
     (littered / "runs" / "bench" / "p-forget" / f".x.json{TEMPORARY}").touch()
     monkeypatch.setattr(inventory, "folders", vanishing)
     assert call("ls").exit_code == 0
+
+
+def test_a_training_that_was_begun_anew_meanwhile_loses_nothing(littered: Path) -> None:
+    found = {leftover.path.name: leftover for leftover in leftovers.leftovers(Path("out"), [])}
+    (littered / "out" / "done" / DONE).unlink()
+    before = files_below(littered) | {f"out/done/{LOCK}"}
+    assert not found["checkpoint-3"].remove()
+    assert not found["prepared"].remove()
+    assert files_below(littered) == before
+
+
+def test_a_name_is_one_line_and_no_command_of_a_terminal(there: Path) -> None:
+    (there / f".a\nremoved  9 B  \x1b[2J{TEMPORARY}").touch()
+    assert call("clean").stdout.startswith(
+        f"could go        0 B  .a\\nremoved  9 B  \\x1b[2J{TEMPORARY}  (half written by a run that was killed)\n"
+    )
+    write_json(there / "traces:bug:" / "collection.json", {"decisive": {"model": "m", "runtime": "react"}})
+    assert "traces:bug:" in call("ls").stdout

@@ -34,7 +34,7 @@ def screen(columns: int = FILE_COLUMNS) -> Console:
     """Where tables go: as wide as the terminal; `columns` where there is none."""
     from rich.console import Console
 
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = columns
     return console

@@ -37,9 +37,10 @@ def command(path: Path, *, delete: bool, as_json: bool) -> None:
     else:
         for leftover, done in zip(found, gone, strict=True):
             words = "removed" if done else "stays" if delete else "could go"
-            click.echo(printable(f"{words}  {size(leftover.bytes):>9}  {leftover.path}  ({leftover.why})"))
+            line = f"{words}  {size(leftover.bytes):>9}  {leftover.path}  ({leftover.why})"
+            click.echo(printable(line).replace("\n", "\\n"))  # no name is two lines
     for reason in closed:
-        click.echo(f"not looked into: {reason}", err=True)
+        click.echo(printable(f"not looked into: {reason}"), err=True)
     total = size(sum(leftover.bytes for leftover, done in zip(found, gone, strict=True) if done == delete))
     if delete or not found:
         none = printable(f"nothing to remove below {path}")

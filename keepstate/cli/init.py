@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -29,7 +30,7 @@ def command(folder: Path, *, makefile: bool, laptop: bool) -> None:
     config, and a README with the commands in their order. Files that are there are never replaced.
     """
     files = project_files(laptop=laptop, makefile=makefile)
-    if there := [name for name in files if (folder / name).exists()]:
+    if there := [name for name in files if os.path.lexists(folder / name)]:
         raise UserError(f"{folder} holds {', '.join(there)} already", "name another folder, or move these away")
     write_many((folder / name, text) for name, text in files.items())
     for name in files:

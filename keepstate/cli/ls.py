@@ -112,7 +112,9 @@ def _failed(items: Sequence[Holding], as_json: bool) -> None:
 
 def _words(path: Path, found: Inventory) -> None:
     """What a reader of the table needs beside it."""
+    from keepstate.traces.view import printable
+
     for reason in found.closed:
-        click.echo(f"not looked into: {reason}", err=True)
+        click.echo(printable(f"not looked into: {reason}"), err=True)
     if not found.items:
         click.echo(f"nothing of keepstate's lies below {path}; to begin: keepstate tasks generate", err=True)

@@ -13,6 +13,7 @@ from keepstate.display import Bar, Display
 from keepstate.live import LiveRow, LiveView
 from keepstate.models.base import known_sum
 from keepstate.tasks.base import Verdict
+from keepstate.traces.observations import cut
 from keepstate.traces.reader import BadTrace
 from keepstate.traces.record import Trace
 from keepstate.vocabulary import Origin
@@ -20,6 +21,8 @@ from keepstate.vocabulary import Origin
 if TYPE_CHECKING:
     from rich.console import Console
 
+MOST_CHARS = 2_000
+"""Told of a failure: a family's error may quote all that the agent sent."""
 MOST_NAMED = 10
 """Files named that are no record: episodes played again."""
 
@@ -87,7 +90,9 @@ class Tally:
             self._grade(trace.verdict)
         elif trace.failure is not None:
             self.failures[trace.failure.origin] += 1
-            words = f"{trace.task.name}: {trace.failure.message}"
+            from keepstate.traces.view import printable  # rich
+
+            words = cut(printable(f"{trace.task.name}: {trace.failure.message}"), MOST_CHARS)
             self.first_failure = self.first_failure or words
             self.last_failures = (*self.last_failures[1 - MOST_NAMED :], words)
 

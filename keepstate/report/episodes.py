@@ -81,7 +81,12 @@ def write_parquet(report: Report, path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    rows = [row for group in report.groups for figures in group.figures for row in rows_of(figures.cell)]
+    rows = [
+        [value.encode(errors="backslashreplace") if isinstance(value, str) else value for value in row]
+        for group in report.groups
+        for figures in group.figures
+        for row in rows_of(figures.cell)
+    ]
     kinds = dict.fromkeys(HEAD, pyarrow.string()) | dict.fromkeys(NUMBERS, pyarrow.int64())
     kinds |= dict.fromkeys(("score", "seconds"), pyarrow.float64())
     columns = dict(zip(HEAD, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(HEAD, ())
@@ -91,7 +96,7 @@ def write_parquet(report: Report, path: Path) -> None:
 
 
 def _no_formula(value: str | float | None) -> str | float | None:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else value
 
 
 def table_of(report: Report, run: Path | None = None) -> dict[str, Any]:

@@ -52,6 +52,10 @@ def test_files_that_are_there_are_never_replaced(tmp_path: Path, capsys: pytest.
     assert run(cli, ["init", str(tmp_path)]) == 2
     assert f"holds {FAMILY} already\nhint:  name another folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [FAMILY]
+    (tmp_path / FAMILY).replace(tmp_path / "mine.py")
+    (tmp_path / "README.md").symlink_to("not-mounted-now")
+    assert run(cli, ["init", str(tmp_path)]) == 2
+    assert "holds README.md already" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -338,9 +338,18 @@ def test_every_episode_is_a_row_for_programs_with_why_it_has_no_score(built: Pat
 
 
 def test_no_word_of_a_model_is_a_formula_in_a_spreadsheet(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(episodes, "rows_of", lambda _: [("=1+1", "@x", "-1", "Error", -1.5, None)])
-    rows = episodes.csv_of(make_report("r", read_results(published))).splitlines()
-    assert set(rows[1:]) == {"'=1+1,'@x,'-1,Error,-1.5,"}
+    monkeypatch.setattr(episodes, "rows_of", lambda _: [("=1+1", "@x", "-1", "\n=1", "Error", -1.5, None)])
+    text = episodes.csv_of(make_report("r", read_results(published))).split("\n", 1)[1]
+    assert text.startswith("'=1+1,'@x,'-1,\"'\n=1\",Error,-1.5,\n")
+
+
+def test_a_word_of_a_model_that_is_no_unicode_goes_into_parquet(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(episodes, "rows_of", lambda _: [("\ud800", *[None] * (len(episodes.HEAD) - 1))])
+    episodes.write_parquet(make_report("r", read_results(published)), tmp_path / "episodes.parquet")
+    assert pyarrow.read_table(tmp_path / "episodes.parquet").column("cell")[0].as_py() == "\\ud800"
 
 
 def test_words_from_files_cannot_become_markup(run: Path) -> None:
