@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from study_packing import pack, round_weights, unpack
-from study_results import RUN, write_results
+from study_results import ALL_OF_IT, RUN, write_results
 from study_sizes import ARMS, EVAL_SEED, FAMILIES, KNAPSACK, SIZES, TRAIN_SEED, Size, size_of
 
 from keepstate.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, EXIT_USER_ERROR, UserError
@@ -70,7 +70,12 @@ class Study:
         self._claim()
         for self.stage in stages:
             self._say(self.stage)
-            getattr(self, self.stage)()
+            began, code = time.monotonic(), SPENT
+            try:
+                getattr(self, self.stage)()
+                code = 0
+            finally:
+                self._note(ALL_OF_IT, ["benchmarks/gpu/study.py", self.stage], time.monotonic() - began, code)
 
     def tasks(self) -> None:
         """Training tasks, and held-out ones, none of them among the training tasks."""
@@ -232,7 +237,13 @@ class Study:
         waiting, worst, said = dict(commands), 0, time.monotonic()
         failed: list[UserError] = []  # the others are finished first: minutes on a GPU
         running: dict[str, tuple[ExitStack, GuardedProcess, Path, float]] = {}
+
+        def note_cut() -> None:
+            for name, (*_, began) in running.items():
+                self._note(name, commands[name], time.monotonic() - began, SPENT)
+
         with ExitStack() as every:
+            every.callback(note_cut)
             while waiting or running:
                 self._check_time()
                 while waiting and len(running) < self.size.at_once:
@@ -274,7 +285,8 @@ class Study:
             raise Spent
 
     def _note(self, name: str, words: Sequence[Any], seconds: float, code: int) -> None:
-        command = shlex.join(["keepstate", *(str(word).replace(f"{self.folder}/", "") for word in words)])
+        program = [] if name == ALL_OF_IT else ["keepstate"]
+        command = shlex.join([*program, *(str(word).replace(f"{self.folder}/", "") for word in words)])
         line = {"stage": self.stage, "name": name, "seconds": round(seconds, 1), "code": code, "command": command}
         with (self.folder / "commands.jsonl").open("a") as file:
             print(json.dumps(line), file=file)

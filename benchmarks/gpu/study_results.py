@@ -26,6 +26,8 @@ from keepstate.train.trained_for import as_word
 
 RUN = "study"
 """Of the cells, below the study's `runs`."""
+ALL_OF_IT = "all of it"
+"""Names, among the commands, a stage from its start to its end or stop."""
 MOST_BYTES = 20 << 20
 P, S, R, MIX = "persistent", "forget", "react", "persistent+forget"
 Arm = tuple[str, str]
@@ -293,24 +295,27 @@ def _replay_lines(replays: Mapping[str, Any], cells: Sequence[CellResult], cap: 
 
 
 def _times(folder: Path, cells: Sequence[CellResult]) -> list[str]:
-    """Seconds of every command, summed over sittings; tokens and episodes of all cells."""
+    """Seconds of every stage, summed over sittings; what playing alone came to."""
     notes = [parse_json(line) for line in (folder / "commands.jsonl").read_bytes().splitlines()]
     seconds: dict[str, float] = defaultdict(float)
     for note in notes:
-        seconds[note["stage"]] += note["seconds"]
+        if note["name"] == ALL_OF_IT:
+            seconds[note["stage"]] += note["seconds"]
+    playing = sum(note["seconds"] for note in notes if note["name"].startswith("play-"))
     episodes = [episode for cell in cells for episode in cell.episodes]
     written = [episode.completion_tokens for episode in episodes]
-    tokens = "unknown" if None in written else f"{sum(filter(None, written)):,}"
-    rows = [f"| {stage} | {total:,.0f} |" for stage, total in seconds.items()]
-    played = f"{len(episodes):,} episodes graded, {tokens} tokens written."
+    tokens = None if None in written else sum(filter(None, written))
+    rate = f", {60 * len(episodes) / playing:,.0f} a minute" if playing else ""
+    speed = f", {tokens / playing:,.0f} a second" if playing and tokens is not None else ""
     return [
         "## What it took",
         "",
-        "| stage | seconds of commands (those at the same time add up) |",
+        "| stage | seconds |",
         "|---|---|",
-        *rows,
+        *(f"| {stage} | {total:,.0f} |" for stage, total in seconds.items()),
         "",
-        played,
+        f"{len(episodes):,} episodes graded{rate}; {'unknown' if tokens is None else format(tokens, ',')} tokens"
+        f" written{speed} (while playing: without the server's start).",
         "",
     ]
 

@@ -61,6 +61,15 @@ def test_the_budget_stops_before_anything_is_started(tmp_path: Path) -> None:
     assert not (tmp_path / "logs").exists()
 
 
+def test_a_command_that_the_budget_cuts_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "KEEPSTATE", ["sleep"])
+    made = study.Study(tmp_path, "knapsack", SIZES["tiny"], budget=0.3, port=1)
+    with pytest.raises(study.Spent):
+        made._together({"short": ["0"], "long": ["60"], "never": ["60"]})
+    notes = [json.loads(line) for line in (tmp_path / "commands.jsonl").read_text().splitlines()]
+    assert {note["name"]: note["code"] for note in notes}.items() >= {"long": study.SPENT}.items()
+
+
 def test_a_failed_command_is_told_with_its_log_after_the_others_have_ended(tmp_path: Path) -> None:
     made = study.Study(tmp_path, "knapsack", SIZES["tiny"], budget=60, port=1)
     with pytest.raises(UserError, match="bad ended with code 2") as failed:
@@ -144,7 +153,12 @@ def made_study(folder: Path, *, turned: bool = False, best: float = 0.95) -> Non
     for name in ARMS:
         (folder / "configs").mkdir(exist_ok=True)
         (folder / "configs" / f"{name}.yaml").write_text("made: true\n")
-    (folder / "commands.jsonl").write_text(json.dumps({"stage": "play", "seconds": 2.5}) + "\n")
+    (folder / "commands.jsonl").write_text(
+        "".join(
+            json.dumps({"stage": "play", "name": name, "seconds": seconds}) + "\n"
+            for name, seconds in ((study_results.ALL_OF_IT, 90.0), ("serve", 30.0), ("play-trained-mini-calls25", 60.0))
+        )
+    )
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -164,6 +178,8 @@ def test_an_effect_is_shown_only_if_every_training_has_its_sign(turned: bool, tm
     assert restated[6] == "no"
     assert restated[8].startswith("1.91")  # (6,300 tokens over 3,300)
     assert "Primary comparisons (cap 25, Holm over 3)" in page
+    assert "| play | 90 |" in page
+    assert f"{14 * 16} episodes graded, {14 * 16} a minute" in page
     assert set(json.loads((tmp_path / "results" / "hashes.json").read_text())["cells"]) == {
         path.name for path in (tmp_path / "study" / "runs" / study_results.RUN).iterdir()
     }
