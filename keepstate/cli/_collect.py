@@ -29,7 +29,7 @@ from keepstate.cli._options import (
     sandbox_options,
     seed_option,
 )
-from keepstate.cli._output import print_json
+from keepstate.cli._output import name_left_out, print_json
 from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.models.base import Model
 from keepstate.models.budget import Budget
@@ -104,8 +104,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     if not served and (budget or cache):
         raise UserError("--cache, --max-tokens-total and --max-cost belong to --teacher llm", "leave them out")
     tasks, bad = read_tasks(folder)
-    for file in bad:
-        click.echo(f"left out: {file.path}: {file.reason}", err=True)
+    name_left_out({str(file.path): file.reason for file in bad})
     if not tasks:
         raise UserError(f"no valid task in {folder}", "make some with: keepstate tasks generate")
     runtimes = tuple(RuntimeName) if runtime == ALL else (RuntimeName(runtime),)

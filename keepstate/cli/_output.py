@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +24,8 @@ COLUMNS = 80
 COMMAND = re.compile(r"\b(?:keepstate|make|export|pip|python) (?:[^;,:()`]|:(?! ))+")
 """What stands on one line where it can, as it is to be copied."""
 GLUE = "\0"
+MOST_NAMED = 10
+"""Files named one by one."""
 
 
 def print_json(value: Any) -> None:
@@ -48,6 +51,16 @@ def size(count: int) -> str:
             break
         value, unit = value / 1024, larger
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def name_left_out(found: Mapping[str, str]) -> None:
+    """Say why files were left out, by name; of many the first."""
+    from keepstate.traces.view import printable
+
+    for name, why in [*found.items()][:MOST_NAMED]:
+        click.echo(printable(f"left out: {name}: {why}"), err=True)
+    if len(found) > MOST_NAMED:
+        click.echo(f"left out: {len(found) - MOST_NAMED} more", err=True)
 
 
 def folded(label: str, text: str, columns: int | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import chain, product
 from pathlib import Path
@@ -39,7 +39,7 @@ from keepstate.cli._options import (
     sweep_of,
     sweep_options,
 )
-from keepstate.cli._output import print_json
+from keepstate.cli._output import name_left_out, print_json
 from keepstate.errors import EXIT_PARTIAL
 from keepstate.live import LIVE_FILE
 from keepstate.traces.view import printable
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from keepstate.tasks.base import Task
 
 RUNS = Path("runs")
-MOST_NAMED = 10
-"""Episodes named one by one."""
 
 
 @click.group(cls=Group)
@@ -200,7 +198,7 @@ def replay_command(
     else:
         for line in table(found) if len(found) > 1 else chain(*(folder.lines() for folder in folders)):
             click.echo(printable(line))
-    _name_left_out({f"{folder.folder}/{name}": why for folder in folders for name, why in folder.left_out})
+    name_left_out({f"{folder.folder}/{name}": why for folder in folders for name, why in folder.left_out})
     if not all(folder.good for folder in folders):
         sys.exit(EXIT_PARTIAL)
 
@@ -220,7 +218,7 @@ def regrade_command(run: Path, *, owed_to: Path | None, path: Path | None, as_js
         print_json([folder.figures() for folder in folders])
     for line in chain(*(folder.lines() for folder in folders if not as_json)):
         click.echo(printable(line))
-    _name_left_out({f"{folder.folder}/{name}": why for folder in folders for name, why in folder.left_out.items()})
+    name_left_out({f"{folder.folder}/{name}": why for folder in folders for name, why in folder.left_out.items()})
     if any(folder.owed or folder.unknown or folder.left_out for folder in folders):
         sys.exit(EXIT_PARTIAL)
 
@@ -229,13 +227,6 @@ def _tasks(path: Path | None) -> Sequence[Task]:
     if path is None:
         return ()
     return TaskSource.model_validate({"folder" if path.is_dir() else "config": path}).load()
-
-
-def _name_left_out(found: Mapping[str, str]) -> None:
-    for name, why in [*found.items()][:MOST_NAMED]:
-        click.echo(printable(f"left out: {name}: {why}"), err=True)
-    if len(found) > MOST_NAMED:
-        click.echo(f"left out: {len(found) - MOST_NAMED} more", err=True)
 
 
 def _play(configs: Sequence[BenchmarkConfig], run: Path, sweep: Sweep, options: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from keepstate import eventloop
 from keepstate.cli import Group
 from keepstate.cli._options import PATH, family_option, json_option, sandbox_options
-from keepstate.cli._output import print_json
+from keepstate.cli._output import name_left_out, print_json
 from keepstate.closed import explain
 from keepstate.display import CountDisplay
 from keepstate.errors import EXIT_PARTIAL, UserError
@@ -181,8 +181,7 @@ def _show_folder(folder: Path, as_json: bool) -> None:
             click.echo(f"{count} tasks: {family}, {difficulty}{f', {rules} rules' if rules else ''}")
         for of in by_family.values():
             _show_policies(of)
-    for file in bad:
-        click.echo(f"left out: {file.path}: {file.reason}", err=True)
+    name_left_out({str(file.path): file.reason for file in bad})
     if bad:
         click.echo(f"{len(bad)} of {len(tasks) + len(bad)} files are no tasks", err=True)
         sys.exit(EXIT_PARTIAL)

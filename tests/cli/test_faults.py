@@ -3,11 +3,17 @@
 Driven over the tree of commands, so that a new one is tried too; what it needs to be called at all stands in `FILLED`.
 """
 
+import os
 import re
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import pytest
+from made_tokenizers import make_tokenizer
+from made_traces import make_trace, write_traces
 from typed import leaves, wrong_commands
 
 from keepstate.cli import cli, run
@@ -31,6 +37,34 @@ FOLDERS = {"empty", "junk", "folder.json"}
 NEW = {"missing", "new\x1b[31m\nline"}
 OURS = re.compile(r"Traceback|Errno|NoneType|<class|object at 0x|[a-z]Error\b(?!:)")
 """Python's words, which tell a user nothing."""
+
+WRITES = {
+    "dataset build": "--traces {}/traces --runtime persistent --tokenizer {} --template chatml --jobs 1 --out",
+    "init": "",
+    "tasks generate": "--count 3 --out",
+    "tasks new": "",
+    "traces collect": "--tasks {}/tasks --runtime react --out",
+    "traces import": "{}/rows.jsonl --runtime react --out",
+    "traces view": "{}/traces --web --no-open --out",
+}
+"""Commands that write, called so that they would; the place follows."""
+WRITE_NOT_HERE = {
+    "bench matrix": "with a server",
+    "bench regrade": "only what is owed",
+    "bench run": "with a server",
+    "dataset check": "a certificate, into a data set",
+    "dataset preview": "of a data set",
+    "demo": "with environments",
+    "report": "of results",
+    "serve": "with an environment",
+    "setup": "environments",
+    "train": "with an environment",
+}
+"""The same, that need more than a test of milliseconds can make; what for."""
+WRITE_NOTHING = {"bench replay", "clean", "compare", "completion", "doctor", "ls", "serve check", "tasks check"}
+WRITE_NOTHING |= {"tasks show", "traces check", "traces stats"}
+CLOSED = Path("/sys/keepstate")
+"""Where nobody may write, root neither."""
 
 
 @pytest.fixture
@@ -98,4 +132,71 @@ def test_paths_to_what_is_no_input(name: str, place: Path, capsys: pytest.Captur
         assert code in ((0, 1) if fine else (1, 2)), f"{name} {kind}: {err}"
         assert path.name.split("\x1b")[0] in out + err, f"{name} {kind}: the message names no value: {err}"
         assert "\x1b" not in out + err
+        assert len(err.splitlines()) <= 20, f"{name}: of many broken files some are named: {err}"
     assert said(typed(name, ""), capsys)[0] == 2
+
+
+def wrong_values(option: click.Option) -> list[str]:
+    """What an option may be given that it should not be."""
+    return ["", "-1", "nan", "9" * 30, "\u202eno such\x1b[31m", "no/such"] if not option.is_flag else []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.usefixtures("place")
+def test_values_that_no_option_takes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (each for each in COMMANDS[name].params if isinstance(each, click.Option)):
+        for value in wrong_values(option):
+            few = ["--count=1"] if name == "tasks generate" else []
+            code, _, err = said([*typed(name, "nowhere"), *few, f"{option.opts[-1]}={value}"], capsys)
+            assert code == 2 or name == "tasks generate", f"{name} {option.opts[-1]}={value!r}: {err}"
+            if code == 2 and value == "" and not isinstance(option.type, click.types.StringParamType):
+                assert option.opts[-1] in err or option.opts[0] in err, f"{name} {option.opts}: {err}"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tasks, traces, rows and a tokenizer."""
+    folder = tmp_path_factory.mktemp("made")
+    assert run(cli, ["tasks", "generate", "--count", "2", "--out", str(folder / "tasks")]) == 0
+    write_traces(folder / "traces" / "persistent", [make_trace(number) for number in range(4)])
+    row = '{"messages": [{"role": "user", "content": "do"}, {"role": "assistant", "content": "%s"}]}\n' % ("x" * 4000)
+    (folder / "rows.jsonl").write_text(row)
+    make_tokenizer("chatml", folder)
+    return folder
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The operating system lets no file grow further, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_every_command_is_known_to_write_or_not() -> None:
+    assert {*WRITES, *WRITE_NOT_HERE, *WRITE_NOTHING} == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_where_nothing_can_be_written(name: str, place: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    closed = CLOSED
+    if os.geteuid():
+        closed = place / "closed" / "x"
+        closed.parent.mkdir(mode=0o500)
+    (place / "file").write_text("mine")
+    words = [*name.split(), *WRITES[name].replace("{}", str(made)).split()]
+    for out in (closed, place / "file", place / "file" / "below"):
+        target = out / "new.py" if name == "tasks new" else out
+        code, told, err = said([*words, str(target)], capsys)
+        assert (code, told) == (2, ""), f"{out}: {err}"
+        assert "cannot write" in err, err
+        assert str(out) in err
+    assert (place / "file").read_text() == "mine"
+    with files_of_at_most(200):
+        code, _, err = said([*words, str(place / "full" / "new.py" if name == "tasks new" else place / "full")], capsys)
+    assert code == 2, err
+    assert f"{place}/full" in err
+    assert not list(place.rglob("*.keepstate.tmp"))

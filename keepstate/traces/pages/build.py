@@ -92,10 +92,11 @@ def write_pages(
                 bad.append(BadTrace(path, read_fault(error), other=isinstance(error, OtherFormat)))
         rows += _write_task(name, columns, out)
     if not rows:
+        named = " ".join(map(str, paths))
         reasons = f"; {bad[0].path}: {bad[0].reason}" if bad else ""
-        raise UserError(
-            f"no readable trace in {' '.join(map(str, paths))}{reasons}", "make some: keepstate traces collect"
-        )
+        folders = " ".join(dict.fromkeys(str(path if path.is_dir() else path.parent) for path in paths))
+        hint = f"see why: keepstate traces check {folders}" if bad else "make some: keepstate traces collect"
+        raise UserError(f"no readable trace in {named}{reasons}", hint)
     _write(out / INDEX, _index(rows, bad, root))
     start = rows[0].page if len(rows) == 1 else INDEX
     if len(rows) > 1 and len({row.beside and row.beside.partition("#")[0] for row in rows}) == 1:
