@@ -177,6 +177,7 @@ async def test_cancelled_in_the_moment_of_being_let_in() -> None:
         ),
         ('vllm:cache_config_info{block_size="16",kv_cache_size_tokens="None",num_gpu_blocks="None"} 1.0\n', None),
         ('vllm:cache_config_info{block_size="32",note="a\\"},b",num_gpu_blocks="10"} 1.0\n', 320),
+        (f'vllm:cache_config_info{{block_size="16",num_gpu_blocks="{"9" * 5_000}"}} 1.0\n', None),
         ("# HELP vllm:cache_config_info Information\nother 1.0\n", None),
         ("", None),
     ],
