@@ -48,7 +48,7 @@ def command() -> None:
 @click.option("--rules", help="Rule set of the family, if it has any.  [default: its first; strict]")
 @click.option("--count", type=click.IntRange(1), help="How many tasks.  [default: 100]")
 @click.option("--seed-start", type=int, help="Seed of the set.  [default: 0]")
-@click.option("--split", help="Names the folder, <family>-<difficulty>-<split>.  [default: train]")
+@click.option("--split", help="Names the folder, <family>-<difficulty>-<split>; of a-z, 0-9, _, -.  [default: train]")
 @click.option("--out", type=PATH, help="Folder.  [default: data/tasks/<...>]")
 @click.option("--apart-from", type=PATH, multiple=True, help="Folder whose problems must not recur.")
 def generate(config: Path | None, out: Path | None, apart_from: tuple[Path, ...], **options: str | int | None) -> None:

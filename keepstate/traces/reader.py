@@ -53,9 +53,9 @@ def read_trace(path: Path) -> Trace:
     try:
         return load_trace(path)
     except (TraceError, OSError) as error:
-        raise UserError(
-            f"cannot read trace {path}: {read_fault(error)}", f"see all of them: keepstate traces check {path.parent}"
-        ) from error
+        folder = next(each for each in path.parents if each.is_dir())
+        see = "what is there: keepstate ls" if isinstance(error, OSError) else "all of them: keepstate traces check"
+        raise UserError(f"cannot read trace {path}: {read_fault(error)}", f"see {see} {folder}") from error
 
 
 def iter_traces(

@@ -144,8 +144,8 @@ def test_a_missing_folder_or_file_has_a_hint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         next(iter_traces(tmp_path / "no"))
     with pytest.raises(UserError, match="No such file") as caught:
-        read_trace(tmp_path / "no.trace.json")
-    assert "keepstate traces check" in caught.value.hint
+        read_trace(tmp_path / "no" / "no.trace.json")
+    assert caught.value.hint == f"see what is there: keepstate ls {tmp_path}"
 
 
 def test_the_limits_of_a_trace_are_read_as_they_are_and_none_is_made_up() -> None:
