@@ -5,6 +5,7 @@ Reads finished cells; computes with keepstate's own statistics (docs/statistics.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,8 @@ PRIMARY: dict[str, tuple[Arm, Arm]] = {"G": ((P, P), (P, S)), "M": ((P, S), (S, 
 SECONDARY: dict[str, tuple[Arm, Arm]] = {"mixed, persistent": ((MIX, P), (P, P)), "mixed, forget": ((MIX, S), (S, S))}
 """First - second; each of the two is a family for Holm, over all sets of tasks."""
 LEARNT: tuple[Arm, ...] = ((P, P), (S, S), (R, R))
+PLACE = re.compile(r"(?:/[\w.+-]+)+/(?=(?:models|adapters)/)")
+"""Where a machine keeps its models and the study: of no use to others, and not for them to see."""
 REPLAYED = {
     "same": "the same",
     "addresses": "but for addresses",
@@ -94,6 +97,8 @@ def write_results(folder: Path, target: Path, family: str, size: Size) -> None:
         lines += _table(head, found, claims=_plays(arms, size))
     lines += _replay_lines(replays, cells, size.caps[0]) + _times(folder, cells) + LAYOUT
     write_atomic(target / "README.md", "\n".join(lines) + "\n")
+    for path in filter(Path.is_file, target.rglob("*")):
+        write_atomic(path, PLACE.sub("", path.read_text()))
     if (there := sum(path.stat().st_size for path in target.rglob("*") if path.is_file())) > MOST_BYTES:
         raise UserError(f"{target} holds {there >> 20} MiB, more than {MOST_BYTES >> 20}", "take out its largest files")
 

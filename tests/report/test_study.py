@@ -155,7 +155,7 @@ def made_study(folder: Path, *, turned: bool = False, best: float = 0.95) -> Non
         (folder / "configs" / f"{name}.yaml").write_text("made: true\n")
     (folder / "commands.jsonl").write_text(
         "".join(
-            json.dumps({"stage": "play", "name": name, "seconds": seconds}) + "\n"
+            json.dumps({"stage": "play", "name": name, "seconds": seconds, "command": f"{folder}/adapters/a"}) + "\n"
             for name, seconds in ((study_results.ALL_OF_IT, 90.0), ("serve", 30.0), ("play-trained-mini-calls25", 60.0))
         )
     )
@@ -180,6 +180,7 @@ def test_an_effect_is_shown_only_if_every_training_has_its_sign(turned: bool, tm
     assert "Primary comparisons (cap 25, Holm over 3)" in page
     assert "| play | 90 |" in page
     assert f"{14 * 16} episodes graded, {14 * 16} a minute" in page
+    assert not [path for path in (tmp_path / "results").rglob("*.jsonl") if str(tmp_path) in path.read_text()]
     assert set(json.loads((tmp_path / "results" / "hashes.json").read_text())["cells"]) == {
         path.name for path in (tmp_path / "study" / "runs" / study_results.RUN).iterdir()
     }
