@@ -70,10 +70,13 @@ class Study:
         self._claim()
         for self.stage in stages:
             self._say(self.stage)
-            began, code = time.monotonic(), SPENT
+            began, code = time.monotonic(), EXIT_USER_ERROR
             try:
                 getattr(self, self.stage)()
                 code = 0
+            except (Spent, KeyboardInterrupt):
+                code = SPENT
+                raise
             finally:
                 self._note(ALL_OF_IT, ["benchmarks/gpu/study.py", self.stage], time.monotonic() - began, code)
 
@@ -101,7 +104,7 @@ class Study:
             return
         settings = [
             "--tokenizer",
-            basemodel.folder(),
+            basemodel.ensure_base_model(),
             "--max-tokens",
             self.size.context,
             "--paired",
@@ -331,9 +334,9 @@ def main() -> int:
         port=given.port,
     )
     study.target = given.results or Path("results") / f"{given.size}-{given.family}"
-    if given.unpack:
-        unpack(given.unpack, study.folder)
     try:
+        if given.unpack:
+            unpack(given.unpack, study.folder)
         with sigterm_interrupts():
             study.run([stage for stage in STAGES if stage in given.stages or not given.stages])
         code = EXIT_PARTIAL if study.partial else 0

@@ -81,6 +81,14 @@ def test_a_failed_command_is_told_with_its_log_after_the_others_have_ended(tmp_p
     assert codes == {"bad": 2, "good": 0}
 
 
+def test_a_folder_without_archives_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["study.py", "none", "--folder", str(tmp_path / "a"), "--unpack", str(tmp_path)])
+    assert study.main() == 2
+    assert "holds no study-" in capsys.readouterr().err
+
+
 def test_two_sizes_are_not_mixed(tmp_path: Path) -> None:
     study.Study(tmp_path, "knapsack", SIZES["tiny"], budget=9, port=1).run([])
     with pytest.raises(UserError, match="traces 6 -> 1000"):
