@@ -93,12 +93,13 @@ def own_environment(planned: ServingPlan) -> dict[str, str]:
     if planned.is_local:
         own["HF_HUB_OFFLINE"] = "1"
     if planned.device == "cpu":
-        own |= environments.CPU_VARIABLES
+        # A thread more than there is room for costs the others more than it brings: every layer waits for it.
+        threads = max(1, round(machine.idle_cores() / max(1, len(planned.replicas))))
+        # OpenMP threads spin before they sleep: so long by libgomp's default that they keep a busy processor busy.
+        own |= environments.unless_set({"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000"})
         own["VLLM_CPU_KVCACHE_SPACE"] = str(planned.cpu_cache_gib)
         # Wherever they find room: vLLM would bind its threads to the first cores, beside whatever runs there.
         own["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        # A thread more than there is room for costs the others more than it brings: every layer waits for it.
-        own["OMP_NUM_THREADS"] = str(max(1, round(machine.idle_cores() / max(1, len(planned.replicas)))))
         # Not for the model, which runs eagerly: for two small functions, the first answer with log-probabilities waited
         # 41 s for a C++ compiler (beside other programs), where the next took .6 s.
         own["TORCHDYNAMO_DISABLE"] = "1"

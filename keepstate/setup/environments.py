@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -30,9 +31,6 @@ CPU_PYTHON = "3.11"
 """The CPU locks hold wheels for this version alone (Axolotl 0.19.0 with torch 2.13.0, measured)."""
 NEEDED_GIB = {"cpu": 8, "cuda": 20}
 """Free disk space to ask for: the larger CPU environment takes 4 GiB, and pip unpacks beside it."""
-CPU_VARIABLES = {"GOMP_SPINCOUNT": "10000"}
-"""Of what computes in them without a GPU: how long OpenMP threads spin before they sleep. A forward and backward of 656
-tokens on two cores: 1.5 s alone, as with the default, 3.2 s beside a second such program; by default up to 50 s."""
 
 NO_TELEMETRY = dict.fromkeys(
     ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "AXOLOTL_DO_NOT_TRACK", "VLLM_NO_USAGE_STATS"), "1"
@@ -42,6 +40,11 @@ NO_TELEMETRY = dict.fromkeys(
 Name = Literal["train", "serve"]
 Device = Literal["cpu", "cuda"]
 NAMES: tuple[Name, ...] = ("train", "serve")
+
+
+def unless_set(variables: Mapping[str, str]) -> dict[str, str]:
+    """`variables` with the values of this process's environment where a user set them."""
+    return {name: os.environ.get(name, value) for name, value in variables.items()}
 
 
 class State(StrEnum):

@@ -145,7 +145,7 @@ async def test_a_run_killed_between_trace_and_verdict_is_mended_and_files_that_a
     with pytest.raises(UserError) as caught:
         await collect(plan(tasks, tmp_path))
     assert "it may hold a finished episode" in caught.value.hint
-    with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
+    with pytest.raises(UserError, match=r"cannot write .*good is no folder"):
         await collect(plan(tasks, tmp_path / "good"))  # a file, where a folder is needed
 
 

@@ -179,7 +179,12 @@ def test_as_many_threads_as_cores_are_idle(
     idle: float, threads: str, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "idle_cores", lambda: idle)
-    assert own_environment(plan_serving(adapters=[make_adapter()]))["OMP_NUM_THREADS"] == threads
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    planned = plan_serving(adapters=[make_adapter()])
+    assert own_environment(planned)["OMP_NUM_THREADS"] == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1")
+    assert [own_environment(planned)[name] for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")] == ["7", "1"]
 
 
 @pytest.mark.parametrize(("value", "sent"), [("", True), ("true", True), ("FALSE", False), ("0", False)])

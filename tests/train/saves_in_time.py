@@ -1,4 +1,4 @@
-"""When the plugin's clock asks for a checkpoint, over a training with a clock of its own.
+"""When the plugin asks for a checkpoint and how many threads it takes, over trainings with clocks of their own.
 
 python tests/train/saves_in_time.py STOP_FILE       # in .venv-train; prints JSON behind RESULT
 """
@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from keepstate_axolotl import callbacks
+import torch
+from keepstate_axolotl import callbacks, threads
 
 
 def saved_at(stop_file: str, seconds_a_step: float, steps: int) -> list[int]:
@@ -33,8 +34,25 @@ def saved_at(stop_file: str, seconds_a_step: float, steps: int) -> list[int]:
     return saved
 
 
+def threads_beside(others: list[float]) -> tuple[list[int], list[str]]:
+    """Threads after steps of 3 s on two processors, of which other programs take `others`; and what was said."""
+    torch.set_num_threads(2)
+    said: list[str] = []
+    seen = [0.0, 0.0, 0.0]
+    threads.Threads._look = staticmethod(lambda: tuple(seen))  # type: ignore[method-assign, assignment, arg-type]
+    callback = threads.Threads(lambda _, words: said.append(words))
+    taken = []
+    for other in others:
+        ours = min(2 - other, torch.get_num_threads())
+        seen[:] = seen[0] + 3, seen[1] + 3 * ours, seen[2] + 3 * (2 - other - ours)
+        callback.on_step_end(None, None, None)
+        taken.append(torch.get_num_threads())
+    return taken, said
+
+
 if __name__ == "__main__":
     stop = Path(sys.argv[1])
-    found = {"100 s": saved_at(str(stop), 100, 13), "10 s": saved_at(str(stop), 10, 59)}
+    found: dict[str, object] = {"100 s": saved_at(str(stop), 100, 13), "10 s": saved_at(str(stop), 10, 59)}
+    found["threads"] = threads_beside([0, 0.3, 1, 1, 0.2, 2, 0])
     stop.touch()
     print("RESULT" + json.dumps(found | {"told to stop": saved_at(str(stop), 10, 59)}))

@@ -65,10 +65,13 @@ def test_a_step_has_the_same_traces_however_it_is_divided(packing: dict[str, Any
     assert len(set(packing["divided"])) == 1
 
 
-def test_a_crash_costs_ten_minutes_at_most(tmp_path: Path) -> None:
+def test_a_crash_costs_ten_minutes_and_a_busy_processor_one_thread(tmp_path: Path) -> None:
     stop = tmp_path / "stop"
     found = json.loads(result("saves_in_time.py", stop))
     assert found["100 s"] == [6, 12]  # a 7th would end at 700 s
     assert found["10 s"] == []
     assert found["told to stop"] == [1]
     assert stop.exists()
+    taken, said = found["threads"]
+    assert taken == [2, 2, 1, 1, 2, 1, 2]
+    assert said == ["other programs are at work: computing with 1 of 2 threads while they are"]

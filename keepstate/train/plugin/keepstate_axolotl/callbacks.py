@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from . import order
+from . import order, threads
 
 LOSS_SECONDS = 600.0
 """What a crash may cost at most."""
@@ -40,7 +40,10 @@ def from_environment() -> list[TrainerCallback]:
     if int(os.environ.get("RANK", "0")):
         return callbacks
     if path := os.environ.get("KEEPSTATE_PROGRESS"):
-        callbacks.append(ProgressWriter(Path(path)))
+        callbacks.append(writer := ProgressWriter(Path(path)))
+        # A number of threads that somebody set stays; without a GPU several processes were given theirs.
+        if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ and threads.STAT.is_file():
+            callbacks.append(threads.Threads(writer.warn))
     if run := os.environ.get("KEEPSTATE_TRACK"):
         callbacks.append(Sheltered(LocalTracking(run)))
     return callbacks
