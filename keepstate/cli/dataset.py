@@ -141,7 +141,7 @@ def check(folders: tuple[Path, ...], tokenizer: str | None, as_json: bool, **cho
     from keepstate.dataset.check import CheckOptions, check_datasets
 
     path = tokenizer_folder(tokenizer) if tokenizer else None
-    reports = check_datasets([CheckOptions(folder, tokenizer_path=path, **chosen) for folder in folders])
+    reports = [*check_datasets([CheckOptions(folder, tokenizer_path=path, **chosen) for folder in folders])]
     if as_json:
         print_json([{"folder": str(each)} | of.figures() for each, of in zip(folders, reports, strict=True)])
     for folder, report in zip(() if as_json else folders, () if as_json else reports, strict=True):
