@@ -143,9 +143,10 @@ def folders(root: Path, closed: list[str]) -> Iterator[tuple[Path, list[os.DirEn
     except OSError as error:
         closed.append(f"{root}: {error.strerror or error}")
         return
-    within = [entry for entry in there if entry.is_dir(follow_symlinks=False)]
-    yield root, [entry for entry in there if entry not in within]
-    for entry in within:
+    yield root, [entry for entry in there if not entry.is_dir(follow_symlinks=False)]
+    for entry in there:
+        if not entry.is_dir(follow_symlinks=False):
+            continue
         foreign = entry.name in FOREIGN or entry.name.startswith(".")
         if not foreign and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
             yield from folders(root / entry.name, closed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -46,7 +47,7 @@ def command(path: Path, *, delete: bool, as_json: bool) -> None:
         none = printable(f"nothing to remove below {path}")
         click.echo(f"removed {sum(gone)} of {len(found)}: {total}" if found else none, err=True)
     else:
-        click.echo(f"{len(found)}, {total}; to remove them: keepstate clean {path} --delete", err=True)
+        click.echo(f"{len(found)}, {total}; to remove them: keepstate clean {quote(str(path))} --delete", err=True)
     if delete and not all(gone):
         click.echo("what stays is used by a process now, or may not be removed by you", err=True)
     if closed or (delete and not all(gone)):

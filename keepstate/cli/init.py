@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -35,7 +36,8 @@ def command(folder: Path, *, makefile: bool, laptop: bool) -> None:
     write_many((folder / name, text) for name, text in files.items())
     for name in files:
         click.echo(folder / name)
-    click.echo(f"go on: cd {folder} && keepstate tasks check {FAMILY}; then as README.md there says", err=True)
+    go_on = f"cd {quote(str(folder))} && keepstate tasks check {FAMILY}"
+    click.echo(f"go on: {go_on}; then as README.md there says", err=True)
 
 
 def project_files(*, laptop: bool, makefile: bool) -> dict[str, str]:

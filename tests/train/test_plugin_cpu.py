@@ -75,3 +75,4 @@ def test_a_crash_costs_ten_minutes_and_a_busy_processor_one_thread(tmp_path: Pat
     taken, said = found["threads"]
     assert taken == [2, 2, 1, 1, 2, 1, 2]
     assert said == ["other programs are at work: computing with 1 of 2 threads while they are"]
+    assert found["not told"] == [[2, 2, 2], []]  # nothing is known, so nothing changes

@@ -42,7 +42,7 @@ def from_environment() -> list[TrainerCallback]:
     if path := os.environ.get("KEEPSTATE_PROGRESS"):
         callbacks.append(writer := ProgressWriter(Path(path)))
         # A number of threads that somebody set stays; without a GPU several processes were given theirs.
-        if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ and threads.STAT.is_file():
+        if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
             callbacks.append(threads.Threads(writer.warn))
     if run := os.environ.get("KEEPSTATE_TRACK"):
         callbacks.append(Sheltered(LocalTracking(run)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Threads(TrainerCallback):  # type: ignore[misc]
         """Look, where long enough has passed."""
         then, ours_then, idle_then = self._seen
         now, ours, idle = self._look()
-        if now - then < SECONDS:
+        if now - then < SECONDS or not idle:  # what is free is not known
             return
         self._seen = now, ours, idle
         threads = room((ours - ours_then + idle - idle_then) / (now - then), self._most)
@@ -51,10 +52,15 @@ class Threads(TrainerCallback):  # type: ignore[misc]
 
     @staticmethod
     def _look() -> tuple[float, float, float]:
-        """The time, this process's processor time, and how long its processors were idle since the machine started."""
+        """The time, this process's processor time, and how long its processors were idle since the machine started.
+
+        The last is 0 where the kernel does not tell.
+        """
         mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-        lines = (line.split() for line in STAT.read_text().splitlines())
-        ticks = sum(int(line[4]) + int(line[5]) for line in lines if line and line[0] in mine)
+        ticks = 0
+        with suppress(OSError, ValueError, IndexError):
+            rows = [line.split() for line in STAT.read_text().splitlines()]
+            ticks = sum(int(row[4]) + int(row[5]) for row in rows if row[0] in mine)
         return time.monotonic(), time.process_time(), ticks / os.sysconf("SC_CLK_TCK")
 
 
