@@ -6,49 +6,33 @@
     python benchmarks/gpu/study.py train play --budget 540 --pack OUT      # what fits nine minutes, then packed
     python benchmarks/gpu/study.py --unpack OUT             # elsewhere, later: goes on from there
 
-Stages: tasks traces data train play replay report results. Each runs keepstate's own commands in the study's folder;
-what is finished is not run again, what was cut goes on (docs/resuming.md). `commands.jsonl` there holds every command
-with its seconds. Exit code 75: the budget is spent, the same command goes on. What is packed: study_packing.py.
+Stages: tasks traces data train play second-round replay report results. Each runs keepstate's own commands in the
+study's folder; what is finished is not run again, what was cut goes on (docs/resuming.md). `commands.jsonl` there holds
+every command with its seconds. Exit code 75: the budget is spent, the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from study_packing import pack, round_weights, unpack
-from study_results import ALL_OF_IT, RUN, write_results
-from study_sizes import ARMS, EVAL_SEED, FAMILIES, KNAPSACK, SIZES, TRAIN_SEED, Size, size_of
+from study_commands import ALL_OF_IT, PLAYED, SPENT, Commands, Spent
+from study_packing import MOST, pack, round_weights, unpack
+from study_play import Match, commands, groups, names, serve_words, servers
+from study_results import write_results
+from study_second_round import second_round
+from study_sizes import ARMS, EVAL_SEED, FAMILIES, KNAPSACK, RUN, SECOND, SIZES, TRAIN_SEED, Size, size_of
 
 from keepstate.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, EXIT_USER_ERROR, UserError
 from keepstate.files import parse_json, write_atomic, write_json
-from keepstate.processes import GuardedProcess, sigterm_interrupts
+from keepstate.processes import sigterm_interrupts
 from keepstate.setup import basemodel
 from keepstate.train.result import WEIGHTS, read_done
-from keepstate.vocabulary import BASE, MIXED
-
-KEEPSTATE = [sys.executable, "-m", "keepstate"]
-SPENT = 75
-"""Exit code: repeat the command. EX_TEMPFAIL of sysexits.h."""
-PLAYED_AT = 0.2
-"""Temperature of the draws."""
-DRAWN = 0
-"""Training seed of the adapters that are drawn from."""
-SERVED = "its log: "
-"""What `keepstate serve` says when it answers."""
-SHOWN_EVERY = 15.0
-
-
-class Spent(Exception):
-    """The budget is over."""
+from keepstate.vocabulary import MIXED
 
 
 class Study:
@@ -56,9 +40,7 @@ class Study:
 
     def __init__(self, folder: Path, family: str, size: Size, *, budget: float, port: int) -> None:
         self.folder, self.family, self.size, self.port = folder.resolve(), family, size, port
-        self.began, self.partial = time.monotonic(), False
-        self.deadline = self.began + budget
-        self.stage = ""
+        self.commands, self.partial = Commands(self.folder, budget=budget), False
 
     def run(self, stages: Sequence[str]) -> None:
         """These stages, in their order.
@@ -68,17 +50,12 @@ class Study:
             UserError: A command failed, or the folder holds a study of another size.
         """
         self._claim()
-        for self.stage in stages:
-            self._say(self.stage)
-            began, code = time.monotonic(), EXIT_USER_ERROR
-            try:
-                getattr(self, self.stage)()
-                code = 0
-            except (Spent, KeyboardInterrupt):
-                code = SPENT
-                raise
-            finally:
-                self._note(ALL_OF_IT, ["benchmarks/gpu/study.py", self.stage], time.monotonic() - began, code)
+        for stage in stages:
+            self.commands.stage = stage
+            self.commands.say(stage)
+            words = ["benchmarks/gpu/study.py", stage]
+            with self.commands.timed(ALL_OF_IT, words, (Spent, KeyboardInterrupt)):
+                getattr(self, stage.replace("-", "_"))()
 
     def tasks(self) -> None:
         """Training tasks, and held-out ones, none of them among the training tasks."""
@@ -123,7 +100,7 @@ class Study:
         for arm in ARMS:
             write_atomic(self.folder / "configs" / f"{arm}.yaml", self.size.config(arm))
         order = ("react", MIXED, "forget", "persistent")
-        self._together(
+        self._run(
             {
                 name: [
                     *("train", arm, "--config", f"configs/{arm}.yaml", "--dataset", f"datasets/{arm}"),
@@ -133,44 +110,55 @@ class Study:
                 for arm in order
                 for seed in self.size.seeds
                 if read_done(self._adapter(name := f"{arm}-seed{seed}")) is None
-            }
+            },
+            at_once=self.size.at_once,
         )
         if self.size.rounded:
-            for name in self._names():
+            for name in names(self.size.seeds):
                 round_weights(self._adapter(name) / WEIGHTS)
 
     def play(self) -> None:
-        """Every cell, primary ones first, base and draws last, against one server of all adapters."""
-        owed = [(name, words) for name, words in self._matrices() if not self._is_done(name, models=self._names())]
-        if not owed:
-            return
-        with self._served():
-            for name, words in owed:
-                if self._command(*words, name=name, allowed=(0, EXIT_PARTIAL)) == 0:
-                    self._done(name, models=self._names())
+        """Every cell, primary ones first, base and draws last, against servers of all adapters."""
+        owed = [[match for match in group if not self._is_played(match)] for group in groups(self.size)]
+        needed = {match.server for group in owed for match in group}
+        of = servers(self.size)
+        serving = {
+            f"serve-{number}": serve_words(self.size, names(of[number]), self.folder, self.port + number, of=len(of))
+            for number in sorted(needed)
+        }
+        with self.commands.served(serving):
+            for group in filter(None, owed):
+                self._play(group)
 
-    def _matrices(self) -> Iterator[tuple[str, list[Any]]]:
-        size, trained = self.size, [word for name in self._names() for word in ("--adapter", name)]
-        given = ["--run", RUN, "--base-url", f"http://127.0.0.1:{self.port}/v1", "--turns", size.turns]
-        given += ["--max-tokens", size.max_tokens, "--context", size.context, "--concurrency", size.concurrency]
-        for who, models in (("trained", trained), (BASE, ["--adapter", BASE])):
-            for cap in size.caps:
-                for tasks in size.sets:
-                    where = ["bench", "matrix", "--tasks", f"tasks/{tasks}", "--tool-calls", cap, "--temperature", 0]
-                    yield f"play-{who}-{tasks}-calls{cap}", [*where, *given, *models]
-        if size.draws and DRAWN in size.seeds:
-            first = [word for arm in ARMS for word in ("--adapter", f"{arm}-seed{DRAWN}")]
-            where = ["bench", "matrix", "--tasks", f"tasks/{size.sets[0]}", "--tool-calls", size.caps[0]]
-            draws = ["--temperature", PLAYED_AT, "--seeds", ",".join(map(str, size.draws))]
-            yield "play-draws", [*where, *draws, *given, *first]
+    def _play(self, group: Sequence[Match]) -> None:
+        """Matches beside one another; those that came to their end are noted, whatever becomes of the others."""
+        by_name = {match.name: match for match in group}
+
+        def ended(name: str, code: int) -> None:
+            if code == 0:
+                self._done(name, models=names(by_name[name].seeds))
+
+        with self.commands.timed(PLAYED, list(by_name), (Spent, KeyboardInterrupt)):
+            words = commands(self.size, self.port, group)
+            self._run(words, at_once=len(words), allowed=(0, EXIT_PARTIAL), ended=ended)
+
+    def _is_played(self, match: Match) -> bool:
+        return self._is_done(match.name, models=names(match.seeds))
+
+    def second_round(self) -> None:
+        """An adapter that learns from the first round's good episodes, beside its teacher."""
+        if self.size.kept is not None and not self._is_done(SECOND):
+            second_round(self.commands, self.size, self.port)
+            self._done(SECOND)
 
     def replay(self) -> None:
         """All episodes again without a model: as recorded, and under the lowest cap."""
-        for name, contract in (("replay", []), ("exposure", ["--tool-calls", self.size.caps[0]])):
+        runs = [("replay", RUN, []), ("exposure", RUN, ["--tool-calls", self.size.caps[0]])]
+        runs += [(f"replay-{SECOND}", SECOND, [])] if (self.folder / "runs" / SECOND).is_dir() else []
+        for name, run, contract in runs:
             if not self._is_done(name):
-                words = ["bench", "replay", f"runs/{RUN}", "--json", "--concurrency", 16, *contract]
-                code = self._command(*words, name=name, into=f"{name}.json", allowed=(0, EXIT_PARTIAL))
-                if code == 0:
+                words = ["bench", "replay", f"runs/{run}", "--json", "--concurrency", 16, *contract]
+                if self._run({name: words}, into=f"{name}.json", allowed=(0, EXIT_PARTIAL)) == 0:
                     self._done(name)
 
     def report(self) -> None:
@@ -182,9 +170,6 @@ class Study:
         write_results(self.folder, self.target, self.family, self.size)
 
     target = Path("results")
-
-    def _names(self) -> list[str]:
-        return [f"{arm}-seed{seed}" for seed in self.size.seeds for arm in ARMS]
 
     def _adapter(self, name: str) -> Path:
         return self.folder / "adapters" / name
@@ -207,101 +192,19 @@ class Study:
     def _done(self, name: str, **of: Any) -> None:
         write_json(self.folder / "done" / f"{name}.json", of)
 
-    @contextmanager
-    def _served(self) -> Iterator[None]:
-        """Base and adapters on one server; its time is that of the command `serve`."""
-        loras = [word for name in self._names() for word in ("--lora", f"{name}={self._adapter(name)}")]
-        words = ["serve", "--base-model", basemodel.ensure_base_model(), "--port", self.port, *loras]
-        words += ["--context", self.size.context]
-        words += ["--max-num-seqs", self.size.concurrency] if self.size.on_gpu else []
-        with ExitStack() as stack:
-            process, log, began = self._start(stack, "serve", words)
-            while SERVED not in log.read_text(errors="replace"):
-                if (code := process.poll(0.5)) is not None:
-                    raise UserError(f"the server ended with code {code}", f"what it said: {log}")
-                self._check_time()
-            self._note("serve", words, time.monotonic() - began, 0)
-            yield
+    def _command(self, *words: Any) -> None:
+        self._run({"-".join(map(str, words[:2])): list(words)})
 
-    def _command(
-        self, *words: Any, name: str | None = None, into: str | None = None, allowed: Sequence[int] = (0,)
-    ) -> int:
-        return self._together({name or "-".join(map(str, words[:2])): list(words)}, into=into, allowed=allowed)
-
-    def _together(
-        self, commands: dict[str, list[Any]], *, into: str | None = None, allowed: Sequence[int] = (0,)
-    ) -> int:
-        """Run commands, `at_once` of them at a time; the worst exit code.
-
-        Raises:
-            Spent: The budget is over: those that ran are stopped, and go on when they are repeated.
-            UserError: One of them failed.
-        """
-        waiting, worst, said = dict(commands), 0, time.monotonic()
-        failed: list[UserError] = []  # the others are finished first: minutes on a GPU
-        running: dict[str, tuple[ExitStack, GuardedProcess, Path, float]] = {}
-
-        def note_cut() -> None:
-            for name, (*_, began) in running.items():
-                self._note(name, commands[name], time.monotonic() - began, SPENT)
-
-        with ExitStack() as every:
-            every.callback(note_cut)
-            while waiting or running:
-                self._check_time()
-                while waiting and len(running) < self.size.at_once:
-                    name = next(iter(waiting))
-                    stack = every.enter_context(ExitStack())
-                    running[name] = stack, *self._start(stack, name, waiting.pop(name), into)
-                time.sleep(0.05)
-                for name, (stack, process, log, began) in list(running.items()):
-                    if (code := process.poll()) is None:
-                        continue
-                    del running[name]
-                    stack.close()
-                    self._note(name, commands[name], time.monotonic() - began, code)
-                    if code not in allowed:
-                        failed.append(UserError(f"{name} ended with code {code}", f"what it said: {log}"))
-                    worst = max(worst, code)
-                if running and time.monotonic() - said > SHOWN_EVERY:
-                    said = time.monotonic()
-                    self._say(f"  running: {', '.join(running)}; waiting: {len(waiting)}")
-        if failed:
-            raise failed[0]
+    def _run(self, commands: dict[str, list[Any]], **how: Any) -> int:
+        """As `Commands.run`; that something is left to do is kept."""
+        worst = self.commands.run(commands, **how)
         self.partial |= worst != 0
         return worst
-
-    def _start(
-        self, stack: ExitStack, name: str, words: Sequence[Any], into: str | None = None
-    ) -> tuple[GuardedProcess, Path, float]:
-        log = self.folder / "logs" / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        command = [*KEEPSTATE, *map(str, words)]
-        if into:
-            command = ["sh", "-c", 'exec "$@" >"$0"', into, *command]
-        output = stack.enter_context(log.open("w"))
-        process = stack.enter_context(GuardedProcess(command, output=output, cwd=self.folder))
-        return process, log, time.monotonic()
-
-    def _check_time(self) -> None:
-        if time.monotonic() > self.deadline:
-            raise Spent
-
-    def _note(self, name: str, words: Sequence[Any], seconds: float, code: int) -> None:
-        program = [] if name == ALL_OF_IT else ["keepstate"]
-        command = shlex.join([*program, *(str(word).replace(f"{self.folder}/", "") for word in words)])
-        line = {"stage": self.stage, "name": name, "seconds": round(seconds, 1), "code": code, "command": command}
-        with (self.folder / "commands.jsonl").open("a") as file:
-            print(json.dumps(line), file=file)
-        self._say(f"  {name}: {seconds:.0f} s" + (f", exit code {code}" if code else ""))
-
-    def _say(self, text: str) -> None:
-        print(f"[{time.monotonic() - self.began:5.0f} s] {text}", file=sys.stderr, flush=True)
 
 
 NONE = "none"
 """No stage: what another run has made so far is packed."""
-STAGES = ("tasks", "traces", "data", "train", "play", "replay", "report", "results")
+STAGES = ("tasks", "traces", "data", "train", "play", "second-round", "replay", "report", "results")
 
 
 def main() -> int:
@@ -316,6 +219,7 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, help="trainings at a time")
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="SECONDS", help="then stop, and pack")
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="put what is new there, in files of 15 MiB")
+    parser.add_argument("--archives", type=int, default=MOST, metavar="N", help="so many files at most")
     parser.add_argument("--unpack", type=Path, metavar="FOLDER", help="begin with what was packed there")
     parser.add_argument("--port", type=int, default=8123)
     given = parser.parse_args()
@@ -348,7 +252,7 @@ def main() -> int:
         code = EXIT_USER_ERROR
     finally:
         if given.pack:
-            pack(study.folder, given.pack)
+            pack(study.folder, given.pack, given.archives)
     return code
 
 

@@ -11,6 +11,7 @@ import json
 import lzma
 import tarfile
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ LEFT_OUT = ("prepared", "checkpoint-", NOTE)
 Listing = dict[str, list[int]]
 
 
-def pack(folder: Path, out: Path) -> list[Path]:
-    """Pack what is new in `folder`; the archives."""
+def pack(folder: Path, out: Path, most: int = MOST) -> list[Path]:
+    """Pack what is new in `folder` into at most so many archives; these. Another run may be at work there."""
     before = _noted(folder)
     new = {name: signature for name, signature in _listing(folder).items() if before["files"].get(name) != signature}
     out.mkdir(parents=True, exist_ok=True)
-    parts = _parts(new)
+    parts = _parts(new, most)
     paths = [out / f"study-{before['packs']:03}-{number}.tar.xz" for number in range(len(parts))]
     with ProcessPoolExecutor() as pool:
         list(pool.map(_archive, [folder] * len(parts), parts, paths))
@@ -75,9 +76,10 @@ def _listing(folder: Path) -> Listing:
         name = path.relative_to(folder).as_posix()
         if any(part.startswith(LEFT_OUT) for part in name.split("/")) or name.endswith(TEMPORARY):
             continue
-        if path.is_file():
-            stat = path.stat()
-            found[name] = [stat.st_size, stat.st_mtime_ns]
+        with suppress(FileNotFoundError):  # another run is at work there
+            if path.is_file():
+                stat = path.stat()
+                found[name] = [stat.st_size, stat.st_mtime_ns]
     return found
 
 
@@ -86,14 +88,14 @@ def _noted(folder: Path) -> dict[str, Any]:
     return parse_json(note.read_bytes()) if note.is_file() else {"packs": 0, "files": {}}
 
 
-def _parts(new: Listing) -> list[list[str]]:
+def _parts(new: Listing, most: int) -> list[list[str]]:
     """Names, an archive each: as many as are expected to fit it; adapters last. What is not in them waits."""
     parts: list[list[str]] = []
     room, whole = 0, WHOLE
     for name in sorted(new, key=lambda name: (name.endswith(".safetensors"), name)):
         expected = new[name][0] if name.endswith(".safetensors") else new[name][0] // RATIO
         if not parts or expected > room:
-            if len(parts) == MOST or expected > whole:
+            if len(parts) == most or expected > whole:
                 break
             parts.append([])
             room = PART
@@ -109,7 +111,8 @@ def _archive(folder: Path, names: list[str], path: Path) -> None:
         tarfile.open(fileobj=packed, mode="w") as tar,
     ):
         for name in names:
-            tar.add(folder / name, name)
+            with suppress(FileNotFoundError):  # it was in use, and is gone
+                tar.add(folder / name, name)
 
 
 def round_weights(path: Path) -> None:

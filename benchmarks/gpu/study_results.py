@@ -14,7 +14,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from study_sizes import Size
+from study_commands import ALL_OF_IT, NOTES, PLAYED
+from study_second_round import second_round_lines
+from study_sizes import RUN, SECOND, Size
 
 from keepstate import __version__
 from keepstate.bench.results import CellResult, Fit, read_results
@@ -25,10 +27,6 @@ from keepstate.report.significance import ERROR, PairedDifference, holm, paired_
 from keepstate.report.statistics import Estimate, bounded_mean, median_ratio
 from keepstate.train.trained_for import as_word
 
-RUN = "study"
-"""Of the cells, below the study's `runs`."""
-ALL_OF_IT = "all of it"
-"""Names, among the commands, a stage from its start to its end or stop."""
 MOST_BYTES = 20 << 20
 P, S, R, MIX = "persistent", "forget", "react", "persistent+forget"
 Arm = tuple[str, str]
@@ -85,17 +83,17 @@ def write_results(folder: Path, target: Path, family: str, size: Size) -> None:
         for path in (folder / "report").glob(pattern):
             shutil.copy(path, target / path.name)
     shutil.copytree(folder / "configs", target / "configs", dirs_exist_ok=True)
-    shutil.copy(folder / "commands.jsonl", target / "commands.jsonl")
+    shutil.copy(folder / NOTES, target / NOTES)
     families = [_compared(arms, size, of) for of in (PRIMARY, SECONDARY)]
     write_json(target / "hashes.json", _hashes(folder, cells))
-    replays = {name: _replayed(folder / f"{name}.json") for name in ("replay", "exposure")}
+    replays = {name: _replayed(folder / f"{name}.json") for name in ("replay", "exposure", f"replay-{SECOND}")}
     write_json(target / "replay.json", replays)
     lines = [f"# Results: {family}, {len(complete)} trainings ({', '.join(map(str, complete)) or 'none complete'})", ""]
     lines += _sizes(size) + _matrix(cells, arms, size) + _learnt(arms, size)
     for title, found in zip(("Primary", "Mixed"), families, strict=True):
         head = f"{title} comparisons (cap {size.caps[0]}, Holm over {len(found)})"
         lines += _table(head, found, claims=_plays(arms, size))
-    lines += _replay_lines(replays, cells, size.caps[0]) + _times(folder, cells) + LAYOUT
+    lines += second_round_lines(folder) + _replay_lines(replays, cells, size.caps[0]) + _times(folder, cells) + LAYOUT
     write_atomic(target / "README.md", "\n".join(lines) + "\n")
     for path in filter(Path.is_file, target.rglob("*")):
         write_atomic(path, PLACE.sub("", path.read_text()))
@@ -301,12 +299,12 @@ def _replay_lines(replays: Mapping[str, Any], cells: Sequence[CellResult], cap: 
 
 def _times(folder: Path, cells: Sequence[CellResult]) -> list[str]:
     """Seconds of every stage, summed over sittings; what playing alone came to."""
-    notes = [parse_json(line) for line in (folder / "commands.jsonl").read_bytes().splitlines()]
+    notes = [parse_json(line) for line in (folder / NOTES).read_bytes().splitlines()]
     seconds: dict[str, float] = defaultdict(float)
     for note in notes:
         if note["name"] == ALL_OF_IT:
             seconds[note["stage"]] += note["seconds"]
-    playing = sum(note["seconds"] for note in notes if note["name"].startswith("play-"))
+    playing = sum(note["seconds"] for note in notes if note["name"] == PLAYED)
     episodes = [episode for cell in cells for episode in cell.episodes]
     written = [episode.completion_tokens for episode in episodes]
     tokens = None if None in written else sum(filter(None, written))

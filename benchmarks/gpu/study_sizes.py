@@ -14,6 +14,8 @@ ARMS = (*map(str, RuntimeName), MIXED)
 KNAPSACK = "knapsack"
 FAMILIES = (KNAPSACK, "navigation", "rule_diagnosis")
 TRAIN_SEED, EVAL_SEED = 0, 123_456_789
+RUN, SECOND = "study", "second-round"
+"""Of the cells, below the study's `runs`; the second one also names what the second round makes."""
 ON_GPU: dict[str, Any] = {
     "plugins": ["axolotl.integrations.liger.LigerPlugin", "keepstate_axolotl.KeepstatePlugin"],
     "sample_packing": True,
@@ -61,8 +63,14 @@ class Size:
     steps: int | None = None
     """Of a training, at most."""
     concurrency: int = 64
+    server_each: bool = False
+    """A server for each training, all at once; else one for all."""
     at_once: int = 1
     """Trainings."""
+    kept: tuple[str, ...] | None = None
+    """Episodes of its own that an adapter learns from in the second round; None: there is none."""
+    least_kept: int = 1
+    """Fewer of them are not trained on."""
 
     def config(self, arm: str) -> str:
         """The Axolotl YAML of one adapter."""
@@ -74,7 +82,7 @@ class Size:
 
     def fixed(self) -> dict[str, Any]:
         """What may not change between two runs of one study; trainings may be added."""
-        free = ("seeds", "concurrency", "at_once")
+        free = ("seeds", "concurrency", "at_once", "server_each", "kept", "least_kept")
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items() if key not in free}
 
 
@@ -93,7 +101,10 @@ SIZES = {
         on_gpu=True,
         rounded=True,
         concurrency=512,
+        server_each=True,
         at_once=8,
+        kept=("--min-score", "0.95"),
+        least_kept=100,
     ),
     "laptop": Size(
         traces=100,
@@ -120,14 +131,18 @@ SIZES = {
         context=4096,
         rounded=True,
         steps=2,
+        server_each=True,
         at_once=2,
+        kept=("--min-score", "0", "--unfinished"),
     ),
 }
 
 
 def size_of(name: str, family: str) -> Size:
-    """A size, for a family: of those beside knapsack one training, the first set and cap, and twice the turns."""
+    """A size, for a family: beside knapsack one training, the first set and cap, twice the turns, one round."""
     size = SIZES[name]
     if family == KNAPSACK:
         return size
-    return replace(size, sets=size.sets[:1], caps=size.caps[:1], seeds=size.seeds[:1], draws=(), turns=2 * size.turns)
+    return replace(
+        size, sets=size.sets[:1], caps=size.caps[:1], seeds=size.seeds[:1], draws=(), turns=2 * size.turns, kept=None
+    )

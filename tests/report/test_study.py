@@ -2,9 +2,12 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,17 +15,22 @@ import yaml
 from made_results import Made, write_made_cell
 
 from keepstate.errors import UserError
+from keepstate.machine import Gpu
 from keepstate.places import SHIPPED
 from keepstate.train.axolotl_config import checked
+from keepstate.train.result import DONE, WEIGHTS, TrainedAdapter
 from keepstate.train.trained_for import TrainedFor
 from keepstate.vocabulary import RuntimeName
 
 sys.path.insert(0, str(SHIPPED / "benchmarks" / "gpu"))
 
 import study
+import study_commands
 import study_packing
+import study_play
 import study_results
-from study_sizes import ARMS, SIZES, size_of
+import study_second_round
+from study_sizes import ARMS, RUN, SECOND, SIZES
 
 PERSISTENT, FORGET, REACT = RuntimeName
 SIZE = SIZES["tiny"]
@@ -38,20 +46,47 @@ def test_adapters_are_trained_alike_by_keys_that_axolotl_reads(name: str) -> Non
     assert common[0]["sequence_len"] == SIZES[name].context
 
 
-def matrices(size: str, tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
-    made = study.Study(tmp_path, "knapsack", size_of(size, "knapsack"), budget=0, port=1)
-    return ((name, list(map(str, words))) for name, words in made._matrices())
+def given(words: list[str], option: str) -> list[str]:
+    return [words[i + 1] for i, word in enumerate(words) if word == option]
 
 
-def test_cells_are_played_in_the_registered_order(tmp_path: Path) -> None:
-    names = [name for name, _ in matrices("full", tmp_path)]
-    assert names == [
-        *(f"play-trained-{tasks}-calls{cap}" for cap in (25, 80) for tasks in ("easy", "medium")),
-        *(f"play-base-{tasks}-calls{cap}" for cap in (25, 80) for tasks in ("easy", "medium")),
-        "play-draws",
-    ]  # fmt: skip
-    drawn = dict(matrices("full", tmp_path))["play-draws"]
-    assert [drawn[i + 1] for i, word in enumerate(drawn) if word == "--adapter"] == [f"{arm}-seed0" for arm in ARMS]
+def test_cells_are_played_in_the_registered_order() -> None:
+    size = SIZES["full"]
+    groups = [[match.name for match in group] for group in study_play.groups(size)]
+    trained = [
+        [f"play-trained-{tasks}-calls{cap}-seed{seed}" for seed in (0, 1, 2) for tasks in ("easy", "medium")]
+        for cap in (25, 80)
+    ]
+    last = [*(f"play-base-{tasks}-calls{cap}" for cap in (25, 80) for tasks in ("easy", "medium")), "play-draws"]
+    assert groups == [*trained, last]
+
+
+def test_servers_have_an_adapter_of_each_arm_and_their_places_are_shared() -> None:
+    size = SIZES["full"]
+    first, _, last = (study_play.commands(size, 8000, group) for group in study_play.groups(size))
+    words = {name: list(map(str, each)) for name, each in (first | last).items()}
+    of_two = words["play-trained-medium-calls25-seed2"]
+    assert given(of_two, "--adapter") == [f"{arm}-seed2" for arm in ARMS]
+    assert given(of_two, "--base-url") == ["http://127.0.0.1:8002/v1"]
+    assert given(words["play-draws"], "--base-url") == ["http://127.0.0.1:8000/v1"]
+    assert given(words["play-draws"], "--adapter") == [f"{arm}-seed0" for arm in ARMS]
+    for group in (first, last):
+        at: dict[str, int] = {}
+        for name in group:
+            (url,), (places,) = given(words[name], "--base-url"), given(words[name], "--concurrency")
+            at[url] = at.get(url, 0) + int(places)
+        assert all(400 < places <= size.concurrency for places in at.values())
+
+
+def test_servers_on_one_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = SIZES["full"]
+    monkeypatch.setattr(study_play.machine, "visible_gpus", lambda: (Gpu("H", 80.0, "1"),))
+    monkeypatch.setattr(study_play.basemodel, "ensure_base_model", lambda: Path("m"))
+    alone, shared = (list(map(str, study_play.serve_words(size, ["a"], Path("f"), 1, of=of))) for of in (1, 3))
+    assert "--gpu-memory" not in alone
+    (cache,) = given(shared, "--vllm-arg")
+    held = 3 * (int(cache.removeprefix("kv-cache-memory-bytes=")) / 2**30 + study_play.BESIDE_CACHE_GIB)
+    assert 50 < held <= 3 * 80 * float(given(shared, "--gpu-memory")[0]) < 80
 
 
 def test_the_budget_stops_before_anything_is_started(tmp_path: Path) -> None:
@@ -62,18 +97,23 @@ def test_the_budget_stops_before_anything_is_started(tmp_path: Path) -> None:
 
 
 def test_a_command_that_the_budget_cuts_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "KEEPSTATE", ["sleep"])
-    made = study.Study(tmp_path, "knapsack", SIZES["tiny"], budget=0.3, port=1)
+    monkeypatch.setattr(study_commands, "KEEPSTATE", ["sleep"])
+    made = study_commands.Commands(tmp_path, budget=0.3)
     with pytest.raises(study.Spent):
-        made._together({"short": ["0"], "long": ["60"], "never": ["60"]})
+        made.run({"short": ["0"], "long": ["60"], "never": ["60"]}, at_once=2)
     notes = [json.loads(line) for line in (tmp_path / "commands.jsonl").read_text().splitlines()]
     assert {note["name"]: note["code"] for note in notes}.items() >= {"long": study.SPENT}.items()
 
 
 def test_a_failed_command_is_told_with_its_log_after_the_others_have_ended(tmp_path: Path) -> None:
-    made = study.Study(tmp_path, "knapsack", SIZES["tiny"], budget=60, port=1)
+    made, ended = study_commands.Commands(tmp_path, budget=60), []
     with pytest.raises(UserError, match="bad ended with code 2") as failed:
-        made._together({"bad": ["no-such-command"], "good": ["--version"]})
+        made.run(
+            {"bad": ["no-such-command"], "good": ["--version"]},
+            at_once=2,
+            ended=lambda name, code: ended.append((name, code)),
+        )
+    assert ended == [("good", 0)]
     assert Path(failed.value.hint.removeprefix("what it said: ")).read_text()
     codes = {
         note["name"]: note["code"] for note in map(json.loads, (tmp_path / "commands.jsonl").read_text().splitlines())
@@ -150,7 +190,7 @@ def made_study(folder: Path, *, turned: bool = False, best: float = 0.95) -> Non
         lost = runtime not in of and arm == "persistent" and not (turned and seed)
         made = Made(best - 0.5 if lost else best, prompt=2000 if arm == "forget" else 1000)
         write_made_cell(
-            folder / "runs" / study_results.RUN,
+            folder / "runs" / RUN,
             f"{arm}-seed{seed}",
             runtime,
             lambda _, made=made: made,
@@ -164,7 +204,13 @@ def made_study(folder: Path, *, turned: bool = False, best: float = 0.95) -> Non
     (folder / "commands.jsonl").write_text(
         "".join(
             json.dumps({"stage": "play", "name": name, "seconds": seconds, "command": f"{folder}/adapters/a"}) + "\n"
-            for name, seconds in ((study_results.ALL_OF_IT, 90.0), ("serve", 30.0), ("play-trained-mini-calls25", 60.0))
+            for name, seconds in (
+                (study_commands.ALL_OF_IT, 90.0),
+                ("serve-0", 30.0),
+                ("play-trained-mini-calls25-seed0", 60.0),
+                ("play-trained-mini-calls25-seed1", 55.0),
+                (study_commands.PLAYED, 60.0),
+            )
         )
     )
 
@@ -190,7 +236,7 @@ def test_an_effect_is_shown_only_if_every_training_has_its_sign(turned: bool, tm
     assert f"{14 * 16} episodes graded, {14 * 16} a minute" in page
     assert not [path for path in (tmp_path / "results").rglob("*.jsonl") if str(tmp_path) in path.read_text()]
     assert set(json.loads((tmp_path / "results" / "hashes.json").read_text())["cells"]) == {
-        path.name for path in (tmp_path / "study" / "runs" / study_results.RUN).iterdir()
+        path.name for path in (tmp_path / "study" / "runs" / RUN).iterdir()
     }
 
 
@@ -202,9 +248,62 @@ def test_adapters_below_the_floor_carry_no_claim(tmp_path: Path) -> None:
 
 def test_a_training_with_a_cell_that_was_not_played_whole_is_left_out(tmp_path: Path) -> None:
     made_study(tmp_path / "study")
-    cell = next(iter((tmp_path / "study" / "runs" / study_results.RUN).glob("mixed-seed1-forget-*")))
+    cell = next(iter((tmp_path / "study" / "runs" / RUN).glob("mixed-seed1-forget-*")))
     next(cell.glob("*-00003.trace.json")).unlink()
     study_results.write_results(tmp_path / "study", tmp_path / "results", "knapsack", SIZE)
     page = (tmp_path / "results" / "README.md").read_text()
     assert "1 trainings (0)" in page
     assert "| yes |" not in page
+
+
+def test_the_second_round_compares_an_adapter_with_its_teacher_by_task(tmp_path: Path) -> None:
+    teacher, pupil = study_second_round.TEACHER, study_second_round.PUPIL
+    made_study(tmp_path / "study")
+    assert study_second_round.second_round_lines(tmp_path / "study") == []
+    for name, score in ((teacher, 0.7), (pupil, 0.9)):
+        write_made_cell(tmp_path / "study" / "runs" / SECOND, name, PERSISTENT, lambda _, score=score: Made(score), 16)
+    study_results.write_results(tmp_path / "study", tmp_path / "results", "knapsack", SIZE)
+    page = (tmp_path / "results" / "README.md").read_text()
+    assert f"{pupil} less {teacher}, 16 tasks: 20.0 [" in page
+
+
+@pytest.mark.parametrize(("good", "trained"), [(2, True), (1, False)])
+def test_a_second_round_learns_as_long_as_the_first_from_enough_good_episodes(
+    good: int, trained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = TrainedAdapter(
+        key="k", name="persistent", trained_for=TrainedFor(runtimes=(PERSISTENT,), training="0" * 64, seed=0),
+        base_model="m", data_sha256="d", template_sha256="t", steps=84, first_loss=1.0, final_loss=0.5, seconds=1.0,
+        tokens=9, peak_gib=0.0,
+    )  # fmt: skip
+    place = tmp_path / "adapters" / study_second_round.TEACHER
+    place.mkdir(parents=True)
+    (place / DONE).write_text(first.model_dump_json())
+    (place / WEIGHTS).write_bytes(b"")
+    rows = tmp_path / SECOND / "datasets" / "persistent" / "train.jsonl"
+    rows.parent.mkdir(parents=True)
+    rows.write_text("{}\n" * good)
+    monkeypatch.setattr(study_second_round, "serve_words", lambda *_: [])
+    monkeypatch.setattr(study_second_round.basemodel, "ensure_base_model", lambda: Path("m"))
+    monkeypatch.setattr(study_second_round, "round_weights", lambda _: None)
+    made = Recorded(tmp_path, budget=9)
+    study_second_round.second_round(made, replace(SIZE, least_kept=2), 1)
+    assert (study_second_round.PUPIL in made.ran) == trained
+    assert ("play-second-round" in made.ran) == trained
+    if trained:
+        assert yaml.safe_load((tmp_path / SECOND / "config.yaml").read_text())["max_steps"] == 84
+
+
+class Recorded(study_commands.Commands):
+    """Runs nothing."""
+
+    def __init__(self, folder: Path, *, budget: float) -> None:
+        super().__init__(folder, budget=budget)
+        self.ran: list[str] = []
+
+    def run(self, commands: Mapping[str, Sequence[Any]], **_: Any) -> int:
+        self.ran += commands
+        return 0
+
+    def served(self, servers: Mapping[str, Sequence[Any]]) -> AbstractContextManager[None]:
+        return nullcontext()
