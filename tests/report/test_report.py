@@ -922,9 +922,16 @@ def test_a_report_says_how_far_it_is_without_a_terminal(
 def test_tables_for_a_paper_hold_every_cell_and_no_sign_that_latex_reads(run: Path) -> None:
     (group,) = build_report(run).groups
     lines = (run / "report/report.tex").read_text().splitlines()
-    tables = [line for line in lines if line.endswith("\\\\")]
+    tables = [line for line in lines if " & " in line]
     assert {line.count(" & ") for line in tables} == {6, 5}, "seven columns of cells, six of comparisons"
     assert sum("$\\rightarrow$" in line for line in tables) == 8 + len(group.comparisons)
+    assert r"& $0/24_{0.0}^{13.8}$ & $60.0_{49.8}^{69.3}$ & 24 &" in next(
+        line for line in tables if line.startswith(r"persistent $\rightarrow$ forget & ")
+    )
+    assert any(
+        line.startswith(r"\shortstack[l]{persistent $\rightarrow$ forget \\ vs forget $\rightarrow$ forget} & ")
+        for line in tables
+    )
     assert latex.escaped("a_b\n50 % & {x}^~\\ <→\x1b") == (
         r"a\_b 50 \% \& \{x\}\textasciicircum{}\textasciitilde{}\textbackslash{} $<$$\rightarrow$\textbackslash{}x1b"
     )
