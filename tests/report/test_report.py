@@ -20,6 +20,7 @@ from urllib.parse import unquote
 import pytest
 from click.testing import CliRunner
 from made_results import Made, write_made_cell
+from pyarrow import parquet
 from pydantic import TypeAdapter
 from rich.console import Console
 
@@ -346,10 +347,9 @@ def test_no_word_of_a_model_is_a_formula_in_a_spreadsheet(published: Path, monke
 def test_a_word_of_a_model_that_is_no_unicode_goes_into_parquet(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pyarrow = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(episodes, "rows_of", lambda _: [("\ud800", *[None] * (len(episodes.HEAD) - 1))])
     episodes.write_parquet(make_report("r", read_results(published)), tmp_path / "episodes.parquet")
-    assert pyarrow.read_table(tmp_path / "episodes.parquet").column("cell")[0].as_py() == "\\ud800"
+    assert parquet.read_table(tmp_path / "episodes.parquet").column("cell")[0].as_py() == "\\ud800"
 
 
 def test_words_from_files_cannot_become_markup(run: Path) -> None:
