@@ -2,17 +2,21 @@
 
     python benchmarks/gpu/serving.py --base-model FOLDER --lora NAME=FOLDER ... --out FILE \
         start 64x16 256x48 stop start stop              # the first start compiles, the second finds it compiled
-    python benchmarks/gpu/serving.py ... start:kv-cache-dtype=fp8 raw:64:mixed 64x16 stop
+    python benchmarks/gpu/serving.py ... "start:--kv-cache fp8" raw:64:mixed 64x16 stop
+    python benchmarks/gpu/serving.py ... --tasks FOLDER --replay FILE start 256x48 stop "start:--speculate ngram" 4x12
 
-Steps, in their order; each writes a line of JSON to --out when it is done, so that what a cut call measured is kept:
+Steps, in their order; each writes a line of JSON to --out when it is done, so that what a cut call measured is kept,
+and a row of a table to a file beside it:
 
-    start[*N][:OPTION ...]  `keepstate serve`, N replicas, every OPTION (commas between) a --vllm-arg; stages and cache
+    start[*N][:WORDS]       `keepstate serve`, N replicas, with more words; NAME=VALUE sets a variable. Stages and cache
     raw:N:WHO           N requests at once of 400 new tokens; WHO: base, an adapter, or mixed (all models in turn)
-    CxK[@1]             `keepstate bench matrix` with K easy tasks a cell, C episodes at once on each replica, or (@1)
-                        on the last one alone, six turns of 400 tokens
-    stop                Ctrl-C
+    CxK[@1]             `keepstate bench matrix` with K tasks a cell, C episodes at once on each replica, or (@1)
+                        on the last one alone: easy ones in six turns of 400 tokens, or those of --tasks as they come
+    stop                SIGTERM
 
-Weights may be random (weights.py): then every episode goes to its last turn, and figures say nothing of scores.
+Weights may be random (weights.py): then every episode goes to its last turn, and figures say nothing of scores. With
+--replay the answers are recorded ones (replay.py), whatever the weights: episodes of real length, whose text allows
+the drafts that it allows.
 """
 
 from __future__ import annotations
@@ -23,10 +27,12 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -36,9 +42,13 @@ from typing import Any
 import httpx2
 
 KEEPSTATE = [sys.executable, "-m", "keepstate"]
+REPLAY_SERVE = Path(__file__).resolve().parent / "replay_serve.py"
 TURNS, NEW_TOKENS = 6, 400
 _STAGE = re.compile(r" *([\d.]+) s  (.+)")
 _POOL = re.compile(r"KV cache size: ([\d,]+) tokens")
+_VARIABLE = re.compile("[A-Z]")
+COLUMNS = ("server", "step", "episodes", "seconds", "episodes_per_minute", "output_tokens_per_second", "ms_per_token")
+COLUMNS += ("tokens_a_step", "prefix_hits", "missed_tokens_per_request", "preemptions")
 
 
 class Bench:
@@ -46,15 +56,26 @@ class Bench:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.base, self.loras, self.out, self.port = given.base_model, given.lora, given.out, given.port
+        self.tasks: Path | None = given.tasks
+        self.replay: Path | None = given.replay
+        self.context = given.context
+        self.seconds, self.until = given.step_seconds, time.time() + given.budget
+        self.started = ""
         self.urls = [f"http://127.0.0.1:{self.port}"]
         self.process: subprocess.Popen[str] | None = None
 
     def run(self, step: str) -> None:
-        """One step, and its line."""
+        """One step, and its line; none but `stop` once the time is over."""
+        if time.time() > self.until and step != "stop":
+            print(f"left out, the time is over: {step}", flush=True)
+            return
         began = time.monotonic()
-        figures = self._step(step) | {"step": step, "wall": round(time.monotonic() - began, 1)}
+        figures = self._step(step) | {"step": step, "wall": round(time.monotonic() - began, 1), "server": self.started}
         with self.out.open("a") as file:
             print(json.dumps(figures), file=file)
+        if "output_tokens_per_second" in figures:
+            with self.out.with_suffix(".md").open("a") as file:
+                print("|", " | ".join(str(figures.get(column, "")) for column in COLUMNS), "|", file=file)
         print(json.dumps(figures), flush=True)
 
     def _step(self, step: str) -> dict[str, Any]:
@@ -62,7 +83,7 @@ class Bench:
             return self.stop()
         if step.startswith("start"):
             many, _, options = step.removeprefix("start").partition(":")
-            return self.start(int(many.removeprefix("*") or 1), [option for option in options.split(",") if option])
+            return self.start(int(many.removeprefix("*") or 1), shlex.split(options))
         if step.startswith("raw:"):
             _, at_once, who = step.split(":")
             return self._counted(lambda: asyncio.run(self._raw(int(at_once), who)))
@@ -70,15 +91,24 @@ class Bench:
         episodes, tasks = map(int, load.split("x"))
         return self._counted(lambda: self._matrix(self.urls[-1 if alone else 0], episodes, tasks))
 
-    def start(self, replicas: int, options: list[str]) -> dict[str, Any]:
+    def start(self, replicas: int, more: list[str]) -> dict[str, Any]:
         """The start's stages, and what vLLM says of its cache; of the last replica."""
         self.urls = [f"http://127.0.0.1:{self.port + number}" for number in range(replicas)]
-        words = [*KEEPSTATE, "serve", "--base-model", self.base, "--port", str(self.port), "--replicas", str(replicas)]
+        self.started = " ".join(more) or "plain"
+        words = [sys.executable, str(REPLAY_SERVE)] if self.replay else [*KEEPSTATE, "serve"]
+        words += ["--base-model", self.base, "--port", str(self.port), "--replicas", str(replicas)]
         words += [word for lora in self.loras for word in ("--lora", lora)]
-        words += [word for option in options for word in ("--vllm-arg", option)]
-        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        variables = dict(word.split("=", 1) for word in more if _VARIABLE.match(word))
+        words += [word for word in more if not _VARIABLE.match(word)]
+        if self.replay:
+            variables["KEEPSTATE_REPLAY"] = str(self.replay.resolve())
+        self.process = subprocess.Popen(
+            words, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | variables
+        )
         assert self.process.stderr
         said = []
+        late = threading.Timer(self.seconds, self.process.terminate)
+        late.start()
         for line in self.process.stderr:
             said.append(line.rstrip())
             print(said[-1], flush=True)
@@ -86,6 +116,7 @@ class Bench:
                 break
         else:
             sys.exit(f"it did not start: {self.process.wait()}")
+        late.cancel()
         log = Path(said[-1].partition("its log: ")[2]).read_text(errors="replace")
         (self.out.parent / f"vllm-{int(time.time())}.log").write_text(log)
         stages = {found[2]: float(found[1]) for line in said if (found := _STAGE.fullmatch(line))}
@@ -93,9 +124,9 @@ class Bench:
         return {"stages": stages, "pool_tokens": int(pool[1].replace(",", "")) if pool else None}
 
     def stop(self) -> dict[str, Any]:
-        """As a user ends it."""
+        """End it; not by SIGINT, which what a shell runs in the background never gets."""
         if self.process:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGTERM)
             self.process.wait(60)
         self.process = None
         return {}
@@ -109,11 +140,16 @@ class Bench:
         requests = max(1, grown["vllm:time_to_first_token_seconds_count"])
         queries, hits = grown["vllm:prefix_cache_queries_total"], grown["vllm:prefix_cache_hits_total"]
         tokens = grown["vllm:generation_tokens_total"]
+        drafts = grown.get("vllm:spec_decode_num_drafts_total", 0)
+        accepted = grown.get("vllm:spec_decode_num_accepted_tokens_total", 0)
         latency, count = "vllm:inter_token_latency_seconds_sum", "vllm:inter_token_latency_seconds_count"
         return figures | {
             "seconds": round(seconds, 1),
             "output_tokens_per_second": round(tokens / seconds),
             "ms_per_token": round(1000 * grown[latency] / max(1, grown[count]), 2),
+            "tokens": round(tokens),
+            "drafts": round(drafts),
+            "tokens_a_step": round((tokens - requests) / max(1, tokens - requests - accepted), 3),
             "prefix_hits": round(hits / max(1, queries), 4),
             "missed_tokens_per_request": round((queries - hits) / requests, 1),
             "preemptions": grown["vllm:num_preemptions_total"],
@@ -141,7 +177,8 @@ class Bench:
                 "temperature": 1.0,
                 "ignore_eos": True,
             }
-            (await client.post(f"{self.urls[0]}/v1/completions", json=body, timeout=600)).raise_for_status()
+            reply = await client.post(f"{self.urls[0]}/v1/completions", json=body, timeout=self.seconds)
+            reply.raise_for_status()
 
         async with httpx2.AsyncClient(trust_env=False, limits=httpx2.Limits(max_connections=None)) as client:
             await asyncio.gather(*(ask(client, number) for number in range(at_once)))
@@ -150,20 +187,34 @@ class Bench:
     def _matrix(self, url: str, at_once: int, count: int) -> dict[str, Any]:
         """All cells of the server, `count` tasks each."""
         with tempfile.TemporaryDirectory() as folder:
-            words = [*KEEPSTATE, "bench", "matrix", "--base-url", f"{url}/v1", "--difficulty", "easy"]
-            words += ["--turns", str(TURNS), "--max-tokens", str(NEW_TOKENS), "--temperature", "1.0"]
+            words = [*KEEPSTATE, "bench", "matrix", "--base-url", f"{url}/v1"]
+            if self.tasks:
+                words += ["--tasks", str(self.tasks.resolve()), "--context", str(self.context)]
+            else:
+                words += ["--difficulty", "easy", "--turns", str(TURNS), "--max-tokens", str(NEW_TOKENS)]
+                words += ["--temperature", "1.0"]
             words += ["--count", str(count), "--concurrency", str(at_once), "--run", "speed"]
             began = time.monotonic()
-            done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+            with (Path(folder) / "said").open("w") as said:
+                code = _finished(subprocess.Popen(words, cwd=folder, stdout=said, stderr=said), self.seconds)
             seconds = time.monotonic() - began
             episodes = len(list(Path(folder).rglob("*.trace.json")))
-            if done.returncode:
-                print(done.stderr[-2000:], flush=True)
+            if code:
+                print((Path(folder) / "said").read_text()[-2000:], flush=True)
         return {
-            "exit_code": done.returncode,
+            "exit_code": code,
             "episodes": episodes,
             "episodes_per_minute": round(60 * episodes / seconds, 1),
         }
+
+
+def _finished(process: subprocess.Popen[Any], seconds: float) -> int:
+    """Its exit code; ended as a user does after so many seconds, what it played by then is kept."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        return process.wait(60)
 
 
 def main() -> None:
@@ -171,11 +222,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-model", required=True)
     parser.add_argument("--lora", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--tasks", type=Path)
+    parser.add_argument("--replay", type=Path)
+    parser.add_argument("--context", type=int, default=40_960, help="of --tasks: least tokens, as bench has it")
+    parser.add_argument("--step-seconds", type=float, default=600, help="the longest that one step may take")
+    parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no step begins")
     parser.add_argument("--out", type=Path, default=Path("serving.jsonl"))
     parser.add_argument("--port", type=int, default=8123)
     parser.add_argument("steps", nargs="+")
     given = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     bench = Bench(given)
     try:
         for step in given.steps:

@@ -45,6 +45,7 @@ TOLD_BY_SERVER = {
     "adapter_config": "the adapter's configuration",
     "base": "the base model",
     "template": "the chat template",
+    "kv_cache": "the key-value cache",
 }
 """Keys of what decides the results that cannot always be told: not compared where one side is unknown, but said."""
 
@@ -322,8 +323,8 @@ class CellRecord(BaseModel):
     """SHA-256 of `config`."""
     config: dict[str, Any]
     """What decides the results: keys of the benchmark config, hashes of tasks and system prompt, and what is known of
-    the model that plays (`weights`, `adapter_config`, `base`, `template`; null where it is not), and `family`, file and
-    SHA-256 of a family that is not keepstate's. Another one in the same folder is refused."""
+    the model that plays (`weights`, `adapter_config`, `base`, `template`, `kv_cache`; null where it is not), and
+    `family`, file and SHA-256 of a family that is not keepstate's. Another one in the same folder is refused."""
     remarks: tuple[str, ...] = ()
     """What a reader must know of the model that played."""
     server: dict[str, Any] = {}

@@ -23,15 +23,13 @@ from keepstate.files import alone_in
 from keepstate.models.base import Model
 from keepstate.models.endpoint import Endpoint
 from keepstate.models.server import GRACE_SECONDS, ServerModel
-from keepstate.play.admission import Admission
+from keepstate.play.admission import Pools
 from keepstate.play.jobs import Job, Once, play
 from keepstate.play.tally import Tally
 from keepstate.resume import OtherWork
 from keepstate.tasks.base import Task
 from keepstate.traces.recorded import finished_others
 
-PROMPT_TOKENS = 4_096
-"""What a first prompt may take, before one has been counted; those of knapsack take 2,000."""
 Player = Callable[[Cell, Task], Model]
 """Who plays a task of a cell: a script, in tests and benchmarks."""
 _PlayerOn = Callable[[Cell, Task, str], Model]
@@ -123,7 +121,7 @@ async def play_cells(
     """
     limit = concurrency or max((cell.config.concurrency for cell in cells), default=1)
     context = max((cell.config.context for cell in cells), default=1)
-    first_turn = PROMPT_TOKENS + max((cell.config.sampling.max_tokens for cell in cells), default=0)
+    max_tokens = max((cell.config.sampling.max_tokens for cell in cells), default=0)
     tallies = [Tally(cell.config.name, cell.folder, len(cell.tasks)) for cell in cells]
     kept = _kept(cells, tallies, fresh=fresh)
     in_folder = {cell.folder: cell for cell in cells}
@@ -145,7 +143,7 @@ async def play_cells(
                 owed[cell.config.base_url].append(jobs)
         on_progress(tallies)
         alike = {url: (pools or {}).get(url) or {url: None} for url in owed}
-        admissions = {url: Admission(limit, alike[url], context, first_turn) for url in owed}
+        admissions = {url: Pools(alike[url], context).admission(limit, alike[url], max_tokens) for url in owed}
         queues = [(admissions[url], _interleaved(lists)) for url, lists in owed.items()]
         await play(queues, allow_unsafe=allow_unsafe, on_over=over)
     return tallies

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from keepstate.bench.cells import TOLD_BY_SERVER
 from keepstate.errors import UserError
 from keepstate.models.base import ServerGone
 from keepstate.models.endpoint import SECONDS, Endpoint, ServerFault, context_of
+from keepstate.play.admission import Pools
 from keepstate.serve.loaded import AdapterContent, Loaded, loaded_base, loaded_by, servers_at
 from keepstate.train.trained_for import TrainedFor, by_name
 from keepstate.vocabulary import BASE, MIXED, RuntimeName
@@ -76,6 +78,7 @@ class ServerInfo:
             "adapter_config": content.config if content else None,
             "base": loaded.base if loaded else self._lying(loaded_base, base.get("root")),
             "template": loaded.template if loaded else None,
+            "kv_cache": loaded.kv_cache if loaded else None,
             "trained_for": self.trained_for(name),
             "vllm_arguments": list(loaded.vllm_arguments) if loaded else None,
             "hashed": "when the server loaded it" if loaded else "as it lay in its folder when the benchmark started",
@@ -110,23 +113,32 @@ def _adapter(root: object) -> AdapterContent | None:
     return AdapterContent.read(Path(str(root))) if root else None
 
 
-async def contents_of(servers: Sequence[str], name: str) -> dict[str, Any]:
+async def ask_who_answers(servers: Sequence[str]) -> list[ServerInfo]:
+    """`ask_server` of those that answer."""
+    found = []
+    for url in servers:
+        with suppress(UserError):
+            found.append(await ask_server(url))
+    return found
+
+
+def contents_of(servers: Sequence[ServerInfo], name: str) -> dict[str, Any]:
     """What decides the answers of a model beside its name: the keys of `TOLD_BY_SERVER`, None where not known.
 
-    Where no server answers, or none of keepstate's, little or nothing is.
+    Of no server, or none of keepstate's, little or nothing is.
 
     Raises:
         UserError: Of several servers one answers otherwise than the others.
     """
-    told = []
-    for url in servers:
-        try:
-            server = await ask_server(url)
-        except UserError:
-            continue
-        told.append((url, server.contents(name) if name in server.models else {}))
+    told = [(server.base_url, server.contents(name) if name in server.models else {}) for server in servers]
     _check_alike(told, name)
     return {key: told[0][1].get(key) if told else None for key in TOLD_BY_SERVER}
+
+
+def pools_of(servers: Sequence[ServerInfo], name: str) -> Pools:
+    """What their caches hold, and how long a conversation with a model may be."""
+    contexts = [context for server in servers if (context := context_of(server.models, name))]
+    return Pools({server.base_url: server.pool_tokens for server in servers}, min(contexts, default=0))
 
 
 def told_alike(servers: Sequence[ServerInfo], config: BenchmarkConfig) -> dict[str, Any]:
@@ -185,6 +197,7 @@ class Watch:
             "adapter_config": content and content.config,
             "base": loaded.base,
             "template": loaded.template,
+            "kv_cache": loaded.kv_cache,
         }
         if differ := _differences(self._served, now):
             raise UserError(

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from keepstate import eventloop
-from keepstate.bench.served import Watch, contents_of
+from keepstate.bench.served import Watch, ask_who_answers, contents_of, pools_of
 from keepstate.cli._options import (
     PATH,
     FiniteRange,
@@ -112,9 +112,11 @@ def command(  # noqa: PLR0913 - one parameter an option
     def scripted(task: Task, name: RuntimeName) -> Model:
         return ScriptedTeacher(task, name, seed=seed, tool_calls=limits.most_calls)
 
-    told = eventloop.run(contents_of(servers, model_name)) if servers and model_name else {}
+    asked = eventloop.run(ask_who_answers(servers)) if servers else []
+    told = contents_of(asked, model_name) if servers and model_name else {}
     plan = CollectPlan(tasks, runtimes, scripted, out, seed, concurrency, limits, fresh=fresh, served=told)
     if served and model_name:
+        served.pools = pools_of(asked, model_name)
         served.watch = partial(Watch, told, name=model_name)
     play = served.collect if served else collect
     with TallyDisplay() as shown:

@@ -57,6 +57,20 @@ COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow"}
 @click.option("--max-num-seqs", type=click.IntRange(1), help="Answers at once; else 256 on a GPU, others wait.")
 @click.option("--gpu-memory", type=float, metavar="SHARE", help="Of the GPU's memory that it takes; else 0.9.")
 @click.option(
+    "--kv-cache",
+    type=click.Choice(["as-model", "fp8"]),
+    default="as-model",
+    show_default=True,
+    help="Numbers of the key-value cache; fp8: room for twice the tokens, and other answers.",
+)
+@click.option(
+    "--speculate",
+    type=click.Choice(["off", "ngram"]),
+    default="off",
+    show_default=True,
+    help="Draft answers from what the conversation had before; for one to a few episodes at once.",
+)
+@click.option(
     "--vllm-arg",
     "vllm_args",
     multiple=True,
@@ -84,7 +98,8 @@ def command(
     from keepstate.serve.nf4 import NF4_DEQUANTISED, as_published, on_nf4
     from keepstate.serve.ports import check_port
     from keepstate.serve.replicas import plan_replicas, wait_for_all
-    from keepstate.serve.serving_plan import GPU_SHARE, with_access
+    from keepstate.serve.serving_plan import with_access
+    from keepstate.serve.vllm_arguments import asked_for
     from keepstate.setup import basemodel
 
     if laptop and chosen["base_model"]:
@@ -94,9 +109,8 @@ def command(
     if laptop:
         chosen["base_model"] = str(basemodel.folder() if dry_run else basemodel.ensure_base_model())
     log = Path(os.devnull) if dry_run else None  # else a folder for it could be made
-    given = {"max-num-seqs": chosen.pop("max_num_seqs"), GPU_SHARE: chosen.pop("gpu_memory")}
-    args = [*(f"{key}={value}" for key, value in given.items() if value is not None), *vllm_args]
-    planned = plan_serving(port=port, log=log, vllm_args=args, **chosen)
+    args = asked_for(**{key: chosen.pop(key) for key in ("max_num_seqs", "gpu_memory", "kv_cache", "speculate")})
+    planned = plan_serving(port=port, log=log, vllm_args=[*args, *vllm_args], **chosen)
     planned = with_access(planned, host, wants_key=api_key_file is not None)
     planned = on_nf4(planned, make=not dry_run) if weights == NF4_DEQUANTISED else as_published(planned)
     plans = plan_replicas(planned, replicas, any_port=port == 0)

@@ -15,7 +15,7 @@ import asyncio
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -30,6 +30,28 @@ LOOK_SECONDS = 10.0
 """Between two looks at a server that no longer answered."""
 GROWTH = 2
 """Times the longest open conversation of a kind that one may reach, as long as none of the kind has ended."""
+
+
+PROMPT_TOKENS = 4_096
+"""What a first prompt may take, before one has been counted; those of knapsack take 2,000."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """What servers hold."""
+
+    tokens: Mapping[str, int | None] = field(default_factory=dict)
+    """Of each one's cache by its base URL; None where it does not tell."""
+    context: int = 0
+    """Tokens that no conversation exceeds; 0 where nobody tells."""
+
+    def admission(
+        self, concurrency: int, servers: Iterable[str], max_tokens: int, budget: Budget | None = None
+    ) -> Admission:
+        """Who is let in to `servers`, with answers of at most so many tokens. Where the context is not known, by
+        their number alone."""
+        pools = {url: self.tokens.get(url) if self.context else None for url in servers}
+        return Admission(concurrency, pools, self.context, PROMPT_TOKENS + max_tokens, budget)
 
 
 @dataclass(eq=False, slots=True)

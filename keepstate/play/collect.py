@@ -20,7 +20,7 @@ from keepstate.agents.recorder import sampling_record
 from keepstate.files import alone_in, content_hash, parse_json
 from keepstate.models.base import Model, Relay, Reply
 from keepstate.models.budget import Budget
-from keepstate.play.admission import Admission
+from keepstate.play.admission import Pools
 from keepstate.play.jobs import Job, Once, play
 from keepstate.play.tally import Tally
 from keepstate.resume import OtherWork, Record, changed_keys
@@ -64,6 +64,10 @@ class CollectPlan:
     """What decides a served teacher's answers beside its name, by key; None where a key is not known."""
     servers: Mapping[str, Model] = field(default_factory=dict)
     """The teacher on each of several servers alike, by base URL; where there are none `teacher` plays by itself."""
+    pools: Pools = field(default_factory=Pools)
+    """What these hold."""
+    max_tokens: int = 0
+    """Of an answer, at most."""
 
 
 async def collect(
@@ -104,7 +108,7 @@ async def collect(
         if others and not plan.fresh:
             raise OtherWork(others, ELSEWHERE)
         on_progress(tallies)
-        admission = Admission(plan.concurrency, dict.fromkeys(plan.servers), budget=plan.budget)
+        admission = plan.pools.admission(plan.concurrency, plan.servers, plan.max_tokens, plan.budget)
         await play([(admission, jobs)], allow_unsafe=allow_unsafe, on_over=over)
     return tallies
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from keepstate.models.base import Sampling
@@ -12,6 +12,7 @@ from keepstate.models.budget import Budget, BudgetSpent
 from keepstate.models.cache import AnswerCache
 from keepstate.models.endpoint import Endpoint
 from keepstate.models.server import RETRIES, ServerModel
+from keepstate.play.admission import Pools
 from keepstate.play.collect import CollectPlan, collect
 from keepstate.play.tally import Tally
 from keepstate.vocabulary import AUTO
@@ -29,6 +30,8 @@ class ServedTeacher:
     cache: Path | None = None
     """SQLite file of answers; None keeps none."""
     budget: Budget | None = None
+    pools: Pools = field(default_factory=Pools)
+    """What the servers hold."""
     watch: Callable[[str], Callable[[], None]] = lambda _url: lambda: None
     """Gives for each base URL what its model has for `ServerModel.believe`."""
     stopped: BudgetSpent | None = None
@@ -56,6 +59,7 @@ class ServedTeacher:
                 servers = {url: self._on(url, plan.concurrency, answers, stack) for url in self.servers}
                 first = servers[self.servers[0]]
                 taught = replace(plan, teacher=lambda _task, _name: first, budget=self.budget, servers=servers)
+                taught = replace(taught, pools=self.pools, max_tokens=self.sampling.max_tokens)
                 try:
                     await collect(taught, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
                 except BudgetSpent as spent:

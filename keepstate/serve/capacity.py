@@ -28,12 +28,19 @@ STEP = 256
 """Contexts are proposed in whole steps of so many tokens."""
 
 
-def gpu_tokens(shape: ModelShape, gib: float, adapters: Sequence[ServedAdapter] = (), share: float = GPU_MEMORY) -> int:
+def gpu_tokens(
+    shape: ModelShape,
+    gib: float,
+    adapters: Sequence[ServedAdapter] = (),
+    share: float = GPU_MEMORY,
+    *,
+    narrow: bool = False,
+) -> int:
     """Tokens of the key-value cache beside the weights on a GPU of `gib`, of which vLLM takes a share; 0 or less: not
-    even the weights fit."""
+    even the weights fit. A `narrow` cache has a byte a number."""
     lora = len(adapters) * BF16 * shape.lora_parameters(max_rank(adapters)) if adapters else 0
     room = (share * gib - GPU_OWN_GIB) * GIB - shape.weight_bytes - lora
-    return int(room // shape.cache_bytes)
+    return int(room * (2 if narrow else 1) // shape.cache_bytes)
 
 
 def gpu_context(
@@ -43,6 +50,8 @@ def gpu_context(
     wanted: int,
     adapters: Sequence[ServedAdapter],
     share: float = GPU_MEMORY,
+    *,
+    narrow: bool = False,
 ) -> tuple[int, list[str]]:
     """The context that the GPU has room for, and words where it is shorter than the usual one.
 
@@ -53,6 +62,7 @@ def gpu_context(
         wanted: What is taken where nothing was given.
         adapters: Those beside it.
         share: Of the GPU's memory that vLLM takes.
+        narrow: Whether the cache takes a byte a number.
 
     Raises:
         UserError: Weights and one conversation do not fit; names what does.
@@ -61,9 +71,10 @@ def gpu_context(
     if not gpus:
         return given or wanted, []  # nobody tells its memory
     gib = gpus[0].memory_gib
-    room = gpu_tokens(shape, gib, adapters, share) // STEP * STEP
+    room = gpu_tokens(shape, gib, adapters, share, narrow=narrow) // STEP * STEP
     if room < STEP:
-        fitting = [name for name, known in KNOWN.items() if gpu_tokens(known, gib, adapters, share) >= wanted]
+        rooms = {name: gpu_tokens(known, gib, adapters, share, narrow=narrow) for name, known in KNOWN.items()}
+        fitting = [name for name, tokens in rooms.items() if tokens >= wanted]
         name = max(fitting, key=lambda name: KNOWN[name].parameters, default=None)
         raise UserError(
             f"of the {gib:.0f} GiB of {gpus[0].name} a server takes {share:.0%}; the weights of {base} alone are"

@@ -12,7 +12,8 @@ from keepstate.places import caches
 from keepstate.serve.adapters import max_rank, target_modules
 from keepstate.serve.capacity import GPU_MEMORY
 from keepstate.serve.fitting import TUNED
-from keepstate.serve.serving_plan import GPU_SHARE, ServingPlan
+from keepstate.serve.serving_plan import ServingPlan
+from keepstate.serve.vllm_arguments import GPU_SHARE
 from keepstate.setup import environments
 from keepstate.vocabulary import BASE
 

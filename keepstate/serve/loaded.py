@@ -19,6 +19,7 @@ from keepstate.errors import UserError
 from keepstate.files import file_hash, parse_json, write_json
 from keepstate.serve.adapters import CONFIG
 from keepstate.serve.serving_plan import ServingPlan
+from keepstate.serve.vllm_arguments import kv_cache_of
 from keepstate.train.result import WEIGHTS, base_identity, told_by_folder
 from keepstate.train.trained_for import TrainedFor
 
@@ -76,6 +77,11 @@ class Loaded(Closed):
     """Folder of tuned configurations of LoRA kernels; None: vLLM's own."""
     replicas: tuple[str, ...] = ()
     """Base URLs of all servers that were started together with it; none where it was started alone."""
+
+    @property
+    def kv_cache(self) -> str:
+        """How it keeps its key-value cache."""
+        return kv_cache_of(self.vllm_arguments)
 
 
 def read_adapter_contents(planned: ServingPlan) -> dict[str, AdapterContent]:

@@ -7,10 +7,8 @@ Starts nothing.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,10 @@ from keepstate.model_files import (
 from keepstate.model_shape import read_shape
 from keepstate.places import log_file
 from keepstate.serve.adapters import ServedAdapter, read_adapters
-from keepstate.serve.capacity import CPU_CACHE_GIB, GPU_MEMORY, cpu_cache_gib, gpu_context
+from keepstate.serve.capacity import CPU_CACHE_GIB, cpu_cache_gib, gpu_context
 from keepstate.serve.fitting import base_sizes, check_fits, tuned_kernels
 from keepstate.serve.ports import HOST, free_port, is_loopback, own_url
+from keepstate.serve.vllm_arguments import argument_of, check_cache, fp8_cache, memory_share, vllm_arguments
 from keepstate.setup import environments
 from keepstate.setup.environments import Device
 from keepstate.train.preflight import find_model
@@ -41,25 +40,6 @@ QWEN3 = "Qwen/Qwen3-8B"
 CONTEXT: dict[Device, int] = {"cuda": 40_960, "cpu": 8_192}
 """Tokens of prompt and answer: the specification's, and SmolLM2's positions."""
 MIN_CONTEXT = 256
-GPU_SHARE = "gpu-memory-utilization"
-"""vLLM's option for the share of the GPU's memory that it takes."""
-OURS = {
-    "model": "name the base model: --base-model",
-    "served-model-name": "it is called base, an adapter as in --lora NAME=FOLDER",
-    "host": "choose it: --host",
-    "port": "choose it: --port",
-    "max-model-len": "choose it: --context",
-    "chat-template": "choose it: --template",
-    "default-chat-template-kwargs": "choose it: --nothink or --no-nothink",
-    "api-key": "name a file that holds it: --api-key-file",
-    "middleware": "it guards the key: --api-key-file",
-    **dict.fromkeys(
-        ("enable-lora", "lora-modules", "max-loras", "max-lora-rank", "lora-target-modules"),
-        "it follows from the adapters: --lora",
-    ),
-}
-"""vLLM's options that a plan decides, and what to type instead."""
-_ARGUMENT = re.compile(r"(?:--)?(?P<key>[a-z][a-z0-9_-]*)(?:=(?P<value>.*))?", re.DOTALL)
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
@@ -167,10 +147,12 @@ def plan_serving(
     for adapter in served:
         remarks += check_fits(adapter, base, sizes, device)
     tokens = _context(context, base, device)
-    arguments = _vllm_arguments(vllm_args)
+    arguments = vllm_arguments(vllm_args)
+    check_cache(arguments, device)
     if device == "cuda" and shape is not None:
-        share = _share(argument_of(arguments, GPU_SHARE))
-        tokens, shorter = gpu_context(base, shape, context, tokens, served, share)
+        tokens, shorter = gpu_context(
+            base, shape, context, tokens, served, memory_share(arguments), narrow=fp8_cache(arguments)
+        )
         remarks += shorter
     if device == "cpu" and machine.lacks_bf16():
         remarks.append("this processor has no bf16 instructions: serving in float32, which is faster here")
@@ -205,43 +187,6 @@ def with_access(planned: ServingPlan, host: str, *, wants_key: bool) -> ServingP
             "write a key into a file and ask for it: --api-key-file FILE",
         )
     return replace(planned, host=host, wants_key=wants_key)
-
-
-def argument_of(words: Sequence[str], key: str) -> str | None:
-    """The last value of an option in words of vLLM's command line."""
-    values = [value for option, value in pairwise(words) if option == f"--{key}"]
-    return values[-1] if values else None
-
-
-def _share(given: str | None) -> float:
-    """Of the GPU's memory that vLLM takes.
-
-    Raises:
-        UserError: It is none.
-    """
-    try:
-        share = float(given or GPU_MEMORY)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise UserError(
-            f"{given} is no share of the GPU's memory", f"more than 0, at most 1: --gpu-memory {GPU_MEMORY}"
-        )
-    return share
-
-
-def _vllm_arguments(given: Sequence[str]) -> tuple[str, ...]:
-    """As vLLM's command line has them; an option that a plan decides is refused."""
-    words: list[str] = []
-    for each in given:
-        found = _ARGUMENT.fullmatch(each)
-        if found is None:
-            raise UserError(f"--vllm-arg {each!r} is not KEY or KEY=VALUE", "write it as max-num-seqs=64")
-        key = found["key"].replace("_", "-")
-        if key in OURS:
-            raise UserError(f"--vllm-arg {key} is keepstate's own to give", OURS[key])
-        words += [f"--{key}", *([found["value"]] if found["value"] is not None else [])]
-    return tuple(words)
 
 
 def _base_model(given: str | Path | None, adapters: Sequence[ServedAdapter]) -> tuple[str, list[str]]:

@@ -1,15 +1,18 @@
 """Several servers alike: an episode stays on its own, all take part by their room, and one that dies costs no score."""
 
 import asyncio
+import json
 import os
 import sqlite3
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +21,7 @@ from stub_server import StubServer, look_then_finish, serving
 
 from keepstate.bench import BenchmarkConfig, TaskSource
 from keepstate.bench.run import bench
-from keepstate.bench.served import Watch
+from keepstate.bench.served import Watch, ask_who_answers, pools_of
 from keepstate.errors import UserError
 from keepstate.models import server as server_module
 from keepstate.models.base import Sampling, ServerGone
@@ -191,10 +194,12 @@ async def test_servers_that_are_not_alike_are_refused(stubs: list[StubServer], t
     assert stubs[0].url in caught.value.message
 
 
-def note(stub: StubServer, weights: str) -> AbstractContextManager[None]:
+def note(stub: StubServer, weights: str, *arguments: str) -> AbstractContextManager[None]:
     """As `keepstate serve` notes it."""
     content = AdapterContent(folder=Path("/nowhere"), weights=weights, config={"r": 8})
-    return noted(int(stub.url.split(":")[2].split("/")[0]), os.getpid(), {"name": "b"}, {"react": content}, "t")
+    port = int(stub.url.split(":")[2].split("/")[0])
+    planned: Any = SimpleNamespace(vllm_arguments=arguments, kernels=None, replicas=())
+    return noted(port, os.getpid(), {"name": "b"}, {"react": content}, "t", planned)
 
 
 @pytest.mark.parametrize(("later", "told"), [("other", "the adapter's weights differ"), (None, "was ended")])
@@ -219,6 +224,24 @@ async def test_answers_of_a_server_that_loads_something_else_meanwhile_are_not_b
     assert len(list((tmp_path / "run/cell").glob("*.trace.json"))) == 3
 
 
+async def test_another_cache_makes_another_cell(
+    stubs: list[StubServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded_module, "NOTES", tmp_path)
+    narrow = ("--kv-cache-dtype", "fp8")
+    with note(stubs[0], "w", "--max-num-seqs", "8"):
+        await bench([cell([stubs[0]], adapter="react")], tmp_path / "run")
+        watch = Watch({"kv_cache": "as-model"}, stubs[0].url, "react")
+    told = json.loads((tmp_path / "run/cell/cell.json").read_text())
+    assert told["config"]["kv_cache"] == "as-model"
+    assert told["server"]["vllm_arguments"] == ["--max-num-seqs", "8"]
+    with note(stubs[0], "w", *narrow):
+        with pytest.raises(UserError, match="kv_cache: as-model -> fp8"):
+            await bench([cell([stubs[0]], adapter="react")], tmp_path / "run")
+        with pytest.raises(UserError, match="the key-value cache differ"):
+            watch()
+
+
 async def test_a_teacher_may_stand_on_several_servers(stubs: list[StubServer], tmp_path: Path) -> None:
     tasks = TaskSource(difficulty="mini", count=8).load()
 
@@ -234,6 +257,31 @@ async def test_a_teacher_may_stand_on_several_servers(stubs: list[StubServer], t
     again = ServedTeacher([stubs[0].url, stubs[1].url], "base", Sampling(), cache=tmp_path / "answers.sqlite")
     await again.collect(CollectPlan(tasks, (RuntimeName.REACT,), nobody, tmp_path / "again", concurrency=1))
     assert sum(len(stub.seen) for stub in stubs) == asked, "an answer of either is kept for both"
+
+
+@pytest.mark.parametrize(("pool", "bounded"), [(None, False), ((75, 16), True)])
+async def test_a_teachers_episodes_are_let_in_as_its_cache_has_room(
+    stubs: list[StubServer], tmp_path: Path, pool: tuple[int, int] | None, bounded: bool
+) -> None:
+    stub, lock, now, most = stubs[0], threading.Lock(), 0, 0
+    stub.pool = pool
+
+    def rule(request: dict[str, Any]) -> str:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.05)
+        with lock:
+            now -= 1
+        return look_then_finish(request)
+
+    stub.rule = rule
+    teacher = ServedTeacher([stub.url], "base", Sampling())
+    teacher.pools = pools_of(await ask_who_answers([stub.url]), "base")
+    tasks = TaskSource(difficulty="mini", count=8).load()
+    await teacher.collect(CollectPlan(tasks, (RuntimeName.REACT,), lambda *_: None, tmp_path, concurrency=8))  # type: ignore[arg-type,return-value]
+    assert (most <= 4) is bounded
 
 
 async def test_a_teachers_answers_of_something_else_are_not_kept(

@@ -76,6 +76,13 @@ def test_less_of_the_memory_holds_less(monkeypatch: pytest.MonkeyPatch) -> None:
             plan_serving(base_model="Qwen/Qwen3-8B", port=0, vllm_args=[f"gpu-memory-utilization={share}"])
 
 
+def test_a_cache_of_8_bits_holds_twice_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, 24.0)
+    with pytest.raises(UserError, match="holds about 60,160"):
+        plan_serving(base_model="Qwen/Qwen3-8B", context=61_440, port=0, vllm_args=["kv-cache-dtype=fp8"])
+    assert plan_serving(base_model="Qwen/Qwen3-8B", port=0, vllm_args=["kv-cache-dtype=fp8"]).context == 40_960
+
+
 @pytest.fixture
 def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"avx512_bf16"}))

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from keepstate.serve import plan_serving
 from keepstate.serve.adapters import max_rank
 from keepstate.serve.command import GUARD, PLUGIN_FOLDER, command, own_environment
 from keepstate.serve.serving_plan import with_access
+from keepstate.serve.vllm_arguments import asked_for, kv_cache_of, vllm_arguments
 from keepstate.serve.weights import read_header
 from keepstate.train.result import DONE, WEIGHTS
 
@@ -311,6 +313,25 @@ def test_graphs_are_made_for_the_answers_at_once(
     words = command(plan_serving(base_model=model, template="chatml", vllm_args=given), PYTHON)
     rest = words[words.index("--cudagraph-capture-sizes") + 1 :] if "--cudagraph-capture-sizes" in words else []
     assert len(list(itertools.takewhile(str.isdecimal, rest))) == sizes
+
+
+def test_what_reaches_vllm_of_cache_and_drafts() -> None:
+    nothing = asked_for(max_num_seqs=None, gpu_memory=None, kv_cache="as-model", speculate="off")
+    assert nothing == []
+    both = vllm_arguments(asked_for(max_num_seqs=8, gpu_memory=0.5, kv_cache="fp8", speculate="ngram"))
+    assert both[:6] == ("--max-num-seqs", "8", "--gpu-memory-utilization", "0.5", "--kv-cache-dtype", "fp8")
+    assert json.loads(both[7])["method"] == "ngram"
+    assert kv_cache_of(both) == "fp8"
+    assert kv_cache_of(vllm_arguments(["kv-cache-dtype=auto"])) == kv_cache_of(()) == "as-model"
+
+
+@pytest.mark.parametrize(("flags", "refused"), [({"avx2"}, True), ({"avx2", "avx512f"}, False), (set(), False)])
+def test_a_cache_of_8_bits_needs_a_processor_that_has_it(
+    flags: set[str], refused: bool, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags))
+    with pytest.raises(UserError, match="AVX-512 or AMX") if refused else nullcontext():
+        plan_serving(base_model=model, template="chatml", vllm_args=["kv-cache-dtype=fp8"])
 
 
 @pytest.mark.parametrize("device", GOLDEN)

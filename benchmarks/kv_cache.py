@@ -1,0 +1,139 @@
+"""What a key-value cache of 8 bits changes of answers: `keepstate serve` with and without, on the same conversations.
+
+    python benchmarks/kv_cache.py --lora persistent=FOLDER ... --traces DATA/persistent ... --out kv_cache.json
+
+Each adapter goes on, and so does the base, with conversations of `--traces` (the folder of its name, else the first),
+at every answer: how the log-probabilities of the recorded answer's tokens differ, and whether the greedy answers are
+the same. The servers run one after the other; the first is started twice, since that difference is of no cache.
+
+KL a token is taken over the 20 likeliest tokens of the first server and all others as one, which is at most the whole.
+Scores: `keepstate bench matrix` against either server, with `--run` of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import httpx2
+
+from keepstate.serve import plan_serving, serve
+from keepstate.serve.vllm_arguments import KV_CACHE
+from keepstate.traces import BadTrace, iter_traces
+from keepstate.vocabulary import BASE
+
+LIKELIEST = 20
+VARIANTS = {"as-model": [], "as-model again": [], "fp8": [f"{KV_CACHE}=fp8"]}
+
+Distribution = dict[str, float]
+
+
+class Asker:
+    """One server."""
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx2.Client(base_url=url, timeout=600, trust_env=False)
+
+    def greedy(self, model: str, messages: Sequence[Any], tokens: int) -> str:
+        """The likeliest answer."""
+        body = {"model": model, "messages": list(messages), "max_tokens": tokens, "temperature": 0}
+        reply = self._client.post("chat/completions", json=body).raise_for_status().json()
+        return str(reply["choices"][0]["message"]["content"])
+
+    def distributions(self, model: str, messages: Sequence[Any]) -> list[tuple[str, Distribution]]:
+        """What the model holds likeliest at each token of a recorded answer, the last message, and that token's id."""
+        ids = self._tokens(model, messages, generation=False)
+        start = len(self._tokens(model, messages[:-1], generation=True))
+        body = {"model": model, "prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": LIKELIEST}
+        reply = self._client.post("completions", json=body).raise_for_status().json()
+        found = reply["choices"][0]["prompt_logprobs"]
+        return [
+            (str(ids[place]), {token: each["logprob"] for token, each in found[place].items()})
+            for place in range(start, len(ids))
+        ]
+
+    def _tokens(self, model: str, messages: Sequence[Any], *, generation: bool) -> list[int]:
+        body = {"model": model, "messages": list(messages), "add_generation_prompt": generation}
+        return list(self._client.post("../tokenize", json=body).raise_for_status().json()["tokens"])
+
+
+def divergence(first: Distribution, other: Distribution) -> float:
+    """KL over the tokens that both tell, and all the rest as one."""
+    told = first.keys() & other.keys()
+    rest = [max(1e-9, 1 - sum(math.exp(each[token]) for token in told)) for each in (first, other)]
+    return sum(math.exp(first[token]) * (first[token] - other[token]) for token in told) + rest[0] * math.log(
+        rest[0] / rest[1]
+    )
+
+
+def conversations(folder: Path, count: int) -> list[list[Any]]:
+    """Recorded messages up to each answer."""
+    found = []
+    for _, trace in islice(iter_traces(folder), count):
+        if not isinstance(trace, BadTrace):
+            answers = [place for place, message in enumerate(trace.messages) if message["role"] == "assistant"]
+            found += [list(trace.messages[: place + 1]) for place in answers]
+    return found
+
+
+def compare(first: Sequence[Any], other: Sequence[Any]) -> dict[str, float]:
+    """One model's answers with two caches."""
+    pairs = [pair for one, two in zip(first, other, strict=True) for pair in zip(one["at"], two["at"], strict=True)]
+    kl = sorted(divergence(one, two) for (_, one), (_, two) in pairs)
+    gaps = [abs(one[token] - two[token]) for (token, one), (_, two) in pairs]
+    same = [max(one, key=one.__getitem__) == max(two, key=two.__getitem__) for (_, one), (_, two) in pairs]
+    return {
+        "tokens": len(pairs),
+        "kl": round(fmean(kl), 5),
+        "kl_99": round(kl[int(0.99 * len(kl))], 4),
+        "logprob_gap": round(fmean(gaps), 4),
+        "same_likeliest_token": round(fmean(same), 4),
+        "answers": len(first),
+        "same_greedy_answers": round(
+            fmean(one["greedy"] == two["greedy"] for one, two in zip(first, other, strict=True)), 3
+        ),
+        "loss": round(-fmean(one[token] for (token, one), _ in pairs), 4),
+        "loss_other": round(-fmean(two[token] for _, (token, two) in pairs), 4),
+    }
+
+
+def main() -> None:
+    """Ask all, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lora", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--base-model")
+    parser.add_argument("--traces", type=Path, action="append", required=True)
+    parser.add_argument("--count", type=int, default=4, help="traces for each model")
+    parser.add_argument("--tokens", type=int, default=200, help="of a greedy answer")
+    parser.add_argument("--out", type=Path, default=Path("kv_cache.json"))
+    given = parser.parse_args()
+    names = [BASE, *(lora.partition("=")[0] for lora in given.lora)]
+    folders = {folder.name: folder for folder in given.traces}
+    talks = {name: conversations(folders.get(name, given.traces[0]), given.count) for name in names}
+    answers: dict[str, dict[str, list[Any]]] = {}
+    for variant, arguments in VARIANTS.items():
+        planned = plan_serving(base_model=given.base_model, adapters=given.lora, port=0, vllm_args=arguments)
+        with serve(planned) as server:
+            asker, answers[variant] = Asker(f"{server.base_url}/"), {}
+            for name in names:
+                print(f"{variant}: {name}", flush=True)
+                answers[variant][name] = [
+                    {"at": asker.distributions(name, talk), "greedy": asker.greedy(name, talk[:-1], given.tokens)}
+                    for talk in talks[name]
+                ]
+    first, *others = answers
+    found = {other: {name: compare(answers[first][name], answers[other][name]) for name in names} for other in others}
+    given.out.write_text(json.dumps(found, indent=1))
+    for other, models in found.items():
+        for name, figures in models.items():
+            print(f"| {other} | {name} |", " | ".join(map(str, figures.values())), "|")
+
+
+if __name__ == "__main__":
+    main()
