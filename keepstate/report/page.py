@@ -15,7 +15,7 @@ from keepstate.report.losses import Trainings
 from keepstate.report.matrix import METRICS, heat_map, runtimes_of
 from keepstate.report.model import Report
 from keepstate.report.plots import PLOTS, losses
-from keepstate.report.sentences import behaviour_readings
+from keepstate.report.sentences import SHOWN, behaviour_readings
 from keepstate.report.tables import (
     BEHAVIOUR,
     BEHAVIOUR_HEAD,
@@ -32,6 +32,7 @@ from keepstate.report.tables import (
     how,
     repeats_row,
 )
+from keepstate.report.words import counted
 from keepstate.traces.pages import INDEX
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def html(report: Report, trainings: Trainings, *, run: Path | None = None) -> st
         episodes=jinja2.utils.htmlsafe_json_dumps(table_of(report, run), separators=(",", ":")),
         traces=f"{TRACES}/{INDEX}" if run else None,
         episodes_file=EPISODES_FILE,
+        shown=SHOWN,
+        counted=counted,
         metrics=METRICS,
         heat_map=heat_map,
         runtimes_of=runtimes_of,

@@ -26,6 +26,10 @@ from keepstate.vocabulary import BASE, FinishReason, Rung
 SAME = ("limits", "sampling", "context", "nothink", "seed", "prompt")
 """Settings that cells on the same tasks should share (the prompt and the time limit within one runtime)."""
 
+SHOWN = 8
+"""Sentences of a headline that are seen at once, on a page and a terminal; those of a sweep of three trainings and two
+caps are 40."""
+
 
 class Table(StrEnum):
     """Where figures of a group stand."""

@@ -12,7 +12,7 @@ from keepstate.report.figures import CellFigures, Comparison, cell_figures
 from keepstate.report.model import CellGroup, Report
 from keepstate.report.plots import PLOTS
 from keepstate.report.repeats import Repeats
-from keepstate.report.sentences import behaviour_readings, notes
+from keepstate.report.sentences import SHOWN, behaviour_readings, notes
 from keepstate.report.significance import Conclusion, PairedDifference, tasks_needed
 from keepstate.report.words import NONE, brief, counted, interval_of_share, number, p_value, percent, plain, points
 from keepstate.traces.record import MISSING_VARIABLE
@@ -252,8 +252,11 @@ def print_report(report: Report, console: Console) -> None:
     for group in report.groups:
         _print(console, f"\n{group.title}", "bold")
         print_table(group, console)
-        for sentence in (*group.headline, group.shows):
+        for sentence in group.headline[:SHOWN]:
             _print(console, f"• {sentence}")
+        if more := len(group.headline[SHOWN:]):
+            _print(console, f"  ... {counted(more, 'sentence')} more: report.md")
+        _print(console, f"• {group.shows}")
         for note in group.notes:
             _print(console, f"! {note}", "yellow")
 

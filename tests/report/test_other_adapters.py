@@ -1,16 +1,21 @@
 """Reports of adapters with any names: what they were trained for decides what is compared, and how it is called."""
 
+import html
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from made_results import Made, write_made_cell
+from rich.console import Console
 
 from keepstate.bench.results import Fit, read_results
 from keepstate.report import build_report, make_report
 from keepstate.report.model import CellGroup
+from keepstate.report.sentences import SHOWN
 from keepstate.report.statistics import bounded_mean
+from keepstate.report.tables import print_report
 from keepstate.train.trained_for import TrainedFor
 from keepstate.vocabulary import RuntimeName
 
@@ -119,6 +124,26 @@ def seeds(tmp_path: Path) -> Path:
                 tmp_path, f"{runtime}-seed{number}", FORGET, lambda i, by=low: SCORES[i] - by, seed(runtime, number)
             )  # fmt: skip
     return tmp_path
+
+
+def test_of_a_long_headline_the_first_sentences_are_seen_at_once(tmp_path: Path) -> None:
+    for number in range(1, 11):
+        for runtime in (PERSISTENT, FORGET):
+            cell(tmp_path, f"{runtime}-seed{number}", FORGET, lambda i: SCORES[i], seed(runtime, number))
+    console = Console(file=(terminal := io.StringIO()), width=500)
+    report = build_report(tmp_path)
+    print_report(report, console)
+    (group,) = report.groups
+    hidden = len(group.headline) - SHOWN
+    assert hidden > 2
+    printed = terminal.getvalue()
+    assert (printed.count("• "), f"{hidden} sentences more: report.md" in printed) == (SHOWN + 1, True)
+    page = (tmp_path / "report/index.html").read_text()
+    seen, folded = page.split(f"<summary>{hidden} sentences more</summary>")
+    for number, sentence in enumerate(group.headline):
+        words = html.escape(sentence, quote=False).replace("'", "&#39;")
+        assert (words in seen, words in folded) == (number < SHOWN, number >= SHOWN)
+        assert f"- {sentence}" in (tmp_path / "report/report.md").read_text()
 
 
 def test_trainings_are_compared_seed_by_seed_and_their_spread_is_shown(seeds: Path) -> None:
