@@ -20,10 +20,12 @@ from keepstate.dataset.manifest import MANIFEST, read_manifest
 from keepstate.errors import UserError
 from keepstate.files import parse_json
 from keepstate.play.collect import COLLECTION_FILE
+from keepstate.processes import is_held
 from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, TASK_SCHEMA
 from keepstate.traces.writer import TRACE_SUFFIX, verdict_path
 from keepstate.train.progress import PROGRESS, Follower
 from keepstate.train.result import DONE, read_done
+from keepstate.train.run_folder import LOCK
 from keepstate.train.trained_for import RUN, as_word
 
 REPORT_FILE = "report.json"
@@ -78,6 +80,8 @@ class Holding:
     """Tasks, graded episodes, proven or built rows, steps; None where it is not known."""
     total: int | None = None
     """Of how many; None where there is no end, or it is not known."""
+    running: bool = False
+    """Whether a command trains, or evaluates its checkpoints, there now."""
     solved: int | None = None
     """Of the graded episodes; None of what holds none."""
     ungraded: Sequence[Ungraded] = ()
@@ -206,7 +210,7 @@ def _episodes(kind: Kind, folder: Path, names: Sequence[str], what: str, total: 
                 solved += bool(result["is_solved"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             ungraded.append(Ungraded(str(folder / name), None, "no verdict lies beside it"))
-    return Holding(kind, folder, what, graded, total, solved, ungraded)
+    return Holding(kind, folder, what, graded, total, solved=solved, ungraded=ungraded)
 
 
 def _is_ours(path: Path) -> bool:
@@ -227,16 +231,15 @@ def _adapter(folder: Path, names: Sequence[str]) -> Holding:
     done = read_done(folder)
     if done is None:
         raise ValueError(f"{DONE} is none, or its weights are gone")
-    return Holding(
-        Kind.ADAPTER, folder, f"{as_word(done.trained_for.runtimes)} of {done.base_model}", done.steps, done.steps
-    )
+    what = f"{as_word(done.trained_for.runtimes)} of {done.base_model}"
+    return Holding(Kind.ADAPTER, folder, what, done.steps, done.steps, is_held(folder / LOCK))
 
 
 def _training(folder: Path, names: Sequence[str]) -> Holding:
     runtime = str(parse_json((folder / RUN).read_bytes())["decisive"].get("runtime") or "")
     progress = Follower(folder / PROGRESS).look()
     step, steps = (progress.step, progress.steps) if progress else (None, None)
-    return Holding(Kind.TRAINING, folder, runtime, step, steps)
+    return Holding(Kind.TRAINING, folder, runtime, step, steps, is_held(folder / LOCK))
 
 
 def _report(folder: Path, names: Sequence[str]) -> Holding | None:

@@ -21,6 +21,7 @@ from keepstate.files import TEMPORARY, clear_orphan, write_error
 from keepstate.inventory import folders
 from keepstate.train.result import read_done
 from keepstate.train.run_folder import alone, checkpoint_folders
+from keepstate.train.scores import kept_steps, step_folder
 
 
 class Why(StrEnum):
@@ -30,6 +31,8 @@ class Why(StrEnum):
     """Temporary files: the next run that writes the same file removes them too."""
     CHECKPOINT = "checkpoint of a finished training"
     """Only of use to serve that stage of it, or to train on with other options."""
+    PLAYED = "weights of a played checkpoint of a finished training"
+    """Only of use to serve that step; its scores stay."""
     PREPARED = "prepared data of a finished training"
     """Axolotl's copy of the data set in tokens."""
 
@@ -77,6 +80,7 @@ def leftovers(root: Path, closed: list[str]) -> Iterator[Leftover]:
                     yield Leftover(folder / entry.name, Why.HALF_WRITTEN, entry.stat(follow_symlinks=False).st_size)
         if read_done(folder) is not None:
             made = [(Why.CHECKPOINT, path) for path in checkpoint_folders(folder)]
+            made += [(Why.PLAYED, step_folder(folder, step)) for step in kept_steps(folder)]
             for why, path in (*made, (Why.PREPARED, folder / "prepared")):
                 if _is_real(path):
                     yield Leftover(path, why, _size(path))

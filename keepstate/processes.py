@@ -132,6 +132,9 @@ def log_end(text: str) -> str:
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
     """SIGTERM ends the block as Ctrl-C does: what was started is ended, what is half written is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python tells signals to the main thread only
+        return
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -160,6 +163,18 @@ def interrupts_held() -> Iterator[None]:
             signal.signal(number, handler)
         for first in caught[:1]:
             signal.raise_signal(first)
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process is inside `only_one` of that file now; writes nothing."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # none was made, or it may not be read
+        return False
+    return False
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from keepstate.inventory import Kind, look
 from keepstate.tasks import write_tasks
 from keepstate.train.progress import PROGRESS
 from keepstate.train.result import DONE, WEIGHTS, TrainedAdapter
-from keepstate.train.run_folder import LOCK
+from keepstate.train.run_folder import LOCK, alone
 from keepstate.train.trained_for import RUN, TrainedFor
 from keepstate.vocabulary import RuntimeName
 
@@ -103,6 +103,14 @@ def test_the_table_says_what_the_json_says(there: Path) -> None:
     assert all(row["path"] in listed.stdout for row in rows)
     for words in ("1 of 2 graded, 1 solved, 1 failed", "3 of 9 steps", "2 tasks", "persistent → forget"):
         assert words in listed.stdout
+
+
+def test_a_training_that_runs_now_is_told_from_one_that_was_cut(there: Path) -> None:
+    assert "running" not in call("ls").stdout
+    with alone(there / "out" / "half"):
+        assert {str(item.path) for item in look(Path()).items if item.running} == {"out/half"}
+        assert "3 of 9 steps, running" in call("ls").stdout
+    assert "running" not in call("ls").stdout
 
 
 def test_failed_episodes_are_named_with_their_reason(there: Path) -> None:

@@ -25,7 +25,7 @@ import yaml
 
 from keepstate.cli import run
 from keepstate.cli._options import PATH, choice
-from keepstate.cli.train import config_keys, training_options
+from keepstate.cli.train import config_keys, evaluation_of, training_options
 from keepstate.dataset import BuildOptions
 from keepstate.dataset.build import build_datasets
 from keepstate.dataset.convert import UNREADABLE
@@ -35,7 +35,7 @@ from keepstate.errors import EXIT_PARTIAL, UserError
 from keepstate.model_files import model_folder
 from keepstate.places import find
 from keepstate.traces import BadTrace, Trace, iter_traces
-from keepstate.train import TrainingDisplay, plan_training, read_done, train
+from keepstate.train import TrainingDisplay, TrainingRequest, plan_training, read_done, train
 from keepstate.train.axolotl_config import config_path, read_axolotl_config
 from keepstate.train.base_model import is_other, output_folder
 from keepstate.train.preflight import ON_THE_HUB, check_machine, find_model
@@ -70,7 +70,7 @@ def command(
     runtime = None if trace_format == AUTO else RuntimeName(trace_format)
     path = base_config or config_path(runtime or RuntimeName.PERSISTENT, laptop=False)
     config = read_axolotl_config(path)
-    overrides = config_keys(options)
+    overrides, evaluate = config_keys(options), evaluation_of(options)
     base_model = options["base_model"] or str(config["base_model"])
     place = output_folder(config, options["output"], options["base_model"], runtime)
     if not dry_run and read_done(place) is None:  # before data is made for nothing
@@ -88,17 +88,25 @@ def command(
         overrides["chat_template_jinja"] = str(TEMPLATES / "chatml.jinja")
     template = None if is_other(config, options["base_model"]) else str((config | overrides)["chat_template_jinja"])
     bad = convert(trace_root, found.runtime, dataset, config | overrides, (template, counted_by))
-    run: dict[str, Any] = {"dataset": dataset, "output": options["output"], "base_model": options["base_model"]}
-    run |= {"overrides": overrides, "runtime": found.runtime, "gpus": options["gpus"]}
+    request = TrainingRequest(
+        path,
+        dataset=dataset,
+        output=options["output"],
+        base_model=options["base_model"],
+        runtime=found.runtime,
+        overrides=overrides,
+        gpus=options["gpus"],
+    )
     if dry_run:
-        planned = plan_training(path, machine=False, **run)
-        say(*planned.remarks, f"look at a row: keepstate dataset preview {dataset}")
+        planned = plan_training(request, machine=False)
+        about = evaluate(planned).remarks if evaluate else ()
+        say(*planned.remarks, *about, f"look at a row: keepstate dataset preview {dataset}")
         click.echo(yaml.safe_dump(planned.config, sort_keys=False), nl=False)
     else:
         prove(dataset)
         tracker = Tracker(options["tracker"])
         with TrainingDisplay(str(found.runtime)) as show:
-            train(path, fresh=options["fresh"], tracker=tracker, on_progress=show, **run)
+            train(request, fresh=options["fresh"], tracker=tracker, evaluate=evaluate, on_progress=show)
     if bad:
         raise click.exceptions.Exit(EXIT_PARTIAL)
 

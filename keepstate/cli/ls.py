@@ -75,15 +75,17 @@ def _table(items: Sequence[Holding]) -> None:
 
 
 def far(item: Holding) -> str:
-    """`7 of 10 graded, 5 solved, 2 failed`; empty where there is nothing to count, `?` where it is not known."""
+    """`7 of 10 graded, 5 solved, 2 failed`, `30 of 60 steps, running`; empty where there is nothing to count, `?` where
+    it is not known."""
     if item.kind == "report":
         return ""
+    running = ", running" if item.running else ""
     if item.done is None:
-        return "?"
+        return f"?{running}"
     of = "" if item.total is None else f" of {item.total:,}"
     solved = "" if item.solved is None else f", {item.solved:,} solved"
     failed = f", {len(item.ungraded):,} failed" if item.ungraded else ""
-    return f"{item.done:,}{of} {UNITS.get(item.kind, 'steps')}{solved}{failed}"
+    return f"{item.done:,}{of} {UNITS.get(item.kind, 'steps')}{solved}{failed}{running}"
 
 
 def age(changed: float) -> str:

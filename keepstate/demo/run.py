@@ -40,7 +40,7 @@ from keepstate.tasks import load_tasks, make_tasks, write_tasks
 from keepstate.tasks.base import Task
 from keepstate.tasks.generate import require_disjoint
 from keepstate.traces.record import Limits
-from keepstate.train import TrainingDisplay, train
+from keepstate.train import TrainingDisplay, TrainingRequest, train
 from keepstate.train.axolotl_config import config_path
 from keepstate.train.result import WEIGHTS
 from keepstate.train.trained_for import TrainedFor, by_name
@@ -182,11 +182,13 @@ class Demo:
         for arm in self.arms:
             with TrainingDisplay(arm, self.folder.adapter(arm)) as show:
                 adapter = train(
-                    config_path(arm, laptop=True),
-                    dataset=self.folder.dataset(arm),
-                    output=self.folder.adapter(arm),
-                    base_model=basemodel.folder(),
-                    runtime=arm,
+                    TrainingRequest(
+                        config_path(arm, laptop=True),
+                        dataset=self.folder.dataset(arm),
+                        output=self.folder.adapter(arm),
+                        base_model=basemodel.folder(),
+                        runtime=arm,
+                    ),
                     fresh=True,  # that of a demo of another size makes way, as its traces did
                     tracker=Tracker.NONE,  # 3 s of imports a training; its folder has every loss in progress.jsonl
                     on_progress=show,

@@ -30,6 +30,7 @@ from keepstate.report.figures import CellFigures
 from keepstate.report.losses import Losses
 from keepstate.report.model import CellGroup, Report
 from keepstate.train.progress import loss_curve
+from keepstate.train.scores import score_curve
 from keepstate.vocabulary import FinishReason
 
 ROW, HEAD, FOOT = 34, 44, 46
@@ -163,9 +164,14 @@ PLOTS = (
 
 
 def losses(trainings: Sequence[Losses]) -> list[Picture]:
-    """The loss of each training by step, all on one scale."""
+    """The loss of each training by step, all on one scale, and below it what its checkpoints scored."""
     highest = max((loss for each in trainings for _, loss in each.points), default=1.0)
-    return [loss_curve(each.adapter, each.points, highest) for each in trainings]
+    pictures = []
+    for each in trainings:
+        pictures.append(loss_curve(each.adapter, each.points, highest))
+        ends = each.points[0][0], each.points[-1][0]
+        pictures += [score_curve(f"{each.adapter} in {runtime}", points, ends) for runtime, points in each.scores]
+    return pictures
 
 
 def drawn(report: Report, trainings: Sequence[Losses]) -> Iterator[tuple[str, Picture]]:

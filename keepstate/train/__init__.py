@@ -6,13 +6,14 @@ Run `keepstate train RUNTIME`. `train/README.md` tells what it costs.
 from keepstate.train.launch import train
 from keepstate.train.progress import TrainingDisplay, TrainingProgress
 from keepstate.train.result import TrainedAdapter, read_done
-from keepstate.train.training_plan import TrainingPlan, plan_training
+from keepstate.train.training_plan import TrainingPlan, TrainingRequest, plan_training
 
 __all__ = [
     "TrainedAdapter",
     "TrainingDisplay",
     "TrainingPlan",
     "TrainingProgress",
+    "TrainingRequest",
     "plan_training",
     "read_done",
     "train",

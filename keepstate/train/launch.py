@@ -1,7 +1,7 @@
 """Training one adapter: checks, then Axolotl as a process of its own in `.venv-train`, then the finished mark.
 
-    from keepstate.train import train
-    train(Path("train/configs/axolotl_smollm2_135m_persistent_laptop.yaml"), dataset=..., output=...)
+    from keepstate.train import TrainingRequest, train
+    train(TrainingRequest(Path("train/configs/axolotl_smollm2_135m_persistent_laptop.yaml"), dataset=...))
 
 However this process ends, Axolotl ends with it. Does not import Axolotl or torch.
 """
@@ -11,24 +11,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from keepstate import machine
 from keepstate.errors import UserError
 from keepstate.places import caches
-from keepstate.processes import GuardedProcess, log_end, log_text
+from keepstate.processes import GuardedProcess, log_end, log_text, sigterm_interrupts
 from keepstate.resume import OtherWork
 from keepstate.setup import environments, installing
 from keepstate.train import preflight, tracking
-from keepstate.train.axolotl_config import PLUGIN_FOLDER, needs_gpu, read_axolotl_config
-from keepstate.train.base_model import output_folder
+from keepstate.train.axolotl_config import PLUGIN_FOLDER, needs_gpu
 from keepstate.train.estimate import TimeEstimate
+from keepstate.train.evaluation import Evaluation, Evaluations
 from keepstate.train.progress import PROGRESS, Follower, TrainingProgress
 from keepstate.train.result import WEIGHTS, TrainedAdapter, read_done, write_result
 from keepstate.train.run_folder import LOG, RESOLVED, STOP, alone, checkpoints, finished, prepare
-from keepstate.train.training_plan import TrainingPlan, plan_training
+from keepstate.train.training_plan import TrainingPlan, TrainingRequest, plan_training
 from keepstate.vocabulary import Tracker
 
 POLL_SECONDS = 0.5
@@ -60,76 +59,55 @@ And glibc keeps what a step frees for the next one, which otherwise begins with 
 596 -> 675 tokens/s at 650 tokens a step, 420 to 530 -> 660 at 1,480; the peak grows by .4 GiB."""
 
 
-def train(  # noqa: PLR0913 - one parameter an option of the command
-    config: Path,
+def train(
+    request: TrainingRequest,
     *,
-    dataset: Path,
-    output: Path | None = None,
-    base_model: str | Path | None = None,
-    runtime: str | None = None,
-    name: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    gpus: int = 1,
     fresh: bool = False,
     tracker: Tracker = Tracker.TRACKIO,
+    evaluate: Callable[[TrainingPlan], Evaluation] | None = None,
     on_progress: Callable[[TrainingProgress], None] | None = None,
     on_remark: Callable[[str], None] | None = None,
 ) -> TrainedAdapter:
     """Train one adapter: from the last checkpoint of the same training, or not at all where it is finished.
 
     Args:
-        config: An Axolotl YAML file.
-        dataset: Folder made by `keepstate dataset build`.
-        output: The adapter's folder; by default the config's.
-        base_model: A model folder or hub name instead of the config's.
-        runtime: What the adapter is for, a runtime or `mixed`; by default what the data set was built for. Other data
-            is refused.
-        name: What the adapter will be called where it is served; by default what the data is called.
-        overrides: Keys of the config to replace; None means not given.
-        gpus: How many train together, see `plan_training`.
+        request: What is to be trained.
         fresh: Replace another training that lies in the folder; see `keepstate.resume`.
         tracker: Who draws the curves; by default a database beside the adapter's folder.
+        evaluate: Plans what is played of checkpoints, see `keepstate.bench.checkpoints`; nothing is where None.
         on_progress: Called with every logged step.
         on_remark: Called with what a user should know; by default it is printed to stderr.
 
     Raises:
         UserError: A check failed, the folder holds another training, or Axolotl failed; names the log.
-        KeyboardInterrupt: After the step in progress was saved, or could not be within 15 minutes.
+        KeyboardInterrupt: At Ctrl-C or SIGTERM, once the step in progress is saved, or could not be in 15 minutes.
     """
     say = on_remark or (lambda text: print(text, file=sys.stderr, flush=True))
-    planning = partial(
-        plan_training,
-        config,
-        dataset=dataset,
-        output=output,
-        base_model=base_model,
-        runtime=runtime,
-        name=name,
-        overrides=overrides,
-        gpus=gpus,
-    )
-    place = output_folder(read_axolotl_config(config), output, base_model, runtime)
+    show = on_progress or (lambda _: None)
     # What is finished is so whatever this machine could train; else that comes first, before data is asked for.
-    checked = read_done(place) is None
-    planned = planning(machine=checked)
-    with alone(planned.output):
+    checked = read_done(request.folder()) is None
+    planned = plan_training(request, machine=checked)
+    with alone(planned.output), sigterm_interrupts():
         try:
             done, replaces = finished(planned), False
         except OtherWork as other:
             if not fresh:
                 raise
-            planned = planned if checked else planning(machine=True)
+            planned = planned if checked else plan_training(request)
             done, replaces = None, True
             say(f"{other.message}\n  it makes way")
         if done is not None:
             say(f"{planned.output} is trained already from this config and data: to repeat it, name another --out")
+            if evaluate:
+                _play_what_is_left(Evaluations(evaluate(planned), planned.output, say), planned, done, show, say)
             return done
-        return _train(planned, tracker, on_progress or (lambda _: None), say, fresh=replaces)
+        return _train(planned, tracker, evaluate, show, say, fresh=replaces)
 
 
 def _train(
     planned: TrainingPlan,
     tracker: Tracker,
+    evaluate: Callable[[TrainingPlan], Evaluation] | None,
     on_progress: Callable[[TrainingProgress], None],
     say: Callable[[str], None],
     *,
@@ -139,9 +117,11 @@ def _train(
     for remark in planned.remarks:
         say(remark)
     tracking.check_tracker(tracker)
+    evaluation = evaluate(planned) if evaluate else None  # or it is refused
     python = installing.ensure("train")
     run = f"{planned.output.name}-{planned.key[:8]}"
     last = prepare(planned, tracking.config_keys(tracker, run), fresh=fresh)
+    evaluations = Evaluations(evaluation, planned.output, say) if evaluation else None
     if last:
         say(f"going on from {last.name}")
     if tracker is Tracker.TRACKIO:
@@ -149,9 +129,12 @@ def _train(
     follower = Follower(planned.output / PROGRESS)
     follower.take_in_earlier()
     env = _environment(planned) | tracking.environment(tracker, planned.output, run)
-    _run(planned, python, env, follower, on_progress, say)
+    env |= evaluations.environment if evaluations else {}
+    _run(planned, python, env, follower, evaluations, on_progress, say)
     adapter = _summary(planned, follower)
     write_result(planned.output, adapter, planned.of_a_process, planned.manifest)
+    if evaluations:
+        _play_what_is_left(evaluations, planned, adapter, on_progress, say)
     return adapter
 
 
@@ -160,6 +143,7 @@ def _run(
     python: Path,
     env: Mapping[str, str],
     follower: Follower,
+    evaluations: Evaluations | None,
     on_progress: Callable[[TrainingProgress], None],
     say: Callable[[str], None],
 ) -> None:
@@ -179,8 +163,10 @@ def _run(
     ):
         earlier = log.tell()
         try:
-            code = _follow(process, follower, planned.assumed, on_progress, say)
+            code = _follow(process, follower, planned.assumed, evaluations, on_progress, say)
         except KeyboardInterrupt:
+            if evaluations:
+                evaluations.stop()
             say("stopping after this step and saving it; Ctrl-C again stops at once")
             (output / STOP).touch()
             try:
@@ -193,6 +179,9 @@ def _run(
                     else "nothing was saved yet: the same command begins anew"
                 )
             raise
+        finally:
+            if evaluations:
+                evaluations.stop()
     if code or not follower.finished or not (output / WEIGHTS).is_file():
         raise _failure(planned, code, earlier)
 
@@ -201,22 +190,45 @@ def _follow(
     process: GuardedProcess,
     follower: Follower,
     assumed: TimeEstimate | None,
+    evaluations: Evaluations | None,
     on_progress: Callable[[TrainingProgress], None],
     say: Callable[[str], None],
 ) -> int:
     """Pass on how far it is until it ends; say once what the first steps took."""
+    shown: TrainingProgress | None = None
     while True:
         code = process.poll(POLL_SECONDS)
         newest = follower.look()
         while follower.warnings:
             say(follower.warnings.pop(0))
-        if newest:
-            on_progress(newest)
-            if assumed is not None and MEASURED_STEPS <= newest.timed_steps < newest.steps:
-                say(assumed.against(newest))
-                assumed = None
+        doing = evaluations.tend(follower) if evaluations and code is None else ""
+        if (latest := newest or shown) and (newest or doing != latest.doing):
+            shown = replace(latest, doing=doing)
+            on_progress(shown)
+        if newest and assumed is not None and MEASURED_STEPS <= newest.timed_steps < newest.steps:
+            say(assumed.against(newest))
+            assumed = None
         if code is not None:
             return code
+
+
+def _play_what_is_left(
+    evaluations: Evaluations,
+    planned: TrainingPlan,
+    adapter: TrainedAdapter,
+    on_progress: Callable[[TrainingProgress], None],
+    say: Callable[[str], None],
+) -> None:
+    """The checkpoints of a finished training that have no scores yet, which then stand in its card."""
+    last = TrainingProgress(adapter.steps, adapter.steps, adapter.final_loss, None, None, None)
+    try:
+        evaluations.finish(adapter, lambda doing: on_progress(replace(last, doing=doing)))
+    except KeyboardInterrupt:
+        say(f"{planned.output} is finished; {GOES_ON} with its scores")
+        raise
+    finally:
+        evaluations.stop()
+        write_result(planned.output, adapter, planned.of_a_process, planned.manifest)
 
 
 def _environment(planned: TrainingPlan) -> dict[str, str]:
@@ -239,7 +251,7 @@ def _environment(planned: TrainingPlan) -> dict[str, str]:
         own["CUDA_VISIBLE_DEVICES"] = ""
         own |= environments.unless_set(WITHOUT_GPU)
         if planned.processes > 1:
-            own["OMP_NUM_THREADS"] = str(max(1, machine.cores() // planned.processes))
+            own |= environments.unless_set({"OMP_NUM_THREADS": str(max(1, machine.cores() // planned.processes))})
     return os.environ | caches(planned.output / "prepared") | own
 
 
@@ -281,5 +293,7 @@ def _summary(planned: TrainingPlan, follower: Follower) -> TrainedAdapter:
         seconds=round(follower.seconds, 1),
         tokens=follower.tokens,
         peak_gib=round(follower.peak_bytes / 2**30, 2),
+        processes=planned.processes,
+        evaluation_seconds=round(follower.stood, 1),
         versions=follower.versions,
     )

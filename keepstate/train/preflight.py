@@ -26,7 +26,7 @@ from keepstate.places import find, home
 from keepstate.setup import basemodel, qwen3
 from keepstate.train.axolotl_config import needs_gpu, rows_a_step
 from keepstate.train.base_model import BaseModel
-from keepstate.train.sizes import cpu_memory_gib, disk_gib, gpu_memory_gib
+from keepstate.train.sizes import cpu_memory_gib, disk_gib, gpu_memory_gib, offloaded_gib
 from keepstate.vocabulary import MIXED, RuntimeName
 
 UNKNOWN_DISK_GIB = 2.0
@@ -52,15 +52,31 @@ def check_machine(config: Mapping[str, Any], output: Path, processes: int = 1) -
     """
     gpus = check_gpus(config, processes) if needs_gpu(config) else ()
     shape = BaseModel.of(config).shape
-    least = processes * _cpu_gib(config, shape, SHORT_ROW) if shape else 0.0
-    if not gpus and machine.memory_gib() < least:
-        raise UserError(
-            f"this machine has {machine.memory_gib():.1f} GiB of memory, the training takes {least:.1f} GiB and more",
-            "end other programs, or train a smaller model: --base-model",
-        )
+    if shape:
+        _check_main_memory(config, shape, processes, on_gpu=bool(gpus))
     needed = disk_gib(config, shape, gpu=bool(gpus)) if shape else UNKNOWN_DISK_GIB
     machine.require_disk(output, needed, "the training", "name another folder: --out")
     return gpus
+
+
+def _check_main_memory(config: Mapping[str, Any], shape: ModelShape, processes: int, *, on_gpu: bool) -> None:
+    """Refuse what takes more main memory than there is."""
+    there = machine.memory_gib()
+    if not on_gpu and there < (least := processes * _cpu_gib(config, shape, SHORT_ROW)):
+        raise UserError(
+            f"this machine has {there:.1f} GiB of memory, the training takes {least:.1f} GiB and more",
+            "end other programs, or train a smaller model: --base-model",
+        )
+    if on_gpu and there < (least := processes * offloaded_gib(config, shape)):
+
+        def fits(model: ModelShape, tokens: int) -> bool:
+            return processes * offloaded_gib({**config, "sequence_len": tokens}, model) <= there
+
+        raise UserError(
+            f"this machine has {there:.1f} GiB of main memory, in which profile memory keeps what layers start from:"
+            f" {least:.1f} GiB with {config['sequence_len']:,} tokens",
+            f"{smaller(config, fits=fits)}; on a larger GPU --profile speed",
+        )
 
 
 def _cpu_gib(config: Mapping[str, Any], shape: ModelShape, tokens: int) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from keepstate.display import Bar, Display
 from keepstate.drawing import LEFT, RIGHT, Picture, Scale, across, curve, scale_to, text, upright
 from keepstate.live import LIVE_FILE, LiveRow, LiveView
+from keepstate.train.scores import ScorePoint, read_scores, score_curve
 
 PROGRESS = "progress.jsonl"
 """In the adapter's folder: what the plugin writes."""
@@ -35,6 +36,8 @@ class TrainingProgress:
     """Over the same steps."""
     timed_steps: int = 0
     """How many they are."""
+    doing: str = ""
+    """What goes on beside it, or in its place."""
 
     def words(self) -> str:
         """One line for people."""
@@ -47,6 +50,8 @@ class TrainingProgress:
             parts.append(f"{self.memory_gib:.1f} GiB")
         if self.eta_seconds is not None:
             parts.append(f"{self.eta_seconds / 60:.1f} min left")
+        if self.doing:
+            parts.append(self.doing)
         return ", ".join(parts)
 
 
@@ -60,6 +65,10 @@ class Follower:
     """(step, loss) of every log line; steps that a crash lost and a resumed run repeated count once."""
     eval_loss: float | None = None
     """The last one."""
+    stands_still: bool = False
+    """Whether the training waits for an evaluation of its checkpoints."""
+    stood: float = 0.0
+    """Seconds that it did so in all runs, which are in no other figure here."""
     diverged: int | None = None
     """The first step whose loss was no number."""
     peak_bytes: int = 0
@@ -110,8 +119,11 @@ class Follower:
         step, steps = int(entry["step"]), int(entry["steps"])
         if entry["event"] == "begin":
             return self._begin(entry, step, steps)
-        if entry["event"] == "warning":
-            self.warnings.append(entry["words"])
+        if entry["event"] in ("warning", "stands still", "goes on"):
+            if "words" in entry:
+                self.warnings.append(entry["words"])
+            self.stands_still = entry["event"] == "stands still"
+            self.stood += entry.get("stood", 0.0)
             return None
         before, self._run_seconds = self._run_seconds, float(entry["seconds"])
         if entry["event"] == "end":
@@ -151,7 +163,7 @@ class Follower:
         return None
 
     def _begin(self, entry: dict[str, Any], step: int, steps: int) -> TrainingProgress:
-        self._first_step, self.finished = step, False
+        self._first_step, self.finished, self.stands_still = step, False, False
         self._earlier_seconds += self._run_seconds
         self._run_seconds = 0.0
         self._first_log = None
@@ -189,7 +201,7 @@ class TrainingDisplay(Display[TrainingProgress]):
 
     def __init__(self, name: str, folder: Path | None = None) -> None:
         super().__init__(page=folder and folder / LIVE_FILE)
-        self._name = name
+        self._name, self._folder = name, folder
         self._follower = folder and Follower(folder / PROGRESS)
         self.begin = Bar(name, words="Axolotl starts")
 
@@ -206,14 +218,24 @@ class TrainingDisplay(Display[TrainingProgress]):
         curves: list[Picture] = []
         if self._follower:
             self._follower.look()
-            if self._follower.losses:
-                curves.append(loss_curve(self._name, self._follower.losses))
+            if losses := self._follower.losses:
+                curves += [loss_curve(self._name, losses), *self._scores((losses[0][0], losses[-1][0]))]
         return LiveView(
             self.line(state),
             ("adapter", "step"),
             [LiveRow(self._name, state.step, state.steps, (f"{state.step:,}/{state.steps:,}",))],
             pictures=curves,
         )
+
+    def _scores(self, steps: tuple[int, int]) -> list[Picture]:
+        """What evaluations of checkpoints told so far, a curve a runtime."""
+        scores = read_scores(self._folder) if self._folder else None
+        curves: dict[str, list[ScorePoint]] = {}
+        for point in scores.points if scores else ():
+            if point.is_over:
+                score = None if point.known is None else 100 * point.known
+                curves.setdefault(point.runtime, []).append(ScorePoint(point.step, score))
+        return [score_curve(f"{self._name} in {runtime}", points, steps) for runtime, points in curves.items()]
 
     def stage(self, state: TrainingProgress) -> str | None:
         """Its first and its last step."""

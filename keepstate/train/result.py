@@ -18,6 +18,7 @@ from keepstate import __version__
 from keepstate.closed import Closed
 from keepstate.dataset.manifest import Manifest
 from keepstate.files import content_hash, file_hash, write_atomic, write_json
+from keepstate.train.scores import Scores, read_scores, told
 from keepstate.train.trained_for import TrainedFor, as_word, by_name, told_by_record
 from keepstate.vocabulary import ADAPTER_NAME
 
@@ -57,9 +58,13 @@ class TrainedAdapter(Closed):
     tokens: int
     """Trained on, context and padding included."""
     peak_gib: float
-    """GPU memory; 0 on the CPU."""
+    """GPU memory of the first process; 0 on the CPU."""
+    processes: int = 1
+    """That trained together in its last run, one a GPU."""
     versions: dict[str, str] = Field(default={})
     """Of the packages that trained it."""
+    evaluation_seconds: float = 0.0
+    """That the training stood still while its checkpoints were played (`--eval-cell`); not in `seconds`."""
     keepstate: str = __version__
     """Version that trained it."""
 
@@ -116,12 +121,14 @@ def base_identity(base_model: str) -> dict[str, str | None]:
 def write_result(output: Path, adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Manifest) -> None:
     """Write the model card, then the mark. The weights, written for their owner alone, may be read by whom it may."""
     card = output / "README.md"
-    write_atomic(card, model_card(adapter, config, manifest))
+    write_atomic(card, model_card(adapter, config, manifest, read_scores(output)))
     (output / WEIGHTS).chmod(stat.S_IMODE(card.stat().st_mode))
     write_json(output / DONE, adapter.model_dump(mode="json"))
 
 
-def model_card(adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Manifest) -> str:
+def model_card(
+    adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Manifest, scores: Scores | None = None
+) -> str:
     """The adapter's README: what it is, from what, and how it was proven."""
     train = manifest.splits["train"]
     proof = manifest.certificate
@@ -139,9 +146,10 @@ def model_card(adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Man
         "chat template": f"`chat_template.jinja`, SHA-256 `{adapter.template_sha256}`",
         "method": f"`{config['adapter']}`, r={config.get('lora_r')}, alpha={config.get('lora_alpha')}, "
         f"learning rate {config.get('learning_rate')}, {config.get('num_epochs')} epochs",
-        "steps": f"{adapter.steps:,} in {adapter.seconds / 60:.1f} min, {_speed(adapter)}",
+        "steps": f"{adapter.steps:,} in {adapter.seconds / 60:.1f} min{_together(adapter)}, {_speed(adapter)}",
         "loss": f"first {_figure(adapter.first_loss)}, last ten steps {_figure(adapter.final_loss)}, "
         f"validation {_figure(adapter.eval_loss)}",
+        **_evaluated(adapter, scores),
         "trained with": ", ".join(
             f"{name} {v}" for name, v in ({"keepstate": adapter.keepstate} | adapter.versions).items()
         ),
@@ -157,10 +165,25 @@ def model_card(adapter: TrainedAdapter, config: Mapping[str, Any], manifest: Man
     )
 
 
+def _evaluated(adapter: TrainedAdapter, scores: Scores | None) -> dict[str, str]:
+    """What is known of its checkpoints' scores."""
+    if scores is None:
+        return {}
+    share = adapter.evaluation_seconds / adapter.seconds if adapter.seconds else 0.0
+    stood = f"stood still for {adapter.evaluation_seconds:.0f} s, {100 * share:.0f} % of the training's time"
+    return {f"held-out scores, {scores.cell}": "; ".join(told(scores, ())), "evaluation": stood}
+
+
 def _figure(loss: float | None) -> str:
     return "-" if loss is None else f"{loss:.4f}"
 
 
+def _together(adapter: TrainedAdapter) -> str:
+    if adapter.processes == 1:
+        return ""
+    return f" on {adapter.processes} GPUs" if adapter.peak_gib else f" in {adapter.processes} processes"
+
+
 def _speed(adapter: TrainedAdapter) -> str:
     speed = f"{adapter.tokens / adapter.seconds:,.0f} tokens/s" if adapter.seconds else "-"
-    return f"{speed}, {adapter.peak_gib:.1f} GiB of GPU memory" if adapter.peak_gib else speed
+    return f"{speed}, {adapter.peak_gib:.1f} GiB of memory a GPU" if adapter.peak_gib else speed

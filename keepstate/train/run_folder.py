@@ -23,6 +23,7 @@ from keepstate.processes import only_one
 from keepstate.resume import OtherWork, Record
 from keepstate.train.progress import PROGRESS
 from keepstate.train.result import DONE, WEIGHTS, TrainedAdapter, read_done
+from keepstate.train.scores import FOLDER, kept_steps, step_folder
 from keepstate.train.trained_for import RUN
 from keepstate.train.training_plan import TrainingPlan
 
@@ -145,6 +146,9 @@ def prepare(planned: TrainingPlan, tracker: Mapping[str, Any], *, fresh: bool) -
     cut_short = [folder for folder in prepared if not (folder / LAST_OF_PREPARED).is_file()]
     for folder in (*cut_short, *(found for found in checkpoint_folders(output) if found not in whole)):
         shutil.rmtree(folder)
+    if last is None:
+        for folder in (output / FOLDER, *(step_folder(output, step) for step in kept_steps(output))):
+            shutil.rmtree(folder, ignore_errors=True)
     for old in (WEIGHTS, STOP, OLDER_RUN, *(() if last else (PROGRESS, LOG))):
         (output / old).unlink(missing_ok=True)
     with suppress(FileNotFoundError):  # a crash may have cut the last line

@@ -1,6 +1,7 @@
 """Everything that is decided and checked before a training starts.
 
-    planned = plan_training(config_path(RuntimeName.REACT, laptop=True), dataset=Path("data/datasets/react"))
+    request = TrainingRequest(config_path(RuntimeName.REACT, laptop=True), dataset=Path("data/datasets/react"))
+    planned = plan_training(request)
 
 Starts nothing; does not import Axolotl.
 """
@@ -8,7 +9,7 @@ Starts nothing; does not import Axolotl.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,37 @@ from keepstate.train.axolotl_config import decisive, divided, needs_gpu, read_ax
 from keepstate.train.base_model import BaseModel, is_other, keys_for, output_folder, turn_ends
 from keepstate.train.result import base_identity
 from keepstate.train.trained_for import TrainedFor, as_word, training_of
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRequest:
+    """One training, as it is asked for."""
+
+    config: Path
+    """An Axolotl YAML file."""
+    dataset: Path
+    """Folder made by `keepstate dataset build`."""
+    output: Path | None = None
+    """The adapter's folder; by default the config's."""
+    base_model: str | Path | None = None
+    """A model folder or hub name instead of the config's."""
+    runtime: str | None = None
+    """What the adapter is for, a runtime or `mixed`; by default what the data set was built for. Other data is refused.
+    """
+    name: str | None = None
+    """What the adapter will be called where it is served; by default what the data is called."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the config to replace; None means not given."""
+    gpus: int = 1
+    """How many train together, each with its share of a step's rows. On the CPU so many processes, to rehearse."""
+
+    def folder(self) -> Path:
+        """The adapter's folder.
+
+        Raises:
+            UserError: The config cannot be read.
+        """
+        return output_folder(read_axolotl_config(self.config), self.output, self.base_model, self.runtime)
 
 
 @dataclass(frozen=True)
@@ -81,43 +113,30 @@ class TrainingPlan:
         )
 
 
-def plan_training(  # noqa: PLR0913 - one parameter an option of the command
-    config: Path,
-    *,
-    dataset: Path,
-    output: Path | None = None,
-    base_model: str | Path | None = None,
-    runtime: str | None = None,
-    name: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    gpus: int = 1,
-    machine: bool = True,
-) -> TrainingPlan:
+def plan_training(request: TrainingRequest, *, machine: bool = True) -> TrainingPlan:
     """Check everything that can be checked before Axolotl starts.
 
     Args:
-        config: An Axolotl YAML file.
-        dataset: Folder made by `keepstate dataset build`.
-        output: The adapter's folder; by default the config's.
-        base_model: A model folder or hub name instead of the config's.
-        runtime: What the adapter is for, a runtime or `mixed`; by default what the data set was built for.
-        name: What the adapter will be called where it is served; by default what the data is called.
-        overrides: Keys of the config to replace; None means not given.
-        gpus: How many train together, each with its share of a step's rows. On the CPU so many processes, to rehearse.
+        request: What is to be trained.
         machine: Also refuse what this machine cannot run, choose its GPUs and estimate how long it takes.
 
     Raises:
         UserError: Says what is wrong and what to do.
     """
-    raw = read_axolotl_config(config)
-    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    raw, base_model, runtime, gpus = (
+        read_axolotl_config(request.config),
+        request.base_model,
+        request.runtime,
+        request.gpus,
+    )
+    given = {name: value for name, value in request.overrides.items() if value is not None}
     given |= {"base_model": str(base_model)} if base_model else {}
     asked = raw | given
     model, other = BaseModel.of(asked), is_other(raw, base_model)
-    place = output_folder(raw, output, base_model, runtime)
-    if place == Path(raw["output_dir"]) and output is None:
-        preflight.check_place(config, raw, runtime)
-    dataset, output = dataset.resolve(), place.resolve()
+    place = output_folder(raw, request.output, base_model, runtime)
+    if place == Path(raw["output_dir"]) and request.output is None:
+        preflight.check_place(request.config, raw, runtime)
+    dataset, output = request.dataset.resolve(), place.resolve()
     preflight.find_model(str(asked["base_model"]))  # before it is looked into
     fitted, about_base = keys_for(model, asked) if other else ({}, [])
     given = fitted | given
@@ -149,7 +168,7 @@ def plan_training(  # noqa: PLR0913 - one parameter an option of the command
         processes=gpus,
         assumed=assumed,
         remarks=tuple(remarks),
-        name=name or manifest.arm,
+        name=request.name or manifest.arm,
     )
 
 

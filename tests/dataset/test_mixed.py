@@ -16,7 +16,7 @@ from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.collect import CollectPlan, collect
 from keepstate.tasks import make_tasks
 from keepstate.train.axolotl_config import config_path
-from keepstate.train.training_plan import plan_training
+from keepstate.train.training_plan import TrainingRequest, plan_training
 from keepstate.vocabulary import RuntimeName
 
 PERSISTENT, FORGET, REACT = RuntimeName
@@ -120,14 +120,15 @@ def test_the_command_builds_what_the_mixed_training_takes(
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    places: dict[str, Any] = {"dataset": Path("data/datasets/mixed"), "base_model": model, "machine": False}
+    places: dict[str, Any] = {"dataset": Path("data/datasets/mixed"), "base_model": model}
     config = config_path("mixed", laptop=True)
-    planned = plan_training(config, runtime="mixed", **places)
+    planned = plan_training(TrainingRequest(config, runtime="mixed", **places), machine=False)
     assert (planned.name, planned.trained_for.runtimes) == ("mixed", (PERSISTENT, FORGET))
     assert planned.decisive["runtime"] == "persistent+forget"
     with pytest.raises(UserError, match="was built for the runtime mixed, this training is of forget"):
-        plan_training(config_path("forget", laptop=True), runtime="forget", **places)
-    seeds = [plan_training(config, overrides={"seed": seed}, **places).trained_for for seed in (1, 2)]
+        plan_training(TrainingRequest(config_path("forget", laptop=True), runtime="forget", **places), machine=False)
+    requests = [TrainingRequest(config, overrides={"seed": seed}, **places) for seed in (1, 2)]
+    seeds = [plan_training(request, machine=False).trained_for for request in requests]
     assert [each.seed for each in seeds] == [1, 2]
     assert seeds[0].training == seeds[1].training is not None
 

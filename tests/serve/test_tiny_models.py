@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from made_tokenizers import make_tokenizer
 from made_traces import make_trace, write_traces
+from tiny_loop import EPOCHS
 
 from keepstate.setup import installing
 
@@ -18,8 +19,8 @@ pytestmark = [pytest.mark.train_env, pytest.mark.serve_env, pytest.mark.timeout(
 
 
 def test_two_tiny_models_go_all_the_way(tmp_path: Path) -> None:
-    """Both at once: mostly they load packages, with one thread each. Qwen3's tokenizer ends texts here, as its base
-    models' do, so that training and server must be told where a turn ends.
+    """Both at once: mostly they load packages, with one thread each. Of one the checkpoints are played too. Qwen3's
+    tokenizer ends texts here, as its base models' do, so that training and server must be told where a turn ends.
     """
     python = installing.ensure("train")
     installing.ensure("serve")
@@ -55,7 +56,12 @@ def check(family: str, process: "subprocess.Popen[str]", folder: Path) -> None:
     assert made["template"] == {"llama3": "llama3", "qwen3": "qwen3_nothink"}[family]
     assert made["eot_tokens"] == {"llama3": None, "qwen3": ["<|im_end|>"]}[family]
     assert made["same_base"]
-    assert made["steps"] == 6
+    assert made["steps"] == 6 * EPOCHS
+    if family == "llama3":
+        assert [step for step, _ in made["scores"]] == [EPOCHS * number for number in range(1, 7)]
+        assert None not in [score for _, score in made["scores"]], "each is known, a 0 of it is the model's"
+        assert made["stood"] > 1, "the training stood still while the first was played"
+        assert f"step {EPOCHS} in persistent" in made["card"]
     for name in ("base", "persistent"):
         assert made[name][1:] == ["stop", ""], "the server writes on behind the token that ends an answer"
     assert made["base"][0] != made["persistent"][0]

@@ -1,6 +1,7 @@
 """Any base model: what it takes follows from its shape, and a training chooses template and layers by it."""
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from keepstate.errors import UserError
 from keepstate.machine import Gpu
 from keepstate.model_shape import KNOWN, ModelShape, read_shape, shape_by_name, shape_of
 from keepstate.places import SHIPPED
-from keepstate.train import plan_training
+from keepstate.train import TrainingRequest, plan_training
 from keepstate.train.axolotl_config import config_path, read_axolotl_config
 from keepstate.train.base_model import BaseModel, keys_for
-from keepstate.train.estimate import estimate
+from keepstate.train.estimate import GPU_SPEED, estimate
 from keepstate.train.preflight import check_machine
 from keepstate.train.sizes import LAPTOP, REFERENCE, cpu_memory_gib, disk_gib, flops_per_token, gpu_memory_gib
 from keepstate.vocabulary import RuntimeName
@@ -201,7 +202,9 @@ def test_a_training_of_another_model_chooses_what_fits_and_says_so(
 ) -> None:
     model = model_folder(tmp_path / "a-model", family, kind)
     data = write_dataset(tmp_path / "data", [[("1 + 1", "2")]] * 4, template=template)
-    planned = plan_training(GPU_YAML, dataset=data, base_model=model, runtime=RuntimeName.PERSISTENT, machine=False)
+    planned = plan_training(
+        TrainingRequest(GPU_YAML, dataset=data, base_model=model, runtime=RuntimeName.PERSISTENT), machine=False
+    )
     assert planned.config.get("eot_tokens") == ends
     assert [key for key in GPU_CONFIG if GPU_CONFIG[key] is True and planned.config[key] is False] == sorted(
         off, key=list(GPU_CONFIG).index
@@ -212,7 +215,9 @@ def test_a_training_of_another_model_chooses_what_fits_and_says_so(
     wrong = "chatml" if template != "chatml" else "gemma"
     other = write_dataset(tmp_path / "other", [[("1 + 1", "2")]] * 4, template=wrong)
     with pytest.raises(UserError, match=f"{model} needs {template}") as caught:
-        plan_training(GPU_YAML, dataset=other, base_model=model, runtime=RuntimeName.PERSISTENT, machine=False)
+        plan_training(
+            TrainingRequest(GPU_YAML, dataset=other, base_model=model, runtime=RuntimeName.PERSISTENT), machine=False
+        )
     assert f"--tokenizer {model} --template {template}" in caught.value.hint
 
 
@@ -236,7 +241,7 @@ def test_layers_of_other_kinds_are_named_or_all_are_taken(tmp_path: Path) -> Non
 def test_axolotl_is_told_of_all_layers_or_of_some_and_never_of_both(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "model", "llama3", "granite")
     data = write_dataset(tmp_path / "data", [[("1 + 1", "2")]] * 4, template="llama3")
-    config = plan_training(GPU_YAML, dataset=data, base_model=model, machine=False).config
+    config = plan_training(TrainingRequest(GPU_YAML, dataset=data, base_model=model), machine=False).config
     assert config["lora_target_linear"] is True
     assert "lora_target_modules" not in config
 
@@ -244,7 +249,9 @@ def test_axolotl_is_told_of_all_layers_or_of_some_and_never_of_both(tmp_path: Pa
 def test_a_template_of_ones_own_is_kept_with_another_model(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "model", "llama3", "llama")
     data = write_dataset(tmp_path / "data", [[("1 + 1", "2")]] * 4, template=str(_own(tmp_path)))
-    assert plan_training(GPU_YAML, dataset=data, base_model=model, machine=False).manifest.template.name.endswith("own")
+    assert plan_training(
+        TrainingRequest(GPU_YAML, dataset=data, base_model=model), machine=False
+    ).manifest.template.name.endswith("own")
 
 
 def _own(folder: Path) -> Path:
@@ -260,7 +267,9 @@ def test_a_copy_of_the_configs_model_trains_where_the_config_says(tmp_path: Path
              "tie_word_embeddings": False, "max_position_embeddings": 40_960}  # fmt: skip
     (model / "config.json").write_text(json.dumps(sizes))
     data = write_dataset(tmp_path / "data", [[("1 + 1", "2")]] * 4, template="qwen3_nothink")
-    planned = plan_training(GPU_YAML, dataset=data, base_model=model, runtime=RuntimeName.PERSISTENT, machine=False)
+    planned = plan_training(
+        TrainingRequest(GPU_YAML, dataset=data, base_model=model, runtime=RuntimeName.PERSISTENT), machine=False
+    )
     assert planned.output.name == "qwen3-8b-persistent-a100"
 
 
@@ -278,3 +287,19 @@ def test_time_follows_from_the_arithmetic() -> None:
     assert 3 < fastest / slowest < 5
     assert "times its arithmetic" in estimate(GPU_CONFIG, 1_000, ["H100"], KNOWN["qwen3-1.7b"]).ground
     assert "is not known" in estimate(GPU_CONFIG, 1_000, ["H100"], None).words()
+
+
+def test_the_speeds_that_are_assumed_are_those_that_were_measured() -> None:
+    """Full steps on an H100; `memory` less what its offload, measured later on an H200, costs."""
+    results = Path(__file__).parents[2] / "benchmarks" / "gpu" / "results"
+    h100 = json.loads((results / "2026-11-26-h100.json").read_text())["speed_16_rows_a_step"]
+    peers = json.loads((results / "2026-11-29-h200.json").read_text())
+    before = statistics.median(peers["second"]["memory-16k"]["seconds"][4:])
+    after = statistics.median(peers["later"]["a, memory by length"]["memory-16k"]["seconds"][4:])
+    speeds = {profile: h100[f"{profile}/16k"]["tokens_per_second"] for profile in ("speed", "memory")}
+    speeds["memory"] *= before / after
+    for gpu in ("H100", "H200"):
+        assert GPU_SPEED[gpu] == pytest.approx(speeds, rel=0.005)
+    assert GPU_SPEED["A100"]["memory"] / GPU_SPEED["A100"]["speed"] == pytest.approx(
+        speeds["memory"] / speeds["speed"], rel=0.01
+    )

@@ -72,6 +72,15 @@ def test_a_crash_costs_ten_minutes_and_a_busy_processor_one_thread(tmp_path: Pat
     assert found["10 s"] == []
     assert found["told to stop"] == [1]
     assert stop.exists()
+    assert found["threads after a standstill"] == [2], "what others did meanwhile is no reason"
+    stood = found["stood"]
+    (still, on) = stood["told"]
+    assert still == ["stands still", 4, {}]
+    assert on[:2] == ["goes on", 4]
+    assert on[2]["stood"] == pytest.approx(60, abs=1)
+    assert stood["clock"] == pytest.approx(140, abs=1), "standing still takes no time of the training"
+    weights = ["adapter_config.json", "adapter_model.safetensors"]
+    assert stood["kept"] == {f"step-{step}": weights for step in (12, 14, 3, 6, 9)}, "they outlive their checkpoints"
     taken, said = found["threads"]
     assert taken == [2, 2, 1, 1, 2, 1, 2]
     assert said == ["other programs are at work: computing with 1 of 2 threads while they are"]

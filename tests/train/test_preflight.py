@@ -15,7 +15,7 @@ from keepstate.errors import UserError
 from keepstate.files import file_hash
 from keepstate.machine import Gpu
 from keepstate.setup import qwen3
-from keepstate.train import plan_training, preflight
+from keepstate.train import TrainingRequest, plan_training, preflight
 from keepstate.train.axolotl_config import config_path, read_axolotl_config
 from keepstate.train.estimate import estimate
 from keepstate.train.launch import _environment
@@ -67,7 +67,7 @@ def test_axolotl_sees_the_one_gpu_that_was_checked(
     config = tmp_path / "gpu.yaml"
     config.write_text(yaml.safe_dump(read_axolotl_config(LAPTOP) | {"adapter": "qlora"}))
     monkeypatch.setattr(preflight, "UNKNOWN_DISK_GIB", 0)
-    planned = plan_training(config, dataset=dataset, output=tmp_path / "out", base_model=model)
+    planned = plan_training(TrainingRequest(config, dataset=dataset, output=tmp_path / "out", base_model=model))
     environment = _environment(planned)
     assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-b"
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
@@ -143,7 +143,7 @@ def test_what_is_assumed_is_told_and_what_the_first_steps_take_replaces_it(monke
 
 
 def test_uncertified_data_is_remarked_and_a_wrong_certificate_refused(dataset: Path, model: Path) -> None:
-    planned = plan_training(LAPTOP, dataset=dataset, base_model=model)
+    planned = plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model=model))
     assert any("not certified" in remark for remark in planned.remarks)
     proof = {"rows": 4, "turns": 4, "tokens": 36, "trained_tokens": 4, "axolotl": "0", "server": None, "checked_at": ""}
     hashes = {name: split.sha256 for name, split in planned.manifest.splits.items()}
@@ -153,11 +153,11 @@ def test_uncertified_data_is_remarked_and_a_wrong_certificate_refused(dataset: P
         if good:
             assert not any(
                 "data is not certified" in remark
-                for remark in plan_training(LAPTOP, dataset=dataset, base_model=model).remarks
+                for remark in plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model=model)).remarks
             )
         else:
             with pytest.raises(UserError, match="certificate is for other data"):
-                plan_training(LAPTOP, dataset=dataset, base_model=model)
+                plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model=model))
 
 
 def test_model_of_the_hub_is_announced_until_it_is_cached(
@@ -165,13 +165,16 @@ def test_model_of_the_hub_is_announced_until_it_is_cached(
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     name = "HuggingFaceTB/SmolLM2-360M-Instruct"
-    planned = plan_training(LAPTOP, dataset=dataset, base_model=name)
+    planned = plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model=name))
     assert not planned.offline
     assert any("fetched from the model hub first (0.7 GiB)" in remark for remark in planned.remarks)
     snapshot = tmp_path / "models--HuggingFaceTB--SmolLM2-360M-Instruct" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
-    assert not any("fetched" in remark for remark in plan_training(LAPTOP, dataset=dataset, base_model=name).remarks)
+    assert not any(
+        "fetched" in remark
+        for remark in plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model=name)).remarks
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,12 +184,12 @@ def test_model_of_the_hub_is_announced_until_it_is_cached(
 def test_data_that_changed_is_refused(dataset: Path, model: Path, broken: str, message: str) -> None:
     (dataset / broken).write_text("{}")
     with pytest.raises(UserError, match=message):
-        plan_training(LAPTOP, dataset=dataset, base_model=model)
+        plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model=model))
 
 
 def test_missing_model_is_named(dataset: Path) -> None:
     with pytest.raises(UserError, match="models/none"):
-        plan_training(LAPTOP, dataset=dataset, base_model="models/none")
+        plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model="models/none"))
 
 
 @pytest.mark.parametrize(("flags", "bf16"), [({"avx2"}, False), ({"avx2", "avx512_bf16"}, True), (set(), True)])
@@ -194,18 +197,18 @@ def test_processor_without_bf16_trains_in_float32(
     dataset: Path, model: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str], bf16: bool
 ) -> None:
     monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags))
-    planned = plan_training(LAPTOP, dataset=dataset, base_model=model)
+    planned = plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model=model))
     assert planned.config["bf16"] is bf16
     assert any("float32" in remark for remark in planned.remarks) is not bf16
-    given = plan_training(LAPTOP, dataset=dataset, base_model=model, overrides={"bf16": True})
+    given = plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model=model, overrides={"bf16": True}))
     assert given.config["bf16"] is True
 
 
 def test_data_of_another_runtime_is_refused(dataset: Path, model: Path, tmp_path: Path) -> None:
     places = {"dataset": dataset, "base_model": model, "output": tmp_path / "out"}
-    assert plan_training(LAPTOP, runtime="persistent", **places).name == "persistent"
+    assert plan_training(TrainingRequest(LAPTOP, runtime="persistent", **places)).name == "persistent"
     with pytest.raises(UserError, match="built for the runtime persistent, this training is of forget") as caught:
-        plan_training(LAPTOP, runtime=RuntimeName.FORGET, **places)
+        plan_training(TrainingRequest(LAPTOP, runtime=RuntimeName.FORGET, **places))
     assert "with persistent instead of forget" in caught.value.hint
     assert "keepstate dataset build --runtime forget" in caught.value.hint
 
@@ -213,9 +216,13 @@ def test_data_of_another_runtime_is_refused(dataset: Path, model: Path, tmp_path
 def test_a_folder_named_after_another_runtime_is_not_taken_unasked(dataset: Path, model: Path, tmp_path: Path) -> None:
     react = config_path(RuntimeName.REACT, laptop=True)
     with pytest.raises(UserError, match=r"is for react .*this training is of persistent") as caught:
-        plan_training(react, dataset=dataset, base_model=model, runtime=RuntimeName.PERSISTENT)
+        plan_training(TrainingRequest(react, dataset=dataset, base_model=model, runtime=RuntimeName.PERSISTENT))
     assert "--out" in caught.value.hint
-    plan_training(react, dataset=dataset, base_model=model, runtime=RuntimeName.PERSISTENT, output=tmp_path / "mine")
+    plan_training(
+        TrainingRequest(
+            react, dataset=dataset, base_model=model, runtime=RuntimeName.PERSISTENT, output=tmp_path / "mine"
+        )
+    )
 
 
 def words_of(*words: str) -> str:
@@ -233,14 +240,20 @@ def test_data_proven_with_a_tokenizer_of_other_tokens_is_refused(dataset: Path, 
     source = Source(name=str(proven), sha256=file_hash(proven))
     read_manifest(dataset).model_copy(update={"tokenizer": source}).write(dataset)
     (model / "tokenizer.json").write_text(words_of("1", "2", "+", "never seen"))
-    assert not any("tokenizer" in remark for remark in plan_training(LAPTOP, dataset=dataset, base_model=model).remarks)
+    assert not any(
+        "tokenizer" in remark
+        for remark in plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model=model)).remarks
+    )
     (model / "tokenizer.json").write_text(words_of("2", "1", "+"))
     with pytest.raises(UserError, match="makes other tokens") as caught:
-        plan_training(LAPTOP, dataset=dataset, base_model=model)
+        plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model=model))
     assert str(proven) in caught.value.message
     assert f"keepstate dataset build --runtime persistent --tokenizer {model} --template chatml" in caught.value.hint
     proven.unlink()
-    assert any("to be sure" in remark for remark in plan_training(LAPTOP, dataset=dataset, base_model=model).remarks)
+    assert any(
+        "to be sure" in remark
+        for remark in plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model=model)).remarks
+    )
 
 
 def test_data_proven_with_another_tokenizer_than_qwen3s_is_refused_although_the_model_is_on_the_hub(
@@ -249,11 +262,14 @@ def test_data_proven_with_another_tokenizer_than_qwen3s_is_refused_although_the_
     monkeypatch.setenv("KEEPSTATE_HOME", str(tmp_path))
     dataset = write_dataset(tmp_path / "qwen3", [[("1 + 1", "2")]] * 4, template="qwen3_nothink")
     for name in ("Qwen/Qwen3-8B", "qwen/qwen3-0.6b"):
-        fetched = plan_training(LAPTOP, dataset=dataset, base_model=name, machine=False)
+        fetched = plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model=name), machine=False)
         assert f"keepstate dataset check {dataset} --tokenizer qwen3" in fetched.remarks[-1]
     other = write_dataset(tmp_path / "other", [[("1 + 1", "2")]] * 4)
     assert (
-        "tokenizer" not in plan_training(LAPTOP, dataset=other, base_model="another/model", machine=False).remarks[-1]
+        "tokenizer"
+        not in plan_training(TrainingRequest(LAPTOP, dataset=other, base_model="another/model"), machine=False).remarks[
+            -1
+        ]
     )
     proven, own = tmp_path / "tokenizer.json", qwen3.folder() / "tokenizer.json"
     own.parent.mkdir(parents=True)
@@ -262,13 +278,13 @@ def test_data_proven_with_another_tokenizer_than_qwen3s_is_refused_although_the_
     source = Source(name=str(proven), sha256=file_hash(proven))
     read_manifest(dataset).model_copy(update={"tokenizer": source}).write(dataset)
     with pytest.raises(UserError, match="makes other tokens") as caught:
-        plan_training(LAPTOP, dataset=dataset, base_model="Qwen/Qwen3-8B", machine=False)
+        plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model="Qwen/Qwen3-8B"), machine=False)
     assert "--tokenizer qwen3 --template qwen3_nothink" in caught.value.hint
     with pytest.raises(UserError, match="the config names qwen3_nothink") as caught:
-        plan_training(config_path(RuntimeName.PERSISTENT, laptop=False), dataset=other, machine=False)
+        plan_training(TrainingRequest(config_path(RuntimeName.PERSISTENT, laptop=False), dataset=other), machine=False)
     assert "--tokenizer qwen3 --template qwen3_nothink" in caught.value.hint
     with pytest.raises(UserError, match="needs llama3") as caught:
-        plan_training(LAPTOP, dataset=other, base_model="meta-llama/Llama-3.2-1B", machine=False)
+        plan_training(TrainingRequest(LAPTOP, dataset=other, base_model="meta-llama/Llama-3.2-1B"), machine=False)
     expected = "--tokenizer FOLDER --template llama3, where FOLDER holds the tokenizer of meta-llama/Llama-3.2-1B"
     assert caught.value.hint.endswith(expected), "no tokenizer that is at hand makes this model's tokens"
 
@@ -288,3 +304,18 @@ def test_several_gpus_are_all_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     with pytest.raises(UserError, match="--gpus 2: CUDA_VISIBLE_DEVICES='1' leaves 1"):
         check_machine(read_axolotl_config(A100), tmp_path, 2)
+
+
+def test_what_waits_in_main_memory_must_fit_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Profile `memory`: 4.5 GiB of the host for 16,384 tokens of Qwen3-8B, on every GPU."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(machine, "gpus", lambda: TWO)
+    monkeypatch.setattr(machine, "gpu_free_gib", lambda: (79.0, 79.0))
+    monkeypatch.setattr(machine, "memory_gib", lambda: 8.0)
+    config = read_axolotl_config(A100)
+    check_machine(config, tmp_path, 2)
+    least = config | {"keepstate_profile": "memory"}
+    check_machine(least, tmp_path, 1)
+    with pytest.raises(UserError, match=r"8\.0 GiB of main memory.* 11\.8 GiB with 16,384 tokens") as caught:
+        check_machine(least, tmp_path, 2)
+    assert caught.value.hint == "a shorter context: --max-seq-length 8192; on a larger GPU --profile speed"

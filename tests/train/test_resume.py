@@ -30,10 +30,12 @@ from keepstate.places import SHIPPED
 from keepstate.setup.environments import spec
 from keepstate.train import read_done
 from keepstate.train.axolotl_config import config_path
-from keepstate.train.progress import PROGRESS
+from keepstate.train.progress import PROGRESS, Follower
 from keepstate.train.result import DONE, WEIGHTS
 from keepstate.train.run_folder import LOCK, checkpoints
+from keepstate.train.scores import kept_steps
 from keepstate.train.tracking import FOLDER, PROJECT
+from keepstate.train.trained_for import RUN
 from keepstate.vocabulary import RuntimeName
 
 pytestmark = [pytest.mark.train_env, pytest.mark.timeout(900)]
@@ -42,6 +44,8 @@ ROWS = 120
 SAVE_STEPS = 5
 CUT_AT = {"single": 23, "packed": 12}
 """Steps: between two checkpoints and inside an epoch, so that rows of it are to be skipped."""
+STOPS = {"single": signal.SIGINT, "packed": signal.SIGTERM}
+"""What ends the resumed training once more, after its step: Ctrl-C, and what a scheduler sends."""
 COMMON = {"lora_dropout": 0.1, "num_epochs": 2, "save_steps": SAVE_STEPS, "warmup_steps": 3, "sequence_len": 128}
 SINGLE = COMMON | {"num_epochs": 0.4}
 """It ends inside an epoch."""
@@ -131,6 +135,15 @@ def wait_for_step(out: Path, process: subprocess.Popen[str], step: int) -> None:
     pytest.fail(f"step {step} was not reached: {process.communicate()[1]}")
 
 
+def wait_for_event(out: Path, process: subprocess.Popen[str], event: str) -> None:
+    end = time.monotonic() + 400
+    while time.monotonic() < end and process.poll() is None:
+        if f'"event": "{event}"' in (out / PROGRESS).read_text():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"{event} was not said: {process.communicate()[1]}")
+
+
 @pytest.mark.parametrize("kind", ["single", "packed"])
 def test_cut_and_resumed_equals_uncut(bench: Path, uncut: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
     cut_at, out, never = CUT_AT[kind], tmp_path / "cut", uncut(kind)
@@ -153,7 +166,7 @@ def test_cut_and_resumed_equals_uncut(bench: Path, uncut: Callable[[str], Path],
 
     interrupted = start(bench, kind, out, "--profile", "memory")
     wait_for_step(out, interrupted, reached + 2)
-    interrupted.send_signal(signal.SIGINT)
+    interrupted.send_signal(STOPS[kind])
     said = finish(interrupted, 130)
     assert f"going on from checkpoint-{kept}" in said
     saved = max(steps(out))
@@ -176,10 +189,35 @@ def test_cut_and_resumed_equals_uncut(bench: Path, uncut: Callable[[str], Path],
     assert files(out) == before
 
 
-def test_two_processes_train_what_one_does(bench: Path, uncut: Callable[[str], Path], tmp_path: Path) -> None:
-    """Two on the CPU (gloo), as `--gpus 2` starts them on two GPUs. An epoch has an odd number of packed rows."""
-    alone, out = uncut("packed"), tmp_path / "two"
-    finish(start(bench, "packed", out, "--gpus", "2"))
+def test_two_processes_that_stand_still_and_are_cut_train_what_one_does(
+    bench: Path, uncut: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two on the CPU (gloo), as `--gpus 2` starts them on two GPUs. An epoch has an odd number of packed rows.
+
+    They stand still as for an evaluation, in the middle of an epoch.
+    """
+    alone, out, pause = uncut("packed"), tmp_path / "two", tmp_path / "pause"
+    monkeypatch.setenv("KEEPSTATE_EVAL_STEPS", "4")
+    monkeypatch.setenv("KEEPSTATE_PAUSE", str(pause))
+    interrupted = start(bench, "packed", out, "--gpus", "2")
+    wait_for_step(out, interrupted, 6)
+    pause.touch()
+    wait_for_event(out, interrupted, "stands still")
+    stood_at = max(steps(out))
+    time.sleep(2)
+    assert max(steps(out)) == stood_at
+    pause.unlink()
+    wait_for_step(out, interrupted, max(CUT_AT["packed"], stood_at + 1))
+    follower = Follower(out / PROGRESS)
+    follower.look()
+    assert follower.stood >= 2
+    assert follower.seconds + 2 <= time.time() - (out / RUN).stat().st_mtime
+    assert kept_steps(out)[0] == 4
+    interrupted.send_signal(signal.SIGINT)
+    finish(interrupted, 130)
+    saved = max(steps(out))
+    assert saved < max(steps(alone))
+    assert f"going on from checkpoint-{saved}" in finish(start(bench, "packed", out, "--gpus", "2"))
     trained = {step: row[1:] for step, row in rows_seen(out).items()}
     assert trained == {step: row[1:] for step, row in rows_seen(alone).items()}
     assert losses(out) == pytest.approx(losses(alone), abs=ROUNDING)
@@ -187,6 +225,8 @@ def test_two_processes_train_what_one_does(bench: Path, uncut: Callable[[str], P
     assert done is not None
     assert whole is not None
     assert (done.key, done.steps) == (whole.key, whole.steps)
+    assert (done.processes, whole.processes) == (2, 1)
+    assert "in 2 processes" in (out / "README.md").read_text()
 
 
 def test_what_was_cut_after_its_last_step_takes_no_other_one(

@@ -17,7 +17,7 @@ from keepstate import machine
 from keepstate.errors import UserError
 from keepstate.files import TEMPORARY
 from keepstate.resume import OtherWork
-from keepstate.train import TrainedAdapter, TrainingPlan, launch, plan_training, read_done, train
+from keepstate.train import TrainedAdapter, TrainingPlan, TrainingRequest, launch, plan_training, read_done, train
 from keepstate.train.axolotl_config import WITHOUT_EFFECT, config_path, known_keys, read_axolotl_config
 from keepstate.train.result import DONE, WEIGHTS, write_result
 from keepstate.train.run_folder import (
@@ -46,7 +46,7 @@ def planner(dataset: Path, model: Path, tmp_path: Path) -> Planner:
 
     def make(overrides: Mapping[str, Any] | None = None, **changed: Any) -> TrainingPlan:
         places = {"dataset": dataset, "base_model": model, "output": tmp_path / "out"}
-        return plan_training(LAPTOP, overrides=overrides, **(places | changed))
+        return plan_training(TrainingRequest(LAPTOP, overrides=overrides or {}, **places | changed))
 
     return make
 
@@ -162,9 +162,14 @@ def test_a_finished_adapter_is_not_trained_again_and_what_makes_way_goes_whole(p
     adapter = finish(planned)
     model, out = Path(planned.config["base_model"]), planned.output
     said: list[str] = []
-    assert train(LAPTOP, dataset=dataset, output=out, base_model=model, on_remark=said.append) == adapter
+    assert (
+        train(TrainingRequest(LAPTOP, dataset=dataset, output=out, base_model=model), on_remark=said.append) == adapter
+    )
     assert said[0].endswith("is trained already from this config and data: to repeat it, name another --out")
-    assert train(LAPTOP, dataset=dataset, output=out, base_model=model, fresh=True, on_remark=said.append) == adapter
+    assert (
+        train(TrainingRequest(LAPTOP, dataset=dataset, output=out, base_model=model), fresh=True, on_remark=said.append)
+        == adapter
+    )
     assert said[1] == said[0], "of a demo, which always replaces, nobody gave --fresh"
     write_checkpoint(out / "checkpoint-5")
     (out / PROGRESS).write_text('{"step": 5}\n')
@@ -194,18 +199,20 @@ def test_what_is_finished_is_so_on_a_machine_that_could_not_train_it(
     base = Path(planner().config["base_model"])
     places: dict[str, Any] = {"dataset": dataset, "base_model": base, "output": tmp_path / "out"}
     with pytest.raises(UserError, match="needs a CUDA GPU"):
-        train(config, **places)
+        train(TrainingRequest(config, **places))
     assert not (tmp_path / "out").exists()
-    planned = plan_training(config, machine=False, **places)
+    planned = plan_training(TrainingRequest(config, **places), machine=False)
     prepare(planned, {}, fresh=False)
     adapter = finish(planned)
-    assert train(config, **places) == adapter
-    assert train(config, fresh=True, **places) == adapter, "the same training goes on, or is done, all the same"
+    assert train(TrainingRequest(config, **places)) == adapter
+    assert train(TrainingRequest(config, **places), fresh=True) == adapter, (
+        "the same training goes on, or is done, all the same"
+    )
     with pytest.raises(OtherWork, match="seed: 42 -> 1"):
-        train(config, overrides={"seed": 1}, **places)
+        train(TrainingRequest(config, overrides={"seed": 1}, **places))
     before = files(tmp_path / "out")
     with pytest.raises(UserError, match="needs a CUDA GPU"):
-        train(config, overrides={"seed": 1}, fresh=True, **places)
+        train(TrainingRequest(config, overrides={"seed": 1}, **places), fresh=True)
     assert files(tmp_path / "out") == before, "what cannot be trained here replaces nothing"
 
 
@@ -220,7 +227,7 @@ def test_fresh_replaces_another_training_and_goes_on_with_the_same(
     said: list[str] = []
     monkeypatch.setattr(launch, "_train", lambda *_, fresh: begun.append(fresh))
     places = {"dataset": dataset, "base_model": Path(planned.config["base_model"]), "output": planned.output}
-    train(LAPTOP, overrides={"seed": seed}, fresh=True, on_remark=said.append, **places)
+    train(TrainingRequest(LAPTOP, overrides={"seed": seed}, **places), fresh=True, on_remark=said.append)
     assert begun == [replaces]
     assert [("seed: 42 -> 1" in text, "makes way" in text) for text in said] == [(True, True)] * replaces
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from made_data import write_dataset
 
 from keepstate.cli import train as command
-from keepstate.train import launch
+from keepstate.train import TrainingRequest, launch
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def test_each_has_its_folder_and_seed(arguments: list[str], tmp_path: Path) -> N
 def test_each_has_its_name(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def noted(config: Path, **options: Any) -> SimpleNamespace:
-        asked.append((options["name"], options["overrides"]["seed"], options["output"].name))
-        return SimpleNamespace(name=options["name"], steps=1, seconds=1.0, final_loss=None)
+    def noted(request: TrainingRequest, **_: Any) -> SimpleNamespace:
+        asked.append((request.name, request.overrides["seed"], request.folder().name))
+        return SimpleNamespace(name=request.name, steps=1, seconds=1.0, final_loss=None)
 
     monkeypatch.setattr(launch, "train", noted)
     result = CliRunner().invoke(command.command, [*arguments, "--seed", "1", "--seed", "2", "--seed", "1"])

@@ -13,7 +13,7 @@ from keepstate.errors import UserError
 from keepstate.models.base import Message
 from keepstate.places import SHIPPED
 from keepstate.setup.environments import spec
-from keepstate.train import plan_training
+from keepstate.train import TrainingRequest, plan_training
 from keepstate.train.axolotl_config import (
     CONFIGS,
     PLUGIN_FOLDER,
@@ -194,10 +194,10 @@ def test_thinking_is_off_in_every_turn() -> None:
 
 def test_rows_that_say_what_is_trained_are_read_so(dataset: Path, model: Path) -> None:
     config, manifest = config_path(RuntimeName.PERSISTENT, laptop=True), read_manifest(dataset)
-    planned = plan_training(config, dataset=dataset, base_model=model)
+    planned = plan_training(TrainingRequest(config, dataset=dataset, base_model=model))
     assert "message_field_training" not in planned.config["datasets"][0]
     manifest.model_copy(update={"options": {"train_turns": "last"}}).write(dataset)
-    planned = plan_training(config, dataset=dataset, base_model=model)
+    planned = plan_training(TrainingRequest(config, dataset=dataset, base_model=model))
     assert planned.config["datasets"][0]["message_field_training"] == "train"
 
 

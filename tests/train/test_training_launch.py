@@ -9,7 +9,7 @@ import yaml
 
 from keepstate.errors import UserError
 from keepstate.files import file_hash
-from keepstate.train import TrainedAdapter, plan_training
+from keepstate.train import TrainedAdapter, TrainingRequest, plan_training
 from keepstate.train.axolotl_config import config_path, known_keys, read_axolotl_config
 from keepstate.train.launch import _failure
 from keepstate.train.result import base_revision, model_card
@@ -22,7 +22,7 @@ AGAIN = "the same command"
 
 
 def test_out_of_memory_names_the_flag(dataset: Path, model: Path, tmp_path: Path) -> None:
-    planned = plan_training(LAPTOP, dataset=dataset, output=tmp_path / "out", base_model=model)
+    planned = plan_training(TrainingRequest(LAPTOP, dataset=dataset, output=tmp_path / "out", base_model=model))
     planned.output.mkdir()
     log = planned.output / LOG
     log.write_text("torch.OutOfMemoryError: CUDA out of memory\n")
@@ -35,7 +35,7 @@ def test_out_of_memory_names_the_flag(dataset: Path, model: Path, tmp_path: Path
 
 
 def test_a_failure_is_explained_by_its_own_part_of_the_log(dataset: Path, model: Path, tmp_path: Path) -> None:
-    planned = plan_training(LAPTOP, dataset=dataset, output=tmp_path / "out", base_model=model)
+    planned = plan_training(TrainingRequest(LAPTOP, dataset=dataset, output=tmp_path / "out", base_model=model))
     planned.output.mkdir()
     log = planned.output / LOG
     log.write_text("torch.OutOfMemoryError: CUDA out of memory, in an earlier run: Gr\u00fc\u00dfe\n")
@@ -52,7 +52,7 @@ def test_a_failure_is_explained_by_its_own_part_of_the_log(dataset: Path, model:
 def test_a_full_disk_is_called_so_also_where_the_log_found_no_place(
     dataset: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
-    planned = plan_training(LAPTOP, dataset=dataset, output=tmp_path / "out", base_model=model)
+    planned = plan_training(TrainingRequest(LAPTOP, dataset=dataset, output=tmp_path / "out", base_model=model))
     planned.output.mkdir()
     (planned.output / LOG).write_text("  File tra" if not free else "OSError: [Errno 28] No space left on device")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
@@ -64,11 +64,13 @@ def test_a_full_disk_is_called_so_also_where_the_log_found_no_place(
 def test_resolved_config_is_absolute_and_keeps_what_was_not_given(dataset: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     planned = plan_training(
-        LAPTOP,
-        dataset=dataset,
-        output=out,
-        base_model=model,
-        overrides={"seed": 7, "learning_rate": None, "bf16": True},
+        TrainingRequest(
+            LAPTOP,
+            dataset=dataset,
+            output=out,
+            base_model=model,
+            overrides={"seed": 7, "learning_rate": None, "bf16": True},
+        )
     )
     raw = read_axolotl_config(LAPTOP)
     assert planned.config["seed"] == 7
@@ -112,7 +114,7 @@ def test_services_are_asked_only_by_name(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_model_card_tells_all_that_made_the_adapter(dataset: Path, model: Path) -> None:
-    planned = plan_training(LAPTOP, dataset=dataset, base_model=model)
+    planned = plan_training(TrainingRequest(LAPTOP, dataset=dataset, base_model=model))
     adapter = TrainedAdapter(
         key="k",
         runtime=RuntimeName.PERSISTENT,
@@ -130,6 +132,8 @@ def test_model_card_tells_all_that_made_the_adapter(dataset: Path, model: Path) 
         versions={"axolotl": "0.19.0"},
     )
     card = model_card(adapter, planned.config, planned.manifest)
+    assert "GPUs," not in card
+    assert "on 2 GPUs," in model_card(adapter.model_copy(update={"processes": 2}), planned.config, planned.manifest)
     for text in ("c0ffee", "da7a", "7e3b", "1.2500", "0.5000", "0.7500", "18 tokens/s", "1.5 GiB", "axolotl 0.19.0"):
         assert text in card
     assert yaml.safe_load(card.split("```yaml\n")[1].split("```")[0]) == planned.config

@@ -132,8 +132,11 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
 
 
 def together_on_cpu() -> None:
-    """Let processes without a GPU train together, where Axolotl lets each train alone and names a GPU for its model."""
-    os.environ["ACCELERATE_USE_CPU"] = "true"  # for what starts anew later
+    """Let processes without a GPU train together, where Axolotl lets each train alone and names a GPU for its model.
+
+    accelerate would name the processor `cpu:0`, to which torch does not load an optimiser's checkpoint.
+    """
+    os.environ |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_TORCH_DEVICE": "cpu"}  # for what starts anew later
     PartialState._reset_state()
     PartialState(cpu=True)
     set_place = ModelLoader._set_device_map_config

@@ -2,6 +2,8 @@
 
     KEEPSTATE_PROGRESS=progress.jsonl KEEPSTATE_STOP=stop-requested KEEPSTATE_TRACK=run-name     # what is unset is off
 
+For evaluations beside it see `standstill`.
+
 Runs inside the training environment and imports nothing of keepstate. Does not touch data, loss or optimiser.
 """
 
@@ -11,7 +13,6 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,7 @@ import torch
 from transformers import TrainerCallback
 
 from . import order, threads
+from .standstill import Standstill, as_the_first, clock
 
 LOSS_SECONDS = 600.0
 """What a crash may cost at most."""
@@ -36,11 +38,16 @@ if folder := os.environ.get("KEEPSTATE_PACKAGES"):
 
 def from_environment() -> list[TrainerCallback]:
     """The callbacks that the launcher asked for. Of several processes the first alone tells."""
-    callbacks: list[TrainerCallback] = [Checkpoints(os.environ.get("KEEPSTATE_STOP"))]
-    if int(os.environ.get("RANK", "0")):
+    first, path = not int(os.environ.get("RANK", "0")), os.environ.get("KEEPSTATE_PROGRESS")
+    writer, stop = ProgressWriter(Path(path)) if first and path else None, os.environ.get("KEEPSTATE_STOP")
+    callbacks: list[TrainerCallback] = [Checkpoints(stop)]
+    if (every := os.environ.get("KEEPSTATE_EVAL_STEPS")) and stop:
+        pause = Path(os.environ["KEEPSTATE_PAUSE"])
+        callbacks.insert(0, Standstill(int(every), pause, Path(stop), writer and writer.tell))
+    if not first:
         return callbacks
-    if path := os.environ.get("KEEPSTATE_PROGRESS"):
-        callbacks.append(writer := ProgressWriter(Path(path)))
+    if writer:
+        callbacks.append(writer)
         # A number of threads that somebody set stays; without a GPU several processes were given theirs.
         if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
             callbacks.append(threads.Threads(writer.warn))
@@ -109,30 +116,32 @@ class ProgressWriter(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._start = time.monotonic()
+        self._start = clock()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Start the clock; a resumed run begins above step 0."""
-        self._start = time.monotonic()
+        self._start = clock()
         revision = getattr(getattr(model, "config", None), "_commit_hash", None)
         about = {"versions": installed(), "revision": revision}
-        self._write({"event": "begin", "step": state.global_step, "steps": state.max_steps, **about})
+        self.tell("begin", state, **about)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Pass on what the trainer logs."""
-        self._write({"event": "log", "step": state.global_step, "steps": state.max_steps, **(logs or {})})
+        self.tell("log", state, **(logs or {}))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Say that all steps are done, and what they took at most."""
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        self._write({"event": "end", "step": state.global_step, "steps": state.max_steps, "peak_bytes": peak})
+        self.tell("end", state, peak_bytes=peak)
 
     def warn(self, state: Any, words: str) -> None:
         """Pass on what a user should know."""
-        self._write({"event": "warning", "step": state.global_step, "steps": state.max_steps, "words": words})
+        self.tell("warning", state, words=words)
 
-    def _write(self, entry: dict[str, Any]) -> None:
-        entry["seconds"] = round(time.monotonic() - self._start, 3)
+    def tell(self, event: str, state: Any, **more: Any) -> None:
+        """Append a line."""
+        entry = {"event": event, "step": state.global_step, "steps": state.max_steps, **more}
+        entry["seconds"] = round(clock() - self._start, 3)
         numbers = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in entry.items()
@@ -150,20 +159,20 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, stop_file: str | None) -> None:
         self._stop = Path(stop_file) if stop_file else None
-        self._saved = self._step_began = time.monotonic()
+        self._saved = self._step_began = clock()
         self._longest_step = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Nothing is at stake yet."""
-        self._saved = time.monotonic()
+        self._saved = clock()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the step's clock."""
-        self._step_began = time.monotonic()
+        self._step_began = clock()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save now if the next step would end too late; stop if asked to."""
-        now = time.monotonic()
+        now = clock()
         self._longest_step = max(self._longest_step, now - self._step_began)
         late = now - self._saved + self._longest_step > LOSS_SECONDS
         late, stop = as_the_first(late, self._stop is not None and self._stop.exists())
@@ -174,16 +183,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock of what is at stake anew."""
-        self._saved = time.monotonic()
-
-
-def as_the_first(*flags: bool) -> list[bool]:
-    """What the first of several processes says: each by its own clock, they would wait for each other for ever."""
-    if not torch.distributed.is_initialized():
-        return list(flags)
-    told = torch.tensor(flags, dtype=torch.uint8, device="cuda" if torch.cuda.is_available() else "cpu")
-    torch.distributed.broadcast(told, 0)
-    return [bool(flag) for flag in told.tolist()]
+        self._saved = clock()
 
 
 class LocalTracking(TrainerCallback):  # type: ignore[misc]

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from .standstill import clock
+
 SECONDS = 2.0
 """To look at least: the kernel counts in hundredths, and a moment's work of another program is no reason."""
 STAT = Path("/proc/stat")
@@ -28,7 +30,7 @@ class Threads(TrainerCallback):  # type: ignore[misc]
     def __init__(self, say: Callable[[Any, str], None]) -> None:
         self._most = torch.get_num_threads()
         self._say: Callable[[Any, str], None] | None = say
-        self._seen = self._look()
+        self._seen, self._stood = self._look(), clock.stood
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """What was before, loading and preparing, is no measure."""
@@ -36,6 +38,8 @@ class Threads(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Look, where long enough has passed."""
+        if clock.stood != self._stood:  # others worked while it stood still
+            self._seen, self._stood = self._look(), clock.stood
         then, ours_then, idle_then = self._seen
         now, ours, idle = self._look()
         if now - then < SECONDS or not idle:  # what is free is not known
