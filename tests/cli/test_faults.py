@@ -12,12 +12,14 @@ from pathlib import Path
 
 import click
 import pytest
+from made_results import Made, write_made_cell
 from made_tokenizers import make_tokenizer
 from made_traces import make_trace, write_traces
 from typed import leaves, wrong_commands
 
 from keepstate.cli import cli, run
 from keepstate.setup import qwen3
+from keepstate.vocabulary import RuntimeName
 
 FILLED = {
     "family": "my_tasks.py",
@@ -41,7 +43,9 @@ OURS = re.compile(r"Traceback|Errno|NoneType|<class|object at 0x|[a-z]Error\b(?!
 
 WRITES = {
     "dataset build": "--traces {}/traces --runtime persistent --tokenizer {} --template chatml --jobs 1 --out",
+    "dataset preview": "{}/datasets/persistent --html",
     "init": "",
+    "report": "{}/run --out",
     "tasks generate": "--count 3 --out",
     "tasks new": "",
     "traces collect": "--tasks {}/tasks --runtime react --out",
@@ -49,14 +53,14 @@ WRITES = {
     "traces view": "{}/traces --web --no-open --out",
 }
 """Commands that write, called so that they would; the place follows."""
+WRITES_FILE = {"dataset preview": "page.html", "tasks new": "new.py"}
+"""Those that write one file, and its name."""
 WRITE_NOT_HERE = {
     "bench matrix": "with a server",
     "bench regrade": "only what is owed",
     "bench run": "with a server",
     "dataset check": "a certificate, into a data set",
-    "dataset preview": "of a data set",
     "demo": "with environments",
-    "report": "of results",
     "serve": "with an environment",
     "setup": "environments",
     "train": "with an environment",
@@ -156,13 +160,16 @@ def test_values_that_no_option_takes(name: str, capsys: pytest.CaptureFixture[st
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tasks, traces, rows and a tokenizer."""
+    """Tasks, traces, rows, a tokenizer, a data set and results."""
     folder = tmp_path_factory.mktemp("made")
     assert run(cli, ["tasks", "generate", "--count", "2", "--out", str(folder / "tasks")]) == 0
     write_traces(folder / "traces" / "persistent", [make_trace(number) for number in range(4)])
     row = '{"messages": [{"role": "user", "content": "do"}, {"role": "assistant", "content": "%s"}]}\n' % ("x" * 4000)
     (folder / "rows.jsonl").write_text(row)
     make_tokenizer("chatml", folder)
+    build = WRITES["dataset build"].replace("{}", str(folder)).split()
+    assert run(cli, ["dataset", "build", *build, str(folder / "datasets")]) == 0
+    write_made_cell(folder / "run", "react", RuntimeName.REACT, lambda _: Made(), 2)
     return folder
 
 
@@ -190,14 +197,13 @@ def test_where_nothing_can_be_written(name: str, place: Path, made: Path, capsys
     (place / "file").write_text("mine")
     words = [*name.split(), *WRITES[name].replace("{}", str(made)).split()]
     for out in (closed, place / "file", place / "file" / "below"):
-        target = out / "new.py" if name == "tasks new" else out
-        code, told, err = said([*words, str(target)], capsys)
+        code, told, err = said([*words, str(out / WRITES_FILE.get(name, ""))], capsys)
         assert (code, told) == (2, ""), f"{out}: {err}"
         assert "cannot write" in err, err
         assert str(out) in err
     assert (place / "file").read_text() == "mine"
     with files_of_at_most(200):
-        code, _, err = said([*words, str(place / "full" / "new.py" if name == "tasks new" else place / "full")], capsys)
+        code, _, err = said([*words, str(place / "full" / WRITES_FILE.get(name, ""))], capsys)
     assert code == 2, err
     assert f"{place}/full" in err
     assert not list(place.rglob("*.keepstate.tmp"))

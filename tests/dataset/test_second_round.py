@@ -1,10 +1,10 @@
 """A second round: an adapter's own episodes become training data, but never those on tasks that it is measured on."""
 
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from made_results import Made, made_trace
 
 from keepstate.bench.benchmark_config import BenchmarkConfig, TaskSource
 from keepstate.bench.cells import make_cell
@@ -14,9 +14,6 @@ from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
 from keepstate.tasks import write_tasks
 from keepstate.traces import write_trace
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
-from made_results import Made, made_trace
 
 
 @pytest.fixture
