@@ -74,9 +74,13 @@ class Bench:
         with self.out.open("a") as file:
             print(json.dumps(figures), file=file)
         if "output_tokens_per_second" in figures:
-            with self.out.with_suffix(".md").open("a") as file:
-                print("|", " | ".join(str(figures.get(column, "")) for column in COLUMNS), "|", file=file)
+            table = self.out.with_suffix(".md")
+            head = "" if table.exists() else f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n"
+            with table.open("a") as file:
+                print(f"{head}|", " | ".join(str(figures.get(column, "")) for column in COLUMNS), "|", file=file)
         print(json.dumps(figures), flush=True)
+        if self.replay and figures.get("exit_code"):
+            sys.exit("the recorded episodes are not played")
 
     def _step(self, step: str) -> dict[str, Any]:
         if step == "stop":
@@ -108,6 +112,7 @@ class Bench:
         assert self.process.stderr
         said = []
         late = threading.Timer(self.seconds, self.process.terminate)
+        late.daemon = True  # it must not hold this process back from ending
         late.start()
         for line in self.process.stderr:
             said.append(line.rstrip())
@@ -126,7 +131,7 @@ class Bench:
     def stop(self) -> dict[str, Any]:
         """End it; not by SIGINT, which what a shell runs in the background never gets."""
         if self.process:
-            self.process.send_signal(signal.SIGTERM)
+            self.process.terminate()
             self.process.wait(60)
         self.process = None
         return {}
@@ -172,7 +177,7 @@ class Bench:
         async def ask(client: httpx2.AsyncClient, number: int) -> None:
             body = {
                 "model": names[number % len(names)],
-                "prompt": [rng.randrange(1000, 100_000) for _ in range(200)],
+                "prompt": [rng.randrange(1000, 40_000) for _ in range(200)],
                 "max_tokens": NEW_TOKENS,
                 "temperature": 1.0,
                 "ignore_eos": True,
@@ -209,11 +214,11 @@ class Bench:
 
 
 def _finished(process: subprocess.Popen[Any], seconds: float) -> int:
-    """Its exit code; ended as a user does after so many seconds, what it played by then is kept."""
+    """Its exit code; ended after so many seconds, when what it played by then counts."""
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         return process.wait(60)
 
 

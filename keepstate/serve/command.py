@@ -13,7 +13,7 @@ from keepstate.serve.adapters import max_rank, target_modules
 from keepstate.serve.capacity import GPU_MEMORY
 from keepstate.serve.fitting import TUNED
 from keepstate.serve.serving_plan import ServingPlan
-from keepstate.serve.vllm_arguments import GPU_SHARE
+from keepstate.serve.vllm_arguments import GPU_SHARE, drafted
 from keepstate.setup import environments
 from keepstate.vocabulary import BASE
 
@@ -82,10 +82,11 @@ def command(planned: ServingPlan, python: Path) -> list[str]:
 
 def graph_sizes(planned: ServingPlan) -> list[int]:
     """Of the CUDA graphs that the planned load needs: up to twice the answers at once, as vLLM has it (a step that also
-    reads prompts has more tokens than answers)."""
+    reads prompts has more tokens than answers), each with its drafts, without whose number among them vLLM 0.24 would
+    not start."""
     told = planned.argument("max-num-seqs") or ""
     sequences = int(told) if told.isdecimal() else SEQUENCES  # vLLM says itself what is no number
-    return [size for size in GRAPH_SIZES if size <= 2 * sequences]
+    return [size for size in GRAPH_SIZES if size <= 2 * sequences * (1 + drafted(planned.vllm_arguments))]
 
 
 def own_environment(planned: ServingPlan) -> dict[str, str]:

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from keepstate import machine
 from keepstate.errors import UserError
+from keepstate.files import parse_json
 from keepstate.serve.capacity import GPU_MEMORY
 from keepstate.setup.environments import Device
 
@@ -80,6 +81,15 @@ def kv_cache_of(words: Sequence[str]) -> str:
 def fp8_cache(words: Sequence[str]) -> bool:
     """Whether the key-value cache takes a byte a number instead of two."""
     return kv_cache_of(words).startswith(FP8)
+
+
+def drafted(words: Sequence[str]) -> int:
+    """The most tokens that are drafted at a time for one answer; 0 where none are, or nobody can tell."""
+    try:
+        told = parse_json(argument_of(words, SPECULATION) or "{}")
+        return max(0, int(told.get("num_speculative_tokens", 0)))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return 0  # vLLM says itself what is wrong with it
 
 
 def check_cache(words: Sequence[str], device: Device) -> None:

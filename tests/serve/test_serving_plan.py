@@ -303,6 +303,8 @@ def test_other_machines_ask_with_a_key_only(model: Path) -> None:
         (["max-num-seqs=4"], 4),
         (["max-num-seqs=1"], 2),
         (["max-num-seqs=many"], 14),
+        (["max-num-seqs=1", 'speculative-config={"method": "ngram", "num_speculative_tokens": 8}'], 5),
+        (["max-num-seqs=1", "speculative-config=[8]"], 2),
         (["compilation-config={}"], 0),
     ],
 )

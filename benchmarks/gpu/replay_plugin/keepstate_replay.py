@@ -38,6 +38,7 @@ class Replay:
         self._device: torch.device | None = None
         self._met = self._known = 0
 
+    @torch.inference_mode()
     def follow(self, scheduled: Any) -> None:
         """New requests get rows, ended ones give theirs back."""
         for name in scheduled.finished_req_ids:
@@ -57,6 +58,7 @@ class Replay:
                 self._tokens[row] = torch.from_numpy(whole).to(self._device)
                 self._begins[row] = len(prompt)
 
+    @torch.inference_mode()
     def force(self, logits: torch.Tensor, names: Sequence[str], counts: Sequence[int], places: torch.Tensor) -> None:
         """Raise the recorded tokens' logits.
 

@@ -1,13 +1,13 @@
-"""What a key-value cache of 8 bits changes of answers: `keepstate serve` with and without, on the same conversations.
+"""What a cache of 8 bits and drafts change of answers: `keepstate serve` with and without, one after the other.
 
-    python benchmarks/kv_cache.py --lora persistent=FOLDER ... --traces DATA/persistent ... --out kv_cache.json
+    python benchmarks/answers.py --lora persistent=FOLDER ... --traces DATA/persistent ... --out answers.json
+    python benchmarks/answers.py ... --variant plain --variant fp8 --tasks FOLDER     # and scores of the aligned cells
 
 Each adapter goes on, and so does the base, with conversations of `--traces` (the folder of its name, else the first),
 at every answer: how the log-probabilities of the recorded answer's tokens differ, and whether the greedy answers are
-the same. The servers run one after the other; the first is started twice, since that difference is of no cache.
+the same. `again` is a plain server once more, asked in another order: what differs there is of neither.
 
 KL a token is taken over the 20 likeliest tokens of the first server and all others as one, which is at most the whole.
-Scores: `keepstate bench matrix` against either server, with `--run` of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,12 +26,17 @@ from typing import Any
 import httpx2
 
 from keepstate.serve import plan_serving, serve
-from keepstate.serve.vllm_arguments import KV_CACHE
+from keepstate.serve.vllm_arguments import KV_CACHE, NGRAM, SPECULATION
 from keepstate.traces import BadTrace, iter_traces
 from keepstate.vocabulary import BASE
 
 LIKELIEST = 20
-VARIANTS = {"as-model": [], "as-model again": [], "fp8": [f"{KV_CACHE}=fp8"]}
+VARIANTS = {
+    "plain": [],
+    "again": [],
+    "fp8": [f"{KV_CACHE}=fp8"],
+    "ngram": [f"{SPECULATION}={json.dumps(NGRAM)}"],
+}
 
 Distribution = dict[str, float]
 
@@ -103,6 +110,15 @@ def compare(first: Sequence[Any], other: Sequence[Any]) -> dict[str, float]:
     }
 
 
+def scores(url: str, tasks: Path, folder: Path, names: Sequence[str], variant: str) -> Any:
+    """What each adapter scores in its own runtime, drawn without chance."""
+    words = [sys.executable, "-m", "keepstate", "bench", "matrix", "--base-url", url, "--tasks", tasks.resolve()]
+    words += [word for name in names if name != BASE for word in ("--cells", f"{name}:{name}")]
+    words += ["--context", "1024", "--temperature", "0", "--run", variant, "--json"]
+    done = subprocess.run([*map(str, words)], cwd=folder, capture_output=True, text=True, check=False)
+    return json.loads(done.stdout) if done.returncode == 0 else done.stderr[-500:]
+
+
 def main() -> None:
     """Ask all, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -111,25 +127,33 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, action="append", required=True)
     parser.add_argument("--count", type=int, default=4, help="traces for each model")
     parser.add_argument("--tokens", type=int, default=200, help="of a greedy answer")
-    parser.add_argument("--out", type=Path, default=Path("kv_cache.json"))
+    parser.add_argument(
+        "--variant", action="append", choices=VARIANTS, help="the first is what others are held against"
+    )
+    parser.add_argument("--tasks", type=Path, help="play these with each server, too")
+    parser.add_argument("--out", type=Path, default=Path("answers.json"))
     given = parser.parse_args()
     names = [BASE, *(lora.partition("=")[0] for lora in given.lora)]
     folders = {folder.name: folder for folder in given.traces}
     talks = {name: conversations(folders.get(name, given.traces[0]), given.count) for name in names}
     answers: dict[str, dict[str, list[Any]]] = {}
-    for variant, arguments in VARIANTS.items():
-        planned = plan_serving(base_model=given.base_model, adapters=given.lora, port=0, vllm_args=arguments)
+    played: dict[str, Any] = {}
+    for variant in given.variant or VARIANTS:
+        planned = plan_serving(base_model=given.base_model, adapters=given.lora, port=0, vllm_args=VARIANTS[variant])
         with serve(planned) as server:
             asker, answers[variant] = Asker(f"{server.base_url}/"), {}
-            for name in names:
+            for name in names if variant != "again" else names[::-1]:
                 print(f"{variant}: {name}", flush=True)
                 answers[variant][name] = [
                     {"at": asker.distributions(name, talk), "greedy": asker.greedy(name, talk[:-1], given.tokens)}
                     for talk in talks[name]
                 ]
+            if given.tasks:
+                played[variant] = scores(server.base_url, given.tasks, given.out.resolve().parent, names, variant)
+                print(json.dumps(played[variant]), flush=True)
     first, *others = answers
     found = {other: {name: compare(answers[first][name], answers[other][name]) for name in names} for other in others}
-    given.out.write_text(json.dumps(found, indent=1))
+    given.out.write_text(json.dumps(found | {"scores": played}, indent=1))
     for other, models in found.items():
         for name, figures in models.items():
             print(f"| {other} | {name} |", " | ".join(map(str, figures.values())), "|")
