@@ -148,8 +148,10 @@ class Study:
     def second_round(self) -> None:
         """An adapter that learns from the first round's good episodes, beside its teacher."""
         if self.size.kept is not None and not self._is_done(SECOND):
-            second_round(self.commands, self.size, self.port)
-            self._done(SECOND)
+            code = second_round(self.commands, self.size, self.port)
+            self.partial |= code != 0
+            if code == 0:
+                self._done(SECOND)
 
     def replay(self) -> None:
         """All episodes again without a model: as recorded, and under the lowest cap."""

@@ -16,7 +16,7 @@ from study_play import DRAWN, Match, serve_words
 from study_sizes import SECOND, Size
 
 from keepstate.bench.results import CellResult, read_results
-from keepstate.errors import EXIT_PARTIAL, UserError
+from keepstate.errors import EXIT_PARTIAL, EXIT_USER_ERROR, UserError
 from keepstate.files import write_atomic
 from keepstate.report.figures import MARGIN
 from keepstate.report.significance import paired_difference
@@ -31,10 +31,13 @@ PLAYED_AT = 0.7
 """Temperature of the episodes to learn from: at .2 there is little to choose from."""
 
 
-def second_round(commands: Commands, size: Size, port: int) -> None:
+def second_round(commands: Commands, size: Size, port: int) -> int:
     """Collect, choose, train, and play both adapters; what is finished is not run again.
 
     With too few good episodes nothing is trained.
+
+    Returns:
+        0, or `EXIT_PARTIAL` where episodes are left to play.
 
     Raises:
         UserError: The first round's adapter is not trained, or a command failed.
@@ -47,14 +50,16 @@ def second_round(commands: Commands, size: Size, port: int) -> None:
         _collect(commands, size, port)
         if (rows := _rows(folder)) < size.least_kept:
             commands.say(f"{TEACHER} played {rows} good episodes, fewer than {size.least_kept}: none is trained")
-            return
+            return 0
         _train(commands, size, first.steps)
+    if size.rounded:
+        round_weights(folder / "adapters" / PUPIL / WEIGHTS)
     both = [TEACHER, PUPIL]
     match = Match(SECOND, size.sets[0], size.caps[0], tuple(both), 0, (DRAWN,), run=SECOND)
     with commands.served({"serve-second-round": serve_words(size, both, folder, port)}):
         cells = [word for name in both for word in ("--cells", f"{name}:{ARM}")]
         words = [*match.words(size, port, size.concurrency), *cells]
-        commands.run({"play-second-round": words}, allowed=(0, EXIT_PARTIAL))
+        return commands.run({"play-second-round": words}, allowed=(0, EXIT_PARTIAL))
 
 
 def _collect(commands: Commands, size: Size, port: int) -> None:
@@ -65,20 +70,12 @@ def _collect(commands: Commands, size: Size, port: int) -> None:
     played = ["traces", "collect", "--tasks", "tasks/train", "--runtime", ARM, "--out", f"{SECOND}/traces", *asked]
     with commands.served({"serve-teacher": serve_words(size, [TEACHER], commands.folder, port)}):
         commands.run({"collect-second-round": played}, allowed=(0, EXIT_PARTIAL))
-    made = [
-        "dataset",
-        "build",
-        "--traces",
-        f"{SECOND}/traces",
-        "--runtime",
-        ARM,
-        "--out",
-        f"{SECOND}/datasets",
-        *size.kept,
-    ]
-    made += ["--tokenizer", basemodel.ensure_base_model(), "--max-tokens", size.context, "--val-fraction", 0]
-    commands.run({"build-second-round": made}, allowed=(0, EXIT_PARTIAL))
-    commands.run({"check-second-round": ["dataset", "check", f"{SECOND}/datasets/{ARM}"]})
+    made = ["dataset", "build", "--traces", f"{SECOND}/traces", "--runtime", ARM, "--out", f"{SECOND}/datasets"]
+    made += [*(size.kept or ()), "--max-tokens", size.context, "--val-fraction", 0]
+    made += ["--tokenizer", basemodel.ensure_base_model()]
+    commands.run({"build-second-round": made}, allowed=(0, EXIT_PARTIAL, EXIT_USER_ERROR))  # none is good enough
+    if _rows(commands.folder):
+        commands.run({"check-second-round": ["dataset", "check", f"{SECOND}/datasets/{ARM}"]})
 
 
 def _train(commands: Commands, size: Size, steps: int) -> None:
@@ -86,20 +83,10 @@ def _train(commands: Commands, size: Size, steps: int) -> None:
     config = yaml.safe_load(size.config(ARM)) | {"max_steps": steps}
     write_atomic(commands.folder / SECOND / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     output = commands.folder / "adapters" / PUPIL
-    words = [
-        "train",
-        ARM,
-        "--config",
-        f"{SECOND}/config.yaml",
-        "--dataset",
-        f"{SECOND}/datasets/{ARM}",
-        "--out",
-        output,
-    ]
+    words = ["train", ARM, "--config", f"{SECOND}/config.yaml", "--dataset", f"{SECOND}/datasets/{ARM}"]
+    words += ["--out", output]
     words += ["--base-model", basemodel.ensure_base_model(), "--seed", DRAWN, "--track", "none"]
     commands.run({PUPIL: words})
-    if size.rounded:
-        round_weights(output / WEIGHTS)
 
 
 def second_round_lines(folder: Path) -> list[str]:
