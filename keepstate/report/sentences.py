@@ -333,6 +333,8 @@ def _different_models(figures: Sequence[CellFigures]) -> Iterator[str]:
         yield f"The cells were played on different base models: {differing}."
     if differing := _parted(cells, "template"):
         yield f"The cells were played with different chat templates: {differing}."
+    if differing := _parted(cells, "kv_cache"):
+        yield f"The cells were played with different key-value caches: {differing}."
     for model in dict.fromkeys(cell.config.get("model") for cell in cells):
         served = [cell for cell in cells if cell.config.get("model") == model]
         for key, words in (("weights", "weights"), ("adapter_config", "configuration")):

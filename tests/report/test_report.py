@@ -808,6 +808,7 @@ def with_config(run: Path, name: str, **changes: object) -> None:
         ({"weights": "b" * 64}, "The adapter persistent was not played with the same weights in all cells"),
         ({"adapter_config": {"lora_alpha": 999}}, "The adapter persistent was not played with the same configuration"),
         ({"template": "b" * 64}, "The cells were played with different chat templates"),
+        ({"kv_cache": "fp8"}, "The cells were played with different key-value caches"),
         ({"base": {"weights": "a" * 64, "tokenizer": "b"}}, "The cells were played on different base models"),
     ],
 )
@@ -815,7 +816,7 @@ def test_one_adapter_with_other_contents_in_another_cell_is_said(
     changes: dict[str, object], said: str, tmp_path: Path
 ) -> None:
     known = {"weights": "a" * 64, "adapter_config": {"lora_alpha": 16}, "base": {"weights": "a" * 64, "tokenizer": "a"}}
-    known["template"] = "a" * 64
+    known |= {"template": "a" * 64, "kv_cache": "as-model"}
     for adapter, runtime in (("persistent", PERSISTENT), ("persistent", FORGET), ("forget", FORGET)):
         write_made_cell(tmp_path, adapter, runtime, lambda _: Made(0.5), count=2)
         weights = {"weights": "c" * 64} if adapter == "forget" else {}
