@@ -45,7 +45,12 @@ setup-browser: .venv/.installed-browser ## what tests in a real browser need: it
 	$(CORE) -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r locks/docs.txt
 	touch $@
 
-.PHONY: setup-train setup-serve
+.venv/.installed-ray: .venv/.installed-dev locks/ray.txt
+	$(RUN) setup ray
+	touch $@
+
+.PHONY: setup-ray setup-train setup-serve
+setup-ray: .venv/.installed-ray ## Ray, for more than one machine, in the core environment
 setup-train: setup ## the training environment (.venv-train: Axolotl)
 	$(RUN) setup train
 setup-serve: setup ## the serving environment (.venv-serve: vLLM)
@@ -53,17 +58,19 @@ setup-serve: setup ## the serving environment (.venv-serve: vLLM)
 
 # --- the laptop loop --------------------------------------------------------------------------------------------
 
-.PHONY: demo doctor test test-core test-browser test-loop lint docs
+.PHONY: demo doctor test test-core test-browser test-ray test-loop lint docs
 demo: setup ## the whole loop on this machine: tasks to report, no GPU needed
 	$(RUN) demo
 doctor: setup ## what this machine can do, what is missing and the command that mends it
 	$(RUN) doctor
-test: test-core test-browser test-loop ## every test, with the set-up it needs
+test: test-core test-browser test-ray test-loop ## every test, with the set-up it needs
 test-core: setup-dev ## tests of the core environment (five minutes)
-	$(CORE) -m pytest -m "not e2e and not train_env and not serve_env and not gpu and not browser"
+	$(CORE) -m pytest -m "not e2e and not train_env and not serve_env and not gpu and not browser and not ray"
 # Half of a page is what a browser makes of it.
 test-browser: setup-browser ## tests in a real browser (half a minute)
 	$(CORE) -m pytest -n 0 -m browser
+test-ray: setup-ray ## tests on clusters of several nodes on this machine (a minute)
+	$(CORE) -m pytest -n 0 -m ray
 # Two modules at a time, of 4 to 5 GiB each: mostly they load packages on one processor. Threads of two trainings that
 # share processors wait for each other, so one thread each.
 test-loop: setup-dev setup-train setup-serve ## tests that train and serve for real

@@ -25,7 +25,7 @@ from keepstate.errors import UserError
 from keepstate.places import IN_CHECKOUT, SHIPPED, home, is_writable, shipped
 from keepstate.serve.ports import is_free, served_names
 from keepstate.serve.serving_plan import PORT
-from keepstate.setup import basemodel, environments, qwen3
+from keepstate.setup import basemodel, environments, qwen3, ray
 from keepstate.setup.environments import Name, State
 from keepstate.train.sizes import cpu_memory_gib
 from keepstate.vocabulary import Rung
@@ -78,7 +78,7 @@ def examine(*, sandbox: bool = True) -> list[Finding]:
         sandbox: Also run the sandbox's self-test.
     """
     findings = [*_machine(), _core(), *map(_environment, environments.NAMES), _torch_index(), _base_model()]
-    findings += [_qwen3(), *([_sandbox()] if sandbox else []), _port()]
+    findings += [_qwen3(), _ray(), *([_sandbox()] if sandbox else []), _port()]
     return [finding for finding in findings if finding is not None]
 
 
@@ -209,6 +209,14 @@ def _qwen3() -> Finding:
         "not here, and no npm to fetch it; only data for Qwen3-8B needs it",
         f"install Node.js, then: {command}",
     )
+
+
+def _ray() -> Finding:
+    """What more than one machine needs."""
+    if (found := ray.installed()) == ray.locked():
+        return Finding("Ray", Mark.OK, found)
+    text = f"{found} is here, {ray.locked()} is locked" if found else "not installed; only --engine ray needs it"
+    return Finding("Ray", Mark.WARN, text, ray.COMMAND)
 
 
 def _sandbox() -> Finding:

@@ -18,6 +18,7 @@ lock() { # lock OUTPUT ARGUMENT...: resolve into locks/OUTPUT
 lock core.txt --universal pyproject.toml locks/core.in
 lock dev.txt --universal --constraints locks/core.txt --group dev pyproject.toml locks/core.in
 lock browser.txt --universal --constraints locks/dev.txt locks/browser.in
+lock ray.txt --universal --constraints locks/dev.txt locks/ray.in
 lock docs.txt --universal --constraints locks/dev.txt locks/docs.in
 
 # The CPU environments: Python 3.11 on x86-64 Linux. Torch is left to torch-cpu.txt, which is installed with them.

@@ -40,6 +40,10 @@ OWN_ENVIRONMENT = {path for path in ELSEWHERE if "guest" not in path.split("/")}
 """What needs the packages of `.venv-train` or `.venv-serve`: never imported by the core."""
 
 
+EXTRAS = {"play/cluster.py": {"ray"}}
+"""Where an optional extra is imported, in functions alone: whoever does not ask for it need not have it."""
+
+
 TOP_LEVEL = {
     "__main__.py": {"cli"},
     "doctor.py": {"setup", "runtimes", "train", "serve"},
@@ -179,7 +183,13 @@ def test_imports_flow_one_way(path: str) -> None:
 
 @pytest.mark.parametrize("path", [f for f in FILES if f not in OWN_ENVIRONMENT])
 def test_the_core_imports_nothing_heavy(path: str) -> None:
-    assert not {name.split(".")[0] for name in imports_of(path)} & HEAVY
+    assert {name.split(".")[0] for name in imports_of(path)} & HEAVY == EXTRAS.get(path, set())
+
+
+@pytest.mark.parametrize("path", EXTRAS)
+def test_an_extra_is_imported_where_it_is_asked_for(path: str) -> None:
+    code = f"import sys, {module_of(path)}; print(*{EXTRAS[path]} & sys.modules.keys())"
+    assert not subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_the_core_imports_nothing_of_other_environments() -> None:

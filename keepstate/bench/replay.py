@@ -25,6 +25,7 @@ from keepstate.errors import UserError
 from keepstate.models.base import ContextOverflow, Reply
 from keepstate.models.scripted import ScriptedModel
 from keepstate.play.admission import Admission
+from keepstate.play.engine import Engine
 from keepstate.play.jobs import Job, play
 from keepstate.play.tally import Tally
 from keepstate.tasks.base import Task
@@ -227,6 +228,7 @@ async def replay(
     isolation: str = AUTO,
     allow_unsafe: bool = False,
     concurrency: int = 8,
+    engine: Engine | None = None,
     on_progress: Callable[[Sequence[Tally]], None] = lambda _: None,
 ) -> list[FolderReplay]:
     """Replay every trace below `root`.
@@ -238,6 +240,7 @@ async def replay(
         isolation: Rung of the sandbox.
         allow_unsafe: Run the recorded code without a sandbox where there is none.
         concurrency: Episodes at once.
+        engine: The machines that play; this one where None.
         on_progress: Called at the start and after every episode.
 
     Returns:
@@ -264,7 +267,7 @@ async def replay(
                 tallies[path.parent].total -= 1
             else:
                 jobs.append(replace(job, isolation=isolation))
-        await play([(Admission(concurrency), jobs)], allow_unsafe=allow_unsafe, on_over=over)
+        await play([(Admission(concurrency), jobs)], allow_unsafe=allow_unsafe, engine=engine, on_over=over)
     return [*found.values()]
 
 

@@ -24,6 +24,7 @@ from keepstate.models.base import Model
 from keepstate.models.endpoint import Endpoint
 from keepstate.models.server import GRACE_SECONDS, ServerModel
 from keepstate.play.admission import Pools
+from keepstate.play.engine import Engine
 from keepstate.play.jobs import Job, Once, play
 from keepstate.play.tally import Tally
 from keepstate.resume import OtherWork
@@ -44,6 +45,7 @@ async def bench(
     concurrency: int | None = None,
     isolation: str | None = None,
     allow_unsafe: bool = False,
+    engine: Engine | None = None,
     on_progress: Callable[[Sequence[Tally]], None] = lambda _: None,
 ) -> list[Tally]:
     """Play every cell against its server.
@@ -56,6 +58,7 @@ async def bench(
             where None.
         isolation: Rung of the sandbox; the configs' own where None.
         allow_unsafe: Run model-written code without a sandbox where there is none.
+        engine: The machines that play; this one where None.
         on_progress: See `play_cells`.
 
     Raises:
@@ -79,6 +82,7 @@ async def bench(
             pools={url: {server.base_url: server.pool_tokens for server in alike} for url, alike in servers.items()},
             isolation=isolation,
             allow_unsafe=allow_unsafe,
+            engine=engine,
             on_progress=on_progress,
         )
 
@@ -89,7 +93,7 @@ async def _servers(configs: Sequence[BenchmarkConfig]) -> dict[str, list[ServerI
     return {url: await ask_servers(url, [config for config in configs if config.base_url == url]) for url in urls}
 
 
-async def play_cells(
+async def play_cells(  # noqa: PLR0913 - one parameter an option
     cells: Sequence[Cell],
     *,
     player: Player | None = None,
@@ -98,6 +102,7 @@ async def play_cells(
     pools: Mapping[str, Mapping[str, int | None]] | None = None,
     isolation: str | None = None,
     allow_unsafe: bool = False,
+    engine: Engine | None = None,
     on_progress: Callable[[Sequence[Tally]], None] = lambda _: None,
 ) -> list[Tally]:
     """Play what is missing in all cells.
@@ -111,6 +116,7 @@ async def play_cells(
             of each holds, where known.
         isolation: Rung of the sandbox; the cells' own where None.
         allow_unsafe: Run model-written code without a sandbox where there is none.
+        engine: The machines that play; this one where None.
         on_progress: Called at the start and after every episode.
 
     Returns:
@@ -145,7 +151,7 @@ async def play_cells(
         alike = {url: (pools or {}).get(url) or {url: None} for url in owed}
         admissions = {url: Pools(alike[url], context).admission(limit, alike[url], max_tokens) for url in owed}
         queues = [(admissions[url], _interleaved(lists)) for url, lists in owed.items()]
-        await play(queues, allow_unsafe=allow_unsafe, on_over=over)
+        await play(queues, allow_unsafe=allow_unsafe, engine=engine, on_over=over)
     return tallies
 
 

@@ -19,6 +19,8 @@ from keepstate.cli._options import (
     RuntimeType,
     base_url_option,
     concurrency_option,
+    engine_of,
+    engine_options,
     family_option,
     fresh_option,
     json_option,
@@ -64,6 +66,7 @@ ALL = "all"
 @seed_option
 @limits_options(least_tool_calls=2)
 @concurrency_option(8)
+@engine_options()
 @sandbox_options(AUTO)
 @fresh_option
 @json_option
@@ -119,8 +122,9 @@ def command(  # noqa: PLR0913 - one parameter an option
         served.pools = pools_of(asked, model_name)
         served.watch = partial(Watch, told, name=model_name)
     play = served.collect if served else collect
-    with TallyDisplay() as shown:
-        eventloop.run(play(plan, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=shown))
+    within: dict[str, Any] = {"isolation": isolation, "allow_unsafe": allow_unsafe}
+    with engine_of(options) as engine, TallyDisplay() as shown:
+        eventloop.run(play(plan, engine=engine, on_progress=shown, **within))
     tallies = shown.last or ()
     _report(tallies, as_json)
     for line in served.words(sum(tally.total - tally.done for tally in tallies)) if served else ():

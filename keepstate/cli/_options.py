@@ -12,7 +12,8 @@ Loads nothing that `--help` of a command need not wait for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +25,7 @@ from keepstate.vocabulary import RuntimeName
 if TYPE_CHECKING:
     from keepstate.bench.sweep import Sweep
     from keepstate.models.base import Sampling
+    from keepstate.play.engine import Engine
     from keepstate.traces.record import Limits
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -174,6 +176,37 @@ def concurrency_option(default: int | None = None) -> Option[Any]:
         show_default=default is not None,
         help=f"Episodes at once{otherwise}.",
     )
+
+
+def engine_options() -> Option[Any]:
+    """Which machines play; `engine_of` takes it from what click hands over."""
+    return together(
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="This machine, or all nodes of a Ray cluster.",
+        ),
+        click.option("--address", help="Of that cluster: auto, or HOST:PORT; else one of this machine is started."),
+    )
+
+
+@contextmanager
+def engine_of(options: dict[str, Any]) -> Iterator[Engine | None]:
+    """Take the options of `engine_options` out of `options`; the engine is had as long as the context lasts."""
+    name, address = options.pop("engine"), options.pop("address")
+    if name == "local":
+        if address is not None:
+            raise click.UsageError("--address belongs to --engine ray")
+        yield None
+        return
+    from keepstate.play.cluster import cluster
+
+    if address is None:
+        click.echo("starting Ray on this machine", err=True)
+    with cluster(address) as engine:
+        yield engine
 
 
 def key_file_option(of: str = "the server asks for", *, expose: bool = False) -> Option[Any]:

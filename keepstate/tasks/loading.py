@@ -74,6 +74,12 @@ def _refuse_others_modules(path: Path) -> None:
             )
 
 
+def named_as(kind: type[Family]) -> str:
+    """What a user types for a family that was loaded from his file or module: the file's path, or the module."""
+    module = kind.__module__
+    return str(sys.modules[module].__file__) if module.startswith(_OF_FILE) else module
+
+
 def from_module(dotted: str) -> Family:
     """The family in an importable module; the current folder is on the path.
 

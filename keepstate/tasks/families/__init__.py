@@ -19,7 +19,7 @@ from keepstate.errors import UserError
 from keepstate.tasks import aside
 from keepstate.tasks.base import Environment, Task
 from keepstate.tasks.family import Family
-from keepstate.tasks.loading import from_entry_point, from_file, from_module, place_of, the_family
+from keepstate.tasks.loading import from_entry_point, from_file, from_module, named_as, place_of, the_family
 
 GROUP = "keepstate.families"
 _NAMED: dict[str, Family] = {}
@@ -93,6 +93,11 @@ def use_family(named: str) -> Family:
         raise UserError(f"{named}: another family is called {found.name!r}: {taken}", "set another name = ... in it")
     _NAMED[found.name] = found
     return found
+
+
+def named_families() -> tuple[tuple[str, str], ...]:
+    """The families that the user named: what names each in another process of his, and its source."""
+    return tuple((named_as(type(found)), found.source) for found in _NAMED.values() if found.source)
 
 
 def family_of(task: Task) -> Family:

@@ -1,0 +1,358 @@
+"""The engine over all nodes of a Ray cluster, the optional extra `[ray]`.
+
+    with cluster("auto") as engine:
+        eventloop.run(bench(configs, run, engine=engine))
+
+An actor a node plays episodes there (`keepstate.play.node`); everything else stays in this process. A node that dies
+loses its episodes in flight alone, which are played again; one that comes, or comes back, takes part. Ray is imported
+here and nowhere else. Starts servers of no model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from keepstate.agents.episode import attributed
+from keepstate.errors import EpisodeFailure, UserError
+from keepstate.models.base import PATIENCE, ContextOverflow, Message, Model, Sampling
+from keepstate.models.endpoint import KEY, REMOTE_KEY
+from keepstate.play.engine import NodeGone, Player, ToPlay
+from keepstate.play.node import (
+    Answered,
+    Asked,
+    Begin,
+    Drop,
+    Event,
+    Node,
+    Opened,
+    Outbox,
+    Played,
+    Setting,
+    Stopped,
+    program,
+)
+from keepstate.setup.ray import COMMAND
+from keepstate.tasks.families import named_families
+from keepstate.traces.record import Failure, Trace
+from keepstate.vocabulary import Origin
+
+SAME = "install the same keepstate[ray], in the same Python, on every node; then repeat the command"
+LOOK_SECONDS = 2.0
+"""Between two looks at which nodes there are."""
+START_SECONDS = 120.0
+"""In which a node must be able to play: it loads keepstate from a disk that may be far."""
+WAIT_SECONDS = 60.0
+"""How long a run without any node waits for one."""
+FAILED_IN_A_ROW, REST_SECONDS = 3, 60.0
+"""So many failures of sandbox or runtime and a node rests: else one with a full disk, which fails at once, would get
+every episode."""
+STORE_BYTES = 256 * 2**20
+"""Of a cluster that we start: messages of more than 100 KB pass through it."""
+
+
+@dataclass(eq=False)
+class NodeActor:
+    """A node's actor, as the driver sees it."""
+
+    actor: Any
+    name: str
+    cpus: float
+    orders: Outbox = field(default_factory=Outbox)
+    open: dict[int, asyncio.Queue[Event | Exception]] = field(default_factory=dict)
+    """Where events of an episode go, by its key."""
+    serving: asyncio.Task[None] | None = None
+    gone: str = ""
+    """Why it plays no more."""
+    failed: deque[float] = field(default_factory=lambda: deque(maxlen=FAILED_IN_A_ROW))
+    """When episodes failed there one after another, on the clock of `time.monotonic`."""
+
+    @property
+    def rests(self) -> bool:
+        """Whether it failed too often just now."""
+        return len(self.failed) == FAILED_IN_A_ROW and time.monotonic() - self.failed[-1] < REST_SECONDS
+
+    def note(self, trace: Trace) -> None:
+        """An episode is over there."""
+        if trace.failure and trace.failure.origin in (Origin.SANDBOX, Origin.RUNTIME):
+            self.failed.append(time.monotonic())
+        else:
+            self.failed.clear()
+
+    async def serve(self) -> None:
+        """Send orders and take events until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._send())
+            group.create_task(self._receive())
+
+    async def _send(self) -> None:
+        while True:
+            await self.actor.give.remote(await self.orders.take())
+
+    async def _receive(self) -> None:
+        while True:
+            for event in await self.actor.take.remote():
+                if event.key in self.open:
+                    self.open[event.key].put_nowait(event)
+
+    def lose(self, why: str) -> None:
+        """It is gone: all that it plays is lost, and told once."""
+        self.gone = why
+        for number, events in enumerate(self.open.values()):
+            events.put_nowait(NodeGone("" if number else why))
+
+
+class Cluster:
+    """The engine. Made by `cluster`."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._workers: dict[str, NodeActor] = {}
+        self._refused: set[str] = set()
+        self._keys = itertools.count()
+
+    @asynccontextmanager
+    async def ready(self, rungs: Collection[str], *, allow_unsafe: bool) -> AsyncIterator[Player]:
+        """See `Engine`; every node that is there now must be able to play.
+
+        Actors stay for the next time.
+        """
+        setting = Setting(tuple(sorted(rungs)), allow_unsafe, named_families())
+        joining = await asyncio.gather(
+            *(self._join(node, setting) for node in await self._nodes()), return_exceptions=True
+        )
+        looking = asyncio.get_running_loop().create_task(self._look(setting))
+        try:
+            for failed in filter(None, joining):
+                raise failed
+            if not self._workers:
+                raise UserError("the Ray cluster has no node with a CPU", "see: ray status")
+            yield self._play
+        finally:
+            tasks = [looking, *(worker.serving for worker in self._workers.values() if worker.serving)]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for worker in self._workers.values():
+                worker.serving, worker.open, worker.orders = None, {}, Outbox()
+
+    def close(self) -> None:
+        """End the actors."""
+        for worker in self._workers.values():
+            self._ray.kill(worker.actor)
+        self._workers.clear()
+
+    async def _nodes(self) -> list[dict[str, Any]]:
+        """Nodes that live and have a CPU to give."""
+        nodes = await asyncio.to_thread(self._ray.nodes)
+        return [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+
+    async def _look(self, setting: Setting) -> None:
+        """Let nodes take part that come; and the same ones anew whose actor alone died."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for node in await self._nodes():
+                if node["NodeID"] not in self._workers and node["NodeID"] not in self._refused:
+                    try:
+                        await self._join(node, setting)
+                    except UserError as error:
+                        self._refused.add(node["NodeID"])
+                        print(f"{error.message}; it takes no part", file=sys.stderr, flush=True)
+
+    async def _join(self, node: dict[str, Any], setting: Setting) -> None:
+        """Let a node play.
+
+        Raises:
+            UserError: It cannot; says why.
+        """
+        identity, name = node["NodeID"], f"the node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+        worker = self._workers.get(identity) or NodeActor(self._actor(identity), name, node["Resources"]["CPU"])
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                opened = await worker.actor.open.remote(setting)
+        except TimeoutError:
+            opened = Stopped(-1, f"it was not ready within {START_SECONDS:g} s", "look at its load and its disk")
+        except self._ray.exceptions.RayError as error:
+            self._workers.pop(identity, None)
+            opened = Stopped(-1, _words(error), SAME)
+        if isinstance(opened, Opened) and opened.program != program():
+            words = f"it runs {opened.program}, this is {program()}"
+            opened = Stopped(-1, words, SAME)
+        if isinstance(opened, Stopped):
+            with suppress(self._ray.exceptions.RayError):
+                self._ray.kill(worker.actor)
+            raise UserError(f"{name} cannot play: {opened.message}", opened.hint)
+        self._workers[identity] = worker
+        worker.serving = asyncio.get_running_loop().create_task(self._serve(identity, worker))
+
+    def _actor(self, identity: str) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        place = NodeAffinitySchedulingStrategy(identity, soft=False)
+        return self._ray.remote(Node).options(num_cpus=0, scheduling_strategy=place).remote()
+
+    async def _serve(self, identity: str, worker: NodeActor) -> None:
+        """Serve a node until it is gone; then it is looked for anew."""
+        try:
+            await worker.serve()
+        except* Exception as errors:
+            del self._workers[identity]
+            with suppress(self._ray.exceptions.RayError):
+                self._ray.kill(worker.actor)
+            worker.lose(f"{worker.name} is gone: {_words(errors.exceptions[0])}")
+
+    async def _free(self) -> NodeActor:
+        """The emptiest node for its processors; waits a while where there is none.
+
+        Raises:
+            UserError: None came.
+        """
+        waited = time.monotonic()
+        while not self._workers:
+            if time.monotonic() - waited > WAIT_SECONDS:
+                raise UserError(
+                    f"no node of the Ray cluster is left, and none came within {WAIT_SECONDS:g} s",
+                    "see: ray status; then repeat the command: finished episodes are kept",
+                )
+            await asyncio.sleep(LOOK_SECONDS / 4)
+        healthy = [worker for worker in self._workers.values() if not worker.rests] or self._workers.values()
+        return min(healthy, key=lambda worker: (len(worker.open) + 1) / worker.cpus)
+
+    async def _play(self, episode: ToPlay, model: Model) -> Trace:
+        """Let a node play, and answer for the model."""
+        worker, key = await self._free(), next(self._keys)
+        events = worker.open[key] = asyncio.Queue()
+        sampling = getattr(model, "sampling", None)
+        sampling = sampling if isinstance(sampling, Sampling) else None
+        worker.orders.put(Begin(key, episode, model.name, sampling, getattr(model, "patience", PATIENCE)))
+        messages: list[Message] = []
+        answering: asyncio.Task[None] | None = None
+        try:
+            while True:
+                event = await events.get()
+                if isinstance(event, Asked):
+                    messages += event.messages
+                    answering = asyncio.get_running_loop().create_task(_answer(worker, event, model, tuple(messages)))
+                elif isinstance(event, Played):
+                    worker.note(event.trace)
+                    return event.trace
+                else:
+                    raise event.error() if isinstance(event, Stopped) else event
+        finally:
+            if answering is not None:
+                answering.cancel()
+            if worker.open.pop(key, None) is not None and not worker.gone:
+                worker.orders.put(Drop(key))
+
+
+async def _answer(worker: NodeActor, asked: Asked, model: Model, messages: tuple[Message, ...]) -> None:
+    """Ask the model, and send what it says; what ends the run goes to the episode's own events."""
+    try:
+        with attributed(Origin.MODEL):
+            reply = await model.reply(messages, seed=asked.seed, turn=asked.turn)
+        worker.orders.put(Answered(asked.key, reply))
+    except EpisodeFailure as failure:
+        worker.orders.put(Answered(asked.key, Failure(origin=failure.origin, message=failure.message)))
+    except ContextOverflow as overflow:
+        worker.orders.put(Answered(asked.key, overflow))
+    except UserError as error:
+        if asked.key in worker.open:
+            worker.open[asked.key].put_nowait(error)
+
+
+def _words(error: BaseException) -> str:
+    """What Ray says, in one line."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+@contextmanager
+def cluster(address: str | None = None) -> Iterator[Cluster]:
+    """The engine of a Ray cluster.
+
+    Args:
+        address: `auto` for the one that runs here, or `HOST:PORT`; None starts one of this machine alone, which ends,
+            with all its files, when the block does.
+
+    Raises:
+        UserError: Ray is not installed, no cluster is there, or it is of other versions.
+    """
+    ray = _ray(alone=address is None)
+    with _alone(ray) if address is None else _connected(ray, address):
+        engine = Cluster(ray)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def _ray(*, alone: bool) -> Any:
+    """Ray, with its reports to its makers switched off; of a cluster of our own all listens on the loopback alone.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if alone:  # Ray's words for "there are no other machines"; read when it is imported
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--engine ray needs Ray, which is not installed", f"install it: {COMMAND}") from error
+    return ray
+
+
+QUIET = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
+
+
+@contextmanager
+def _alone(ray: Any) -> Iterator[None]:
+    """A cluster of this machine. Its processes end with this one, however that ends."""
+    keys = {name: os.environ.pop(name) for name in (KEY, REMOTE_KEY) if name in os.environ}
+    folder = tempfile.mkdtemp(prefix="keepstate-ray-", dir=_short_folder())
+    try:
+        ray.init("local", _temp_dir=folder, object_store_memory=STORE_BYTES, **QUIET)
+        os.environ.update(keys)
+        yield
+    finally:
+        os.environ.update(keys)
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _short_folder() -> str | None:
+    """Where Ray's sockets have names that the kernel takes: 107 bytes, of which Ray's own part are 85."""
+    return "/tmp" if len(tempfile.gettempdir()) > 20 else None
+
+
+@contextmanager
+def _connected(ray: Any, address: str) -> Iterator[None]:
+    """A cluster that others started, and end."""
+    if "://" in address:
+        raise UserError(f"--address {address} is none of a cluster", "on a node of it: --address auto, or HOST:PORT")
+    try:
+        ray.init(address, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise UserError(
+            f"no Ray cluster can be joined by --address {address}: {_words(error)}",
+            "on a node of it, see: ray status; without --address one of this machine alone is started",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

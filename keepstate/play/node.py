@@ -1,0 +1,256 @@
+"""The side of a cluster's node: plays episodes in sandboxes of its own, and asks the driver for every answer.
+
+So a node needs no way to a model server and no key, and what decides (admission, retries, budget, records) is in one
+place. Orders come and events go in batches, as a message costs as much as a turn does (1 ms). Knows nothing of Ray:
+`keepstate.play.cluster` makes an actor of `Node`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import platform
+import traceback
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from keepstate.errors import EpisodeFailure, UserError
+from keepstate.models.base import ContextOverflow, Message, Model, Reply, Sampling
+from keepstate.play.engine import Here, Player, ToPlay
+from keepstate.tasks.families import use_family
+from keepstate.traces.record import Failure, Trace
+
+GATHER_SECONDS = 0.005
+"""For which what is to be sent is gathered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a node plays with."""
+
+    rungs: tuple[str, ...]
+    allow_unsafe: bool
+    families: tuple[tuple[str, str], ...] = ()
+    """Families that the user named: how, and their sources, which tell what is in their files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A node that can play."""
+
+    program: str
+    """Which keepstate runs there, and in which Python."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Order: play an episode. Name, sampling and patience are its model's."""
+
+    key: int
+    episode: ToPlay
+    name: str
+    sampling: Sampling | None
+    patience: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Order: the model answered, or could not."""
+
+    key: int
+    reply: Reply | Failure | ContextOverflow
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Order: nobody waits for this episode any more."""
+
+    key: int
+
+
+Order = Begin | Answered | Drop
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Event: the model is asked. Only what is new of the conversation is sent."""
+
+    key: int
+    messages: tuple[Message, ...]
+    seed: int
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """Event: an episode is over."""
+
+    key: int
+    trace: Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Event, or what comes of `Node.open`: an error that a user can mend; without a hint one that he cannot."""
+
+    key: int
+    message: str
+    hint: str
+
+    def error(self) -> Exception:
+        """What to raise."""
+        return UserError(self.message, self.hint) if self.hint else RuntimeError(self.message)
+
+
+Event = Asked | Played | Stopped
+
+
+class Outbox:
+    """What waits to be sent; taken all at once."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Order | Event] = []
+        self._filled = asyncio.Event()
+
+    def put(self, each: Order | Event) -> None:
+        """Add to it."""
+        self._waiting.append(each)
+        self._filled.set()
+
+    def close(self) -> None:
+        """Let who waits go, with nothing."""
+        self._waiting = []
+        self._filled.set()
+
+    async def take(self) -> list[Order | Event]:
+        """All that is there, as soon as there is something."""
+        await self._filled.wait()
+        await asyncio.sleep(GATHER_SECONDS)
+        self._filled.clear()
+        taken, self._waiting = self._waiting, []
+        return taken
+
+
+class Asking:
+    """The model of an episode, who answers through the driver."""
+
+    def __init__(self, begin: Begin, outbox: Outbox) -> None:
+        self.name, self.sampling, self.patience = begin.name, begin.sampling, begin.patience
+        self._key, self._outbox = begin.key, outbox
+        self._sent = 0
+        self._answer: asyncio.Future[Reply] | None = None
+
+    async def reply(self, messages: Sequence[Message], *, seed: int, turn: int) -> Reply:
+        """Its answer, as the driver has it.
+
+        Raises:
+            EpisodeFailure: It could not be asked.
+            ContextOverflow: The conversation is too long for it.
+        """
+        self._answer = asyncio.get_running_loop().create_future()
+        self._outbox.put(Asked(self._key, tuple(messages[self._sent :]), seed, turn))
+        self._sent = len(messages)
+        return await self._answer
+
+    def answered(self, reply: Reply | Failure | ContextOverflow) -> None:
+        """Hand the answer over, if it is still waited for."""
+        if self._answer is None or self._answer.done():
+            return
+        if isinstance(reply, Reply):
+            self._answer.set_result(reply)
+        elif isinstance(reply, Failure):
+            self._answer.set_exception(EpisodeFailure(reply.origin, reply.message))
+        else:
+            self._answer.set_exception(reply)
+
+
+class Node:
+    """Plays on one machine, for one driver."""
+
+    def __init__(self) -> None:
+        self._setting: Setting | None = None
+        self._stack = AsyncExitStack()
+        self._player: Player | None = None
+        self._outbox = Outbox()
+        self._playing: dict[int, tuple[asyncio.Task[None], Asking]] = {}
+
+    async def open(self, setting: Setting) -> Opened | Stopped:
+        """Begin anew: with no episode, and with sandboxes and families as asked; what is open as asked stays open."""
+        self._outbox.close()
+        self._outbox = Outbox()
+        await self._drop_all()
+        try:
+            if setting != self._setting:
+                await self._stack.aclose()
+                self._setting, self._stack = None, AsyncExitStack()
+                for named, source in setting.families:
+                    _use(named, source)
+                ready = Here().ready(setting.rungs, allow_unsafe=setting.allow_unsafe)
+                self._player = await self._stack.enter_async_context(ready)
+                self._setting = setting
+        except UserError as error:
+            return Stopped(-1, error.message, error.hint)
+        return Opened(program())
+
+    async def give(self, orders: Sequence[Order]) -> None:
+        """Take orders."""
+        for order in orders:
+            if isinstance(order, Begin):
+                asking = Asking(order, self._outbox)
+                task = asyncio.get_running_loop().create_task(self._play(order, asking, self._outbox))
+                self._playing[order.key] = (task, asking)
+            elif order.key in self._playing:
+                task, asking = self._playing[order.key]
+                if isinstance(order, Answered):
+                    asking.answered(order.reply)
+                else:
+                    task.cancel()
+
+    async def take(self) -> list[Order | Event]:
+        """What happened since the last call; waits until something has."""
+        return await self._outbox.take()
+
+    async def close(self) -> None:
+        """End every episode and the sandboxes."""
+        await self._drop_all()
+        await self._stack.aclose()
+
+    async def _play(self, order: Begin, model: Model, outbox: Outbox) -> None:
+        assert self._player is not None
+        try:
+            outbox.put(Played(order.key, await self._player(order.episode, model)))
+        except UserError as error:
+            outbox.put(Stopped(order.key, error.message, error.hint))
+        except Exception:
+            outbox.put(Stopped(order.key, f"a node's own failure:\n{traceback.format_exc()}", ""))
+        finally:
+            self._playing.pop(order.key, None)
+
+    async def _drop_all(self) -> None:
+        tasks = [task for task, _ in self._playing.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def program() -> str:
+    """Which keepstate this is, by what is in its files, and its Python: nodes that differ would record other traces."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return f"keepstate {digest.hexdigest()[:12]}, Python {platform.python_version()}"
+
+
+def _use(named: str, source: str) -> None:
+    """Load a user's family as the driver has it.
+
+    Raises:
+        UserError: It is not here, or another one is.
+    """
+    if (found := use_family(named).source) != source:
+        raise UserError(
+            f"{named} is {found} here, and {source} where the command was typed",
+            "put one file at one path of every node, on a shared folder say",
+        )

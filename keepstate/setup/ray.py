@@ -1,0 +1,65 @@
+"""Ray, the optional extra `[ray]`: whether it is in the running environment, and putting it there from its lock file.
+
+    keepstate setup ray     # install what is missing of locks/ray.txt, and print where it lies
+
+It is part of the core environment, as the driver of a run is keepstate itself; its lock is made to fit the core's, so
+nothing that is there changes. Imports no Ray.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+from keepstate.errors import UserError
+from keepstate.places import home, shipped, writable_home
+from keepstate.processes import run_logged
+from keepstate.setup.environments import core_has_pip
+
+COMMAND = "keepstate setup ray"
+LOCK = "locks/ray.txt"
+
+
+def locked() -> str:
+    """The version that the lock file holds."""
+    found = re.search(r"^ray==(\S+)", shipped(LOCK).read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def installed() -> str | None:
+    """The version that is here."""
+    try:
+        return importlib.metadata.version("ray")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def ensure_ray() -> Path:
+    """Install Ray unless it is there as locked, and return its folder.
+
+    Raises:
+        UserError: This environment has no pip, or pip failed.
+    """
+    if installed() != locked():
+        by_hand = f"install -p {sys.executable} --no-deps --require-hashes -r {shipped(LOCK)}"
+        if not core_has_pip():
+            raise UserError(f"{sys.prefix} has no pip to install Ray with", f"with uv: uv pip {by_hand}")
+        writable_home("the log of Ray's installation", COMMAND)
+        log = home() / ".stamps" / "ray.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        print(f"Ray {locked()} is installed into {sys.prefix} (log: {log})", file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-deps"]
+        code, said = run_logged([*command, "--require-hashes", "-r", shipped(LOCK)], log)
+        if code:
+            raise UserError(f"Ray could not be installed; the end of {log}:\n{said}", f"mend it, then: {COMMAND}")
+        importlib.invalidate_caches()
+    found = importlib.util.find_spec("ray")
+    if found is None or found.origin is None:
+        raise UserError(
+            f"Ray {locked()} is installed in {sys.prefix}, but has no files", f"pip uninstall ray, {COMMAND}"
+        )
+    return Path(found.origin).parent

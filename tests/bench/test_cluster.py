@@ -1,0 +1,262 @@
+"""Episodes over real Ray clusters of several nodes on this machine: the same results, whatever happens to a node."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from stub_server import StubServer, look_then_finish, serving
+
+from keepstate import eventloop
+from keepstate.bench import BenchmarkConfig, TaskSource
+from keepstate.bench.replay import Contract, replay
+from keepstate.bench.run import bench
+from keepstate.models.teacher import ScriptedTeacher
+from keepstate.play.cluster import Cluster, cluster
+from keepstate.play.collect import CollectPlan, collect
+from keepstate.play.tally import Tally
+from keepstate.tasks import make_tasks
+from keepstate.vocabulary import RuntimeName
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(180), pytest.mark.filterwarnings("error::pytest.PytestWarning")]
+
+PERSISTENT, REACT = RuntimeName.PERSISTENT, RuntimeName.REACT
+TIMED = {"started_at", "finished_at", "seconds", "average_runtime"}
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A cluster whose head plays nothing, and two nodes of one processor each."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+    os.environ |= {"RAY_AUTH_TOKEN": "0" * 64, "RAY_health_check_period_ms": "500"}
+    try:
+        from ray.cluster_utils import Cluster as Nodes
+    except ImportError:
+        pytest.fail("Ray is not installed: make setup-ray")
+    made = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
+    try:
+        for _ in range(2):
+            made.add_node(num_cpus=1, **SMALL)
+        yield made
+    finally:
+        made.shutdown()
+
+
+SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+
+
+@pytest.fixture
+def engine(nodes: Any) -> Iterator[Cluster]:
+    while len(nodes.worker_nodes) < 2:
+        nodes.add_node(num_cpus=1, **SMALL)
+    with cluster(nodes.address) as engine:
+        yield engine
+
+
+def cell(stub: StubServer, runtime: RuntimeName, count: int = 12, **changes: Any) -> BenchmarkConfig:
+    values = {"name": str(runtime), "adapter": str(runtime), "runtime": runtime, "concurrency": 6, "base_url": stub.url}
+    return BenchmarkConfig.model_validate(values | {"tasks": TaskSource(difficulty="mini", count=count)} | changes)
+
+
+def untimed(value: Any) -> Any:
+    """What is recorded, but for times."""
+    if isinstance(value, dict):
+        return {key: untimed(each) for key, each in value.items() if key not in TIMED}
+    return [untimed(each) for each in value] if isinstance(value, list) else value
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    return {
+        str(path.relative_to(folder)): untimed(json.loads(path.read_bytes()))
+        for path in folder.rglob("*.json")
+        if path.name.endswith(".trace.json") or "cell" not in path.name
+    }
+
+
+def actors() -> list[psutil.Process]:
+    """Processes in which nodes play."""
+    return [
+        each for each in psutil.process_iter(["cmdline"]) if "".join(each.info["cmdline"] or ()).startswith("ray::Node")
+    ]
+
+
+def doing(*due: tuple[int, Callable[[], object]]) -> Callable[[Sequence[Tally]], None]:
+    """Do something each time that so many episodes are over, for `on_progress`."""
+    left = list(due)
+
+    def note(tallies: Sequence[Tally]) -> None:
+        while left and tallies[0].done >= left[0][0]:
+            left.pop(0)[1]()
+
+    return note
+
+
+def slowly(request: dict[str, Any]) -> str:
+    time.sleep(0.1)
+    return look_then_finish(request)
+
+
+def test_results_are_those_of_one_machine_and_no_variable_reaches_a_sandbox(
+    engine: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_SECRET", "s3cret-value")
+
+    def look(request: dict[str, Any]) -> str:
+        if len(request["messages"]) == 2 and '"tool"' not in request["messages"][0]["content"]:
+            return "```python\nimport os\nprint(sorted(os.environ))\nprint(list_items())\n```"
+        return look_then_finish(request)
+
+    with serving(StubServer(rule=look)) as stub:
+        cells = [cell(stub, PERSISTENT), cell(stub, REACT)]
+        here = eventloop.run(bench(cells, tmp_path / "here"))
+        there = eventloop.run(bench(cells, tmp_path / "there", engine=engine))
+    assert [tally.played for tally in there] == [12, 12]
+    assert [tally.figures() | {"folder": ""} for tally in there] == [tally.figures() | {"folder": ""} for tally in here]
+    assert recorded(tmp_path / "there") == recorded(tmp_path / "here")
+    texts = [path.read_text() for path in (tmp_path / "there").rglob("*.trace.json")]
+    assert "list_items" in "".join(texts)
+    assert not [text for text in texts if "MY_SECRET" in text or "RAY_" in text]
+    folders = eventloop.run(replay(tmp_path / "there", Contract(), engine=engine))
+    assert [(folder.same, folder.good) for folder in folders] == [(12, True), (12, True)]
+
+
+def test_a_teacher_plays_there_as_here(engine: Cluster, tmp_path: Path) -> None:
+    tasks = list(make_tasks("knapsack", "mini", 8, 0))
+
+    def plan(out: Path) -> CollectPlan:
+        return CollectPlan(tasks, [PERSISTENT], ScriptedTeacher, out)
+
+    eventloop.run(collect(plan(tmp_path / "here")))
+    (tally,) = eventloop.run(collect(plan(tmp_path / "there"), engine=engine))
+    assert (tally.played, tally.failures.total()) == (8, 0)
+    assert recorded(tmp_path / "there") == recorded(tmp_path / "here")
+
+
+def test_a_node_that_dies_loses_its_open_episodes_alone_and_one_that_comes_takes_part(
+    nodes: Any, engine: Cluster, tmp_path: Path
+) -> None:
+    note = doing(
+        (10, lambda: nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)),
+        (20, lambda: nodes.add_node(num_cpus=1, **SMALL)),
+    )
+    with serving(StubServer(rule=slowly)) as stub:
+        (tally,) = eventloop.run(bench([cell(stub, PERSISTENT, 100)], tmp_path, engine=engine, on_progress=note))
+    assert (tally.played, tally.failures.total()) == (100, 0)
+    assert len(tally.lost) == 1, "it is told once"
+    assert "is gone" in tally.lost[0]
+    assert 200 < stub.requests["persistent"] <= 200 + 2 * 6, "nothing else is asked again"
+    assert len(actors()) == 2
+
+
+def test_a_slow_node_holds_up_its_own_episodes_alone(engine: Cluster, tmp_path: Path) -> None:
+    slow: list[psutil.Process] = []
+
+    def stall() -> None:
+        slow.append(actors()[0])
+        slow[0].suspend()
+
+    note = doing((5, stall), (30, lambda: slow.pop().resume()))
+    with serving(StubServer(rule=slowly)) as stub:
+        (tally,) = eventloop.run(bench([cell(stub, PERSISTENT, 40)], tmp_path, engine=engine, on_progress=note))
+    assert (tally.played, tally.failures.total(), tally.lost) == (40, 0, [])
+    assert stub.requests["persistent"] == 80
+
+
+def limited(what: int) -> Callable[[], None]:
+    """Let one node's process have no more of something."""
+
+    def limit() -> None:
+        pid = actors()[0].pid
+        resource.prlimit(pid, what, (0, resource.prlimit(pid, what)[1]))
+
+    return limit
+
+
+def test_a_node_that_can_write_nothing_costs_no_episode(engine: Cluster, tmp_path: Path) -> None:
+    """As on a full disk: whatever its process writes to a file is refused."""
+    note = doing((3, limited(resource.RLIMIT_FSIZE)))
+    with serving(StubServer(rule=slowly)) as stub:
+        (tally,) = eventloop.run(bench([cell(stub, PERSISTENT, 24)], tmp_path, engine=engine, on_progress=note))
+    assert (tally.played, tally.failures.total()) == (24, 0)
+
+
+def test_a_node_whose_sandbox_fails_rests_and_the_others_play(engine: Cluster, tmp_path: Path) -> None:
+    """What it is given fails at once, so it is the emptiest: it must not get every episode."""
+    note = doing((3, limited(resource.RLIMIT_NOFILE)))
+    with serving(StubServer(rule=slowly)) as stub:
+        (tally,) = eventloop.run(bench([cell(stub, PERSISTENT, 40)], tmp_path, engine=engine, on_progress=note))
+    assert (tally.played, tally.failures.total()) == (40, 0)
+
+
+def typed(stub: StubServer, count: int, *more: str) -> list[str]:
+    """A command that plays `count` episodes."""
+    command = [sys.executable, "-m", "keepstate", "bench", "matrix", "--difficulty", "mini", "--count", str(count)]
+    return [*command, "--base-url", stub.url, "--adapter", "react", "--concurrency", "4", "--engine", "ray", *more]
+
+
+def test_a_killed_driver_leaves_no_actor_and_the_command_goes_on(nodes: Any, tmp_path: Path) -> None:
+    with serving(StubServer(rule=slowly)) as stub:
+        command = typed(stub, 30, "--address", nodes.address)
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+            until(lambda: len(stub.seen) > 24, 60)
+            process.kill()
+        kept = len(list(tmp_path.rglob("*.trace.json")))
+        assert 5 <= kept < 30
+        until(lambda: not actors())
+        asked = len(stub.seen)
+        done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        (told,) = json.loads(done.stdout)
+        assert (told["kept"], told["played"]) == (kept, 30 - kept)
+        assert len(stub.seen) == asked + 2 * (30 - kept)
+
+
+def test_ctrl_c_ends_a_cluster_of_our_own_with_its_files_and_keys_stay_with_the_driver(tmp_path: Path) -> None:
+    temporary = Path(tempfile.gettempdir())
+    before = set(temporary.glob("keepstate-ray-*"))
+    others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with serving(StubServer(rule=slowly)) as stub:
+        process = subprocess.Popen(
+            typed(stub, 100),
+            cwd=tmp_path,
+            env=others | {"KEEPSTATE_API_KEY": "very-secret"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        until(lambda: len(stub.seen) > 4, 60)
+        family = psutil.Process(process.pid).children(recursive=True)
+        known = [each.environ() for each in family if each.is_running() and "ray" in " ".join(each.cmdline())]
+        listening = {each.laddr.ip for child in family for each in open_ports(child)}
+        process.send_signal(signal.SIGINT)
+        _, words = process.communicate(timeout=20)
+    assert process.returncode == 130, words
+    assert "repeat the command to go on" in words
+    assert "Traceback" not in words
+    until(lambda: not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE])
+    assert set(temporary.glob("keepstate-ray-*")) == before
+    assert len(known) > 4
+    assert not [name for each in known for name in each if name == "KEEPSTATE_API_KEY"]
+    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+
+
+def open_ports(process: psutil.Process) -> list[Any]:
+    """Where a process listens."""
+    with suppress(psutil.NoSuchProcess):
+        return [each for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+    return []
+
+
+def until(reached: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, "too late"
+        time.sleep(0.1)
