@@ -114,7 +114,7 @@ def scores(url: str, tasks: Path, folder: Path, names: Sequence[str], variant: s
     """What each adapter scores in its own runtime, drawn without chance."""
     words = [sys.executable, "-m", "keepstate", "bench", "matrix", "--base-url", url, "--tasks", tasks.resolve()]
     words += [word for name in names if name != BASE for word in ("--cells", f"{name}:{name}")]
-    words += ["--context", "1024", "--temperature", "0", "--run", variant, "--json"]
+    words += ["--context", "8192", "--temperature", "0", "--run", variant, "--json"]
     done = subprocess.run([*map(str, words)], cwd=folder, capture_output=True, text=True, check=False)
     return json.loads(done.stdout) if done.returncode == 0 else done.stderr[-500:]
 
