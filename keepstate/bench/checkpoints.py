@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from math import floor
 from pathlib import Path
@@ -30,7 +31,7 @@ from keepstate.model_files import model_folder, read_object
 from keepstate.model_shape import ModelShape, read_shape
 from keepstate.models.base import Sampling
 from keepstate.places import find
-from keepstate.play.tally import Tally
+from keepstate.play.tally import Tally, TallyDisplay
 from keepstate.processes import sigterm_interrupts
 from keepstate.serve.capacity import CPU_OWN_GIB, GPU_MEMORY, cpu_cache_gib, gpu_tokens
 from keepstate.tasks.base import Task
@@ -246,11 +247,19 @@ def play(adapter: Path, steps: Sequence[int], vllm_args: Sequence[str] = ()) -> 
         vllm_args=vllm_args,
     )
     started = time.monotonic()
-    with StartDisplay() as starting, serve(planned, on_progress=starting) as server:
+    with ExitStack() as stack:
+        with StartDisplay() as starting:
+            server = stack.enter_context(serve(planned, on_progress=starting))
         configs = [config for step in steps for config in settings.of_step(step, server.base_url)]
         writer = _Writer(adapter, settings.cell, configs, time.monotonic() - started)
+        shown = stack.enter_context(TallyDisplay())
+
+        def note(tallies: Sequence[Tally]) -> None:
+            shown(tallies)
+            writer(tallies)
+
         try:
-            eventloop.run(bench(configs, folder, on_progress=writer))
+            eventloop.run(bench(configs, folder, on_progress=note))
         finally:
             writer.write()
 

@@ -26,8 +26,9 @@ PROMPTS = (
 """Prose, code, other letters and numbers: an adapter of one layer shows in some of them."""
 ROUNDING = 1e-3
 """Nats by which a log-probability may differ where nothing was applied. SmolLM2-135M in bf16, vLLM 0.32, CPU: 0 for the
-base asked twice, alone, in a batch or beside others, and for an adapter of zeros; .22 and more (the largest of 147)
-for every other, also for one layer's k_proj alone, or a B of 1e-6, which is itself no more than other roundings.
+base asked twice, alone, in a batch or beside others (with AMX .13 beside others), and for an adapter of zeros; .22 and
+more (the largest of 147) for every other, also for one layer's k_proj alone, or a B of 1e-6, which is itself no more
+than other roundings.
 Qwen3-8B's shape with random weights, vLLM 0.24, H200: 0 for the base asked again, for a B of zeros or 1e-9; .25 and
 more for one layer's k_proj, .89 for a B of 1e-6. While 64 others asked, the base differed from itself by 1.0."""
 SECONDS = 300.0

@@ -231,6 +231,11 @@ class Evaluations:
         self._say(f"held-out scores, {self._what.cell}:")
         for line in told(scores, kept_steps(self._output)):
             self._say(f"  {line}")
+        stood, share = adapter.evaluation_seconds, self._what.share
+        if stood and adapter.seconds:
+            words = f"evaluation took {100 * stood / adapter.seconds:.0f} % of the training's time, {stood:.0f} s of"
+            words += f" standing still beside {adapter.seconds:.0f} s ({100 * share:.0f} % were allowed)"
+            self._say(words)
         if self._pending(again=True):
             self._say(f"what is unknown is no 0; {AGAIN}")
 

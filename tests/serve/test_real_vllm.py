@@ -20,6 +20,7 @@ import pytest
 from made_traces import ANSWERS, build_one, make_trace, write_traces
 from random_lora import write_patterned_lora, write_random_lora
 
+from keepstate import machine
 from keepstate.dataset import read_manifest
 from keepstate.dataset.check import CheckOptions, check_dataset
 from keepstate.dataset.parity import local_prompts
@@ -178,11 +179,17 @@ def test_a_rank_and_an_alpha_of_a_layer_s_own_are_applied(running: Running) -> N
 
 
 async def test_what_is_the_base_s_own_is_no_difference(running: Running) -> None:
-    """What `check_applied` rests on: without an adapter nothing differs, whoever else is asked at the same time."""
+    """What `check_applied` rests on: without an adapter nothing differs. Where the processor has AMX, sums are rounded
+    otherwise in a batch of another size, by less than an adapter changes them; `check_applied` asks one at a time."""
     names = ["base", "persistent", "base", "forget", "base"]
     told = await asyncio.gather(*(asyncio.to_thread(prompt_log_probs, running.url, name) for name in names))
-    alone = prompt_log_probs(running.url, "base") or []
-    assert [largest_difference(each or [], alone) > ROUNDING for each in told] == [name != "base" for name in names]
+    alone, again = (prompt_log_probs(running.url, "base") or [] for _ in range(2))
+    assert largest_difference(again, alone) <= ROUNDING
+    apart = [(name, largest_difference(each or [], alone)) for name, each in zip(names, told, strict=True)]
+    least = min(difference for name, difference in apart if name != "base")
+    assert least > ROUNDING
+    beside = least if "amx_bf16" in machine.cpu_flags() else ROUNDING
+    assert all(difference < beside for name, difference in apart if name == "base"), apart
 
 
 def test_the_check_finds_nothing_wrong(running: Running) -> None:
@@ -215,6 +222,7 @@ def command_of(process: psutil.Process) -> str:
 
 def test_nothing_outlives_a_killed_parent(running: Running) -> None:
     below = psutil.Process(running.process.pid).children(recursive=True)
+    assert not [words for words in map(command_of, below) if "spawn_main" in words], "none imports vLLM anew"
     assert any("vllm" in command_of(process) for process in below)
     running.process.kill()
     _, alive = psutil.wait_procs(below, timeout=15)

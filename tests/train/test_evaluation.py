@@ -66,7 +66,7 @@ def tend_to_its_end(evaluations: Evaluations, follower: Follower) -> list[str]:
 def adapter(tmp_path: Path, steps: int) -> TrainedAdapter:
     for name in (WEIGHTS, "adapter_config.json"):
         (tmp_path / name).write_text("x")
-    return TrainedAdapter.model_construct(steps=steps)
+    return TrainedAdapter.model_construct(steps=steps, seconds=200.0, evaluation_seconds=30.0)
 
 
 def test_it_waits_for_its_share_and_for_the_training_to_stand_still(
@@ -141,7 +141,7 @@ def test_a_failure_is_unknown_is_not_repeated_and_reaches_nobody(make: Make, tmp
     evaluations.finish(adapter(tmp_path, 60), lambda _: None)
     assert "step 20, 40, 60 failed" in said[1], "tried once more"
     assert said[3:6] == [f"  step {step}: unknown, it was not played" for step in (20, 40, 60)]
-    assert "unknown is no 0" in said[6]
+    assert "unknown is no 0" in said[7]
 
 
 def test_without_a_place_or_a_share_all_is_played_afterwards(make: Make, tmp_path: Path, said: list[str]) -> None:
@@ -154,6 +154,9 @@ def test_without_a_place_or_a_share_all_is_played_afterwards(make: Make, tmp_pat
     said.clear()
     make().finish(adapter(tmp_path, 60), lambda _: None)
     assert said[0] == "held-out scores, two tasks:", "nothing is played twice"
+    assert said[-1] == (
+        "evaluation took 15 % of the training's time, 30 s of standing still beside 200 s (50 % were allowed)"
+    )
 
 
 def test_beside_a_training_on_another_gpu_nothing_stands_still(make: Make, tmp_path: Path) -> None:

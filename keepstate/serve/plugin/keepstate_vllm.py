@@ -3,6 +3,9 @@
 vLLM starts a process that imports all of it again, only to look at the model's class without touching the GPU, which
 looking at it does not. On the CPU:
 
+Its engine, and the engine's worker, are new interpreters there, which import all of it again, one after the other; here
+each begins as a copy of the process that has imported it, as on a GPU.
+
 vLLM 0.32's own CPU code copies an adapter's matrices once for every token of the batch, and gives the base model's rows
 of a mixed batch the last adapter; here each adapter is applied once, to the rows that ask for it, and those of a small
 batch all at once. Its processes spin for a second before they sleep, which on two cores takes the other core from the
@@ -11,6 +14,7 @@ episodes. `docs/serving.md` has the figures. vLLM finds it through the entry poi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -29,11 +33,19 @@ SPIN_SECONDS = 0.002
 
 
 def register() -> None:
-    """Let vLLM look at a model's class in place, and use `GroupedLora` and short spins on the CPU."""
+    """Let vLLM look at a model's class in place, and on the CPU begin as copies, use `GroupedLora` and spin shortly."""
     registry._run_in_subprocess = lambda look: look()
     if current_platform.is_cpu():
         path = f"{__name__}.{GroupedLora.__name__}"
-        type(current_platform).get_punica_wrapper = classmethod(lambda _: path)
+        platform = type(current_platform)
+        platform.get_punica_wrapper = classmethod(lambda _: path)
+        decide = platform.check_and_update_config
+
+        def forked(config: Any) -> None:
+            decide(config)  # which asks for new interpreters
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+
+        platform.check_and_update_config = staticmethod(forked)
         shm_broadcast.SpinCondition = partial(shm_broadcast.SpinCondition, busy_loop_s=SPIN_SECONDS)
 
 
