@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +25,7 @@ from keepstate.vocabulary import RuntimeName
 if TYPE_CHECKING:
     from keepstate.bench.sweep import Sweep
     from keepstate.models.base import Sampling
-    from keepstate.play.engine import Engine
+    from keepstate.play.cluster import Cluster
     from keepstate.traces.record import Limits
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -192,10 +192,13 @@ def engine_options() -> Option[Any]:
     )
 
 
-@contextmanager
-def engine_of(options: dict[str, Any]) -> Iterator[Engine | None]:
+def engine_of(options: dict[str, Any]) -> AbstractContextManager[Cluster | None]:
     """Take the options of `engine_options` out of `options`; the engine is had as long as the context lasts."""
-    name, address = options.pop("engine"), options.pop("address")
+    return _engine(options.pop("engine"), options.pop("address"))
+
+
+@contextmanager
+def _engine(name: str, address: str | None) -> Iterator[Cluster | None]:
     if name == "local":
         if address is not None:
             raise click.UsageError("--address belongs to --engine ray")

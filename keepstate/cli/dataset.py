@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keepstate.cli import Group
-from keepstate.cli._options import PATH, RUNTIME, FiniteRange, choice, json_option, key_file_option, tokenizer_option
+from keepstate.cli._options import (
+    PATH,
+    RUNTIME,
+    FiniteRange,
+    choice,
+    engine_of,
+    engine_options,
+    json_option,
+    key_file_option,
+    tokenizer_option,
+)
 from keepstate.cli._output import print_json
 from keepstate.dataset.convert import UNREADABLE
 from keepstate.dataset.manifest import LEFT_OUT, Balance, BuildOptions, Length, TrainTurns, read_manifest
@@ -76,6 +86,7 @@ def command() -> None:
 )
 @click.option("--seed", type=int, default=0, help="Of the split and the order of rows.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes; else one a core.")
+@engine_options()
 @json_option
 def build(  # noqa: PLR0913 - one parameter an option
     *,
@@ -97,12 +108,15 @@ def build(  # noqa: PLR0913 - one parameter an option
     from keepstate.dataset.build import build_datasets, build_mixed
     from keepstate.processes import sigterm_interrupts
 
+    if jobs and chosen["engine"] != "local":
+        raise click.UsageError("--jobs belongs to --engine local: Ray takes all processors of its nodes")
+    engine = engine_of(chosen)
     options = _options(chosen)
     arms = _arms(traces, _mixed(mix, runtimes) if mix else runtimes)
     _refuse_held_out(arms.values(), training_tasks)
-    with sigterm_interrupts(), CountDisplay("reading traces") as shown:
+    with sigterm_interrupts(), engine as cluster, CountDisplay("reading traces") as shown:
         rest: dict[str, Any] = {"template": template, "tokenizer_path": tokenizer_folder(tokenizer)}
-        rest |= {"options": options, "jobs": jobs, "on_progress": shown}
+        rest |= {"options": options, "jobs": jobs, "cluster": cluster, "on_progress": shown}
         if mix:
             manifests = [build_mixed(arms, out / MIXED, **rest)]
         else:

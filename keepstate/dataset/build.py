@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, chain, takewhile
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from keepstate import __version__
 from keepstate.dataset.convert import TOO_LONG, LeftOut
@@ -40,6 +40,9 @@ from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.errors import UserError
 from keepstate.files import atomic_file, scratch_folder, write_atomic
 from keepstate.vocabulary import RuntimeName
+
+if TYPE_CHECKING:
+    from keepstate.play.cluster import Cluster
 
 DUPLICATE = "duplicate"
 UNPAIRED = "task missing in another arm"
@@ -72,6 +75,7 @@ def build_datasets(
     tokenizer_path: Path,
     options: BuildOptions,
     jobs: int | None = None,
+    cluster: Cluster | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[RuntimeName, Manifest]:
     """Build the data sets of several arms whose rows are chosen together.
@@ -83,6 +87,7 @@ def build_datasets(
         tokenizer_path: A model folder or `tokenizer.json`.
         options: Which traces become rows.
         jobs: Processes; by default one a core.
+        cluster: Convert on its nodes instead.
         on_progress: Told the files done and the files in all, arm by arm.
 
     Returns:
@@ -93,7 +98,7 @@ def build_datasets(
             under `length="raise"`.
     """
     sets = {runtime: ((runtime,), folder) for runtime, folder in out.items()}
-    built = _build(arms, [*sets.values()], template, tokenizer_path, options, jobs, on_progress)
+    built = _build(arms, [*sets.values()], template, tokenizer_path, options, jobs, cluster, on_progress)
     return dict(zip(sets, built, strict=True))
 
 
@@ -105,13 +110,14 @@ def build_mixed(
     tokenizer_path: Path,
     options: BuildOptions,
     jobs: int | None = None,
+    cluster: Cluster | None = None,
     on_progress: OnProgress | None = None,
 ) -> Manifest:
     """Build one data set of the rows of several arms, in one order of tasks; see `build_datasets`.
 
     A held-out task is held out in every runtime. An arm that has no row to train on is refused.
     """
-    (manifest,) = _build(arms, [(tuple(arms), out)], template, tokenizer_path, options, jobs, on_progress)
+    (manifest,) = _build(arms, [(tuple(arms), out)], template, tokenizer_path, options, jobs, cluster, on_progress)
     return manifest
 
 
@@ -122,6 +128,7 @@ def _build(
     tokenizer_path: Path,
     options: BuildOptions,
     jobs: int | None,
+    cluster: Cluster | None,
     on_progress: OnProgress | None,
 ) -> list[Manifest]:
     """Read all arms, choose their rows together, and write the sets: the runtimes in each, and its folder."""
@@ -148,6 +155,7 @@ def _build(
                 tokenizer_path=tokenizer_path,
                 options=options,
                 jobs=jobs,
+                cluster=cluster,
                 on_progress=on_progress,
             )
             if options.length is Length.RAISE:

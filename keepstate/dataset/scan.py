@@ -16,7 +16,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from keepstate import machine
 from keepstate.dataset.convert import NOT_A_TRACE, Converter, LeftOut, Row, convert_share, open_converter
@@ -28,6 +28,9 @@ from keepstate.processes import interrupts_held
 from keepstate.traces.reader import trace_files
 from keepstate.traces.writer import TRACE_SUFFIX
 from keepstate.vocabulary import RuntimeName
+
+if TYPE_CHECKING:
+    from keepstate.play.cluster import Cluster
 
 CHUNK = 16
 """Files whose results a worker sends at once."""
@@ -65,7 +68,7 @@ class Arm:
         return json.loads(spool.readline()), spool.readline()
 
 
-def scan(
+def scan(  # noqa: PLR0913 - one parameter an option
     root: Path,
     runtime: RuntimeName,
     spool: Path,
@@ -74,6 +77,7 @@ def scan(
     tokenizer_path: Path,
     options: BuildOptions,
     jobs: int | None = None,
+    cluster: Cluster | None = None,
     on_progress: OnProgress | None = None,
 ) -> Arm:
     """Convert every trace below `root` and write the rows to `spool`.
@@ -86,6 +90,7 @@ def scan(
         tokenizer_path: A model folder or `tokenizer.json`.
         options: Which traces are wanted.
         jobs: Processes; by default one a core, or none beside this one for a few files.
+        cluster: Convert on its nodes instead.
         on_progress: Told after every chunk.
 
     Raises:
@@ -99,7 +104,7 @@ def scan(
     jobs = jobs or (1 if total < SMALL else machine.cores())
     converter = partial(open_converter, template, tokenizer_path, options, runtime)
     try:
-        with spool.open("wb") as file, closing(_converted(files, jobs, converter)) as chunks:
+        with spool.open("wb") as file, closing(_converted(files, cluster or jobs, converter)) as chunks:
             for each in bad:
                 _record(arm, LeftOut(str(each.path), NOT_A_TRACE, each.reason), file)
             for results in chunks:
@@ -128,9 +133,14 @@ def _record(arm: Arm, result: Row | LeftOut, spool: IO[bytes]) -> None:
 
 
 def _converted(
-    files: list[str], jobs: int, converter: Callable[[], Converter]
+    files: list[str], jobs: int | Cluster, converter: Callable[[], Converter]
 ) -> Generator[list[Row | LeftOut], None, None]:
     """Results chunk by chunk, in the order of the files."""
+    if not isinstance(jobs, int):
+        from keepstate.dataset.shards import converted_on  # the loop, the sandbox, and Ray
+
+        yield from converted_on(jobs, files, converter)
+        return
     starts = range(0, len(files), CHUNK)
     if jobs == 1:
         convert = converter().convert

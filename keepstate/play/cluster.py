@@ -19,10 +19,10 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from keepstate.agents.episode import attributed
 from keepstate.errors import EpisodeFailure, UserError
@@ -48,6 +48,9 @@ from keepstate.tasks.families import named_families
 from keepstate.traces.record import Failure, Trace
 from keepstate.vocabulary import Origin
 
+Share = TypeVar("Share")
+Result = TypeVar("Result")
+
 SAME = "install the same keepstate[ray], in the same Python, on every node; then repeat the command"
 LOOK_SECONDS = 2.0
 """Between two looks at which nodes there are."""
@@ -58,6 +61,8 @@ WAIT_SECONDS = 60.0
 FAILED_IN_A_ROW, REST_SECONDS = 3, 60.0
 """So many failures of sandbox or runtime and a node rests: else one with a full disk, which fails at once, would get
 every episode."""
+AHEAD = 4
+"""Shares handed out for each processor: the next is there when one is done, and few wait for the first."""
 STORE_BYTES = 256 * 2**20
 """Of a cluster that we start: messages of more than 100 KB pass through it."""
 
@@ -146,6 +151,31 @@ class Cluster:
             await asyncio.gather(*tasks, return_exceptions=True)
             for worker in self._workers.values():
                 worker.serving, worker.open, worker.orders = None, {}, Outbox()
+
+    def in_order(self, work: Callable[[Share], Result], shares: Iterable[Share]) -> Iterator[Result]:
+        """What `work` makes of each share, in their order, on all processors of all nodes.
+
+        A share is worked on again where its node dies. `work` raises nothing, and neither does Ray take more shares
+        than keep its processors busy: memory stays flat.
+
+        Raises:
+            UserError: It could not be done on any node.
+        """
+        task = self._ray.remote(num_cpus=1, max_retries=-1)(_done)
+        ahead = AHEAD * max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        due: deque[Any] = deque()
+        try:
+            for share in shares:
+                due.append(task.remote(work, share))
+                if len(due) >= ahead:
+                    yield self._ray.get(due.popleft())
+            while due:
+                yield self._ray.get(due.popleft())
+        except self._ray.exceptions.RayError as error:
+            raise UserError(f"the nodes cannot work: {_words(error)}", SAME) from error
+        finally:
+            for each in due:
+                self._ray.cancel(each)
 
     def close(self) -> None:
         """End the actors."""
@@ -269,6 +299,10 @@ async def _answer(worker: NodeActor, asked: Asked, model: Model, messages: tuple
     except UserError as error:
         if asked.key in worker.open:
             worker.open[asked.key].put_nowait(error)
+
+
+def _done(work: Callable[[Share], Result], share: Share) -> Result:
+    return work(share)
 
 
 def _words(error: BaseException) -> str:

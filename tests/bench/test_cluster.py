@@ -15,12 +15,15 @@ from typing import Any
 
 import psutil
 import pytest
+from made_tokenizers import make_tokenizer
+from made_traces import make_trace, write_traces
 from stub_server import StubServer, look_then_finish, serving
 
 from keepstate import eventloop
 from keepstate.bench import BenchmarkConfig, TaskSource
 from keepstate.bench.replay import Contract, replay
 from keepstate.bench.run import bench
+from keepstate.dataset import BuildOptions, build_datasets
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.cluster import Cluster, cluster
 from keepstate.play.collect import CollectPlan, collect
@@ -196,6 +199,32 @@ def test_a_node_whose_sandbox_fails_rests_and_the_others_play(engine: Cluster, t
     with serving(StubServer(rule=slowly)) as stub:
         (tally,) = eventloop.run(bench([cell(stub, PERSISTENT, 40)], tmp_path, engine=engine, on_progress=note))
     assert (tally.played, tally.failures.total()) == (40, 0)
+
+
+def test_data_sets_are_the_same_bytes_though_a_node_dies(nodes: Any, engine: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    make_tokenizer("chatml", tmp_path / "tokenizer")
+    rest: dict[str, Any] = {"template": None, "tokenizer_path": tmp_path / "tokenizer", "options": BuildOptions()}
+    root = write_traces(tmp_path / "t", [make_trace(number) for number in range(600)])
+    (root / "broken.trace.json").write_text("{")
+    build_datasets({PERSISTENT: root}, {PERSISTENT: tmp_path / "here"}, jobs=1, **rest)
+    note = counting((150, lambda: nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)))
+    there = {PERSISTENT: tmp_path / "there"}
+    build_datasets({PERSISTENT: root}, there, cluster=engine, on_progress=note, **rest)
+    assert len(nodes.worker_nodes) == 1
+    for name in ("train.jsonl", "val.jsonl", "index.jsonl", "left_out.jsonl", "manifest.json"):
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
+
+
+def counting(due: tuple[int, Callable[[], object]]) -> Callable[[tuple[int, int]], None]:
+    """Do something once, when so many files are read, for `on_progress`."""
+    left = [due]
+
+    def note(done: tuple[int, int]) -> None:
+        while left and done[0] >= left[0][0]:
+            left.pop()[1]()
+
+    return note
 
 
 def typed(stub: StubServer, count: int, *more: str) -> list[str]:
