@@ -39,13 +39,15 @@ from keepstate.traces.record import Limits
 from keepstate.train.evaluation import SETTINGS, Evaluation, Place
 from keepstate.train.preflight import free_gib
 from keepstate.train.scores import FOLDER, SCORES, STEP, Scores, StepScore, read_scores, step_folder
-from keepstate.train.sizes import cpu_memory_gib
+from keepstate.train.sizes import cpu_memory_gib, disk_gib, lora_parameters
 from keepstate.train.training_plan import TrainingPlan
 from keepstate.vocabulary import RuntimeName
 
 SECONDS_BETWEEN_SCORES = 1.0
 GPU_SPARE_GIB = 1.0
 """Of a GPU that is not asked for: what others hold of it grows a little."""
+KEPT, WEIGHT_BYTES = 5, 4
+"""Checkpoints, where nothing else was asked for, and bytes of a parameter in one."""
 NAMED = 3
 """Tasks that a remark names."""
 
@@ -91,6 +93,7 @@ def plan_evaluation(planned: TrainingPlan, *, cell: str, steps: int | None, shar
     if known := _trained_on(planned.dataset, tasks):
         names = ", ".join(known[:NAMED]) + (", ..." if len(known) > NAMED else "")
         remarks.append(f"{len(known)} of its {len(tasks)} tasks are called as tasks of the training data: {names}")
+    _require_disk(planned)
     beside = partial(_beside, planned, settings.context)
     if not planned.gpus and beside() is None:
         remarks.append("there is no memory for a server beside the training: the cell is played after it")
@@ -116,6 +119,16 @@ def plan_evaluation(planned: TrainingPlan, *, cell: str, steps: int | None, shar
         after=Place(environment=_visible(planned.gpus[:1])),
         remarks=tuple(remarks),
     )
+
+
+def _require_disk(planned: TrainingPlan) -> None:
+    """Refuse where the weights of five checkpoints, links to the trainer's at first, will not fit beside the rest."""
+    if shape := read_shape(str(planned.config["base_model"])):
+        own = disk_gib(planned.config, shape, gpu=bool(planned.gpus))
+        gib = round(own + KEPT * WEIGHT_BYTES * lora_parameters(planned.config, shape) / machine.GIB, 1)
+        machine.require_disk(
+            planned.output, gib, "the training with its played checkpoints", "name another folder: --out"
+        )
 
 
 def _asked(cell: str) -> tuple[TaskSource, BenchmarkConfig | None]:

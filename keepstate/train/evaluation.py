@@ -36,6 +36,8 @@ STOP_SECONDS = 10.0
 MARGIN = 1.1
 """Times what the last evaluation took: no two take the same."""
 POLL_SECONDS = 0.5
+CONSIDER_SECONDS = 5.0
+"""Between two looks for room: on a GPU each asks nvidia-smi."""
 AGAIN = "repeat the command: what is finished is kept"
 
 
@@ -94,7 +96,7 @@ class Evaluations:
         self._place: Place | None = None
         self._from = 0
         self._steps: list[int] = []
-        self._began = self._allowed = 0.0
+        self._began = self._allowed = self._next = 0.0
         self._asked = False
         self._failed = False
         self._least = FIRST_SECONDS
@@ -124,7 +126,8 @@ class Evaluations:
             if follower.stands_still:
                 self._asked = False
                 self._start(self._place or Place())
-        elif not self._failed:
+        elif not self._failed and time.monotonic() >= self._next:
+            self._next = time.monotonic() + CONSIDER_SECONDS
             self._consider(self._what.share * follower.seconds - follower.stood)
         return self._doing() if self._process else ""
 

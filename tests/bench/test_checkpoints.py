@@ -116,6 +116,13 @@ def test_memory_for_both_is_asked_for_on_the_cpu(planned: TrainingPlan, monkeypa
     assert any("no memory for a server" in remark for remark in remarks)
 
 
+def test_a_disk_without_room_for_checkpoints_is_refused(planned: TrainingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "read_shape", lambda _: KNOWN["qwen3-8b"])
+    monkeypatch.setattr(machine, "free_disk_gib", lambda _: 0.5)
+    with pytest.raises(UserError, match=r"played checkpoints needs 2\.7 GiB of disk, 0\.5 GiB are free"):
+        plan_evaluation(planned, cell="mini:1", steps=None, share=0.2)
+
+
 def test_scores_are_kept_and_an_episode_that_is_not_graded_is_in_none(planned: TrainingPlan, tmp_path: Path) -> None:
     settings = Settings.model_validate(plan_evaluation(planned, cell="mini:3", steps=None, share=0.2).settings)
     (tmp_path / "evals").mkdir()

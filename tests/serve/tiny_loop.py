@@ -23,7 +23,9 @@ from keepstate.vocabulary import RuntimeName, Tracker
 
 RUNTIME = RuntimeName.PERSISTENT
 EPOCHS = 40
-"""So many steps a trace: enough that the first checkpoint is played before the training is over."""
+"""Times six traces are so many steps that the first checkpoint is played before the training is over."""
+PLAYED = 120
+"""Steps of that one, the half."""
 
 
 def loop(folder: Path) -> dict[str, object]:
@@ -35,7 +37,7 @@ def loop(folder: Path) -> dict[str, object]:
     request = TrainingRequest(config, data, output=adapter, base_model=model, runtime=RUNTIME, overrides=epochs)
     planned = plan_training(request)
     # One of the two: more servers would only take time. As soon as there is a checkpoint, whatever that costs.
-    evaluate = partial(plan_evaluation, cell="mini:1", steps=EPOCHS, share=1e6) if folder.name == "llama3" else None
+    evaluate = partial(plan_evaluation, cell="mini:1", steps=PLAYED, share=1e6) if folder.name == "llama3" else None
     say = lambda words: print(words, file=sys.stderr, flush=True)  # noqa: E731
     done = train(request, tracker=Tracker.NONE, evaluate=evaluate, on_remark=say)
     scores = read_scores(adapter)

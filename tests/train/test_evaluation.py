@@ -29,6 +29,7 @@ def said() -> list[str]:
 def make(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Make:
     """Evaluations of a training of which steps 20 and 40 are kept."""
     monkeypatch.setattr(installing, "ensure", lambda _: None)
+    monkeypatch.setattr(evaluation, "CONSIDER_SECONDS", 0.0)
     for step in (20, 40):
         step_folder(tmp_path, step).mkdir()
 
@@ -164,6 +165,15 @@ def test_beside_a_training_on_another_gpu_nothing_stands_still(make: Make, tmp_p
     assert evaluations.tend(trained(tmp_path, 0)).startswith("evaluating step 20, 40")
     assert not (tmp_path / PAUSE).exists()
     tend_to_its_end(evaluations, trained(tmp_path, 0))
+
+
+def test_room_is_looked_for_now_and_then(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "CONSIDER_SECONDS", 60.0)
+    evaluations, asked = make(), list[int]()
+    monkeypatch.setattr(evaluations, "_consider", asked.append)
+    for _ in range(9):
+        evaluations.tend(trained(tmp_path, 900))
+    assert len(asked) == 1
 
 
 def test_ctrl_c_ends_both(make: Make, tmp_path: Path) -> None:
