@@ -47,8 +47,11 @@ def leaves(command: click.Command, path: str = "") -> Iterator[tuple[str, click.
 
 def wrong_commands(text: str) -> Iterator[str]:
     """What `text` names that is not there: commands, options behind them, modules."""
-    for part in COMMAND.findall(text):
-        words = re.findall(r"[a-z]+", re.split(r" [-A-Z{/.0-9<]", part)[0])[1:]
+    for whole in COMMAND.findall(text):
+        part, launches, launched = whole.partition(" -- ")
+        if launches:
+            yield from wrong_commands(f"keepstate {launched}")
+        words = re.findall(r"[a-z][a-z0-9]*", re.split(r" [-A-Z{/.0-9<]", part)[0])[1:]
         command = find(words)
         if command is not None:
             yield from (f"{option}: {part}" for option in set(OPTION.findall(part)) - options_of(command))

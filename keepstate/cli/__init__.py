@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {stage.name: f"{stage.summary[0].upper()}{stage.summa
     "demo": "Run the whole loop on this machine.",
     "doctor": "Show what this machine can do and what is missing.",
     "init": "Write a project to start from: tasks, configs, commands.",
+    "launch": "Print what makes a cluster run a command: SLURM, Kubernetes.",
     "ls": "List what there is, how far it is, and which episodes failed.",
     "setup": "Make the environments and models that are missing.",
 }

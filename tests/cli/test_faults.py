@@ -27,6 +27,7 @@ FILLED = {
     "runtime": "persistent",
     "shell": "fish",
     "url": "http://[::1]:9",
+    "words": "train",
 }
 """Arguments that are no paths."""
 COMMANDS = dict(leaves(cli))
@@ -67,7 +68,7 @@ WRITE_NOT_HERE = {
 }
 """The same, that need more than a test of milliseconds can make; what for."""
 WRITE_NOTHING = {"bench replay", "clean", "compare", "completion", "doctor", "ls", "serve check", "tasks check"}
-WRITE_NOTHING |= {"tasks show", "traces check", "traces stats"}
+WRITE_NOTHING |= {"launch k8s", "launch slurm", "tasks show", "traces check", "traces stats"}
 CLOSED = Path("/sys/keepstate")
 """Where nobody may write, root neither."""
 

@@ -14,6 +14,8 @@ WITHOUT = {
     "dataset preview": "a row, to look at",
     "demo": "its report has it",
     "init": "paths, one a line",
+    "launch k8s": "YAML to submit",
+    "launch slurm": "a script to submit",
     "serve": "runs until Ctrl-C",
     "setup": "paths, one a line",
     "tasks check": "a proof, to read",

@@ -9,6 +9,7 @@ from keepstate.cli import cli
 
 OWN_TYPE = {
     "--context": "a benchmark of fewer tokens than a prompt has is none",
+    "--gpus": "a machine of a cluster may have none, a training that counts them has one",
     "--port": "only a server that is asked for by hand may take any free one",
     "--runtime": "traces collect plays all by default",
     "--seed": "a trainer's is no negative number",
