@@ -70,7 +70,7 @@ test-core: setup-dev ## tests of the core environment (five minutes)
 test-browser: setup-browser ## tests in a real browser (half a minute)
 	$(CORE) -m pytest -n 0 -m browser
 test-ray: setup-ray ## tests on clusters of several nodes on this machine (a minute)
-	$(CORE) -m pytest -n 0 -m ray
+	$(CORE) -m pytest -n 0 -m ray tests/bench/test_cluster.py
 # Two modules at a time, of 4 to 5 GiB each: mostly they load packages on one processor. Threads of two trainings that
 # share processors wait for each other, so one thread each.
 test-loop: setup-dev setup-train setup-serve ## tests that train and serve for real

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import secrets
 import shutil
@@ -124,7 +125,9 @@ class Cluster:
     def __init__(self, ray: Any) -> None:
         self._ray = ray
         self._workers: dict[str, NodeActor] = {}
-        self._refused: set[str] = set()
+        self._look_at: dict[str, float] = {}
+        """When a node may be tried again, on the clock of `time.monotonic`."""
+        self._told: set[str] = set()
         self._keys = itertools.count()
 
     @asynccontextmanager
@@ -190,15 +193,26 @@ class Cluster:
 
     async def _look(self, setting: Setting) -> None:
         """Let nodes take part that come; and the same ones anew whose actor alone died."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            for node in await self._nodes():
-                if node["NodeID"] not in self._workers and node["NodeID"] not in self._refused:
-                    try:
-                        await self._join(node, setting)
-                    except UserError as error:
-                        self._refused.add(node["NodeID"])
-                        print(f"{error.message}; it takes no part", file=sys.stderr, flush=True)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await asyncio.sleep(LOOK_SECONDS)
+                for node in await self._nodes():
+                    identity = node["NodeID"]
+                    if identity not in self._workers and self._look_at.get(identity, 0.0) <= time.monotonic():
+                        self._look_at[identity] = math.inf  # until it is known whether it can
+                        group.create_task(self._try(node, setting))
+
+    async def _try(self, node: dict[str, Any], setting: Setting) -> None:
+        """Let a node play if it can; one that cannot is told once, and looked at again later."""
+        identity = node["NodeID"]
+        try:
+            await self._join(node, setting)
+            self._look_at[identity] = 0.0
+        except UserError as error:
+            self._look_at[identity] = time.monotonic() + REST_SECONDS
+            if identity not in self._told:
+                self._told.add(identity)
+                print(f"{error.message}; it takes no part", file=sys.stderr, flush=True)
 
     async def _join(self, node: dict[str, Any], setting: Setting) -> None:
         """Let a node play.

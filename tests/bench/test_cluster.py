@@ -266,7 +266,7 @@ def test_ctrl_c_ends_a_cluster_of_our_own_with_its_files_and_keys_stay_with_the_
         known = [each.environ() for each in family if each.is_running() and "ray" in " ".join(each.cmdline())]
         listening = {each.laddr.ip for child in family for each in open_ports(child)}
         process.send_signal(signal.SIGINT)
-        _, words = process.communicate(timeout=20)
+        _, words = process.communicate(timeout=60)
     assert process.returncode == 130, words
     assert "repeat the command to go on" in words
     assert "Traceback" not in words

@@ -1,0 +1,154 @@
+"""Which nodes of a cluster take part, and when: with real nodes' code and Ray's part played by this process."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from keepstate.errors import UserError
+from keepstate.models.scripted import ScriptedModel
+from keepstate.play import cluster as cluster_module
+from keepstate.play.cluster import Cluster
+from keepstate.play.engine import NodeGone, ToPlay
+from keepstate.play.node import Node, Opened, Setting
+from keepstate.tasks import make_tasks
+from keepstate.traces.record import DEFAULT_LIMITS
+from keepstate.vocabulary import RuntimeName
+
+REACT = RuntimeName.REACT
+(TASK,) = make_tasks("knapsack", "mini", 1, 0)
+TO_PLAY = ToPlay(TASK, REACT, DEFAULT_LIMITS.of(REACT), 0, "auto")
+FINISH = 'Thought: on\nAction: [{"tool": "finish", "args": {}}]'
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not reached():  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0.01)
+
+
+class RayError(Exception):
+    """Whatever Ray raises."""
+
+
+class FakeRay:
+    """Nodes that are told, with actors in this process."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = list(names)
+        self.actors: dict[str, Any] = {}
+        self.killed: list[Any] = []
+        self.exceptions = SimpleNamespace(RayError=RayError)
+        self.open: dict[str, Callable[[Setting], Coroutine[Any, Any, Any]]] = {}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {"Alive": True, "NodeID": name, "NodeManagerAddress": "here", "Resources": {"CPU": 1.0}}
+            for name in self.names
+        ]
+
+    def kill(self, actor: Any) -> None:
+        self.killed.append(actor)
+
+    def actor(self, identity: str) -> Any:
+        node = Node()
+        methods = {"open": self.open.get(identity, node.open), "give": node.give, "take": node.take}
+        self.actors[identity] = SimpleNamespace(
+            **{name: SimpleNamespace(remote=method) for name, method in methods.items()}
+        )
+        return self.actors[identity]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[FakeRay, Cluster]]:
+    monkeypatch.setattr(cluster_module, "LOOK_SECONDS", 0.01)
+
+    def make(*names: str) -> tuple[FakeRay, Cluster]:
+        ray = FakeRay(*names)
+        engine = Cluster(ray)
+        monkeypatch.setattr(engine, "_actor", ray.actor)
+        return ray, engine
+
+    return make
+
+
+async def test_one_that_comes_plays_though_another_does_not_answer(here: Any, capsys: Any) -> None:
+    ray, engine = here("first")
+
+    async def silent(_: Setting) -> Any:
+        await asyncio.sleep(60)
+
+    ray.open["silent"] = silent
+    async with engine.ready((), allow_unsafe=False):
+        ray.names += ["silent", "late"]
+        await until(lambda: "late" in engine._workers)
+        assert "silent" not in engine._workers
+
+
+async def test_one_that_cannot_play_is_told_once_and_tried_again(
+    here: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster_module, "REST_SECONDS", 0.02)
+    ray, engine = here("first")
+    tries: list[Setting] = []
+
+    async def other(setting: Setting) -> Opened:
+        tries.append(setting)
+        return Opened("keepstate 0" if len(tries) < 3 else cluster_module.program())
+
+    ray.open["late"] = other
+    async with engine.ready((), allow_unsafe=False):
+        ray.names.append("late")
+        await until(lambda: "late" in engine._workers)
+    assert len(tries) == 3
+    assert capsys.readouterr().err.count("runs keepstate 0") == 1
+
+
+async def test_at_the_start_all_must_be_able_and_there_must_be_one(here: Any) -> None:
+    ray, engine = here("first", "second")
+
+    async def dead(_: Setting) -> Any:
+        raise RayError("No module named 'keepstate'")
+
+    ray.open["second"] = dead
+    with pytest.raises(UserError, match=r"second.* cannot play: No module named 'keepstate'"):
+        async with engine.ready((), allow_unsafe=False):
+            pass
+    _, empty = here()
+    with pytest.raises(UserError, match="no node with a CPU"):
+        async with empty.ready((), allow_unsafe=False):
+            pass
+
+
+async def test_without_any_node_a_run_waits_and_then_ends(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "WAIT_SECONDS", 0.05)
+    ray, engine = here("only")
+    async with engine.ready((), allow_unsafe=False) as play:
+        trace = await play(TO_PLAY, ScriptedModel([FINISH]))
+        assert trace.verdict is not None
+
+        class Dying(ScriptedModel):
+            async def reply(self, *_: Any, **__: Any) -> Any:
+                ray.names.clear()
+                ray.actors["only"].take.remote = ray.actors["only"].give.remote = gone
+                await asyncio.sleep(60)
+
+        async def gone(*_: Any) -> None:
+            raise RayError("it died")
+
+        worker = engine._workers["only"]
+        playing = asyncio.ensure_future(play(TO_PLAY, Dying([FINISH])))
+        other = asyncio.ensure_future(play(TO_PLAY, Dying([FINISH])))
+        await until(lambda: len(worker.open) == 2 and not ray.names)
+        await until(lambda: bool(worker.orders.put(cluster_module.Drop(-1)) or worker.gone))  # met by what is sent
+        told = []
+        for each in (playing, other):
+            with pytest.raises(NodeGone) as lost:
+                await each
+            told.append(lost.value.message)
+        assert told[0].endswith("is gone: it died")
+        assert told[1] == "", "it is told once"
+        with pytest.raises(UserError, match="no node of the Ray cluster is left"):
+            await play(TO_PLAY, ScriptedModel([FINISH]))
