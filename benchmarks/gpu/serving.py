@@ -48,7 +48,31 @@ _STAGE = re.compile(r" *([\d.]+) s  (.+)")
 _POOL = re.compile(r"KV cache size: ([\d,]+) tokens")
 _VARIABLE = re.compile("[A-Z]")
 COLUMNS = ("server", "step", "episodes", "seconds", "episodes_per_minute", "output_tokens_per_second", "ms_per_token")
-COLUMNS += ("tokens_a_step", "prefix_hits", "missed_tokens_per_request", "preemptions")
+COLUMNS += ("ms_per_step", "tokens_a_step", "prefix_hits", "missed_tokens_per_request", "preemptions")
+
+
+def rates(grown: dict[str, float], seconds: float) -> dict[str, Any]:
+    """Figures from what vLLM's counters grew by in some seconds.
+
+    Its latency between tokens is one between steps, which write several tokens where drafts are accepted.
+    """
+    requests = max(1, grown["vllm:time_to_first_token_seconds_count"])
+    queries, hits = grown["vllm:prefix_cache_queries_total"], grown["vllm:prefix_cache_hits_total"]
+    tokens = grown["vllm:generation_tokens_total"]
+    accepted = grown.get("vllm:spec_decode_num_accepted_tokens_total", 0)
+    writing = 1000 * grown["vllm:inter_token_latency_seconds_sum"]
+    return {
+        "seconds": round(seconds, 1),
+        "output_tokens_per_second": round(tokens / seconds),
+        "ms_per_token": round(writing / max(1, tokens - requests), 2),
+        "ms_per_step": round(writing / max(1, grown["vllm:inter_token_latency_seconds_count"]), 2),
+        "tokens": round(tokens),
+        "drafts": round(grown.get("vllm:spec_decode_num_drafts_total", 0)),
+        "tokens_a_step": round((tokens - requests) / max(1, tokens - requests - accepted), 3),
+        "prefix_hits": round(hits / max(1, queries), 4),
+        "missed_tokens_per_request": round((queries - hits) / requests, 1),
+        "preemptions": grown["vllm:num_preemptions_total"],
+    }
 
 
 class Bench:
@@ -142,23 +166,7 @@ class Bench:
         figures = work()
         seconds, after = time.monotonic() - began, self._counters()
         grown = {name: after[name] - before.get(name, 0) for name in after}
-        requests = max(1, grown["vllm:time_to_first_token_seconds_count"])
-        queries, hits = grown["vllm:prefix_cache_queries_total"], grown["vllm:prefix_cache_hits_total"]
-        tokens = grown["vllm:generation_tokens_total"]
-        drafts = grown.get("vllm:spec_decode_num_drafts_total", 0)
-        accepted = grown.get("vllm:spec_decode_num_accepted_tokens_total", 0)
-        latency, count = "vllm:inter_token_latency_seconds_sum", "vllm:inter_token_latency_seconds_count"
-        return figures | {
-            "seconds": round(seconds, 1),
-            "output_tokens_per_second": round(tokens / seconds),
-            "ms_per_token": round(1000 * grown[latency] / max(1, grown[count]), 2),
-            "tokens": round(tokens),
-            "drafts": round(drafts),
-            "tokens_a_step": round((tokens - requests) / max(1, tokens - requests - accepted), 3),
-            "prefix_hits": round(hits / max(1, queries), 4),
-            "missed_tokens_per_request": round((queries - hits) / requests, 1),
-            "preemptions": grown["vllm:num_preemptions_total"],
-        }
+        return figures | rates(grown, seconds)
 
     def _counters(self) -> dict[str, float]:
         found: dict[str, float] = defaultdict(float)
