@@ -1,6 +1,7 @@
 """A whole training on the CPU beside busy programs, as a share of the same training on an idle machine.
 
-    python benchmarks/laptop.py [--runtime persistent] [--tasks 40] [--rounds 2] [--folder FOLDER] [--start]
+    python benchmarks/laptop.py [--runtime persistent] [--tasks 40] [--rounds 2] [--folder FOLDER]
+                                  [--start | --replicas]
 
 Trains SmolLM2-135M's adapter by `keepstate train`'s own way on scripted traces of `mini` tasks, over and over: idle,
 beside one program that keeps a processor busy at the lowest priority, beside one of our own priority, and again, so
@@ -10,11 +11,14 @@ must compute the same. Needs a machine on which nothing else runs: it says how m
 refuses where that is less than 9 in 10 (`--anyway`).
 
 `--start` measures instead where a training's and a server's start goes: seconds by the clock, and of the processors.
+`--replicas` compares one server with a thread a processor and as many servers with one thread each, which share the
+demo's kind of cells: both run side by side and are asked in turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
 import subprocess
@@ -22,20 +26,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from keepstate import eventloop, machine
+from keepstate.bench import TaskSource, matrix_configs
+from keepstate.bench.run import bench
 from keepstate.dataset import BuildOptions, build_datasets
+from keepstate.demo.run import CONTEXT, LIMITS, SAMPLING
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.collect import CollectPlan, collect
 from keepstate.serve import plan_serving, serve
+from keepstate.serve.launch import serve_all
+from keepstate.serve.replicas import plan_replicas
 from keepstate.setup import basemodel
 from keepstate.tasks import make_tasks
 from keepstate.train import TrainingProgress, TrainingRequest, train
 from keepstate.train.axolotl_config import config_path
 from keepstate.train.progress import PROGRESS, Follower
+from keepstate.train.trained_for import TrainedFor, by_name
 from keepstate.vocabulary import RuntimeName, Tracker
 
 BUSY = "while True: pass"
@@ -155,6 +165,38 @@ def starts(folder: Path, given: argparse.Namespace) -> None:
         print(f"{what}: {time.monotonic() - began:.1f} s by the clock, {cpu:.1f} s of processors", flush=True)
 
 
+def replicas(folder: Path, given: argparse.Namespace) -> None:
+    """Print what one server and several with a thread each play of the same cells, in turn."""
+    runtime = RuntimeName(given.runtime)
+    adapter = folder / "out" / f"{runtime}-start"
+    trained(make_data(folder, runtime, STEPS), runtime, adapter)
+    adapters = {"base": by_name("base"), str(runtime): TrainedFor(runtimes=(runtime,))}
+    speeds: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        urls: dict[str, str] = {}
+        for count in (1, machine.cores()):
+            threads = os.environ["OMP_NUM_THREADS"] = str(machine.cores() // count)
+            planned = plan_serving(
+                base_model=basemodel.folder(), adapters=[adapter], port=0, context=CONTEXT, log=folder / f"{count}.log"
+            )
+            servers = stack.enter_context(serve_all(plan_replicas(planned, count, any_port=True)))
+            urls[f"{count} with {threads} threads"] = servers[0].base_url
+        for number in range(given.rounds):
+            for name, url in urls.items():
+                tasks = TaskSource(difficulty="mini", count=given.tasks, seed_start=number)
+                settings = {"limits": LIMITS, "sampling": SAMPLING, "context": CONTEXT, "base_url": url}
+                configs = list(matrix_configs(tasks, "mini", adapters=adapters, **settings))
+                began = time.monotonic()
+                run = Path(tempfile.mkdtemp(dir=folder))
+                written = sum(
+                    (tally.tokens or 0) - (tally.prompt_tokens or 0) for tally in eventloop.run(bench(configs, run))
+                )
+                speeds.setdefault(name, []).append(written / (time.monotonic() - began))
+                print(f"servers: {name}: {speeds[name][-1]:.0f} tokens/s written", flush=True)
+    medians = [statistics.median(of) for of in speeds.values()]
+    print(f"several of one: {medians[1] / medians[0]:.2f} times")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -162,12 +204,15 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where data, adapters and logs stay; else a folder that goes")
-    parser.add_argument("--start", action="store_true", help="where a start goes")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--start", action="store_true", help="where a start goes")
+    way.add_argument("--replicas", action="store_true", help="one server, and several with a thread each")
     parser.add_argument("--anyway", action="store_true", help="also where the machine is busy")
     given = parser.parse_args()
     basemodel.ensure_base_model()
     with tempfile.TemporaryDirectory() as scratch:
-        (starts if given.start else compare)(given.folder or Path(scratch), given)
+        measure = starts if given.start else replicas if given.replicas else compare
+        measure(given.folder or Path(scratch), given)
 
 
 if __name__ == "__main__":
