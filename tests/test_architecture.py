@@ -40,7 +40,7 @@ OWN_ENVIRONMENT = {path for path in ELSEWHERE if "guest" not in path.split("/")}
 """What needs the packages of `.venv-train` or `.venv-serve`: never imported by the core."""
 
 
-EXTRAS = {"play/cluster.py": {"ray"}}
+EXTRAS = {"play/cluster.py": {"ray"}, "play/connect.py": {"ray"}}
 """Where an optional extra is imported, in functions alone: whoever does not ask for it need not have it."""
 
 

@@ -5,7 +5,7 @@
 
 An actor a node plays episodes there (`keepstate.play.node`); everything else stays in this process. A node that dies
 loses its episodes in flight alone, which are played again; one that comes, or comes back, takes part. Ray is imported
-here and nowhere else. Starts servers of no model.
+here and in `keepstate.play.connect`. Starts servers of no model.
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import os
-import secrets
-import shutil
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
@@ -28,7 +24,7 @@ from typing import Any, TypeVar
 from keepstate.agents.episode import attributed
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.base import PATIENCE, ContextOverflow, Message, Model, Sampling
-from keepstate.models.endpoint import KEY, REMOTE_KEY
+from keepstate.play.connect import connected, words_of
 from keepstate.play.engine import NodeGone, Player, ToPlay
 from keepstate.play.node import (
     Answered,
@@ -44,7 +40,6 @@ from keepstate.play.node import (
     Stopped,
     program,
 )
-from keepstate.setup.ray import COMMAND
 from keepstate.tasks.families import named_families
 from keepstate.traces.record import Failure, Trace
 from keepstate.vocabulary import Origin
@@ -64,8 +59,6 @@ FAILED_IN_A_ROW, REST_SECONDS = 3, 60.0
 every episode."""
 AHEAD = 4
 """Shares handed out for each processor: the next is there when one is done, and few wait for the first."""
-STORE_BYTES = 256 * 2**20
-"""Of a cluster that we start: messages of more than 100 KB pass through it."""
 
 
 @dataclass(eq=False)
@@ -175,7 +168,7 @@ class Cluster:
             while due:
                 yield self._ray.get(due.popleft())
         except self._ray.exceptions.RayError as error:
-            raise UserError(f"the nodes cannot work: {_words(error)}", SAME) from error
+            raise UserError(f"the nodes cannot work: {words_of(error)}", SAME) from error
         finally:
             for each in due:
                 self._ray.cancel(each)
@@ -229,7 +222,7 @@ class Cluster:
             opened = Stopped(-1, f"it was not ready within {START_SECONDS:g} s", "look at its load and its disk")
         except self._ray.exceptions.RayError as error:
             self._workers.pop(identity, None)
-            opened = Stopped(-1, _words(error), SAME)
+            opened = Stopped(-1, words_of(error), SAME)
         if isinstance(opened, Opened) and opened.program != program():
             words = f"it runs {opened.program}, this is {program()}"
             opened = Stopped(-1, words, SAME)
@@ -254,7 +247,7 @@ class Cluster:
             del self._workers[identity]
             with suppress(self._ray.exceptions.RayError):
                 self._ray.kill(worker.actor)
-            worker.lose(f"{worker.name} is gone: {_words(errors.exceptions[0])}")
+            worker.lose(f"{worker.name} is gone: {words_of(errors.exceptions[0])}")
 
     async def _free(self) -> NodeActor:
         """The emptiest node for its processors; waits a while where there is none.
@@ -319,14 +312,6 @@ def _done(work: Callable[[Share], Result], share: Share) -> Result:
     return work(share)
 
 
-def _words(error: BaseException) -> str:
-    """What Ray says, in one line."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
-
-
 @contextmanager
 def cluster(address: str | None = None) -> Iterator[Cluster]:
     """The engine of a Ray cluster.
@@ -338,69 +323,9 @@ def cluster(address: str | None = None) -> Iterator[Cluster]:
     Raises:
         UserError: Ray is not installed, no cluster is there, or it is of other versions.
     """
-    ray = _ray(alone=address is None)
-    with _alone(ray) if address is None else _connected(ray, address):
+    with connected(address) as ray:
         engine = Cluster(ray)
         try:
             yield engine
         finally:
             engine.close()
-
-
-def _ray(*, alone: bool) -> Any:
-    """Ray, with its reports to its makers switched off; of a cluster of our own all listens on the loopback alone.
-
-    Raises:
-        UserError: It is not installed.
-    """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if alone:  # Ray's words for "there are no other machines"; read when it is imported
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("--engine ray needs Ray, which is not installed", f"install it: {COMMAND}") from error
-    return ray
-
-
-QUIET = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
-
-
-@contextmanager
-def _alone(ray: Any) -> Iterator[None]:
-    """A cluster of this machine. Its processes end with this one, however that ends."""
-    keys = {name: os.environ.pop(name) for name in (KEY, REMOTE_KEY) if name in os.environ}
-    folder = tempfile.mkdtemp(prefix="keepstate-ray-", dir=_short_folder())
-    try:
-        ray.init("local", _temp_dir=folder, object_store_memory=STORE_BYTES, **QUIET)
-        os.environ.update(keys)
-        yield
-    finally:
-        os.environ.update(keys)
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _short_folder() -> str | None:
-    """Where Ray's sockets have names that the kernel takes: 107 bytes, of which Ray's own part are 85."""
-    return "/tmp" if len(tempfile.gettempdir()) > 20 else None
-
-
-@contextmanager
-def _connected(ray: Any, address: str) -> Iterator[None]:
-    """A cluster that others started, and end."""
-    if "://" in address:
-        raise UserError(f"--address {address} is none of a cluster", "on a node of it: --address auto, or HOST:PORT")
-    try:
-        ray.init(address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise UserError(
-            f"no Ray cluster can be joined by --address {address}: {_words(error)}",
-            "on a node of it, see: ray status; without --address one of this machine alone is started",
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()

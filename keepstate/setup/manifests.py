@@ -64,7 +64,8 @@ _RAY = """\
 # Ray: the first machine is the head, where the command runs too; the others join as soon as it answers.
 export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n') && export RAY_AUTH_TOKEN
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${{hosts[0]}}
 address=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | cut -d ' ' -f 1):{port}
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \\

@@ -21,7 +21,7 @@ BODIES = {
     "scontrol": "printf 'one\\ntwo\\n'",
     "hostname": 'echo "10.0.0.1 fe80::1"',
     "ray": '[[ "$1" == health-check ]] && { [ -e up ]; exit; }; [[ "$3" == --head ]] && touch up; exec sleep 60',
-    "keepstate": "until grep -q -e '--block --address' calls; do sleep .05; done; exit 7",
+    "keepstate": "until grep -q '^ray start --block --address' calls; do sleep .05; done; exit 7",
 }
 
 
@@ -46,7 +46,7 @@ def test_the_script_starts_the_head_waits_for_it_and_ends_with_the_commands_code
         env={"PATH": path, "SLURM_JOB_NODELIST": "n[1-3]"},
         text=True,
         capture_output=True,
-        timeout=20,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 7, done.stderr

@@ -24,7 +24,7 @@ FINISH = 'Thought: on\nAction: [{"tool": "finish", "args": {}}]'
 
 
 async def until(reached: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not reached():  # noqa: ASYNC110 - nobody tells of it
             await asyncio.sleep(0.01)
 
