@@ -5,6 +5,7 @@
     .venv-train/bin/python benchmarks/gpu/train_speed.py --peers PYTHON  # beside Unsloth, installed for that PYTHON
     .venv-train/bin/python benchmarks/gpu/train_speed.py memory/8k --cap 11     # in so many GiB, from model files
     .venv-train/bin/python benchmarks/gpu/train_speed.py speed/16k speed/16k/2 --accumulation 16      # on two GPUs
+    .venv-train/bin/python benchmarks/gpu/train_speed.py speed/16k norms/16k fp8-backward/16k fp8/16k   # candidates/
     .venv-train/bin/python benchmarks/gpu/train_speed.py --tiny          # a rehearsal on a CPU, figures mean nothing
 
 Needs one GPU of 80 GB and the training environment, no model and no network: real Axolotl trains Qwen3-8B's exact shape
@@ -62,6 +63,8 @@ PLAIN = (
         "liger_fused_linear_cross_entropy": None,
     }
 )
+CANDIDATES = {"norms": "Norms", "fp8-backward": "Fp8Backward", "fp8": "Fp8"}
+"""Trials in the place of what `speed` does: their plugins of candidates/."""
 KINDS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     "exact": PLAIN | {"lora_dropout": 0.0, "sdpa_varlen": False},
@@ -69,10 +72,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "stock": {"keepstate_profile": None},
     "speed": {"keepstate_profile": "speed"},
     "memory": {"keepstate_profile": "memory"},
+    **{name: {"keepstate_profile": "speed"} for name in CANDIDATES},
 }
 """What each kind changes in the project's config: QLoRA without any kernel and with dropout .05; the same without
 dropout and with a 4D mask (gradients.py compares with it); Axolotl's usual kernels and a 4D mask for packed rows; the
-config without its plugin's profile; the two profiles."""
+config without its plugin's profile; the two profiles; the candidates."""
 PEERS = {
     "unsloth": [],
     "unsloth-sdpa": ["--sdpa"],
@@ -138,12 +142,13 @@ def config_of(name: str, options: Options) -> dict[str, Any]:
 
     kind, rows = name.split("/")[:2]
     work = options.out / "work"
+    candidate = [f"candidates.plugin.{CANDIDATES[kind]}"] if kind in CANDIDATES else []
     config = yaml.safe_load(CONFIG.read_text()) | KINDS[kind]
     for key in ("test_datasets", "evals_per_epoch", "chat_template", "chat_template_jinja", "save_steps"):
         config.pop(key, None)
     config |= {
         "base_model": str(work / "model"),
-        "plugins": [*config["plugins"], "timing_plugin.TimingPlugin"],
+        "plugins": [*config["plugins"], *candidate, "timing_plugin.TimingPlugin"],
         "datasets": [{"path": str(work / f"{rows}.parquet"), "ds_type": "parquet"}],
         "dataset_prepared_path": str(work / f"prepared-{rows}"),
         "output_dir": str(work / name.replace("/", "-")),
