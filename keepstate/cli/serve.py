@@ -89,10 +89,11 @@ def command(
     vllm_args: tuple[str, ...],
     **chosen: Any,
 ) -> None:
-    """Serve until Ctrl-C. Adapters answer under their names, the base model as `base`."""
+    """Serve until Ctrl-C or SIGTERM. Adapters answer under their names, the base model as `base`."""
     if (called := click.get_current_context()).invoked_subcommand:
         _refuse_options(called)
         return
+    from keepstate.processes import sigterm_interrupts
     from keepstate.serve import StartDisplay, plan_serving
     from keepstate.serve.launch import serve_all
     from keepstate.serve.nf4 import NF4_DEQUANTISED, as_published, on_nf4
@@ -120,7 +121,7 @@ def command(
         for each in plans:
             click.echo(shell_line(each))
         return
-    with ExitStack() as stack:
+    with sigterm_interrupts(), ExitStack() as stack:
         with StartDisplay() as show:
             servers = stack.enter_context(serve_all(plans, on_progress=show))
         for server in servers:

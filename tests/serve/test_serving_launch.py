@@ -216,22 +216,24 @@ def read_until(process: subprocess.Popen[str], words: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("defect", "words", "replicas"),
+    ("defect", "words", "replicas", "number"),
     [
-        ("", "Ctrl-C ends it", 1),
-        ("silent", "starting the engine", 1),
-        ("", "stands for all 2", 2),
-        ("silent", "starting the engine", 2),
+        ("", "Ctrl-C ends it", 1, signal.SIGINT),
+        ("silent", "starting the engine", 1, signal.SIGINT),
+        ("", "stands for all 2", 2, signal.SIGINT),
+        ("silent", "starting the engine", 2, signal.SIGINT),
+        ("", "Ctrl-C ends it", 1, signal.SIGTERM),
+        ("silent", "starting the engine", 2, signal.SIGTERM),
     ],
 )
-def test_ctrl_c_ends_it_with_130(
-    defect: str, words: str, replicas: int, make_adapter: MakeAdapter, stub_home: Path
+def test_ctrl_c_and_sigterm_end_it_with_130(
+    defect: str, words: str, replicas: int, number: signal.Signals, make_adapter: MakeAdapter, stub_home: Path
 ) -> None:
     with serve_command(make_adapter(), "--replicas", str(replicas), defect=defect) as process:
         said = read_until(process, words)
         stubs = stubs_below(process.pid)
         assert len(stubs) == replicas, said
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(20) == EXIT_INTERRUPTED, said
     assert not [pid for pid in stubs if Path(f"/proc/{pid}").exists()]
 
