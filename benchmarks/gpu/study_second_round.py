@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from study_commands import Commands
+from study_commands import NOTES, Commands
 from study_packing import round_weights
 from study_play import DRAWN, Match, serve_words
 from study_sizes import SECOND, Size
 
 from keepstate.bench.results import CellResult, read_results
 from keepstate.errors import EXIT_PARTIAL, EXIT_USER_ERROR, UserError
-from keepstate.files import write_atomic
+from keepstate.files import parse_json, write_atomic
 from keepstate.report.figures import MARGIN
 from keepstate.report.significance import paired_difference
 from keepstate.report.statistics import Estimate, bounded_mean
@@ -29,6 +29,8 @@ ARM = str(RuntimeName.PERSISTENT)
 TEACHER, PUPIL = f"{ARM}-seed{DRAWN}", f"round2-seed{DRAWN}"
 PLAYED_AT = 0.7
 """Temperature of the episodes to learn from: at .2 there is little to choose from."""
+CHOOSING = "build-second-round"
+"""The command that takes the good ones."""
 
 
 def second_round(commands: Commands, size: Size, port: int) -> int:
@@ -73,7 +75,7 @@ def _collect(commands: Commands, size: Size, port: int) -> None:
     made = ["dataset", "build", "--traces", f"{SECOND}/traces", "--runtime", ARM, "--out", f"{SECOND}/datasets"]
     made += [*(size.kept or ()), "--max-tokens", size.context, "--val-fraction", 0]
     made += ["--tokenizer", basemodel.ensure_base_model()]
-    commands.run({"build-second-round": made}, allowed=(0, EXIT_PARTIAL, EXIT_USER_ERROR))  # none is good enough
+    commands.run({CHOOSING: made}, allowed=(0, EXIT_PARTIAL, EXIT_USER_ERROR))  # none is good enough
     if _rows(commands.folder):
         commands.run({"check-second-round": ["dataset", "check", f"{SECOND}/datasets/{ARM}"]})
 
@@ -130,9 +132,13 @@ def _ends(value: Estimate) -> str:
 
 
 def _data_lines(folder: Path) -> list[str]:
-    """How many episodes it learnt from."""
+    """How many episodes it learnt from, or that it was cut before they were chosen."""
     played = sum(1 for _ in (folder / SECOND / "traces").rglob("*.trace.json"))
-    said = (
-        f"{_rows(folder):,} of {played:,} episodes that {TEACHER} played at temperature {PLAYED_AT} were good enough."
-    )
+    notes = folder / NOTES
+    told = map(parse_json, notes.read_bytes().splitlines() if notes.is_file() else ())
+    if any(note["name"] == CHOOSING for note in told):
+        count = f"{_rows(folder):,} of {played:,}"
+        said = f"{count} episodes that {TEACHER} played at temperature {PLAYED_AT} were good enough."
+    else:
+        said = f"Cut: {TEACHER} had played {played:,} episodes at temperature {PLAYED_AT}, nothing was trained on them."
     return [said, ""] if played else []

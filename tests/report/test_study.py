@@ -267,6 +267,16 @@ def test_the_second_round_compares_an_adapter_with_its_teacher_by_task(tmp_path:
     assert f"{pupil} less {teacher}, 16 tasks: 20.0 [" in page
 
 
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_second_round_that_was_cut_does_not_say_that_no_episode_was_good(chosen: bool, tmp_path: Path) -> None:
+    write_made_cell(tmp_path / SECOND / "traces", "a", PERSISTENT, lambda _: Made(1.0), 3)
+    names = ["collect-second-round", *([study_second_round.CHOOSING] if chosen else [])]
+    (tmp_path / study_commands.NOTES).write_text("".join(json.dumps({"name": name}) + "\n" for name in names))
+    said = " ".join(study_second_round.second_round_lines(tmp_path))
+    assert ("0 of 3 episodes" in said) == chosen
+    assert ("Cut: " in said) != chosen
+
+
 @pytest.mark.parametrize(("good", "trained"), [(2, True), (1, False)])
 def test_a_second_round_learns_as_long_as_the_first_from_enough_good_episodes(
     good: int, trained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
