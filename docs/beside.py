@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BESIDE = {
     "train/README.md": "training.md",
     "benchmarks/gpu/results/README.md": "gpu-results.md",
+    "results/full-knapsack/README.md": "study-results.md",
+    "results/full-navigation/README.md": "study-navigation.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "README.md": "index.md",

@@ -12,7 +12,9 @@ from typed import OPTION, find, options_of, wrong_commands
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    page for pattern in ("*.md", "docs/**/*.md", "train/*.md", "benchmarks/**/*.md") for page in ROOT.glob(pattern)
+    page
+    for pattern in ("*.md", "docs/**/*.md", "train/*.md", "benchmarks/**/*.md", "results/*/README.md")
+    for page in ROOT.glob(pattern)
 )
 PAGES.remove(ROOT / "CHANGELOG.md")  # of its day
 RUN = [page for page in PAGES if "<!-- run -->" in page.read_text()]
@@ -74,6 +76,7 @@ def test_every_page_has_its_place_on_the_site() -> None:
     placed = re.findall(r"^ +- [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     there = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
     beside = {"training.md", "gpu-results.md", "contributing.md", "changelog.md", "reference/commands.md"}
+    beside |= {"study-results.md", "study-navigation.md"}
     assert set(placed) == there | beside
     assert len(placed) == len(set(placed))
 
@@ -89,7 +92,7 @@ def test_what_a_page_says_runs(page: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_picture_shows_the_table_of_the_laptop_page() -> None:
+def test_the_picture_shows_the_cells_of_the_study() -> None:
     spec = importlib.util.spec_from_file_location("effect", ROOT / "docs" / "pictures" / "effect.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""Draws `effect.svg` from the table in `docs/laptop.md`, which a run of `keepstate demo` printed.
+"""Draws `effect.svg` from the cells of the study (docs/study.md) on tasks like those of the training.
 
 Run: `python docs/pictures/effect.py`. A test compares picture and table.
 """
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-TABLE = HERE.parent / "laptop.md"
+TABLE = HERE.parents[1] / "results" / "full-knapsack" / "README.md"
 PICTURE = HERE / "effect.svg"
 ROW = re.compile(
-    r"^    (\w+) → (\w+) +\d+/(\d+) +([\d.]+) \[([\d.]+), ([\d.]+)\] +[\d.]+ +([\d,]+) +([\d.]+) +\d+$", re.MULTILINE
+    r"^\| easy \| (\w+) → (\w+) \| (\d+) \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \| ([\d., ]+)"
+    r" \| \d+/\d+ \| (\d+)/(\d+) \| ([\d,]+) \|$",
+    re.MULTILINE,
 )
 WORDS = {"persistent": "keeps variables", "forget": "starts empty each step"}
 WIDTH, TOP, STEP = 440, 124, 66
@@ -38,6 +40,7 @@ class Row:
     trained: str
     played: str
     tasks: int
+    trainings: int
     optimality: float
     low: float
     high: float
@@ -48,9 +51,13 @@ class Row:
 def rows() -> list[Row]:
     """The four pairs of the two runtimes that execute code, matched ones first for each place of use."""
     found = {}
-    for trained, played, tasks, *figures in ROW.findall(TABLE.read_text(encoding="utf-8")):
-        optimality, low, high, tokens, missing = (float(text.replace(",", "")) for text in figures)
-        found[trained, played] = Row(trained, played, int(tasks), optimality, low, high, int(tokens), missing)
+    for trained, played, tasks, *score, each, missing, episodes, tokens in ROW.findall(
+        TABLE.read_text(encoding="utf-8")
+    ):
+        optimality, low, high = map(float, score)
+        share, trainings = round(100 * int(missing) / int(episodes)), len(each.split(", "))
+        read = (int(tasks), trainings, optimality, low, high, int(tokens.replace(",", "")), share)
+        found[trained, played] = Row(trained, played, *read)
     pairs = [(trained, played) for played in WORDS for trained in (played, *(w for w in WORDS if w != played))]
     return [found[pair] for pair in pairs]
 
@@ -78,7 +85,7 @@ def picture() -> str:
     for number, row in enumerate(lines):
         out += _row(row, TOP + STEP * number, max(row.tokens for row in lines))
     notes = (
-        f"SmolLM2-135M, {lines[0].tasks} tasks a line, 95 % intervals.",
+        f"SmolLM2-135M, {lines[0].trainings} trainings, {lines[0].tasks} tasks a line, 95 % intervals.",
         "Green: used as trained. Orange: used otherwise.",
     )
     for number, note in enumerate(notes):

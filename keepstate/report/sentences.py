@@ -63,10 +63,10 @@ def headline(
     mismatches = [i for i, c in enumerate(comparisons) if _is_mismatch(c.first, c.second)]
     without = [pair for pair in apart if _is_mismatch(*pair)]
     one_for_all = [i for i, c in enumerate(comparisons) if _is_one_for_all(c.first, c.second)]
+    yield from _over_trainings(repeats)
     for rows, whom in ((mismatches, "the adapter trained for it"), (one_for_all, "the adapter trained for it alone")):
         for row in rows:
             yield Claim(_in_place(comparisons[row], whom), Table.COMPARISONS, row)
-    yield from _over_trainings(repeats)
     for first, second in without:
         counts = " and ".join(counted(len(cell.by_task), "task") for cell in (first, second))
         why = f"no task is graded in both ({counts} graded)"
