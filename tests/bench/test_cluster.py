@@ -157,7 +157,8 @@ def test_a_node_that_dies_loses_its_open_episodes_alone_and_one_that_comes_takes
     assert (tally.played, tally.failures.total()) == (100, 0)
     assert len(tally.lost) == 1, "it is told once"
     assert "is gone" in tally.lost[0]
-    assert 200 < stub.requests["persistent"] <= 200 + 2 * 6, "nothing else is asked again"
+    # 200 exactly where none of the lost episodes had been answered yet.
+    assert 200 <= stub.requests["persistent"] <= 200 + 2 * 6, "nothing else is asked again"
     assert len(actors()) == 2
 
 
