@@ -34,4 +34,6 @@ def logits(name: str, **options: object) -> torch.Tensor:
 four_bits, made, base = logits("base", quantization_config=settings), logits("made"), logits("base")
 same, other = (four_bits - made).abs().mean(), (four_bits - base).abs().mean()
 print(f"mean difference of logits: {same:.4f} to the folder, {other:.4f} to the base")
-assert same < other / 20, "the folder is not what training sees"
+# Processors with instructions for bfloat16 add up in another order: .057 against 1.136; of a folder of other weights it
+# would be as large as the base's.
+assert same < other / 10, "the folder is not what training sees"
