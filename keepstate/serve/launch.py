@@ -180,12 +180,13 @@ def _until_up(
     on_stage: Callable[[float, str], None],
 ) -> Server:
     """Wait until it answers as it must."""
-    started, begun = time.monotonic(), {LOADING: 0.0}
+    started, begun = time.monotonic(), dict[str, float]()
 
     def report(words: str) -> None:
         begun.setdefault(words, seconds := time.monotonic() - started)
         on_stage(seconds, words)
 
+    report(LOADING)  # also of a server that answers the first time it is asked
     _until_healthy(planned, process, report)
     check_plugin(planned, log_text(planned.log))
     for name in planned.names:
