@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -67,6 +68,12 @@ def visible_gpus() -> tuple[Gpu, ...]:
             break
         left.append(gpu)
     return tuple(left)
+
+
+def only(gpus: Sequence[Gpu]) -> dict[str, str]:
+    """Environment variables with which CUDA sees these GPUs alone, in this order; of no GPU none."""
+    names = ",".join(gpu.uuid or str(gpu.number) for gpu in gpus)
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": names} if gpus else {}
 
 
 def _named_gpu(entry: str) -> Gpu | None:

@@ -28,12 +28,12 @@ from keepstate.dataset.manifest import INDEX, TEMPLATE
 from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_json, write_atomic
 from keepstate.model_files import model_folder, read_object
-from keepstate.model_shape import ModelShape, read_shape
+from keepstate.model_shape import read_shape
 from keepstate.models.base import Sampling
 from keepstate.places import find
 from keepstate.play.tally import Tally, TallyDisplay
 from keepstate.processes import sigterm_interrupts
-from keepstate.serve.capacity import CPU_OWN_GIB, GPU_MEMORY, cpu_cache_gib, gpu_tokens
+from keepstate.serve.capacity import GPU_MEMORY, cpu_server_gib, gpu_tokens
 from keepstate.tasks.base import Task
 from keepstate.traces.record import Limits
 from keepstate.train.evaluation import SETTINGS, Evaluation, Place
@@ -86,11 +86,12 @@ def plan_evaluation(planned: TrainingPlan, *, cell: str, steps: int | None, shar
     """
     source, given = _asked(cell)
     tasks = source.load()
-    settings, bounds = _settings(planned, source, tasks, given)
+    rows = _rows(planned.dataset)
+    settings, bounds = _settings(planned, rows, source, tasks, given)
     runtimes = " and ".join(config.runtime for config in settings.configs)
     words = f"{len(tasks)} tasks of {tasks[0].difficulty} in {runtimes}"
     remarks = [f"--eval-cell: {words}, {bounds}"]
-    if known := _trained_on(planned.dataset, tasks):
+    if known := _trained_on(rows, tasks):
         names = ", ".join(known[:NAMED]) + (", ..." if len(known) > NAMED else "")
         remarks.append(f"{len(known)} of its {len(tasks)} tasks are called as tasks of the training data: {names}")
     _require_disk(planned)
@@ -116,7 +117,7 @@ def plan_evaluation(planned: TrainingPlan, *, cell: str, steps: int | None, shar
         share=share,
         steps=steps,
         beside=beside if share else lambda: None,
-        after=Place(environment=_visible(planned.gpus[:1])),
+        after=Place(environment=machine.only(planned.gpus[:1])),
         remarks=tuple(remarks),
     )
 
@@ -151,7 +152,11 @@ def _asked(cell: str) -> tuple[TaskSource, BenchmarkConfig | None]:
 
 
 def _settings(
-    planned: TrainingPlan, source: TaskSource, tasks: Sequence[Task], given: BenchmarkConfig | None
+    planned: TrainingPlan,
+    rows: Sequence[Mapping[str, Any]],
+    source: TaskSource,
+    tasks: Sequence[Task],
+    given: BenchmarkConfig | None,
 ) -> tuple[Settings, str]:
     """The cells, and words on where their limits come from: a config, else what the training data shows."""
     base = str(planned.config["base_model"])
@@ -160,7 +165,7 @@ def _settings(
         common["limits"] = given.limits
         bounds = f"limits of {given.name}"
     else:
-        turns, tokens = _longest(planned.dataset)
+        turns, tokens = _longest(rows)
         limits = Limits(turns=turns + 1) if turns else Limits()
         context = min(int(planned.config["sequence_len"]), _positions(base))
         common = {"limits": limits, "sampling": Sampling(temperature=0.0, max_tokens=tokens or context // 2)}
@@ -193,45 +198,33 @@ def _rows(dataset: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _longest(dataset: Path) -> tuple[int, int]:
+def _longest(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """Most answers of a training row, and most tokens of all answers of one together: no single one is longer."""
-    rows = _rows(dataset)
     return max((row["turns"] for row in rows), default=0), max((row["trained_tokens"] for row in rows), default=0)
 
 
-def _trained_on(dataset: Path, tasks: Sequence[Task]) -> list[str]:
+def _trained_on(rows: Sequence[Mapping[str, Any]], tasks: Sequence[Task]) -> list[str]:
     """Tasks that a training row is named after."""
-    trained = {row["task"] for row in _rows(dataset)}
+    trained = {row["task"] for row in rows}
     return [task.name for task in tasks if task.name in trained]
 
 
 def _beside(planned: TrainingPlan, context: int) -> Place | None:
     """Where there is room for a server now: another GPU, else what the training leaves of its own, or of memory."""
-    base = str(planned.config["base_model"])
-    shape = read_shape(base)
+    shape = read_shape(str(planned.config["base_model"]))
     if shape is None:
         return None
     if not planned.gpus:
         longest = max(split.longest for split in planned.manifest.splits.values())
         trains = cpu_memory_gib(min(longest, int(planned.config["sequence_len"])), shape)
-        fits = machine.memory_gib() > trains * planned.processes + _server_gib(base, shape, context)
+        fits = machine.memory_gib() > trains * planned.processes + cpu_server_gib(shape, context)
         return Place(pauses=True) if fits else None
     own = {gpu.uuid for gpu in planned.gpus}
     for gpu in sorted(machine.visible_gpus(), key=lambda gpu: (gpu.uuid in own, -free_gib(gpu))):
         share = min(GPU_MEMORY, floor(100 * (free_gib(gpu) - GPU_SPARE_GIB) / gpu.memory_gib) / 100)
         if share > 0 and gpu_tokens(shape, gpu.memory_gib, share=share) >= 2 * context:
-            return Place(gpu.uuid in own, _visible([gpu]), (f"gpu-memory-utilization={share}",))
+            return Place(gpu.uuid in own, machine.only([gpu]), (f"gpu-memory-utilization={share}",))
     return None
-
-
-def _server_gib(base: str, shape: ModelShape, context: int) -> float:
-    wide = 2 if machine.lacks_bf16() else 1
-    return wide * shape.weight_bytes / machine.GIB + cpu_cache_gib(base, shape, context) + CPU_OWN_GIB
-
-
-def _visible(gpus: Sequence[machine.Gpu]) -> Mapping[str, str]:
-    names = ",".join(gpu.uuid or str(gpu.number) for gpu in gpus)
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": names} if gpus else {}
 
 
 def play(adapter: Path, steps: Sequence[int], vllm_args: Sequence[str] = ()) -> None:

@@ -57,7 +57,7 @@ def convert_chunk(
 ) -> list[Row | LeftOut] | Stopped:
     """What a node does: convert some files, given by name, place and size."""
     try:
-        if (here := _program()) != expected:
+        if (here := program()) != expected:
             raise UserError(f"a node runs {here}, this is {expected}", "install the same keepstate on every node")
         converter = _converter(recipe)
         if converter.tokenizer.sha256 != tokenizer:
@@ -70,11 +70,6 @@ def convert_chunk(
     except UserError as error:
         return Stopped(-1, error.message, error.hint)
     return results
-
-
-@functools.cache
-def _program() -> str:
-    return program()
 
 
 @functools.lru_cache(maxsize=1)

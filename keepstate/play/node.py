@@ -8,6 +8,7 @@ place. Orders come and events go in batches, as a message costs as much as a tur
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import platform
 import traceback
@@ -235,6 +236,7 @@ class Node:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@functools.cache
 def program() -> str:
     """Which keepstate this is, by what is in its files, and its Python: nodes that differ would record other traces."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()

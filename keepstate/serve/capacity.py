@@ -99,13 +99,25 @@ def cpu_cache_gib(base: str, shape: ModelShape | None, context: int) -> int:
     """
     if shape is None:
         return CPU_CACHE_GIB
-    wide = 2 if machine.lacks_bf16() else 1  # float32 in place of bf16
-    cache = max(CPU_CACHE_GIB, math.ceil(1.05 * context * wide * shape.cache_bytes / GIB))
-    needed = wide * shape.weight_bytes / GIB + cache + CPU_OWN_GIB
+    needed = cpu_server_gib(shape, context)
     if needed > machine.memory_gib():
         raise UserError(
             f"{base} with a context of {context:,} tokens takes about {needed:.0f} GiB of memory, this machine has "
             f"{machine.memory_gib():.0f}",
             "serve a smaller model (--base-model), or a shorter context (--context)",
         )
-    return cache
+    return _cpu_cache_gib(shape, context)
+
+
+def cpu_server_gib(shape: ModelShape, context: int) -> float:
+    """GiB of memory of a whole server on the CPU, with the cache of `cpu_cache_gib`."""
+    return _wide() * shape.weight_bytes / GIB + _cpu_cache_gib(shape, context) + CPU_OWN_GIB
+
+
+def _cpu_cache_gib(shape: ModelShape, context: int) -> int:
+    return max(CPU_CACHE_GIB, math.ceil(1.05 * context * _wide() * shape.cache_bytes / GIB))
+
+
+def _wide() -> int:
+    """Float32 in place of bf16 takes twice as much."""
+    return 2 if machine.lacks_bf16() else 1

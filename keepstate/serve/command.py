@@ -116,8 +116,7 @@ def own_environment(planned: ServingPlan) -> dict[str, str]:
         if planned.kernels:
             own[TUNED] = str(planned.kernels)
     if planned.gpu:
-        name = planned.gpu.uuid or str(planned.gpu.number)
-        own |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": name}
+        own |= machine.only([planned.gpu])
     places = [PLUGIN_FOLDER] + [INSIDE] * planned.wants_key
     return own | {"PYTHONPATH": os.pathsep.join(map(str, places))}
 

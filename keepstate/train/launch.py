@@ -242,9 +242,7 @@ def _environment(planned: TrainingPlan) -> dict[str, str]:
     }
     if planned.offline:
         own["HF_HUB_OFFLINE"] = "1"
-    if planned.gpus:  # the trainer would split rows over all it sees
-        names = ",".join(gpu.uuid or str(gpu.number) for gpu in planned.gpus)
-        own |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": names}
+    own |= machine.only(planned.gpus)  # the trainer would split rows over all it sees
     if needs_gpu(planned.config):  # as Axolotl's own command sets it: less memory lost between blocks
         own["PYTORCH_ALLOC_CONF"] = os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     else:

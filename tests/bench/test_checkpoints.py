@@ -116,6 +116,18 @@ def test_memory_for_both_is_asked_for_on_the_cpu(planned: TrainingPlan, monkeypa
     assert any("no memory for a server" in remark for remark in remarks)
 
 
+def test_a_model_that_memory_cannot_serve_ends_no_training(
+    planned: TrainingPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No room for weights and cache alone: `cpu_cache_gib` would refuse it."""
+    monkeypatch.setattr(checkpoints, "read_shape", lambda _: KNOWN["qwen3-8b"])
+    monkeypatch.setattr(machine, "memory_gib", lambda: 8.0)
+    monkeypatch.setattr(machine, "require_disk", lambda *_: None)
+    found = plan_evaluation(planned, cell="mini:3", steps=None, share=0.2)
+    assert found.beside() is None
+    assert any("the cell is played after it" in remark for remark in found.remarks)
+
+
 def test_a_disk_without_room_for_checkpoints_is_refused(planned: TrainingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "read_shape", lambda _: KNOWN["qwen3-8b"])
     monkeypatch.setattr(machine, "free_disk_gib", lambda _: 0.5)
