@@ -124,7 +124,8 @@ async def play_plainly(folder: Path, options: argparse.Namespace) -> None:
 def replay_all(run: Path, options: argparse.Namespace) -> None:
     """Replay every cell of a run, and print what it took."""
     started, cpu = time.perf_counter(), time.process_time()
-    repeated = replay(run, Contract(), concurrency=options.concurrency, isolation=options.isolation, allow_unsafe=True)
+    how = {"concurrency": options.concurrency, "isolation": options.isolation, "allow_unsafe": True}
+    repeated = replay([run], Contract(), **how)
     folders = eventloop.run(repeated)
     took, cpu = time.perf_counter() - started, time.process_time() - cpu
     same, episodes = sum(folder.same for folder in folders), sum(folder.tested for folder in folders)

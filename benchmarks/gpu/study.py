@@ -9,6 +9,9 @@
 Stages: tasks traces data train play second-round replay report results. Each runs keepstate's own commands in the
 study's folder; what is finished is not run again, what was cut goes on (docs/resuming.md). `commands.jsonl` there holds
 every command with its seconds. Exit code 75: the budget is spent, the same command goes on.
+
+A GPU that has room trains and plays at one time, in several runs of this script: the base waits for no training
+(--only base), the second round for nothing but the data; --gpu-servers says how many servers share the memory.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from study_commands import ALL_OF_IT, PLAYED, SPENT, Commands, Spent
+from study_commands import ALL_OF_IT, PLAYED, SPENT, Commands, Spent, train_words
 from study_packing import MOST, pack, round_weights, unpack
 from study_play import Match, commands, groups, names, serve_words, servers
-from study_results import write_results
+from study_results import second_page, write_results, write_second_round
 from study_second_round import second_round
 from study_sizes import ARMS, EVAL_SEED, FAMILIES, KNAPSACK, RUN, SECOND, SIZES, TRAIN_SEED, Size, size_of
 
@@ -32,7 +35,7 @@ from keepstate.files import parse_json, write_atomic, write_json
 from keepstate.processes import sigterm_interrupts
 from keepstate.setup import basemodel
 from keepstate.train.result import WEIGHTS, read_done
-from keepstate.vocabulary import MIXED
+from keepstate.vocabulary import BASE, MIXED
 
 
 class Study:
@@ -102,11 +105,9 @@ class Study:
         order = ("react", MIXED, "forget", "persistent")
         self._run(
             {
-                name: [
-                    *("train", arm, "--config", f"configs/{arm}.yaml", "--dataset", f"datasets/{arm}"),
-                    *("--base-model", basemodel.ensure_base_model(), "--out", self._adapter(name)),
-                    *("--seed", seed, "--track", "none"),
-                ]
+                name: train_words(
+                    arm, seed, config=f"configs/{arm}.yaml", data=f"datasets/{arm}", output=self._adapter(name)
+                )
                 for arm in order
                 for seed in self.size.seeds
                 if read_done(self._adapter(name := f"{arm}-seed{seed}")) is None
@@ -118,13 +119,21 @@ class Study:
                 round_weights(self._adapter(name) / WEIGHTS)
 
     def play(self) -> None:
-        """Every cell, primary ones first, base and draws last, against servers of all adapters."""
+        """Every cell, primary ones first, base and draws last, against servers of all adapters; or the base alone."""
         owed = [[match for match in group if not self._is_played(match)] for group in groups(self.size)]
-        needed = {match.server for group in owed for match in group}
+        if self.only:
+            owed = [[match for match in group if (match.played == (BASE,)) == (self.only == BASE)] for group in owed]
+        needed = sorted({match.server for group in owed for match in group})
         of = servers(self.size)
         serving = {
-            f"serve-{number}": serve_words(self.size, names(of[number]), self.folder, self.port + number, of=len(of))
-            for number in sorted(needed)
+            f"serve-{self.only or ''}{number}": serve_words(
+                self.size,
+                [] if self.only == BASE else names(of[number]),
+                self.folder,
+                self.port + number,
+                of=len(of),
+            )
+            for number in needed
         }
         with self.commands.served(serving):
             for group in filter(None, owed):
@@ -154,24 +163,37 @@ class Study:
                 self._done(SECOND)
 
     def replay(self) -> None:
-        """All episodes again without a model: as recorded, and under the lowest cap."""
-        runs = [("replay", RUN, []), ("exposure", RUN, ["--tool-calls", self.size.caps[0]])]
-        runs += [(f"replay-{SECOND}", SECOND, [])] if (self.folder / "runs" / SECOND).is_dir() else []
-        for name, run, contract in runs:
-            if not self._is_done(name):
-                words = ["bench", "replay", f"runs/{run}", "--json", "--concurrency", 16, *contract]
+        """All episodes again without a model: as recorded, and those of wider caps under the lowest one."""
+        runs, (lowest, *wider) = self.folder / "runs", self.size.caps
+        asked = {
+            "replay": ([runs / RUN], []),
+            f"replay-{SECOND}": ([runs / SECOND], []),
+            "exposure": (sorted(path for cap in wider for path in (runs / RUN).glob(f"*-calls{cap}-*")),
+                         ["--tool-calls", lowest]),
+        }  # fmt: skip
+        for name, (folders, contract) in asked.items():
+            there = [folder.relative_to(self.folder) for folder in folders if folder.is_dir()]
+            if there and not self._is_done(name):
+                words = ["bench", "replay", *there, "--json", "--concurrency", 16, *contract]
                 if self._run({name: words}, into=f"{name}.json", allowed=(0, EXIT_PARTIAL)) == 0:
                     self._done(name)
 
     def report(self) -> None:
-        """The report of all cells."""
-        self._command("report", f"runs/{RUN}", "--out", "report")
+        """The report of all cells, and that of the second round."""
+        for run, report in ((RUN, "report"), (SECOND, f"{SECOND}/report")):
+            if (self.folder / "runs" / run).is_dir():
+                self._command("report", f"runs/{run}", "--out", report)
 
     def results(self) -> None:
         """Tables, figures, configs, hashes, seeds and commands, for the repository."""
-        write_results(self.folder, self.target, self.family, self.size)
+        if (self.folder / "runs" / RUN).is_dir():
+            write_results(self.folder, self.target, self.family, self.size)
+        if (self.folder / SECOND).is_dir():
+            write_second_round(self.folder, second_page(self.target), self.size)
 
     target = Path("results")
+    only: str | None = None
+    """The base, or the trained ones: the others are not played now."""
 
     def _adapter(self, name: str) -> Path:
         return self.folder / "adapters" / name
@@ -204,6 +226,7 @@ class Study:
         return worst
 
 
+TRAINED = "trained"
 NONE = "none"
 """No stage: what another run has made so far is packed."""
 STAGES = ("tasks", "traces", "data", "train", "play", "second-round", "replay", "report", "results")
@@ -219,6 +242,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="where the last stage writes; by default results/SIZE-FAMILY")
     parser.add_argument("--training-seeds", help="0,1,2: only these, or more")
     parser.add_argument("--at-once", type=int, help="trainings at a time")
+    parser.add_argument("--only", choices=(BASE, TRAINED), help="play these; the base needs no training to wait for")
+    parser.add_argument("--gpu-servers", type=int, metavar="N", help="so many servers share the GPU, others' included")
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="SECONDS", help="then stop, and pack")
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="put what is new there, in files of 15 MiB")
     parser.add_argument("--archives", type=int, default=MOST, metavar="N", help="so many files at most")
@@ -232,6 +257,8 @@ def main() -> int:
         size = replace(size, seeds=tuple(map(int, given.training_seeds.split(","))))
     if given.at_once:
         size = replace(size, at_once=given.at_once)
+    if given.gpu_servers:
+        size = replace(size, gpu_servers=given.gpu_servers)
     study = Study(
         given.folder or Path("out") / f"study-{given.size}" / given.family,
         given.family,
@@ -240,6 +267,7 @@ def main() -> int:
         port=given.port,
     )
     study.target = given.results or Path("results") / f"{given.size}-{given.family}"
+    study.only = given.only
     try:
         if given.unpack:
             unpack(given.unpack, study.folder)

@@ -13,6 +13,7 @@ from typing import Any
 
 from keepstate.errors import UserError
 from keepstate.processes import GuardedProcess
+from keepstate.setup import basemodel
 
 KEEPSTATE = [sys.executable, "-m", "keepstate"]
 SPENT = 75
@@ -25,6 +26,13 @@ PLAYED = "played"
 SERVED = "its log: "
 """What `keepstate serve` says when it answers."""
 SHOWN_EVERY = 15.0
+
+
+def train_words(arm: str, seed: int, *, config: str, data: str, output: Path) -> list[Any]:
+    """`keepstate train` of one adapter; config and data set below the study's folder."""
+    words: list[Any] = ["train", arm, "--config", config, "--dataset", data]
+    words += ["--base-model", basemodel.ensure_base_model(), "--out", output]
+    return [*words, "--seed", seed, "--track", "none"]
 
 
 class Spent(Exception):

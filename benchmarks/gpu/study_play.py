@@ -66,7 +66,7 @@ def servers(size: Size) -> list[tuple[int, ...]]:
 def serve_words(
     size: Size, adapters: Sequence[str], folder: Path, port: int, *, of: int = 1, context: int | None = None
 ) -> list[Any]:
-    """`keepstate serve` of the base and adapters, one of `of` servers on a GPU."""
+    """`keepstate serve` of the base and adapters, one of the study's `of` servers, or of more, on a GPU."""
     words: list[Any] = ["serve", "--base-model", basemodel.ensure_base_model(), "--port", port]
     words += ["--context", context or size.context]
     for name in adapters:
@@ -74,7 +74,7 @@ def serve_words(
     if not size.on_gpu:
         return words
     words += ["--max-num-seqs", size.concurrency]
-    gpus = machine.visible_gpus()
+    gpus, of = machine.visible_gpus(), max(of, size.gpu_servers)
     if of > 1 and gpus:
         share = GPU_SHARE / of
         cache = int(share * gpus[0].memory_gib - BESIDE_CACHE_GIB) << 30

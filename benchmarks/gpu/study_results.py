@@ -78,22 +78,58 @@ def write_results(folder: Path, target: Path, family: str, size: Size) -> None:
     """
     cells = read_results(folder / "runs" / RUN)
     arms, complete = _arms(cells, size)
-    target.mkdir(parents=True, exist_ok=True)
-    for pattern in COPIED:
-        for path in (folder / "report").glob(pattern):
-            shutil.copy(path, target / path.name)
-    shutil.copytree(folder / "configs", target / "configs", dirs_exist_ok=True)
-    shutil.copy(folder / NOTES, target / NOTES)
     families = [_compared(arms, size, of) for of in (PRIMARY, SECONDARY)]
-    write_json(target / "hashes.json", _hashes(folder, cells))
-    replays = {name: _replayed(folder / f"{name}.json") for name in ("replay", "exposure", f"replay-{SECOND}")}
-    write_json(target / "replay.json", replays)
     lines = [f"# Results: {family}, {len(complete)} trainings ({', '.join(map(str, complete)) or 'none complete'})", ""]
     lines += _sizes(size) + _matrix(cells, arms, size) + _learnt(arms, size)
     for title, found in zip(("Primary", "Mixed"), families, strict=True):
         head = f"{title} comparisons (cap {size.caps[0]}, Holm over {len(found)})"
         lines += _table(head, found, claims=_plays(arms, size))
-    lines += second_round_lines(folder) + _replay_lines(replays, cells, size.caps[0]) + _times(folder, cells) + LAYOUT
+    if (folder / SECOND).is_dir():
+        lines += ["## Second round", "", f"[On its own page](../{second_page(target).name}/README.md).", ""]
+    replays = {name: _replayed(folder / f"{name}.json") for name in ("replay", "exposure")}
+    lines += _replay_lines(replays, cells, size.caps[0]) + _times(folder, cells) + LAYOUT
+    _write(folder, target, lines, cells, replays, report=folder / "report")
+
+
+def write_second_round(folder: Path, target: Path, size: Size) -> None:
+    """Write `target` from the second round in `folder`.
+
+    Raises:
+        UserError: It would hold more than `MOST_BYTES`.
+    """
+    run = folder / "runs" / SECOND
+    cells = read_results(run) if run.is_dir() else []
+    replays = {"replay": _replayed(folder / f"replay-{SECOND}.json")}
+    lines = ["# Results: the second round", "", *_sizes(size), *second_round_lines(folder)]
+    lines += _replay_lines(replays, cells, size.caps[0]) + _times(folder, cells) + LAYOUT
+    if (made := folder / SECOND / "configs").is_dir():
+        shutil.copytree(made, target / "configs" / SECOND, dirs_exist_ok=True)
+    _write(folder, target, lines, cells, replays, report=folder / SECOND / "report")
+
+
+def second_page(target: Path) -> Path:
+    """Where the second round of the study that is written to `target` is written."""
+    return target.with_name(f"{target.name}-{SECOND}")
+
+
+def _write(
+    folder: Path,
+    target: Path,
+    lines: Sequence[str],
+    cells: Sequence[CellResult],
+    replays: Mapping[str, Any],
+    *,
+    report: Path,
+) -> None:
+    """A page, and beside it the report and what says how all was made."""
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in COPIED:
+        for path in report.glob(pattern):
+            shutil.copy(path, target / path.name)
+    shutil.copytree(folder / "configs", target / "configs", dirs_exist_ok=True)
+    shutil.copy(folder / NOTES, target / NOTES)
+    write_json(target / "hashes.json", _hashes(folder, cells))
+    write_json(target / "replay.json", replays)
     write_atomic(target / "README.md", "\n".join(lines) + "\n")
     for path in filter(Path.is_file, target.rglob("*")):
         write_atomic(path, PLACE.sub("", path.read_text()))
@@ -286,7 +322,7 @@ def _replay_lines(replays: Mapping[str, Any], cells: Sequence[CellResult], cap: 
     ]
     by_name = {cell.name: cell for cell in cells}
     exposed: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for folder in replays["exposure"] or ():
+    for folder in replays.get("exposure") or ():
         cell, effects = by_name.get(Path(folder["folder"]).name), folder["effects"]
         if cell and effects["episodes"]:
             of = as_word(cell.trained_for.runtimes) if cell.trained_for and cell.trained_for.runtimes else cell.adapter

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from study_commands import NOTES, Commands
+from study_commands import NOTES, Commands, train_words
 from study_packing import round_weights
 from study_play import DRAWN, Match, serve_words
 from study_sizes import SECOND, Size
 
 from keepstate.bench.results import CellResult, read_results
-from keepstate.errors import EXIT_PARTIAL, EXIT_USER_ERROR, UserError
+from keepstate.errors import EXIT_PARTIAL, EXIT_USER_ERROR
 from keepstate.files import parse_json, write_atomic
 from keepstate.report.figures import MARGIN
 from keepstate.report.significance import paired_difference
 from keepstate.report.statistics import Estimate, bounded_mean
 from keepstate.setup import basemodel
-from keepstate.train.result import WEIGHTS, read_done
+from keepstate.train.result import WEIGHTS, TrainedAdapter, read_done
 from keepstate.vocabulary import RuntimeName
 
 ARM = str(RuntimeName.PERSISTENT)
@@ -36,26 +36,22 @@ CHOOSING = "build-second-round"
 def second_round(commands: Commands, size: Size, port: int) -> int:
     """Collect, choose, train, and play both adapters; what is finished is not run again.
 
-    With too few good episodes nothing is trained.
+    The first round's adapter is trained where it is not there. With too few good episodes nothing is trained on them.
 
     Returns:
         0, or `EXIT_PARTIAL` where episodes are left to play.
 
     Raises:
-        UserError: The first round's adapter is not trained, or a command failed.
+        UserError: A command failed.
     """
     folder = commands.folder
-    first = read_done(folder / "adapters" / TEACHER)
-    if first is None:
-        raise UserError(f"{TEACHER} is not trained yet", "the stage train comes first")
+    first = _trained(commands, size, TEACHER)
     if read_done(folder / "adapters" / PUPIL) is None:
         _collect(commands, size, port)
         if (rows := _rows(folder)) < size.least_kept:
             commands.say(f"{TEACHER} played {rows} good episodes, fewer than {size.least_kept}: none is trained")
             return 0
-        _train(commands, size, first.steps)
-    if size.rounded:
-        round_weights(folder / "adapters" / PUPIL / WEIGHTS)
+    _trained(commands, size, PUPIL, below=f"{SECOND}/", steps=first.steps)
     both = [TEACHER, PUPIL]
     match = Match(SECOND, size.sets[0], size.caps[0], tuple(both), 0, (DRAWN,), run=SECOND)
     with commands.served({"serve-second-round": serve_words(size, both, folder, port)}):
@@ -80,28 +76,32 @@ def _collect(commands: Commands, size: Size, port: int) -> None:
         commands.run({"check-second-round": ["dataset", "check", f"{SECOND}/datasets/{ARM}"]})
 
 
-def _train(commands: Commands, size: Size, steps: int) -> None:
-    """The same config and seed as in the first round, for as many steps."""
-    config = yaml.safe_load(size.config(ARM)) | {"max_steps": steps}
-    write_atomic(commands.folder / SECOND / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    output = commands.folder / "adapters" / PUPIL
-    words = ["train", ARM, "--config", f"{SECOND}/config.yaml", "--dataset", f"{SECOND}/datasets/{ARM}"]
-    words += ["--out", output]
-    words += ["--base-model", basemodel.ensure_base_model(), "--seed", DRAWN, "--track", "none"]
-    commands.run({PUPIL: words})
+def _trained(
+    commands: Commands, size: Size, name: str, *, below: str = "", steps: int | None = None
+) -> TrainedAdapter | None:
+    """An adapter; where it is not there it is trained, by the same config, on the data `below` the study's folder."""
+    output = commands.folder / "adapters" / name
+    if read_done(output) is None:
+        config = yaml.safe_load(size.config(ARM)) | ({"max_steps": steps} if steps else {})
+        path = f"{below}configs/{ARM}.yaml"
+        write_atomic(commands.folder / path, yaml.safe_dump(config, sort_keys=False))
+        commands.run({name: train_words(ARM, DRAWN, config=path, data=f"{below}datasets/{ARM}", output=output)})
+    if size.rounded:
+        round_weights(output / WEIGHTS)
+    return read_done(output)
 
 
 def second_round_lines(folder: Path) -> list[str]:
-    """The section of the results' page; nothing where it was not run."""
+    """The figures of its page; nothing where it was not run."""
     data, run = _data_lines(folder), folder / "runs" / SECOND
     cells = {cell.adapter: cell for cell in read_results(run)} if run.is_dir() else {}
     if not {TEACHER, PUPIL} <= cells.keys():
-        return ["## Second round", "", *data] if data else []
+        return data
     second, first = cells[PUPIL], cells[TEACHER]
     shared = sorted(set(first.by_task) & set(second.by_task))
     difference = paired_difference(_scores(second, shared), _scores(first, shared), margin=MARGIN)
     rows = [f"| {name} | {_figures(cells[name])} |" for name in (TEACHER, PUPIL)]
-    lines = ["## Second round", "", "| adapter | n | optimality % [95 %] | solved |", "|---|---|---|---|", *rows, ""]
+    lines = ["| adapter | n | optimality % [95 %] | solved |", "|---|---|---|---|", *rows, ""]
     if difference is not None:
         found = difference.difference
         p = "-" if difference.p_different is None else f"{difference.p_different:.2g}"

@@ -65,6 +65,8 @@ class Size:
     concurrency: int = 64
     server_each: bool = False
     """A server for each training, all at once; else one for all."""
+    gpu_servers: int = 1
+    """Servers that share the GPU, those of other studies that are played at the same time included."""
     at_once: int = 1
     """Trainings."""
     kept: tuple[str, ...] | None = None
@@ -82,7 +84,7 @@ class Size:
 
     def fixed(self) -> dict[str, Any]:
         """What may not change between two runs of one study; trainings may be added."""
-        free = ("seeds", "concurrency", "at_once", "server_each", "kept", "least_kept")
+        free = ("seeds", "concurrency", "at_once", "server_each", "gpu_servers", "kept", "least_kept")
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items() if key not in free}
 
 

@@ -1,6 +1,6 @@
 """Replaying recorded episodes without a model: every recorded answer is executed again against the real environment.
 
-    folders = await replay(Path("runs/bench"), Contract())
+    folders = await replay([Path("runs/bench")], Contract())
 
 Under the recorded contract the second trace must be the first, byte for byte: a self-test of sandbox, prompts and
 environment over whole runs. Under another runtime or cap it tells what would have happened to the very same answers,
@@ -221,7 +221,7 @@ class TasksAtHand:
 
 
 async def replay(
-    root: Path,
+    roots: Sequence[Path],
     contract: Contract,
     *,
     tasks: Sequence[Task] = (),
@@ -231,10 +231,10 @@ async def replay(
     engine: Engine | None = None,
     on_progress: Callable[[Sequence[Tally]], None] = lambda _: None,
 ) -> list[FolderReplay]:
-    """Replay every trace below `root`.
+    """Replay every trace below `roots`.
 
     Args:
-        root: A run, a cell, a collection, or any folder of traces.
+        roots: Runs, cells, collections, or any folders of traces.
         contract: What replaces the recorded one.
         tasks: Those that cannot be sampled again from their ids.
         isolation: Rung of the sandbox.
@@ -249,7 +249,7 @@ async def replay(
     Raises:
         UserError: No such folder or no trace in it, no sandbox, ...
     """
-    inside = traces_by_folder(root)
+    inside = {folder: traces for root in roots for folder, traces in traces_by_folder(root).items()}
     paths = [path for folder in inside.values() for path in folder]
     found = {folder: FolderReplay(folder) for folder in inside}
     tallies = {folder: Tally(str(folder), folder, len(traces)) for folder, traces in inside.items()}

@@ -167,7 +167,7 @@ tasks_option = click.option(
 
 
 @command.command("replay")
-@click.argument("run", type=PATH)
+@click.argument("runs", nargs=-1, required=True, type=PATH, metavar="RUN...")
 @click.option("--runtime", "runtimes", type=Several(RUNTIME), default=(), help="To play in.")
 @click.option("--tool-calls", "caps", type=Several(CapType()), default=(), help="Of an action; none: no cap.")
 @tasks_option
@@ -177,9 +177,15 @@ tasks_option = click.option(
 @sandbox_options(AUTO)
 @json_option
 def replay_command(
-    run: Path, *, runtimes: tuple[str, ...], caps: tuple[int, ...], path: Path | None, as_json: bool, **options: Any
+    runs: tuple[Path, ...],
+    *,
+    runtimes: tuple[str, ...],
+    caps: tuple[int, ...],
+    path: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Execute every recorded answer below RUN again, without a model, and compare: a run, a cell, or any traces.
+    """Execute every recorded answer below RUN... again, without a model, and compare: runs, cells, or any traces.
 
     Under the recorded contract all must be as recorded, byte for byte; exit 1 where it is not. With another --runtime
     or --tool-calls in its place: what would have happened to the very same answers. Several of them (forget,lifetime-3)
@@ -196,7 +202,7 @@ def replay_command(
     with engine_of(options) as engine:
         for contract in contracts:
             with TallyDisplay() as shown:
-                again = replay(run, contract, tasks=tasks, engine=engine, on_progress=shown, **options)
+                again = replay(runs, contract, tasks=tasks, engine=engine, on_progress=shown, **options)
                 found.append((contract, eventloop.run(again)))
     folders = [folder for _, of in found for folder in of]
     if as_json:

@@ -129,7 +129,7 @@ def test_results_are_those_of_one_machine_and_no_variable_reaches_a_sandbox(
     texts = [path.read_text() for path in (tmp_path / "there").rglob("*.trace.json")]
     assert "list_items" in "".join(texts)
     assert not [text for text in texts if "MY_SECRET" in text or "RAY_" in text]
-    folders = eventloop.run(replay(tmp_path / "there", Contract(), engine=engine))
+    folders = eventloop.run(replay([tmp_path / "there"], Contract(), engine=engine))
     assert [(folder.same, folder.good) for folder in folders] == [(12, True), (12, True)]
 
 

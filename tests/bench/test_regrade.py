@@ -186,7 +186,7 @@ async def test_where_more_than_the_grading_changed_an_episode_is_owed_and_nothin
     assert counts(found) == (0, 0, 0, 4)
     assert why in next(iter(found.owed.values()))
     assert files(folder) == before
-    [again] = await replay(tmp_path / "run", Contract())
+    [again] = await replay([tmp_path / "run"], Contract())
     assert (again.other_family, again.different) == (4, 4)
 
 

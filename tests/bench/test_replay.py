@@ -51,7 +51,7 @@ async def record(
 
 
 async def replayed(folder: Path, contract: Contract = RECORDED, **options: Any) -> FolderReplay:
-    [found] = await replay(folder, contract, allow_unsafe=True, **options)
+    [found] = await replay([folder], contract, allow_unsafe=True, **options)
     return found
 
 
@@ -76,7 +76,7 @@ async def test_a_whole_collection_is_repeated_byte_for_byte_and_nothing_is_writt
     runtimes = tuple(RuntimeName)
     await collect(CollectPlan(tasks, runtimes, ScriptedTeacher, tmp_path), allow_unsafe=True)
     before = files(tmp_path)
-    found = await replay(tmp_path, Contract(), allow_unsafe=True)
+    found = await replay([tmp_path], Contract(), allow_unsafe=True)
     assert [(each.folder.name, each.same) for each in found] == [("forget", 3), ("persistent", 3), ("react", 3)]
     assert all(each.good for each in found)
     assert files(tmp_path) == before
@@ -306,7 +306,7 @@ async def test_tasks_are_sampled_again_from_ids_of_every_rule_set(tmp_path: Path
 
 async def test_a_folder_without_traces_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no traces in"):
-        await replay(tmp_path, Contract())
+        await replay([tmp_path], Contract())
 
 
 async def test_an_episode_that_fails_in_the_replay_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,6 +344,17 @@ async def test_several_contracts_are_one_table(tmp_path: Path) -> None:
     wrong = await command(tmp_path, "--runtime", "forget,never")
     assert "'never' is no runtime" in wrong.output
     assert "'x' is neither a number of calls nor none" in (await command(tmp_path, "--tool-calls", "25,x")).output
+
+
+async def test_several_folders_are_replayed_each_once(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        await record(tmp_path / name, [block("finish()")])
+    told = await command(tmp_path / "a", tmp_path / "b", tmp_path / "a", "--json")
+    assert told.exit_code == 0
+    assert [(Path(each["folder"]).name, each["same"]) for each in json.loads(told.stdout)] == [("a", 1), ("b", 1)]
+    nowhere = await command(tmp_path / "a", tmp_path / "d")
+    assert f"no such folder: {tmp_path / 'd'}" in str(nowhere.exception)
+    assert (await command()).exit_code == 2
 
 
 @pytest.mark.parametrize("runtime", [PERSISTENT, REACT])

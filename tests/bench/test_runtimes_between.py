@@ -37,9 +37,9 @@ async def test_each_is_played_recorded_and_repeated_byte_for_byte(tmp_path: Path
         assert runtime_paragraph(runtime) in trace.messages[0]["content"]
         record = json.loads((tmp_path / runtime / "collection.json").read_text())
         assert record["decisive"]["runtime"] == runtime
-    found = await replay(tmp_path, Contract(), allow_unsafe=True)
+    found = await replay([tmp_path], Contract(), allow_unsafe=True)
     assert {each.folder.name: each.same for each in found} == {str(name): 1 for name in BETWEEN}
-    [once] = await replay(tmp_path / LIFETIME_2, Contract(RuntimeName.PERSISTENT), allow_unsafe=True)
+    [once] = await replay([tmp_path / LIFETIME_2], Contract(RuntimeName.PERSISTENT), allow_unsafe=True)
     assert once.effects.episodes == 1, "persistent is another contract"
     await collect(CollectPlan([TASK], [LIFETIME_2], ScriptedTeacher, tmp_path / "l3"), allow_unsafe=True)
     (tmp_path / "l3" / LIFETIME_2).rename(tmp_path / "l3" / "lifetime-3")

@@ -30,7 +30,7 @@ import study_packing
 import study_play
 import study_results
 import study_second_round
-from study_sizes import ARMS, RUN, SECOND, SIZES
+from study_sizes import ARMS, RUN, SECOND, SIZES, size_of
 
 PERSISTENT, FORGET, REACT = RuntimeName
 SIZE = SIZES["tiny"]
@@ -87,6 +87,34 @@ def test_servers_on_one_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) ->
     (cache,) = given(shared, "--vllm-arg")
     held = 3 * (int(cache.removeprefix("kv-cache-memory-bytes=")) / 2**30 + study_play.BESIDE_CACHE_GIB)
     assert 50 < held <= 3 * 80 * float(given(shared, "--gpu-memory")[0]) < 80
+
+
+@pytest.mark.parametrize("only", [None, "base", "trained"])
+def test_the_base_is_played_without_waiting_for_a_training(
+    only: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_play.basemodel, "ensure_base_model", lambda: Path("m"))
+    made = study.Study(tmp_path, "navigation", size_of("full", "navigation"), budget=9, port=1)
+    made.commands, made.only = Recorded(tmp_path, budget=9), only
+    made.play()
+    assert made.commands.ran == [
+        *(["play-trained-easy-calls25-seed0"] if only != "base" else []),
+        *(["play-base-easy-calls25"] if only != "trained" else []),
+    ]
+    (served,) = made.commands.started.values()
+    assert served.count("--lora") == (0 if only == "base" else len(ARMS))
+
+
+def test_what_was_played_under_a_wider_cap_alone_is_replayed_under_the_lowest(tmp_path: Path) -> None:
+    made = study.Study(tmp_path, "knapsack", SIZE, budget=9, port=1)
+    made.commands = commands = Recorded(tmp_path, budget=9)
+    for cell in ("base-react-mini-temperature0", "base-react-mini-calls80-temperature0"):
+        (tmp_path / "runs" / RUN / cell).mkdir(parents=True)
+    made.replay()
+    words = {name: list(map(str, each)) for name, each in commands.said.items()}
+    assert words["replay"][2] == f"runs/{RUN}"
+    assert words["exposure"][2:4] == [f"runs/{RUN}/base-react-mini-calls80-temperature0", "--json"]
+    assert set(words) == {"replay", "exposure"}
 
 
 def test_the_budget_stops_before_anything_is_started(tmp_path: Path) -> None:
@@ -260,10 +288,14 @@ def test_the_second_round_compares_an_adapter_with_its_teacher_by_task(tmp_path:
     teacher, pupil = study_second_round.TEACHER, study_second_round.PUPIL
     made_study(tmp_path / "study")
     assert study_second_round.second_round_lines(tmp_path / "study") == []
+    made = study.Study(tmp_path / "study", "knapsack", SIZE, budget=9, port=1)
+    made.target = tmp_path / "results"
     for name, score in ((teacher, 0.7), (pupil, 0.9)):
         write_made_cell(tmp_path / "study" / "runs" / SECOND, name, PERSISTENT, lambda _, score=score: Made(score), 16)
-    study_results.write_results(tmp_path / "study", tmp_path / "results", "knapsack", SIZE)
-    page = (tmp_path / "results" / "README.md").read_text()
+    (tmp_path / "study" / SECOND).mkdir()
+    made.results()
+    assert "(../results-second-round/README.md)" in (tmp_path / "results" / "README.md").read_text()
+    page = (tmp_path / "results-second-round" / "README.md").read_text()
     assert f"{pupil} less {teacher}, 16 tasks: 20.0 [" in page
 
 
@@ -294,14 +326,24 @@ def test_a_second_round_learns_as_long_as_the_first_from_enough_good_episodes(
     rows.parent.mkdir(parents=True)
     rows.write_text("{}\n" * good)
     monkeypatch.setattr(study_second_round, "serve_words", lambda *_: [])
-    monkeypatch.setattr(study_second_round.basemodel, "ensure_base_model", lambda: Path("m"))
+    monkeypatch.setattr(study_commands.basemodel, "ensure_base_model", lambda: Path("m"))
     monkeypatch.setattr(study_second_round, "round_weights", lambda _: None)
     made = Recorded(tmp_path, budget=9)
     study_second_round.second_round(made, replace(SIZE, least_kept=2), 1)
     assert (study_second_round.PUPIL in made.ran) == trained
     assert ("play-second-round" in made.ran) == trained
     if trained:
-        assert yaml.safe_load((tmp_path / SECOND / "config.yaml").read_text())["max_steps"] == 84
+        assert yaml.safe_load((tmp_path / SECOND / "configs" / "persistent.yaml").read_text())["max_steps"] == 84
+
+
+def test_a_second_round_without_a_first_trains_its_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_commands.basemodel, "ensure_base_model", lambda: Path("m"))
+    monkeypatch.setattr(study_second_round, "round_weights", lambda _: None)
+    monkeypatch.setattr(study_second_round, "read_done", lambda _: None)
+    made = Recorded(tmp_path, budget=9)
+    study_second_round._trained(made, SIZE, study_second_round.TEACHER)
+    assert made.ran == [study_second_round.TEACHER]
+    assert (tmp_path / "configs" / "persistent.yaml").read_text() == SIZE.config("persistent")
 
 
 class Recorded(study_commands.Commands):
@@ -309,11 +351,17 @@ class Recorded(study_commands.Commands):
 
     def __init__(self, folder: Path, *, budget: float) -> None:
         super().__init__(folder, budget=budget)
-        self.ran: list[str] = []
+        self.said: dict[str, Sequence[Any]] = {}
+        self.started: dict[str, Sequence[Any]] = {}
+
+    @property
+    def ran(self) -> list[str]:
+        return list(self.said)
 
     def run(self, commands: Mapping[str, Sequence[Any]], **_: Any) -> int:
-        self.ran += commands
+        self.said |= commands
         return 0
 
     def served(self, servers: Mapping[str, Sequence[Any]]) -> AbstractContextManager[None]:
+        self.started |= servers
         return nullcontext()
