@@ -1,11 +1,13 @@
-"""What a cache of 8 bits and drafts change of answers: `keepstate serve` with and without, one after the other.
+"""What a cache of 8 bits, drafts and a base through NF4 change of answers: `keepstate serve` with and without.
 
     python benchmarks/answers.py --lora persistent=FOLDER ... --traces DATA/persistent ... --out answers.json
     python benchmarks/answers.py ... --variant plain --variant fp8 --tasks FOLDER     # and scores of the aligned cells
+    python benchmarks/answers.py ... --variant plain --variant nf4 --together         # on a GPU with room for both
 
 Each adapter goes on, and so does the base, with conversations of `--traces` (the folder of its name, else the first),
 at every answer: how the log-probabilities of the recorded answer's tokens differ, and whether the greedy answers are
-the same. `again` is a plain server once more, asked in another order: what differs there is of neither.
+the same. `again` is a plain server once more, asked in another order: what differs there is of neither. An adapter is
+played in the runtime that its name begins with (`persistent-nf4` in persistent).
 
 KL a token is taken over the 20 likeliest tokens of the first server and all others as one, which is at most the whole.
 """
@@ -17,7 +19,8 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -26,17 +29,21 @@ from typing import Any
 import httpx2
 
 from keepstate.serve import plan_serving, serve
+from keepstate.serve.nf4 import on_nf4
 from keepstate.serve.vllm_arguments import KV_CACHE, NGRAM, SPECULATION
 from keepstate.traces import BadTrace, iter_traces
 from keepstate.vocabulary import BASE
 
 LIKELIEST = 20
+AGAIN, NF4 = "again", "nf4"
 VARIANTS = {
     "plain": [],
-    "again": [],
+    AGAIN: [],
     "fp8": [f"{KV_CACHE}=fp8"],
     "ngram": [f"{SPECULATION}={json.dumps(NGRAM)}"],
+    NF4: [],
 }
+"""What vLLM is told; the server of `nf4` has `--base nf4-dequantised`."""
 
 Distribution = dict[str, float]
 
@@ -113,10 +120,28 @@ def compare(first: Sequence[Any], other: Sequence[Any]) -> dict[str, float]:
 def scores(url: str, tasks: Path, folder: Path, names: Sequence[str], variant: str) -> Any:
     """What each adapter scores in its own runtime, drawn without chance."""
     words = [sys.executable, "-m", "keepstate", "bench", "matrix", "--base-url", url, "--tasks", tasks.resolve()]
-    words += [word for name in names if name != BASE for word in ("--cells", f"{name}:{name}")]
+    words += [word for name in names if name != BASE for word in ("--cells", f"{name}:{name.partition('-')[0]}")]
     words += ["--context", "8192", "--temperature", "0", "--run", variant, "--json"]
     done = subprocess.run([*map(str, words)], cwd=folder, capture_output=True, text=True, check=False)
     return json.loads(done.stdout) if done.returncode == 0 else done.stderr[-500:]
+
+
+def asked(variant: str, talks: Mapping[str, Sequence[Any]], given: argparse.Namespace) -> tuple[dict[str, Any], Any]:
+    """What every model of one server answered, and what its adapters scored."""
+    planned = plan_serving(
+        base_model=given.base_model, adapters=given.lora, port=0, vllm_args=[*VARIANTS[variant], *given.vllm_arg]
+    )
+    with serve(on_nf4(planned) if variant == NF4 else planned) as server:
+        asker, answers = Asker(f"{server.base_url}/"), {}
+        for name in list(talks)[:: -1 if variant == AGAIN else 1]:
+            print(f"{variant}: {name}", flush=True)
+            answers[name] = [
+                {"at": asker.distributions(name, talk), "greedy": asker.greedy(name, talk[:-1], given.tokens)}
+                for talk in talks[name]
+            ]
+        played = given.tasks and scores(server.base_url, given.tasks, given.out.resolve().parent, [*talks], variant)
+    print(f"{variant}: {json.dumps(played)}", flush=True)
+    return answers, played
 
 
 def main() -> None:
@@ -130,29 +155,24 @@ def main() -> None:
     parser.add_argument(
         "--variant", action="append", choices=VARIANTS, help="the first is what others are held against"
     )
+    parser.add_argument("--vllm-arg", action="append", default=[], metavar="KEY=VALUE", help="for each server")
+    parser.add_argument("--together", action="store_true", help="all servers at once instead of one after the other")
     parser.add_argument("--tasks", type=Path, help="play these with each server, too")
     parser.add_argument("--out", type=Path, default=Path("answers.json"))
     given = parser.parse_args()
     names = [BASE, *(lora.partition("=")[0] for lora in given.lora)]
     folders = {folder.name: folder for folder in given.traces}
-    talks = {name: conversations(folders.get(name, given.traces[0]), given.count) for name in names}
-    answers: dict[str, dict[str, list[Any]]] = {}
-    played: dict[str, Any] = {}
-    for variant in given.variant or VARIANTS:
-        planned = plan_serving(base_model=given.base_model, adapters=given.lora, port=0, vllm_args=VARIANTS[variant])
-        with serve(planned) as server:
-            asker, answers[variant] = Asker(f"{server.base_url}/"), {}
-            for name in names if variant != "again" else names[::-1]:
-                print(f"{variant}: {name}", flush=True)
-                answers[variant][name] = [
-                    {"at": asker.distributions(name, talk), "greedy": asker.greedy(name, talk[:-1], given.tokens)}
-                    for talk in talks[name]
-                ]
-            if given.tasks:
-                played[variant] = scores(server.base_url, given.tasks, given.out.resolve().parent, names, variant)
-                print(json.dumps(played[variant]), flush=True)
-    first, *others = answers
-    found = {other: {name: compare(answers[first][name], answers[other][name]) for name in names} for other in others}
+    talks = {name: conversations(folders.get(name.partition("-")[0], given.traces[0]), given.count) for name in names}
+    variants = given.variant or VARIANTS
+    with ThreadPoolExecutor(len(variants)) as pool:
+        several = pool.map if given.together else map
+        results = dict(zip(variants, several(lambda variant: asked(variant, talks, given), variants), strict=True))
+    (first, _), *others = results.values()
+    found = {
+        variant: {name: compare(first[name], other[name]) for name in names}
+        for variant, (other, _) in zip([*results][1:], others, strict=True)
+    }
+    played = {variant: scored for variant, (_, scored) in results.items() if scored}
     given.out.write_text(json.dumps(found | {"scores": played}, indent=1))
     for other, models in found.items():
         for name, figures in models.items():

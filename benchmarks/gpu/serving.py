@@ -12,11 +12,13 @@ and a row of a table to a file beside it:
     raw:N:WHO           N requests at once of 400 new tokens; WHO: base, an adapter, or mixed (all models in turn)
     CxK[@1]             `keepstate bench matrix` with K tasks a cell, C episodes at once on each replica, or (@1)
                         on the last one alone: easy ones in six turns of 400 tokens, or those of --tasks as they come
+    profile:N:WHO       the GPU's kernels in 20 steps of raw:N:WHO into the folder of --profile, for step_kernels.py
     stop                SIGTERM
 
 Weights may be random (weights.py): then every episode goes to its last turn, and figures say nothing of scores. With
 --replay the answers are recorded ones (replay.py), whatever the weights: episodes of real length, whose text allows
-the drafts that it allows.
+the drafts that it allows. `steady` is the rate between the end of the first fifth of a matrix's episodes and that of
+the fourth: without the start of the command and the last ones, which run alone.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,10 @@ TURNS, NEW_TOKENS = 6, 400
 _STAGE = re.compile(r" *([\d.]+) s  (.+)")
 _POOL = re.compile(r"KV cache size: ([\d,]+) tokens")
 _VARIABLE = re.compile("[A-Z]")
-COLUMNS = ("server", "step", "episodes", "seconds", "episodes_per_minute", "output_tokens_per_second", "ms_per_token")
-COLUMNS += ("ms_per_step", "tokens_a_step", "prefix_hits", "missed_tokens_per_request", "preemptions")
+UNKNOWN = " is not known, "
+"""What the replay plugin says of a prompt that no recorded answer belongs to."""
+COLUMNS = ("server", "step", "episodes", "seconds", "episodes_per_minute", "steady", "output_tokens_per_second")
+COLUMNS += ("ms_per_token", "ms_per_step", "tokens_a_step", "prefix_hits", "missed_tokens_per_request", "preemptions")
 
 
 def rates(grown: dict[str, float], seconds: float) -> dict[str, Any]:
@@ -75,6 +79,25 @@ def rates(grown: dict[str, float], seconds: float) -> dict[str, Any]:
     }
 
 
+def steady(ends: Sequence[float]) -> float | None:
+    """Episodes a minute between the end of the first fifth of them and that of the fourth; None of fewer than ten.
+
+    Args:
+        ends: When each ended, in seconds, in any order.
+    """
+    if len(ends) < 10:
+        return None
+    ends = sorted(ends)
+    first, last = len(ends) // 5, 4 * len(ends) // 5
+    return round(60 * (last - first) / max(1e-9, ends[last] - ends[first]), 1)
+
+
+def profiler(folder: Path) -> str:
+    """vLLM's configuration for `profile:`, whose traces are written there; costs nothing before."""
+    told = {"profiler": "torch", "torch_profiler_dir": str(folder.resolve()), "torch_profiler_with_stack": False}
+    return json.dumps(told | {"ignore_frontend": True, "max_iterations": 20})
+
+
 class Bench:
     """One server at a time, and what is measured on it."""
 
@@ -82,9 +105,10 @@ class Bench:
         self.base, self.loras, self.out, self.port = given.base_model, given.lora, given.out, given.port
         self.tasks: Path | None = given.tasks
         self.replay: Path | None = given.replay
-        self.context = given.context
+        self.context, self.profile = given.context, given.profile
         self.seconds, self.until = given.step_seconds, time.time() + given.budget
         self.started = ""
+        self.log = Path(os.devnull)
         self.urls = [f"http://127.0.0.1:{self.port}"]
         self.process: subprocess.Popen[str] | None = None
 
@@ -103,8 +127,6 @@ class Bench:
             with table.open("a") as file:
                 print(f"{head}|", " | ".join(str(figures.get(column, "")) for column in COLUMNS), "|", file=file)
         print(json.dumps(figures), flush=True)
-        if self.replay and figures.get("exit_code"):
-            sys.exit("the recorded episodes are not played")
 
     def _step(self, step: str) -> dict[str, Any]:
         if step == "stop":
@@ -115,6 +137,9 @@ class Bench:
         if step.startswith("raw:"):
             _, at_once, who = step.split(":")
             return self._counted(lambda: asyncio.run(self._raw(int(at_once), who)))
+        if step.startswith("profile:"):
+            _, at_once, who = step.split(":")
+            return self._profile(int(at_once), who)
         load, _, alone = step.partition("@")
         episodes, tasks = map(int, load.split("x"))
         return self._counted(lambda: self._matrix(self.urls[-1 if alone else 0], episodes, tasks))
@@ -126,6 +151,7 @@ class Bench:
         words = [sys.executable, str(REPLAY_SERVE)] if self.replay else [*KEEPSTATE, "serve"]
         words += ["--base-model", self.base, "--port", str(self.port), "--replicas", str(replicas)]
         words += [word for lora in self.loras for word in ("--lora", lora)]
+        words += ["--vllm-arg", f"profiler-config={profiler(self.profile)}"] if self.profile else []
         variables = dict(word.split("=", 1) for word in more if _VARIABLE.match(word))
         words += [word for word in more if not _VARIABLE.match(word)]
         if self.replay:
@@ -146,7 +172,8 @@ class Bench:
         else:
             sys.exit(f"it did not start: {self.process.wait()}")
         late.cancel()
-        log = Path(said[-1].partition("its log: ")[2]).read_text(errors="replace")
+        self.log = Path(said[-1].partition("its log: ")[2])
+        log = self.log.read_text(errors="replace")
         (self.out.parent / f"vllm-{int(time.time())}.log").write_text(log)
         stages = {found[2]: float(found[1]) for line in said if (found := _STAGE.fullmatch(line))}
         pool = _POOL.search(log)
@@ -162,11 +189,16 @@ class Bench:
 
     def _counted(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What the server counted meanwhile."""
-        before, began = self._counters(), time.monotonic()
+        unknown, before, began = self._unknown(), self._counters(), time.monotonic()
         figures = work()
         seconds, after = time.monotonic() - began, self._counters()
         grown = {name: after[name] - before.get(name, 0) for name in after}
+        if self.replay:
+            figures["unknown_prompts"] = self._unknown() - unknown
         return figures | rates(grown, seconds)
+
+    def _unknown(self) -> int:
+        return self.log.read_text(errors="replace").count(UNKNOWN)
 
     def _counters(self) -> dict[str, float]:
         found: dict[str, float] = defaultdict(float)
@@ -197,6 +229,17 @@ class Bench:
             await asyncio.gather(*(ask(client, number) for number in range(at_once)))
         return {}
 
+    def _profile(self, at_once: int, who: str) -> dict[str, Any]:
+        """Let vLLM trace some steps of writing, 1 s after the requests, which were read by then."""
+        load = threading.Thread(target=lambda: asyncio.run(self._raw(at_once, who)))
+        load.start()
+        time.sleep(1)
+        for what in ("start", "stop"):
+            httpx2.post(f"{self.urls[0]}/{what}_profile", timeout=self.seconds, trust_env=False).raise_for_status()
+            time.sleep(2 * (what == "start"))
+        load.join()
+        return {}
+
     def _matrix(self, url: str, at_once: int, count: int) -> dict[str, Any]:
         """All cells of the server, `count` tasks each."""
         with tempfile.TemporaryDirectory() as folder:
@@ -211,13 +254,14 @@ class Bench:
             with (Path(folder) / "said").open("w") as said:
                 code = _finished(subprocess.Popen(words, cwd=folder, stdout=said, stderr=said), self.seconds)
             seconds = time.monotonic() - began
-            episodes = len(list(Path(folder).rglob("*.trace.json")))
+            ends = [file.stat().st_mtime for file in Path(folder).rglob("*.trace.json")]
             if code:
                 print((Path(folder) / "said").read_text()[-2000:], flush=True)
         return {
             "exit_code": code,
-            "episodes": episodes,
-            "episodes_per_minute": round(60 * episodes / seconds, 1),
+            "episodes": len(ends),
+            "episodes_per_minute": round(60 * len(ends) / seconds, 1),
+            "steady": steady(ends),
         }
 
 
@@ -237,6 +281,7 @@ def main() -> None:
     parser.add_argument("--lora", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--tasks", type=Path)
     parser.add_argument("--replay", type=Path)
+    parser.add_argument("--profile", type=Path, help="a folder for traces of profile:, whose server can write them")
     parser.add_argument("--context", type=int, default=40_960, help="of --tasks: least tokens, as bench has it")
     parser.add_argument("--step-seconds", type=float, default=600, help="the longest that one step may take")
     parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no step begins")

@@ -195,7 +195,8 @@ def start(name: str, options: Options) -> subprocess.Popen[bytes]:
     environment |= {"TIMING_CAP": str(options.cap)} if options.cap else {}
     environment |= {"TIMING_ROWS": str(rows_file(name, options))} if options.peers else {}
     environment["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus_of(name))))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus_of(name))))
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[: gpus_of(name)])
     several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus_of(name)}"]
     command = [
         sys.executable,

@@ -9,6 +9,7 @@ from keepstate.places import SHIPPED
 sys.path.insert(0, str(SHIPPED / "benchmarks" / "gpu"))
 
 import serving
+import step_kernels
 
 
 def test_with_drafts_the_time_of_a_token_is_not_that_of_a_step() -> None:
@@ -26,3 +27,30 @@ def test_with_drafts_the_time_of_a_token_is_not_that_of_a_step() -> None:
     }
     found = serving.rates(grown, seconds=2.0)
     assert (found["ms_per_step"], found["ms_per_token"], found["tokens_a_step"]) == pytest.approx((12.0, 6.0, 2.0))
+
+
+def test_the_steady_rate_leaves_out_the_start_and_the_last_ones() -> None:
+    """Forty episodes: one a second after a start of 30 s, the last of them alone for a minute."""
+    assert serving.steady([30.0 + second for second in range(39)] + [130.0]) == 60.0
+    assert serving.steady([1.0] * 9) is None
+
+
+def test_a_step_is_told_by_kinds_of_kernels() -> None:
+    """Two steps of a model of two layers, with 5 us between any two kernels but the last, which run side by side."""
+    layer = [("nvjet_tst_128x64", 40), ("_lora_shrink_kernel", 5), ("void flash::FlashAttnFwdSm90<...>", 15)]
+    found, at = [], 100.0
+    for name, length in layer * 4:
+        found.append((name, at, float(length)))
+        at += length + 5
+    found.append(("Memset (Device)", at - 6, 1.0))
+    trace = {"traceEvents": [{"cat": "kernel", "name": n, "ts": b, "dur": d} for n, b, d in reversed(found)]}
+    trace["traceEvents"].append({"cat": "cpu_op", "name": "aten::mm", "ts": 0, "dur": 1e6})
+    rows = step_kernels.table(step_kernels.kernels(trace), layers=2)
+    assert rows == [
+        ("products", 2, 80),
+        ("attention", 2, 30),
+        ("LoRA", 2, 10),
+        ("filling with zeros", 0.5, 0.5),
+        ("idle", 0, 11 * 5 / 2),
+        ("all of 2.0 steps", 6.5, (4 * 60 + 11 * 5) / 2),
+    ]

@@ -1,8 +1,9 @@
 """vLLM plugin for measuring: answers are those of a file (`replay.py pack`), whatever the weights.
 
 Just before a token is picked, the logit of the one that stands in the recorded answer is raised beyond all others; the
-model computes what it always does, and drafts are accepted where they are what stands there. Prompts that the file does
-not have are answered as the weights do. Both of vLLM's model runners are wrapped; costs some .1 ms a step.
+model computes what it always does, and drafts are accepted where they are what stands there. A prompt that the file
+does not have is said in the log, and its answer ends with its first token: random weights would write until the context
+is full, minutes for one episode. Both of vLLM's model runners are wrapped; costs some .1 ms a step.
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ import torch
 FILE = "KEEPSTATE_REPLAY"
 SLOTS = 2048
 BEYOND = 10_000.0
-SAID_EVERY = 200
 
 
 class Replay:
     """The recorded answers, and where each open request stands in its own.
 
-    A request has a row of `tokens`; row 0 is that of all whose prompt is not known.
+    A request has a row of `tokens`; row 0 is that of those which came before the device was known.
     """
 
     def __init__(self, path: str) -> None:
@@ -33,10 +33,10 @@ class Replay:
         answers = np.split(found["tokens"], ends[:-1])
         self._answers = dict(zip(found["keys"].tolist(), answers, strict=True))
         self._longest = int(found["lengths"].max())
+        self._end = found["tokens"][ends[:1] - 1]
         self._rows: dict[str, int] = {}
         self._free = list(range(SLOTS - 1, 0, -1))
         self._device: torch.device | None = None
-        self._met = self._known = 0
 
     @torch.inference_mode()
     def follow(self, scheduled: Any) -> None:
@@ -46,17 +46,17 @@ class Replay:
                 self._free.append(row)
         for new in scheduled.scheduled_new_reqs:
             prompt = new.prompt_token_ids
+            if new.req_id in self._rows:  # it was preempted
+                continue
             answer = self._answers.get(_key(prompt)) if prompt else None
-            if new.req_id not in self._rows:  # else it was preempted
-                self._met, self._known = self._met + 1, self._known + (answer is not None)
-                if self._met % SAID_EVERY == 0:
-                    print(f"replay: {self._known} of {self._met} prompts are known", flush=True)
-            if answer is not None and self._device is not None and new.req_id not in self._rows:
+            if answer is None:
+                print(f"replay: {new.req_id} is not known, {len(prompt or ())} tokens", flush=True)
+            if self._device is not None:
                 row = self._rows[new.req_id] = self._free.pop()
                 whole = np.full(self._longest, -1, np.int64)
-                whole[: len(answer)] = answer
+                whole[: 1 if answer is None else len(answer)] = self._end if answer is None else answer
                 self._tokens[row] = torch.from_numpy(whole).to(self._device)
-                self._begins[row] = len(prompt)
+                self._begins[row] = len(prompt or ())
 
     @torch.inference_mode()
     def force(self, logits: torch.Tensor, names: Sequence[str], counts: Sequence[int], places: torch.Tensor) -> None:
