@@ -18,7 +18,7 @@ if DEVICE == "cpu":
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"))
 
-from candidates import fp8, norms  # noqa: E402
+from candidates import chunks, fp8, norms  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 
@@ -73,7 +73,25 @@ def check_fp8() -> None:
             assert error(found, 1.5 * grad.float().t() @ (x.float() @ down.t())) < 0.01
 
 
+def check_chunks() -> None:
+    """Loss and gradient of Liger's fused loss are the same in longer chunks, of which there are fewer."""
+    from liger_kernel.ops import fused_linear_cross_entropy as liger
+
+    hidden, weight = torch.randn(24, 32, device=DEVICE), torch.randn(100, 32, device=DEVICE)
+    target = torch.randint(100, (24,), device=DEVICE)
+
+    def found() -> tuple[torch.Tensor, ...]:
+        x = hidden.clone().requires_grad_()
+        loss, *_ = liger.LigerFusedLinearCrossEntropyFunction.apply(x, weight, target)
+        return loss, torch.autograd.grad(loss, x)[0]
+
+    usual = found()
+    chunks.install()
+    assert liger.triton.next_power_of_2(5) == 8 * chunks.LONGER
+    torch.testing.assert_close(found(), usual)
+
+
 if __name__ == "__main__":
-    for check in (check_norms, check_fp8):
+    for check in (check_norms, check_fp8, check_chunks):
         check()
         print(f"agrees: {check.__name__}")

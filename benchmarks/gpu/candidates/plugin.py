@@ -22,6 +22,18 @@ class Norms(BasePlugin):  # type: ignore[misc]
             print(f"candidate: norms with their additions in {norms.install(model)} layers", flush=True)
 
 
+class NormsLoss(Norms):
+    """The same, and the loss in chunks four times as long: fewer and larger products with the vocabulary."""
+
+    def pre_model_load(self, cfg: Any) -> None:
+        """Before Liger's loss is called."""
+        if torch.cuda.is_available():
+            from . import chunks
+
+            chunks.install()
+            print(f"candidate: the loss in chunks {chunks.LONGER} times as long", flush=True)
+
+
 class Fp8Backward(BasePlugin):  # type: ignore[misc]
     """Products with frozen weights in FP8 where gradients are pulled back through them."""
 
