@@ -58,7 +58,7 @@ setup-serve: setup ## the serving environment (.venv-serve: vLLM)
 
 # --- the laptop loop --------------------------------------------------------------------------------------------
 
-.PHONY: demo doctor test test-core test-browser test-ray test-loop lint docs
+.PHONY: demo doctor test test-core test-browser test-ray test-loop test-current lint docs audit
 demo: setup ## the whole loop on this machine: tasks to report, no GPU needed
 	$(RUN) demo
 doctor: setup ## what this machine can do, what is missing and the command that mends it
@@ -76,10 +76,21 @@ test-ray: setup-ray ## tests on clusters of several nodes on this machine (a min
 # share processors wait for each other, so one thread each.
 test-loop: setup-dev setup-train setup-serve ## tests that train and serve for real
 	OMP_NUM_THREADS=1 $(CORE) -m pytest -n 2 --dist loadscope -m "e2e or train_env or serve_env"
+# The same with the current engines, in a home of their own: what CI, with its 25 minutes, leaves to the weekly job.
+CURRENT = KEEPSTATE_HOME="$(CURDIR)/.venv-current"
+test-current: setup-dev ## the same tests of training and serving with the current engines (setup --engines current)
+	$(CURRENT) $(RUN) setup train serve model --engines current
+	$(CURRENT) OMP_NUM_THREADS=1 $(CORE) -m pytest -n 2 --dist loadscope -m "e2e or train_env or serve_env"
 lint: setup-dev ## ruff and mypy
 	$(CORE) -m ruff check .
 	$(CORE) -m ruff format --check .
 	$(CORE) -m mypy
+.venv-audit/.installed: locks/audit.txt
+	rm -rf .venv-audit && $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r locks/audit.txt
+	touch $@
+audit: .venv-audit/.installed ## known advisories of every locked package: locks/advisories.md
+	.venv-audit/bin/python locks/audit.py
 docs: .venv/.installed-docs ## the site, built strictly: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(CORE) -m mkdocs build -q
 

@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -26,9 +26,10 @@ from keepstate.places import IN_CHECKOUT, SHIPPED, home, is_writable, shipped
 from keepstate.serve.ports import is_free, served_names
 from keepstate.serve.serving_plan import PORT
 from keepstate.setup import basemodel, environments, qwen3, ray
-from keepstate.setup.environments import Name, State
+from keepstate.setup.environments import EnvironmentSpec, Name, State
+from keepstate.setup.interpreters import find_python
 from keepstate.train.sizes import cpu_memory_gib
-from keepstate.vocabulary import Rung
+from keepstate.vocabulary import Engines, Rung
 
 MEMORY_GIB = 8
 """For the demo on the CPU: its server takes 5 GiB, its training what `cpu_memory_gib` tells; they never run at once."""
@@ -170,12 +171,23 @@ def _environment(name: Name) -> Finding:
     """`.venv-train` or `.venv-serve`, and whether it could be made."""
     spec = environments.spec(name)
     if spec.state() is State.READY:
-        return Finding(spec.folder.name, Mark.OK, spec.words())
+        return Finding(spec.folder.name, Mark.OK, f"{spec.words()}{_other_engines(spec)}")
     try:
-        environments.find_python(spec.device)
+        find_python(spec)
     except UserError as error:
         return Finding(spec.folder.name, Mark.MISSING, f"{spec.words()}; {error.message}", error.hint)
     return Finding(spec.folder.name, Mark.MISSING, spec.words(), spec.command)
+
+
+def _other_engines(spec: EnvironmentSpec) -> str:
+    """The version that could be chosen instead."""
+    others = (replace(spec, engines=engines) for engines in Engines if engines is not spec.engines)
+    told = [
+        f"{other.release.version} by {other.choice}"
+        for other in others
+        if other.release.words() != spec.release.words()
+    ]
+    return f" ({spec.engines}; {', '.join(told)})" if told else ""
 
 
 def _torch_index() -> Finding | None:

@@ -132,3 +132,12 @@ class Tracker(StrEnum):
     """The server that `MLFLOW_TRACKING_URI` names."""
     NONE = "none"
     """Only `progress.jsonl`, which is always written."""
+
+
+class Engines(StrEnum):
+    """Which versions of Axolotl and vLLM an environment holds."""
+
+    MEASURED = "measured"
+    """Those that the published figures are of."""
+    CURRENT = "current"
+    """The newest that keepstate's plugins were tested with."""

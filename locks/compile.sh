@@ -1,33 +1,52 @@
 #!/usr/bin/env bash
-# Makes every lock file in this folder from the *.in files and pyproject.toml. Run: bash locks/compile.sh
-# Needs uv (0.13 or newer), and an index or UV_FIND_LINKS folder that has torch 2.13.0+cpu.
-# Does not install anything. It resolves to what the index holds today: look at the diff before you commit it.
+# Makes the lock files in this folder from the *.in files and pyproject.toml, at the newest versions that the package index
+# holds, and tells what changed:
+#   bash locks/compile.sh              # all but the measured engines, whose figures are of just these versions
+#   bash locks/compile.sh --measured   # those too
+# Needs uv (0.13 or newer). Installs nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+python=$(command -v python3.11 || command -v python3)
 
-lock() { # lock OUTPUT ARGUMENT...: resolve into locks/OUTPUT
-    local output=locks/$1
-    shift
-    uv pip compile --quiet --generate-hashes --python-version 3.11 \
-        --custom-compile-command "bash locks/compile.sh  (uv pip compile --generate-hashes $*)" \
+lock() { # lock OUTPUT PYTHON ARGUMENT...: resolve into locks/OUTPUT for PYTHON and newer, and for every platform
+    local output=locks/$1 oldest=$2 before
+    shift 2
+    before=$(mktemp)
+    if [ -e "$output" ]; then cp "$output" "$before"; fi
+    uv pip compile --quiet --upgrade --generate-hashes --universal --python-version "$oldest" \
+        --custom-compile-command "bash locks/compile.sh" \
         --output-file "$output" "$@"
-    echo "$output: $(grep -c '^[a-z].*==' "$output") packages" >&2
+    "$python" locks/changes.py "$before" "$output"
+    rm "$before"
 }
 
-# The core runs on Python 3.11 to 3.13 and on every platform. dev is core and the tools of the test suite.
-lock core.txt --universal pyproject.toml locks/core.in
-lock dev.txt --universal --constraints locks/core.txt --group dev pyproject.toml locks/core.in
-lock browser.txt --universal --constraints locks/dev.txt locks/browser.in
-lock ray.txt --universal --constraints locks/dev.txt locks/ray.in
-lock docs.txt --universal --constraints locks/dev.txt locks/docs.in
+# The core. dev is core and the tools of the test suite.
+lock core.txt 3.11 pyproject.toml locks/core.in
+lock dev.txt 3.11 --constraints locks/core.txt --group dev pyproject.toml locks/core.in
+lock browser.txt 3.11 --constraints locks/dev.txt locks/browser.in
+lock ray.txt 3.11 --constraints locks/dev.txt locks/ray.in
+lock docs.txt 3.11 --constraints locks/dev.txt locks/docs.in
+lock audit.txt 3.11 locks/audit.in
 
-# The CPU environments: Python 3.11 on x86-64 Linux. Torch is left to torch-cpu.txt, which is installed with them.
+# PyPI's torch without what the CPU locks hold themselves.
+own=(filelock fsspec jinja2 markupsafe mpmath networkx setuptools sympy triton typing-extensions)
+lock torch-pypi.txt 3.11 "${own[@]/#/--no-emit-package=}" locks/torch-pypi.in
+
+# The CPU environments: torch comes from a file of its own, so neither it nor what PyPI's brings stands in them.
 # torchvision, torchaudio and torchcodec are left out for good: their builds clash with the CPU torch.
-cpu=(--python-platform x86_64-manylinux_2_28)
-no_torch=(--no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec)
-lock train-cpu.txt "${cpu[@]}" "${no_torch[@]}" locks/train-cpu.in
-lock serve-cpu.txt "${cpu[@]}" "${no_torch[@]}" locks/serve-cpu.in
+mapfile -t cuda < <(grep -oE '^(cuda|nvidia)-[a-z0-9-]+' locks/torch-pypi.txt)
+left_out=(torch torchvision torchaudio torchcodec "${cuda[@]}")
+cpu=(--overrides locks/torch-pypi.in "${left_out[@]/#/--no-emit-package=}")
+lock train-cpu-current.txt 3.12 "${cpu[@]}" locks/train-cpu-current.in
+lock serve-cpu-current.txt 3.11 "${cpu[@]}" locks/serve-cpu-current.in
 
 # The CUDA environments, resolved only.
-lock train-cuda.txt --universal locks/train-cuda.in
-lock serve-cuda.txt --universal locks/serve-cuda.in
+lock train-cuda-current.txt 3.12 locks/train-cuda-current.in
+lock serve-cuda-current.txt 3.11 locks/serve-cuda-current.in
+
+if [ "${1:-}" = --measured ]; then
+    lock train-cpu.txt 3.11 "${cpu[@]}" locks/train-cpu.in
+    lock serve-cpu.txt 3.11 "${cpu[@]}" locks/serve-cpu.in
+    lock train-cuda.txt 3.11 locks/train-cuda.in
+    lock serve-cuda.txt 3.11 locks/serve-cuda.in
+fi

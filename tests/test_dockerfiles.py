@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typed import wrong_commands
 
-from keepstate.setup.environments import CPU_PYTHON
+from keepstate.setup.environments import DEFAULT, NAMES, RELEASES, Device
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("Dockerfile*"))
@@ -22,7 +22,9 @@ def test_steps_name_what_is_there(path: Path) -> None:
     text = path.read_text()
     for source in re.findall(r"^COPY (\S+) ", text, re.MULTILINE):
         assert (ROOT / source).exists(), source
-    assert f"FROM python:{CPU_PYTHON}-" in text
+    python = re.findall(r"^FROM python:([\d.]+)-", text, re.MULTILINE)[0]
+    device: Device = "cpu" if "KEEPSTATE_DEVICE=cpu" in text else "cuda"
+    assert all(python in RELEASES[name, device, DEFAULT].pythons for name in NAMES)
     commands = re.findall(r"(keepstate setup .*)$", text, re.MULTILINE)
     commands += [f"keepstate {word}" for word in re.findall(r'^CMD \["(\w+)"\]', text, re.MULTILINE)]
     assert len(commands) == 2

@@ -12,6 +12,7 @@ from keepstate.errors import UserError
 from keepstate.places import SHIPPED
 from keepstate.setup import environments, installing, ray
 from keepstate.setup.environments import EnvironmentSpec, State
+from keepstate.vocabulary import Engines
 
 
 def test_a_stale_environment_that_is_a_link_is_made_beside_what_it_leads_to(
@@ -20,22 +21,105 @@ def test_a_stale_environment_that_is_a_link_is_made_beside_what_it_leads_to(
     def install(wanted: EnvironmentSpec, _: str) -> None:
         wanted.python.parent.mkdir(parents=True)
         wanted.python.touch(0o755)
+        (wanted.folder / "lib/python3.11/site-packages/axolotl-0.19.0.dist-info").mkdir(parents=True)
 
     monkeypatch.setenv("KEEPSTATE_HOME", str(tmp_path / "mine"))
     monkeypatch.setenv("KEEPSTATE_DEVICE", "cpu")
     monkeypatch.setattr(installing, "install", install)
-    monkeypatch.setattr(installing, "find_python", lambda _: "python")
+    monkeypatch.setattr(installing, "find_python", lambda *_, **__: "python")
     monkeypatch.setattr(installing, "NEEDED_GIB", {"cpu": 0})
     theirs = tmp_path / "theirs"
     theirs.mkdir()
-    (theirs / "keepstate-stamp.json").write_text("{}")
+    (theirs / "keepstate-stamp.json").write_text('{"locks": "others"}')
     mine = environments.spec("train")
     mine.home.mkdir()
     mine.folder.symlink_to(theirs)
     assert mine.state() is State.STALE
     assert installing.ensure("train") == mine.python
     assert (mine.state(), mine.folder.is_symlink()) == (State.READY, False)
-    assert (theirs / "keepstate-stamp.json").read_text() == "{}"
+    assert (theirs / "keepstate-stamp.json").read_text() == '{"locks": "others"}'
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EnvironmentSpec:
+    """A training environment of the current engines, begun and empty."""
+    monkeypatch.setenv("KEEPSTATE_HOME", str(tmp_path))
+    monkeypatch.setenv("KEEPSTATE_DEVICE", "cpu")
+    spec = environments.spec("train", Engines.CURRENT)
+    spec.folder.mkdir()
+    spec.begin_stamp()
+    return spec
+
+
+def installed(spec: EnvironmentSpec, version: str) -> None:
+    spec.python.parent.mkdir()
+    spec.python.touch(0o755)
+    (spec.folder / f"lib/python3.12/site-packages/axolotl-{version}.dist-info").mkdir(parents=True)
+    spec.write_stamp()
+
+
+def test_engines_stay_as_they_were_chosen(mine: EnvironmentSpec) -> None:
+    """Also where they were never made whole, and until others are chosen."""
+    assert environments.spec("train") == mine
+    assert (mine.state(), mine.command) == (State.BROKEN, "keepstate setup train --engines current")
+    installed(mine, mine.release.version)
+    assert installing.ensure("train") == mine.python
+    assert mine.words() == f"ready (cpu), axolotl {mine.release.version}"
+    other = environments.spec("train", Engines.MEASURED)
+    assert (other.state(), other.command) == (State.STALE, "keepstate setup train")
+    assert environments.spec("serve").engines is Engines.MEASURED
+
+
+def test_that_the_current_ones_have_not_run_on_a_gpu_is_told(
+    mine: EnvironmentSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KEEPSTATE_DEVICE", "cuda")
+    monkeypatch.setattr(installing, "find_python", lambda *_, **__: "python")
+    monkeypatch.setattr(installing, "NEEDED_GIB", {"cuda": 0})
+    monkeypatch.setattr(installing, "install", lambda spec, _: installed(spec, spec.release.version))
+    installing.ensure("train")
+    assert "was not run on a GPU yet: no figure of the documentation is of it" in capsys.readouterr().err
+    assert "not run on a GPU yet" in environments.spec("train").words()
+    monkeypatch.setenv("KEEPSTATE_DEVICE", "cpu")
+    assert "not run" not in environments.spec("train").words()
+
+
+def test_an_engine_that_the_plugin_was_not_tested_with_is_refused(mine: EnvironmentSpec) -> None:
+    installed(mine, "0.99.0")  # as from a lock file that somebody compiled for it
+    with pytest.raises(UserError, match=rf"another version than axolotl {mine.release.version}, which") as told:
+        installing.ensure("train")
+    assert "keepstate setup train --engines current" in told.value.hint
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "No matching distribution found for torch==2",
+        "no matching distributions available for your environment:\n  torch",
+    ],
+)
+def test_torch_is_pypis_where_no_index_has_its_cpu_build(
+    mine: EnvironmentSpec, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(spec: EnvironmentSpec, command: list[str]) -> None:
+        commands.append(command)
+        if f"{spec.torch_locks[0]}" in command:
+            with spec.log.open("a") as log:
+                log.write(said)
+            raise UserError("pip failed", "")
+
+    monkeypatch.setattr(installing, "_run", run)
+    monkeypatch.setenv("KEEPSTATE_TORCH_INDEX", "http://mine")
+    installing.install(mine, "python3.98")
+    files = [Path(command[command.index("-r") + 1]).name for command in commands if "-r" in command]
+    assert files == ["torch-cpu-current.txt", "torch-cpu-current.txt", "torch-pypi.txt", "train-cpu-current.txt"]
+    assert [("http://mine" in command) for command in commands if "-r" in command] == [False, True, False, False]
+    assert "taking PyPI's own" in capsys.readouterr().err
+    measured = environments.spec("train", Engines.MEASURED)
+    with pytest.raises(UserError, match="pip failed"):
+        installing.install(measured, "python3.98")
 
 
 @pytest.mark.slow

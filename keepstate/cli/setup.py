@@ -8,6 +8,9 @@ from pathlib import Path
 
 import click
 
+from keepstate.errors import UserError
+from keepstate.vocabulary import Engines
+
 LAPTOP = ("train", "serve", "model")
 """What `keepstate demo` makes by itself."""
 PARTS = (*LAPTOP, "tokenizer", "ray")
@@ -15,7 +18,13 @@ PARTS = (*LAPTOP, "tokenizer", "ray")
 
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(PARTS), metavar=f"[{'|'.join(PARTS)}]...")
-def command(parts: tuple[str, ...]) -> None:
+@click.option(
+    "--engines",
+    type=click.Choice([engines.value for engines in Engines]),
+    help="Versions of Axolotl and vLLM, from now on: those that the published figures are of, or the newest that were "
+    "tested (on a CPU).  [default: as chosen before, else measured]",
+)
+def command(parts: tuple[str, ...], engines: str | None) -> None:
     """Make what is missing or broken, and print where it lies. Without a name: all that the laptop loop needs.
 
     \b
@@ -30,9 +39,15 @@ def command(parts: tuple[str, ...]) -> None:
     from keepstate.setup.qwen3 import ensure_qwen3_tokenizer
     from keepstate.setup.ray import ensure_ray
 
+    chosen = Engines(engines) if engines else None
+    if chosen and parts and not {"train", "serve"} & set(parts):
+        raise UserError(
+            f"--engines {chosen} says nothing about {', '.join(parts)}",
+            f"keepstate setup train serve --engines {chosen}",
+        )
     makers: dict[str, Callable[[], Path]] = {
-        "train": partial(ensure, "train"),
-        "serve": partial(ensure, "serve"),
+        "train": partial(ensure, "train", chosen),
+        "serve": partial(ensure, "serve", chosen),
         "model": ensure_base_model,
         "tokenizer": ensure_qwen3_tokenizer,
         "ray": ensure_ray,

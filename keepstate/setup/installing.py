@@ -1,6 +1,7 @@
 """Makes `.venv-train` and `.venv-serve` where they are missing or broken, with pip, showing progress on stderr.
 
-    keepstate setup train serve     # make what is missing or broken, say where it is
+    keepstate setup train serve                       # make what is missing or broken, say where it is
+    keepstate setup train serve --engines current     # with the newest Axolotl and vLLM that were tested
 
 The result is complete or an error is raised. pip resolves nothing (`--no-deps`: the locks are complete), takes wheels
 by hash only, and compiles no bytecode in advance, which would take as long as the rest together (.venv-train: 89 s
@@ -22,49 +23,70 @@ from keepstate.errors import UserError
 from keepstate.places import writable_home
 from keepstate.processes import GuardedProcess, log_end, log_text, only_one
 from keepstate.setup.environments import (
+    DEFAULT,
     NEEDED_GIB,
+    NOT_ON_A_GPU,
     TORCH_CPU_INDEX,
     EnvironmentSpec,
     Name,
     State,
     core_has_pip,
-    find_python,
     spec,
 )
+from keepstate.setup.interpreters import find_python
+from keepstate.vocabulary import Engines
 
-NO_TORCH = re.compile(r"No matching distribution found for torch==", re.IGNORECASE)
+NO_TORCH = re.compile(
+    r"No matching distribution found for torch==|no matching distributions available for your environment:\s+torch\b",
+    re.IGNORECASE,
+)
+"""As pip says it, without a constraints file and with one."""
 POLL_SECONDS = 0.3
+INDEX_PATIENCE = ("--retries", "1", "--timeout", "20")
+"""For an index that may not be reachable from here."""
+PYPI_GIB = 3
+"""What PyPI's torch takes more than its CPU build: CUDA's libraries, which it does not start without."""
 
 
-def ensure(name: Name) -> Path:
+def ensure(name: Name, engines: Engines | None = None) -> Path:
     """Make the environment `name` unless it is ready, and return its interpreter.
 
     Progress goes to stderr, pip's own words to `.stamps/<name>.log`. Of two callers at once, one makes it, the other
     waits.
 
+    Args:
+        name: Which.
+        engines: Which versions, from now on; as they were chosen before where None.
+
     Raises:
-        UserError: No fitting Python, no space, or pip failed.
+        UserError: No fitting Python, no space, pip failed, or the engine is none that the plugins were tested with.
     """
-    wanted = spec(name)
+    wanted = spec(name, engines)
     if wanted.state() is State.READY:
+        wanted.check_release()
         return wanted.python
     writable_home(f"{wanted.folder.name} ({wanted.words()})", wanted.command)
     with only_one(wanted.log.with_suffix(".lock"), wanted.folder.name):
         if wanted.state() is not State.READY:
             print(f"{wanted.folder.name} is made: {wanted.words()} (log: {wanted.log})", file=sys.stderr, flush=True)
             _build(wanted)
+    wanted.check_release()
     return wanted.python
 
 
 def _build(wanted: EnvironmentSpec) -> None:
-    python = find_python(wanted.device)
+    if wanted.is_untried:
+        words = f"{wanted.release.words()} was {NOT_ON_A_GPU}: no figure of the documentation is of it"
+        print(f"{words}; back: keepstate setup {wanted.name} --engines {DEFAULT}", file=sys.stderr, flush=True)
+    python = find_python(wanted, fetch=True)
     elsewhere = "put environments and models elsewhere: export KEEPSTATE_HOME=/folder/with/space"
     machine.require_disk(wanted.home, NEEDED_GIB[wanted.device], wanted.folder.name, elsewhere)
     if wanted.folder.is_symlink() or wanted.folder.is_file():
         wanted.folder.unlink()  # the link: what it leads to is another's
     elif wanted.folder.exists():
-        wanted.stamp.unlink(missing_ok=True)  # first of all, so that a half-removed one is known as broken
+        wanted.begin_stamp()  # first of all, so that a half-removed one is known as broken
         shutil.rmtree(wanted.folder)
+    wanted.begin_stamp()
     install(wanted, python)
     wanted.write_stamp()
 
@@ -82,26 +104,40 @@ def install(wanted: EnvironmentSpec, python: str) -> None:
     pip = (
         [str(wanted.python), "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", str(wanted.python)]
     )
-    command = [
-        *pip,
-        "install",
-        "--no-input",
-        "--disable-pip-version-check",
-        "--progress-bar",
-        "off",
-        "--no-warn-script-location",
+    pip += ["install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
+    pip += ["--no-warn-script-location", "--no-compile", "--no-deps", "--require-hashes"]
+    if wanted.torch_locks:
+        _install_torch(wanted, pip)
+    _run(wanted, [*pip, "-r", str(wanted.lock)])
+
+
+def _install_torch(wanted: EnvironmentSpec, pip: list[str]) -> None:
+    """Install torch: its CPU build from the index in use or PyTorch's own, else the release of PyPI.
+
+    Raises:
+        UserError: None of them has one for this Python.
+    """
+    cpu, *whole = wanted.torch_locks
+    index = os.environ.get("KEEPSTATE_TORCH_INDEX", TORCH_CPU_INDEX)
+    ask = ["--extra-index-url", index, *INDEX_PATIENCE]
+    attempts = [
+        ([*pip, "-r", str(cpu)], ""),
+        ([*pip, "-r", str(cpu), *ask], f"the package index in use has no CPU build of torch: asking {index} for it"),
     ]
-    command += ["--no-compile", "--no-deps", "--require-hashes"]
-    for lock in wanted.locks:
-        command += ["-r", str(lock)]
-    try:
-        _run(wanted, command)
-    except UserError:
-        if not NO_TORCH.search(log_text(wanted.log)):
-            raise
-        index = os.environ.get("KEEPSTATE_TORCH_INDEX", TORCH_CPU_INDEX)
-        print(f"the package index in use has no CPU build of torch: asking {index} for it", file=sys.stderr)
-        _run(wanted, [*command, "--extra-index-url", index])
+    attempts += [
+        ([*pip, "-r", str(lock)], f"{index} has none either: taking PyPI's own, {PYPI_GIB} GiB larger")
+        for lock in whole
+    ]
+    for number, (command, words) in enumerate(attempts, 1):
+        if words:
+            print(words, file=sys.stderr, flush=True)
+        start = len(log_text(wanted.log))
+        try:
+            _run(wanted, command)
+            return
+        except UserError:
+            if number == len(attempts) or not NO_TORCH.search(log_text(wanted.log)[start:]):
+                raise
 
 
 def _run(wanted: EnvironmentSpec, command: list[str]) -> None:
@@ -123,7 +159,10 @@ class InstallDisplay(Display[int]):
     def __init__(self, wanted: EnvironmentSpec) -> None:
         super().__init__()
         self._wanted = wanted
-        self._total = sum(len(re.findall(r"^\w\S*==", lock.read_text(), re.MULTILINE)) for lock in wanted.locks)
+        self._total = sum(
+            len(re.findall(r"^\w\S*==", lock.read_text(), re.MULTILINE))
+            for lock in (*wanted.torch_locks[:1], wanted.lock)
+        )
 
     def bars(self, state: int) -> Sequence[Bar]:
         """One."""
@@ -138,7 +177,8 @@ class InstallDisplay(Display[int]):
     def _position(self, log_start: int) -> tuple[str, int]:
         said = log_text(self._wanted.log, log_start)
         if "Installing collected packages" in said:
-            return "installing", len(list(self._wanted.folder.glob("lib/python*/site-packages/*.dist-info")))
+            there = len(list(self._wanted.folder.glob("lib/python*/site-packages/*.dist-info")))
+            return "installing", min(there, self._total)  # PyPI's torch brings more
         return "downloading", len(re.findall(r"^(?:Collecting|Processing) ", said, re.MULTILINE))
 
 
@@ -149,7 +189,7 @@ def _explain(wanted: EnvironmentSpec, said: str) -> UserError:
     if NO_TORCH.search(said):
         return UserError(
             "the package index has no CPU build of torch (PyPI's own torch would pull gigabytes of CUDA libraries)",
-            "name an index that has torch 2.13.0+cpu for Python 3.11, such as PyTorch's: "
+            "name an index that has torch 2.13.0+cpu for it, such as PyTorch's: "
             f"export KEEPSTATE_TORCH_INDEX=https://download.pytorch.org/whl/cpu, {again}",
         )
     if "No space left on device" in said:

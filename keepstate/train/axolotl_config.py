@@ -19,7 +19,8 @@ from keepstate.errors import UserError
 from keepstate.files import content_hash, parse_yaml
 from keepstate.model_files import absolute_model
 from keepstate.places import SHIPPED
-from keepstate.vocabulary import MIXED, RuntimeName
+from keepstate.setup import environments
+from keepstate.vocabulary import MIXED, Engines, RuntimeName
 
 CONFIGS = SHIPPED / "train" / "configs"
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
@@ -111,10 +112,10 @@ def config_path(runtime: str, *, laptop: bool) -> Path:
     return CONFIGS / f"axolotl_{name}.yaml"
 
 
-def known_keys() -> frozenset[str]:
-    """Every key that Axolotl 0.19.0 reads, with the plugins we use."""
-    lines = KEYS.read_text().splitlines()
-    return frozenset(line for line in lines if not line.startswith("#"))
+def known_keys(version: str) -> frozenset[str]:
+    """Every key that Axolotl of that version reads, with the plugins we use."""
+    lines = (line.split() for line in KEYS.read_text().splitlines() if not line.startswith("#"))
+    return frozenset(key for key, *only in lines if not only or version in only)
 
 
 def read_axolotl_config(path: Path) -> dict[str, Any]:
@@ -157,12 +158,17 @@ def checked(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check_keys(config: Mapping[str, Any], where: str) -> None:
-    known = known_keys()
+    axolotl = environments.spec("train").release
+    known = known_keys(axolotl.version)
     unknown = [str(key) for key in config if key not in known]
-    if unknown:
-        near = [match for key in unknown for match in difflib.get_close_matches(key, known, n=1)]
-        hint = f"did you mean: {', '.join(near)}" if near else f"the keys that it knows: less {KEYS}"
-        raise UserError(f"{where}: unknown keys: {', '.join(unknown)} (Axolotl would ignore them)", hint)
+    if not unknown:
+        return
+    near = [match for key in unknown for match in difflib.get_close_matches(key, known, n=1)]
+    hint = f"did you mean: {', '.join(near)}" if near else f"the keys that it knows: less {KEYS}"
+    for other in (environments.spec("train", engines) for engines in Engines):
+        if known_keys(other.release.version).issuperset(unknown):
+            hint = f"{other.release.words()} knows them: {other.choice}"
+    raise UserError(f"{where}: unknown keys: {', '.join(unknown)} ({axolotl.words()} would ignore them)", hint)
 
 
 def resolve(

@@ -18,11 +18,13 @@ from keepstate.dataset.manifest import TEMPLATE, Manifest
 from keepstate.dataset.templates import load_template
 from keepstate.files import content_hash, file_hash
 from keepstate.machine import Gpu, lacks_bf16
+from keepstate.setup import environments
 from keepstate.train import estimate, preflight
 from keepstate.train.axolotl_config import decisive, divided, needs_gpu, read_axolotl_config, resolve
 from keepstate.train.base_model import BaseModel, is_other, keys_for, output_folder, turn_ends
 from keepstate.train.result import base_identity
 from keepstate.train.trained_for import TrainedFor, as_word, training_of
+from keepstate.vocabulary import Engines
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class TrainingPlan:
             "runtime": as_word(self.manifest.runtimes),
             "data": self.manifest.data_sha256,
             "chat_template": self.template_sha256,
+            **_engine(),
         }
 
     @property
@@ -179,3 +182,10 @@ def _about_rows(config: Mapping[str, Any], manifest: Manifest, *, on_cpu: bool) 
     if longest > int(context):
         return [f"rows longer than {context} tokens are dropped; the longest has {longest}", *remarks]
     return remarks
+
+
+def _engine() -> dict[str, str]:
+    """Axolotl's version, where it is not the one whose trainings were written down without it."""
+    release = environments.spec("train").release
+    measured = environments.spec("train", Engines.MEASURED).release
+    return {} if release.version == measured.version else {release.package: release.version}

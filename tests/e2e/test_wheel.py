@@ -20,6 +20,8 @@ from keepstate.files import file_hash, write_json
 from keepstate.places import SHIPPED, shipped
 from keepstate.setup import basemodel, environments
 from keepstate.setup.environments import EnvironmentSpec
+from keepstate.setup.interpreters import python_version
+from keepstate.vocabulary import Engines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 VERSIONS = ("3.11", "3.12", "3.13")
@@ -36,7 +38,7 @@ def interpreter(version: str) -> str | None:
     """A Python of that version, found as pyenv, uv and systems lay them."""
     own = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
     for candidate in (sys.executable, *map(str, own), shutil.which(f"python{version}"), f"/usr/bin/python{version}"):
-        if candidate and environments.python_version(candidate) == version:
+        if candidate and python_version(candidate) == version:
             return candidate
     return None
 
@@ -268,6 +270,9 @@ def test_a_full_disk_is_told_and_what_is_finished_stays(user: User, shared: Path
 
 
 def test_the_environments_get_the_python_that_their_locks_are_for(user: User) -> None:
-    code = "from keepstate.setup.environments import *; print(python_version(find_python('cpu')))"
-    done = subprocess.run([user.venv / "bin" / "python", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == environments.CPU_PYTHON
+    code = "from keepstate.setup.interpreters import *; from keepstate.setup.environments import *; from sys import *\n"
+    code += "print(python_version(find_python(spec('train', Engines(argv[1])))))"
+    for engines in Engines:
+        command = [user.venv / "bin" / "python", "-c", code, engines]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() in environments.RELEASES["train", environments.device(), engines].pythons

@@ -12,7 +12,9 @@ from keepstate.files import write_json
 from keepstate.serve import plan_serving
 from keepstate.serve.adapters import max_rank, target_modules
 from keepstate.serve.command import command
+from keepstate.setup import environments
 from keepstate.train.result import WEIGHTS
+from keepstate.vocabulary import Engines
 
 Q, V = LAYERS
 A, B = (f"base_model.model.{Q}.lora_{side}.weight" for side in "AB")
@@ -224,7 +226,11 @@ def test_a_scale_of_one_layer_s_own_is_refused_on_a_gpu_whose_vllm_does_not_read
     if served:
         assert plan_serving(base_model=model, template="chatml", adapters=[f"x={folder}"])
     else:
-        assert "give model.layers.0.self_attn.q_proj the scale 4; vLLM 0.24" in refusal(folder, model).message
+        assert "give model.layers.0.self_attn.q_proj the scale 4; vllm 0.24.0 gives" in refusal(folder, model).message
+        monkeypatch.setenv("KEEPSTATE_HOME", str(tmp_path))
+        (tmp_path / ".venv-serve").mkdir()
+        environments.spec("serve", Engines.CURRENT).begin_stamp()
+        assert plan_serving(base_model=model, template="chatml", adapters=[f"x={folder}"])
 
 
 def test_weights_in_another_place_are_found_and_the_command_told(tmp_path: Path, model: Path) -> None:

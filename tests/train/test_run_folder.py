@@ -17,6 +17,7 @@ from keepstate import machine
 from keepstate.errors import UserError
 from keepstate.files import TEMPORARY
 from keepstate.resume import OtherWork
+from keepstate.setup.environments import spec
 from keepstate.train import TrainedAdapter, TrainingPlan, TrainingRequest, launch, plan_training, read_done, train
 from keepstate.train.axolotl_config import WITHOUT_EFFECT, config_path, known_keys, read_axolotl_config
 from keepstate.train.result import DONE, WEIGHTS, write_result
@@ -34,7 +35,7 @@ from keepstate.train.run_folder import (
     finished,
     prepare,
 )
-from keepstate.vocabulary import RuntimeName
+from keepstate.vocabulary import Engines, RuntimeName
 
 LAPTOP = config_path(RuntimeName.PERSISTENT, laptop=True)
 Planner = Callable[..., TrainingPlan]
@@ -153,6 +154,21 @@ def test_other_data_and_another_model_are_named(planner: Planner, model: Path, t
     assert "data.val" not in caught.value.message  # the empty split is the same
     (model / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(OtherWork, match=r"base_model\.weights: None -> "):
+        finished(planner())
+
+
+def test_another_version_of_axolotl_makes_another_training(
+    planner: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEPSTATE_HOME", str(tmp_path / "home"))
+    planned = planner()
+    assert "axolotl" not in planned.decisive  # as it was written before there was a second one
+    prepare(planned, {}, fresh=False)
+    write_checkpoint(planned.output / "checkpoint-5")
+    current = spec("train", Engines.CURRENT)
+    current.folder.mkdir(parents=True)
+    current.begin_stamp()
+    with pytest.raises(OtherWork, match=rf"axolotl: None -> {current.release.version}"):
         finished(planner())
 
 
@@ -342,8 +358,9 @@ def test_of_two_trainings_in_one_folder_the_second_is_refused(tmp_path: Path) ->
         pass
 
 
-def test_every_key_without_effect_is_axolotls() -> None:
-    assert known_keys() >= WITHOUT_EFFECT
+@pytest.mark.parametrize("engines", Engines)
+def test_every_key_without_effect_is_axolotls(engines: Engines) -> None:
+    assert known_keys(spec("train", engines).release.version) >= WITHOUT_EFFECT
 
 
 @pytest.mark.parametrize("fresh", [False, True])

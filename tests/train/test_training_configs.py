@@ -147,7 +147,9 @@ def axolotl(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.train_env
 @pytest.mark.timeout(300)
 def test_stored_keys_are_axolotls_own(axolotl: dict[str, Any]) -> None:
-    ours = {key for key in known_keys() if not key.startswith("liger_")} - {"keepstate_profile"}
+    ours = {key for key in known_keys(spec("train").release.version) if not key.startswith("liger_")} - {
+        "keepstate_profile"
+    }
     assert ours == set(axolotl["keys"])
 
 
@@ -181,6 +183,17 @@ def test_profile_memory_keeps_what_layers_start_from_in_main_memory(axolotl: dic
         kind, reentrant = found["offloading"]
         assert (kind or False) == offloading, change
         assert not (kind and reentrant)
+
+
+def test_a_key_of_the_other_axolotl_is_refused_with_the_way_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEPSTATE_HOME", str(tmp_path))
+    path = tmp_path / "new.yaml"
+    path.write_text(config_path(RuntimeName.REACT, laptop=True).read_text() + "lora_fp32_gradients: true\n")
+    with pytest.raises(UserError, match=r"lora_fp32_gradients \(axolotl 0\.19\.0 would ignore") as told:
+        read_axolotl_config(path)
+    assert told.value.hint == "axolotl 0.21.0 knows them: keepstate setup train --engines current"
 
 
 def test_thinking_is_off_in_every_turn() -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from keepstate.errors import UserError
 from keepstate.files import file_hash
+from keepstate.setup.environments import spec
 from keepstate.train import TrainedAdapter, TrainingRequest, plan_training
 from keepstate.train.axolotl_config import config_path, known_keys, read_axolotl_config
 from keepstate.train.launch import _failure
@@ -100,7 +101,7 @@ def test_mlflow_needs_its_client_and_a_server(tmp_path: Path, monkeypatch: pytes
 
 def test_services_are_asked_only_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    known = known_keys()
+    known = known_keys(spec("train").release.version)
     for tracker in Tracker:
         keys = config_keys(tracker, "run")
         assert set(keys) <= known
