@@ -19,6 +19,7 @@ from changes import pins
 
 LOCKS = Path(__file__).resolve().parent
 ANSWER = LOCKS / "advisories.md"
+ROUND = 50
 
 
 def locked() -> dict[tuple[str, str], list[str]]:
@@ -32,10 +33,10 @@ def locked() -> dict[tuple[str, str], list[str]]:
 
 
 def rounds(pinned: list[tuple[str, str]]) -> list[dict[str, str]]:
-    """`pinned` in parts that name each package once, as pip-audit takes them."""
+    """`pinned` in parts that name each package once, as pip-audit takes them, small enough to tell how far it is."""
     parts: list[dict[str, str]] = []
     for name, version in pinned:
-        free = next((part for part in parts if name not in part), None)
+        free = next((part for part in parts if name not in part and len(part) < ROUND), None)
         if free is None:
             parts.append(free := {})
         free[name] = version
@@ -79,8 +80,11 @@ def main() -> int:
     parser.add_argument("--service", choices=["pypi", "osv"], default="pypi", help="Who is asked.")
     service = parser.parse_args().service
     places = locked()
+    answers: list[dict] = []
     try:
-        answers = [answer for part in rounds(list(places)) for answer in ask(part, service)]
+        for part in rounds(list(places)):
+            answers += ask(part, service)
+            print(f"{len(answers)} of {len(places)} asked about", file=sys.stderr, flush=True)
     except ConnectionError as error:
         print(f"error: {error}\nhint:  nothing is known then; {ANSWER} stays as it is", file=sys.stderr)
         return 2
