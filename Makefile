@@ -63,8 +63,7 @@ demo: setup ## the whole loop on this machine: tasks to report, no GPU needed
 	$(RUN) demo
 doctor: setup ## what this machine can do, what is missing and the command that mends it
 	$(RUN) doctor
-# Not among them: test-ray. Two of its five runs of 30 November failed in a test that kills processes at a moment.
-test: test-core test-browser test-loop ## every test but those on clusters, with the set-up it needs
+test: test-core test-browser test-ray test-loop ## every test, with the set-up it needs
 test-core: setup-dev ## tests of the core environment (five minutes)
 	$(CORE) -m pytest -m "not e2e and not train_env and not serve_env and not gpu and not browser and not ray"
 # Half of a page is what a browser makes of it.

@@ -125,18 +125,19 @@ class Cluster:
 
     @asynccontextmanager
     async def ready(self, rungs: Collection[str], *, allow_unsafe: bool) -> AsyncIterator[Player]:
-        """See `Engine`; every node that is there now must be able to play.
+        """See `Engine`; every node that is there now must be able to play, unless it dies meanwhile.
 
         Actors stay for the next time.
         """
         setting = Setting(tuple(sorted(rungs)), allow_unsafe, named_families())
-        joining = await asyncio.gather(
-            *(self._join(node, setting) for node in await self._nodes()), return_exceptions=True
-        )
+        nodes = await self._nodes()
+        joining = await asyncio.gather(*(self._join(node, setting) for node in nodes), return_exceptions=True)
+        living = {node["NodeID"] for node in await self._nodes()}
         looking = asyncio.get_running_loop().create_task(self._look(setting))
         try:
-            for failed in filter(None, joining):
-                raise failed
+            for node, failed in zip(nodes, joining, strict=True):
+                if failed and (node["NodeID"] in living or not isinstance(failed, UserError)):
+                    raise failed
             if not self._workers:
                 raise UserError("the Ray cluster has no node with a CPU", "see: ray status")
             yield self._play

@@ -1,15 +1,23 @@
-"""Episodes over real Ray clusters of several nodes on this machine: the same results, whatever happens to a node."""
+"""Episodes over real Ray clusters of several nodes on this machine: the same results, whatever happens to a node.
+
+Nothing here waits for a moment: the server holds what it is asked (`Gate`), until nothing moves; then something happens
+to a node or a driver; and what follows is let on.
+"""
 
 import json
+import math
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +39,7 @@ from keepstate.play.tally import Tally
 from keepstate.tasks import make_tasks
 from keepstate.vocabulary import RuntimeName
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180), pytest.mark.filterwarnings("error::pytest.PytestWarning")]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.filterwarnings("error::pytest.PytestWarning")]
 
 PERSISTENT, REACT = RuntimeName.PERSISTENT, RuntimeName.REACT
 TIMED = {"started_at", "finished_at", "seconds", "average_runtime"}
@@ -59,10 +67,17 @@ SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
 @pytest.fixture
-def engine(nodes: Any) -> Iterator[Cluster]:
+def two(nodes: Any) -> Any:
+    """The cluster with both nodes; one that a test killed is known to be dead."""
     while len(nodes.worker_nodes) < 2:
         nodes.add_node(num_cpus=1, **SMALL)
-    with cluster(nodes.address) as engine:
+    nodes.wait_for_nodes(timeout=60)
+    return nodes
+
+
+@pytest.fixture
+def engine(two: Any) -> Iterator[Cluster]:
+    with cluster(two.address) as engine:
         yield engine
 
 
@@ -87,26 +102,59 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 
 def actors() -> list[psutil.Process]:
-    """Processes in which nodes play."""
-    return [
-        each for each in psutil.process_iter(["cmdline"]) if "".join(each.info["cmdline"] or ()).startswith("ray::Node")
-    ]
+    """Processes in which nodes of this test's clusters play."""
+    return [each for each in psutil.Process().children(recursive=True) if named(each).startswith("ray::Node")]
 
 
-def doing(*due: tuple[int, Callable[[], object]]) -> Callable[[Sequence[Tally]], None]:
-    """Do something each time that so many episodes are over, for `on_progress`."""
-    left = list(due)
-
-    def note(tallies: Sequence[Tally]) -> None:
-        while left and tallies[0].done >= left[0][0]:
-            left.pop(0)[1]()
-
-    return note
+def named(process: psutil.Process) -> str:
+    """Its command line; empty of one that is gone."""
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
-def slowly(request: dict[str, Any]) -> str:
-    time.sleep(0.1)
-    return look_then_finish(request)
+class Gate:
+    """A rule that holds the first question of every episode beyond the first `free` ones that it let through."""
+
+    def __init__(self, free: int) -> None:
+        self.asked: Counter[int] = Counter()
+        """First questions, by their seed, which is an episode's own."""
+        self._free, self._begun, self._changed = float(free), 0, threading.Condition()
+
+    def __call__(self, request: dict[str, Any]) -> str:
+        if len(request["messages"]) == 2:
+            with self._changed:
+                self.asked[request["seed"]] += 1
+                self._changed.notify_all()
+                assert self._changed.wait_for(lambda: self._begun < self._free, 170)
+                self._begun += 1
+        return look_then_finish(request)
+
+    def let(self, free: float = math.inf) -> None:
+        """Let so many through in all."""
+        with self._changed:
+            self._free = free
+            self._changed.notify_all()
+
+    def until(self, asked: int) -> None:
+        """Wait until so many first questions were asked."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.asked.total() >= asked, 120), self.asked.total()
+
+    @contextmanager
+    def meanwhile(self, script: Callable[[], None]) -> Iterator[None]:
+        """Run a script in a thread beside the block; whatever comes of it, all is let through in the end."""
+
+        def run() -> None:
+            try:
+                script()
+            finally:
+                self.let()
+
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(run)
+            yield
+            running.result()
 
 
 def test_results_are_those_of_one_machine_and_no_variable_reaches_a_sandbox(
@@ -145,33 +193,56 @@ def test_a_teacher_plays_there_as_here(engine: Cluster, tmp_path: Path) -> None:
     assert recorded(tmp_path / "there") == recorded(tmp_path / "here")
 
 
+OPEN = 6
+"""Episodes at once: so many are open where the gate holds all that begin."""
+
+
 def test_a_node_that_dies_loses_its_open_episodes_alone_and_one_that_comes_takes_part(
-    nodes: Any, engine: Cluster, tmp_path: Path
+    two: Any, engine: Cluster, tmp_path: Path
 ) -> None:
-    note = doing(
-        (10, lambda: nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)),
-        (20, lambda: nodes.add_node(num_cpus=1, **SMALL)),
-    )
-    with serving(StubServer(rule=slowly)) as stub:
-        (tally,) = eventloop.run(bench([cell(stub, PERSISTENT, 100)], tmp_path, engine=engine, on_progress=note))
-    assert (tally.played, tally.failures.total()) == (100, 0)
+    gate, gone, before = Gate(free=10), threading.Event(), set(two.worker_nodes)
+
+    def script() -> None:
+        gate.until(10 + OPEN)
+        two.remove_node(next(iter(two.worker_nodes)), allow_graceful=False)
+        gate.until(10 + OPEN + 1)  # others begin: it is known to be gone
+        gone.set()
+        gate.let(10 + OPEN + 4)  # so four more are over, at least
+        until(lambda: len(engine._workers) == 2)
+
+    def note(_: Sequence[Tally]) -> None:
+        if gone.is_set() and not two.worker_nodes - before:
+            two.add_node(num_cpus=1, **SMALL)  # which only the main thread may
+
+    with serving(StubServer(rule=gate)) as stub, gate.meanwhile(script):
+        cells = [cell(stub, PERSISTENT, 40)]
+        (tally,) = eventloop.run(bench(cells, tmp_path, engine=engine, on_progress=note))
+    assert (tally.played, tally.failures.total()) == (40, 0)
     assert len(tally.lost) == 1, "it is told once"
     assert "is gone" in tally.lost[0]
-    # 200 exactly where none of the lost episodes had been answered yet.
-    assert 200 <= stub.requests["persistent"] <= 200 + 2 * 6, "nothing else is asked again"
+    again = [seed for seed, times in gate.asked.items() if times > 1]
+    assert 1 <= len(again) <= OPEN
+    assert gate.asked.total() == 40 + len(again)
+    assert stub.requests["persistent"] == gate.asked.total() + 40, "nothing else is asked again"
     assert len(actors()) == 2
 
 
-def test_a_slow_node_holds_up_its_own_episodes_alone(engine: Cluster, tmp_path: Path) -> None:
-    slow: list[psutil.Process] = []
+def test_a_stopped_node_holds_up_its_own_episodes_alone(engine: Cluster, tmp_path: Path) -> None:
+    gate, states = Gate(free=4), list[Sequence[Tally]]()
 
-    def stall() -> None:
-        slow.append(actors()[0])
-        slow[0].suspend()
+    def script() -> None:
+        gate.until(4 + OPEN)
+        stopped = actors()[0]
+        stopped.suspend()
+        try:
+            gate.let()
+            until(lambda: states[-1][0].done >= 40 - OPEN)
+        finally:
+            stopped.resume()
 
-    note = doing((5, stall), (30, lambda: slow.pop().resume()))
-    with serving(StubServer(rule=slowly)) as stub:
-        (tally,) = eventloop.run(bench([cell(stub, PERSISTENT, 40)], tmp_path, engine=engine, on_progress=note))
+    with serving(StubServer(rule=gate)) as stub, gate.meanwhile(script):
+        cells = [cell(stub, PERSISTENT, 40)]
+        (tally,) = eventloop.run(bench(cells, tmp_path, engine=engine, on_progress=states.append))
     assert (tally.played, tally.failures.total(), tally.lost) == (40, 0, [])
     assert stub.requests["persistent"] == 80
 
@@ -186,33 +257,42 @@ def limited(what: int) -> Callable[[], None]:
     return limit
 
 
+def played_with(limit: Callable[[], None], engine: Cluster, folder: Path) -> Tally:
+    """Forty episodes, of which all but the first four begin when something is limited."""
+    gate = Gate(free=4)
+
+    def script() -> None:
+        gate.until(4 + OPEN)
+        limit()
+
+    with serving(StubServer(rule=gate)) as stub, gate.meanwhile(script):
+        (tally,) = eventloop.run(bench([cell(stub, PERSISTENT, 40)], folder, engine=engine))
+    return tally
+
+
 def test_a_node_that_can_write_nothing_costs_no_episode(engine: Cluster, tmp_path: Path) -> None:
     """As on a full disk: whatever its process writes to a file is refused."""
-    note = doing((3, limited(resource.RLIMIT_FSIZE)))
-    with serving(StubServer(rule=slowly)) as stub:
-        (tally,) = eventloop.run(bench([cell(stub, PERSISTENT, 24)], tmp_path, engine=engine, on_progress=note))
-    assert (tally.played, tally.failures.total()) == (24, 0)
+    tally = played_with(limited(resource.RLIMIT_FSIZE), engine, tmp_path)
+    assert (tally.played, tally.failures.total()) == (40, 0)
 
 
 def test_a_node_whose_sandbox_fails_rests_and_the_others_play(engine: Cluster, tmp_path: Path) -> None:
     """What it is given fails at once, so it is the emptiest: it must not get every episode."""
-    note = doing((3, limited(resource.RLIMIT_NOFILE)))
-    with serving(StubServer(rule=slowly)) as stub:
-        (tally,) = eventloop.run(bench([cell(stub, PERSISTENT, 40)], tmp_path, engine=engine, on_progress=note))
+    tally = played_with(limited(resource.RLIMIT_NOFILE), engine, tmp_path)
     assert (tally.played, tally.failures.total()) == (40, 0)
 
 
-def test_data_sets_are_the_same_bytes_though_a_node_dies(nodes: Any, engine: Cluster, tmp_path: Path) -> None:
+def test_data_sets_are_the_same_bytes_though_a_node_dies(two: Any, engine: Cluster, tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     make_tokenizer("chatml", tmp_path / "tokenizer")
     rest: dict[str, Any] = {"template": None, "tokenizer_path": tmp_path / "tokenizer", "options": BuildOptions()}
     root = write_traces(tmp_path / "t", [make_trace(number) for number in range(600)])
     (root / "broken.trace.json").write_text("{")
     build_datasets({PERSISTENT: root}, {PERSISTENT: tmp_path / "here"}, jobs=1, **rest)
-    note = counting((150, lambda: nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)))
+    note = counting((150, lambda: two.remove_node(next(iter(two.worker_nodes)), allow_graceful=False)))
     there = {PERSISTENT: tmp_path / "there"}
     build_datasets({PERSISTENT: root}, there, cluster=engine, on_progress=note, **rest)
-    assert len(nodes.worker_nodes) == 1
+    assert len(two.worker_nodes) == 1
     for name in ("train.jsonl", "val.jsonl", "index.jsonl", "left_out.jsonl", "manifest.json"):
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
 
@@ -234,27 +314,27 @@ def typed(stub: StubServer, count: int, *more: str) -> list[str]:
     return [*command, "--base-url", stub.url, "--adapter", "react", "--concurrency", "4", "--engine", "ray", *more]
 
 
-def test_a_killed_driver_leaves_no_actor_and_the_command_goes_on(nodes: Any, tmp_path: Path) -> None:
-    with serving(StubServer(rule=slowly)) as stub:
-        command = typed(stub, 30, "--address", nodes.address)
+def test_a_killed_driver_leaves_no_actor_and_the_command_goes_on(two: Any, tmp_path: Path) -> None:
+    gate = Gate(free=10)
+    with serving(StubServer(rule=gate)) as stub:
+        command = typed(stub, 30, "--address", two.address)
         with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
-            until(lambda: len(stub.seen) > 24, 60)
+            gate.until(10 + 4)  # so the first ten are over, and written: others begin later
             process.kill()
-        kept = len(list(tmp_path.rglob("*.trace.json")))
-        assert 5 <= kept < 30
         until(lambda: not actors())
-        asked = len(stub.seen)
-        done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        gate.let()
+        done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
         (told,) = json.loads(done.stdout)
-        assert (told["kept"], told["played"]) == (kept, 30 - kept)
-        assert len(stub.seen) == asked + 2 * (30 - kept)
+        assert (told["kept"], told["played"]) == (10, 20)
+        until(lambda: len(stub.seen) == 2 * 30 + 4)
+        assert sorted(gate.asked.values()) == [1] * 26 + [2] * 4, "the open ones alone are played again"
 
 
 def test_ctrl_c_ends_a_cluster_of_our_own_with_its_files_and_keys_stay_with_the_driver(tmp_path: Path) -> None:
-    temporary = Path(tempfile.gettempdir())
-    before = set(temporary.glob("keepstate-ray-*"))
+    gate = Gate(free=0)
     others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    with serving(StubServer(rule=slowly)) as stub:
+    with serving(StubServer(rule=gate)) as stub:
         process = subprocess.Popen(
             typed(stub, 100),
             cwd=tmp_path,
@@ -262,20 +342,30 @@ def test_ctrl_c_ends_a_cluster_of_our_own_with_its_files_and_keys_stay_with_the_
             stderr=subprocess.PIPE,
             text=True,
         )
-        until(lambda: len(stub.seen) > 4, 60)
+        gate.until(4)
         family = psutil.Process(process.pid).children(recursive=True)
-        known = [each.environ() for each in family if each.is_running() and "ray" in " ".join(each.cmdline())]
+        (folder,) = {Path(found) for each in family for found in re.findall(r"(/\S*/keepstate-ray-\w+)", named(each))}
+        known = list(filter(None, map(environment, family)))
         listening = {each.laddr.ip for child in family for each in open_ports(child)}
+        assert folder.is_dir()
         process.send_signal(signal.SIGINT)
         _, words = process.communicate(timeout=60)
+        gate.let()
     assert process.returncode == 130, words
     assert "repeat the command to go on" in words
     assert "Traceback" not in words
     until(lambda: not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE])
-    assert set(temporary.glob("keepstate-ray-*")) == before
+    assert not folder.exists()
     assert len(known) > 4
     assert not [name for each in known for name in each if name == "KEEPSTATE_API_KEY"]
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+
+
+def environment(process: psutil.Process) -> dict[str, str]:
+    """Of one of Ray's processes; empty of another, and of one that is gone."""
+    with suppress(psutil.NoSuchProcess):
+        return process.environ() if "ray" in named(process) else {}
+    return {}
 
 
 def open_ports(process: psutil.Process) -> list[Any]:
@@ -285,7 +375,7 @@ def open_ports(process: psutil.Process) -> list[Any]:
     return []
 
 
-def until(reached: Callable[[], bool], seconds: float = 20) -> None:
+def until(reached: Callable[[], bool], seconds: float = 100) -> None:
     deadline = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < deadline, "too late"

@@ -122,6 +122,19 @@ async def test_at_the_start_all_must_be_able_and_there_must_be_one(here: Any) ->
             pass
 
 
+async def test_one_that_dies_while_a_run_starts_is_left_out(here: Any) -> None:
+    ray, engine = here("first", "second")
+
+    async def dead(_: Setting) -> Any:
+        ray.names.remove("second")
+        raise RayError("its node has died")
+
+    ray.open["second"] = dead
+    async with engine.ready((), allow_unsafe=False) as play:
+        assert [*engine._workers] == ["first"]
+        assert (await play(TO_PLAY, ScriptedModel([FINISH]))).verdict is not None
+
+
 async def test_without_any_node_a_run_waits_and_then_ends(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "WAIT_SECONDS", 0.05)
     ray, engine = here("only")
