@@ -101,7 +101,7 @@ UTF-8 JSON, one key a line, and one message or event a line. `<family>-<task_id>
         ("train.axolotl_config:KeysRead",),
         """\
 It is Axolotl's own format: these are the keys that keepstate itself reads, checks or replaces. Every other key goes to
-Axolotl 0.19.0 as it is; one that Axolotl does not know is refused, as it would be dropped without a word.""",
+Axolotl as it is; one that its version does not know is refused, as it would be dropped without a word.""",
     ),
     "adapter.md": Page(
         "Adapter",

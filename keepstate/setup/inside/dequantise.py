@@ -15,6 +15,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+try:
+    from transformers import GgufConfig
+
+    UNPACKED = {"quantization_config": GgufConfig(dequantize=True)}
+except ImportError:  # transformers 5.16 always unpacks; 5.20 keeps the file's blocks where it can compute with them
+    UNPACKED = {}
+
 SPECIAL_TOKENS = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
 TOKENIZER_CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -32,7 +39,7 @@ QUESTION, ANSWER = "What is the capital of France?", "Paris"
 def convert(source: Path, output: Path) -> None:
     """Read `source` (GGUF) and write the model folder `output`."""
     origin: dict[str, Any] = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    model = AutoModelForCausalLM.from_pretrained(**origin, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(**origin, dtype=torch.bfloat16, **UNPACKED)
     model.config.name_or_path = "smollm2-135m-instruct"
     model.save_pretrained(output)
     tokenizer = AutoTokenizer.from_pretrained(**origin)
