@@ -1,7 +1,7 @@
 """A whole training on the CPU beside busy programs, as a share of the same training on an idle machine.
 
     python benchmarks/laptop.py [--runtime persistent] [--tasks 40] [--rounds 2] [--folder FOLDER]
-                                  [--start | --replicas]
+                                  [--start | --replicas | --drafts]
 
 Trains SmolLM2-135M's adapter by `keepstate train`'s own way on scripted traces of `mini` tasks, over and over: idle,
 beside one program that keeps a processor busy at the lowest priority, beside one of our own priority, and again, so
@@ -12,13 +12,13 @@ refuses where that is less than 9 in 10 (`--anyway`).
 
 `--start` measures instead where a training's and a server's start goes: seconds by the clock, and of the processors.
 `--replicas` compares one server with a thread a processor and as many servers with one thread each, which share the
-demo's kind of cells: both run side by side and are asked in turn.
+demo's kind of cells: both run side by side and are asked in turn. `--drafts` compares one without and one with drafts
+in the same way.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import statistics
 import subprocess
@@ -40,6 +40,7 @@ from keepstate.play.collect import CollectPlan, collect
 from keepstate.serve import plan_serving, serve
 from keepstate.serve.launch import serve_all
 from keepstate.serve.replicas import plan_replicas
+from keepstate.serve.vllm_arguments import AS_MODEL, asked_for
 from keepstate.setup import basemodel
 from keepstate.tasks import make_tasks
 from keepstate.train import TrainingProgress, TrainingRequest, train
@@ -56,6 +57,7 @@ IDLE_SHARE = 0.9
 SETTLE_SECONDS = 5.0
 STEPS = 4
 """Of a training whose start is measured."""
+DRAFTS = asked_for(max_num_seqs=None, gpu_memory=None, kv_cache=AS_MODEL, speculate="ngram")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,22 +167,26 @@ def starts(folder: Path, given: argparse.Namespace) -> None:
         print(f"{what}: {time.monotonic() - began:.1f} s by the clock, {cpu:.1f} s of processors", flush=True)
 
 
-def replicas(folder: Path, given: argparse.Namespace) -> None:
-    """Print what one server and several with a thread each play of the same cells, in turn."""
-    runtime = RuntimeName(given.runtime)
+def servers(folder: Path, given: argparse.Namespace) -> None:
+    """Print what two ways of serving play of the same cells, in turn."""
+    runtime, cores = RuntimeName(given.runtime), machine.cores()
     adapter = folder / "out" / f"{runtime}-start"
     trained(make_data(folder, runtime, STEPS), runtime, adapter)
     adapters = {"base": by_name("base"), str(runtime): TrainedFor(runtimes=(runtime,))}
+    ways: dict[str, tuple[int, list[str]]] = {
+        f"1 with {cores} threads": (1, []),
+        f"{cores} with 1 thread" if given.replicas else "1 with drafts": (cores, []) if given.replicas else (1, DRAFTS),
+    }
     speeds: dict[str, list[float]] = {}
     with ExitStack() as stack:
         urls: dict[str, str] = {}
-        for count in (1, machine.cores()):
-            threads = os.environ["OMP_NUM_THREADS"] = str(machine.cores() // count)
+        for name, (count, arguments) in ways.items():
             planned = plan_serving(
-                base_model=basemodel.folder(), adapters=[adapter], port=0, context=CONTEXT, log=folder / f"{count}.log"
-            )
-            servers = stack.enter_context(serve_all(plan_replicas(planned, count, any_port=True)))
-            urls[f"{count} with {threads} threads"] = servers[0].base_url
+                base_model=basemodel.folder(), adapters=[adapter], port=0, context=CONTEXT,
+                log=folder / f"{name.replace(' ', '-')}.log", vllm_args=arguments,
+            )  # fmt: skip
+            running = stack.enter_context(serve_all(plan_replicas(planned, count, any_port=True)))
+            urls[name] = running[0].base_url
         for number in range(given.rounds):
             for name, url in urls.items():
                 tasks = TaskSource(difficulty="mini", count=given.tasks, seed_start=number)
@@ -194,7 +200,7 @@ def replicas(folder: Path, given: argparse.Namespace) -> None:
                 speeds.setdefault(name, []).append(written / (time.monotonic() - began))
                 print(f"servers: {name}: {speeds[name][-1]:.0f} tokens/s written", flush=True)
     medians = [statistics.median(of) for of in speeds.values()]
-    print(f"several of one: {medians[1] / medians[0]:.2f} times")
+    print(f"the second: {medians[1] / medians[0]:.2f} times the first")
 
 
 def main() -> None:
@@ -207,11 +213,12 @@ def main() -> None:
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--start", action="store_true", help="where a start goes")
     way.add_argument("--replicas", action="store_true", help="one server, and several with a thread each")
+    way.add_argument("--drafts", action="store_true", help="a server without drafts, and one with")
     parser.add_argument("--anyway", action="store_true", help="also where the machine is busy")
     given = parser.parse_args()
     basemodel.ensure_base_model()
     with tempfile.TemporaryDirectory() as scratch:
-        measure = starts if given.start else replicas if given.replicas else compare
+        measure = starts if given.start else servers if given.replicas or given.drafts else compare
         measure(given.folder or Path(scratch), given)
 
 

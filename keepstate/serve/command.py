@@ -15,6 +15,7 @@ from keepstate.serve.fitting import TUNED
 from keepstate.serve.serving_plan import ServingPlan
 from keepstate.serve.vllm_arguments import GPU_SHARE, drafted
 from keepstate.setup import environments
+from keepstate.train import axolotl_config
 from keepstate.vocabulary import BASE
 
 CPU_BLOCK = 32
@@ -27,6 +28,8 @@ SEQUENCES = 256
 GRAPH_SIZES = (1, 2, 4, 8, *range(16, 64, 16), 64, 96, 128, 192, 256, 384, 512)
 """Tokens of a step for which a CUDA graph is kept; a step is padded to the next one. vLLM's own: 51 sizes."""
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
+TRAIN_PLUGIN_FOLDER = axolotl_config.PLUGIN_FOLDER
+"""Its `keepstate_room` serves both."""
 PLUGIN = "keepstate"
 INSIDE = Path(__file__).resolve().parent / "inside"
 GUARD = "keepstate_key.KeyEverywhere"
@@ -95,10 +98,15 @@ def own_environment(planned: ServingPlan) -> dict[str, str]:
     if planned.is_local:
         own["HF_HUB_OFFLINE"] = "1"
     if planned.device == "cpu":
-        # A thread more than there is room for costs the others more than it brings: every layer waits for it.
-        threads = max(1, round(machine.idle_cores() / max(1, len(planned.replicas))))
+        if "OMP_NUM_THREADS" not in os.environ:  # a number that somebody set stays
+            # At most so many: a thread more than there is room for costs the others more than it brings.
+            own["OMP_NUM_THREADS"] = str(max(1, machine.cores() // max(1, len(planned.replicas))))
+            own["KEEPSTATE_ROOM"] = "1"
         # OpenMP threads spin before they sleep: so long by libgomp's default that they keep a busy processor busy.
-        own |= environments.unless_set({"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000"})
+        own |= environments.unless_set({"GOMP_SPINCOUNT": "10000"})
+        # The search for drafts asks for one thread each time, of the same OpenMP as the model, which then makes its
+        # threads anew: 36 tokens per CPU second instead of 93 (20 at once, one thread).
+        own["NUMBA_NUM_THREADS"] = "1"
         own["VLLM_CPU_KVCACHE_SPACE"] = str(planned.cpu_cache_gib)
         # Wherever they find room: vLLM would bind its threads to the first cores, beside whatever runs there.
         own["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
@@ -117,7 +125,7 @@ def own_environment(planned: ServingPlan) -> dict[str, str]:
             own[TUNED] = str(planned.kernels)
     if planned.gpu:
         own |= machine.only([planned.gpu])
-    places = [PLUGIN_FOLDER] + [INSIDE] * planned.wants_key
+    places = [PLUGIN_FOLDER] + [TRAIN_PLUGIN_FOLDER] * (planned.device == "cpu") + [INSIDE] * planned.wants_key
     return own | {"PYTHONPATH": os.pathsep.join(map(str, places))}
 
 

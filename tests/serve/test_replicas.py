@@ -116,7 +116,7 @@ def test_what_cannot_be_is_refused(
 
 
 def test_on_the_cpu_they_share_its_cores(planned: ServingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "idle_cores", lambda: 4.0)
+    monkeypatch.setattr(machine, "cores", lambda: 4)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     threads = {own_environment(plan)["OMP_NUM_THREADS"] for plan in plan_replicas(planned, 2, any_port=True)}
     assert threads == {"2"}

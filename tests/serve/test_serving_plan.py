@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from keepstate.dataset.templates import FOLDER
 from keepstate.errors import UserError
 from keepstate.serve import plan_serving
 from keepstate.serve.adapters import max_rank
-from keepstate.serve.command import GUARD, PLUGIN_FOLDER, command, own_environment
+from keepstate.serve.command import GUARD, PLUGIN_FOLDER, TRAIN_PLUGIN_FOLDER, command, own_environment
 from keepstate.serve.serving_plan import with_access
 from keepstate.serve.vllm_arguments import asked_for, kv_cache_of, vllm_arguments
 from keepstate.serve.weights import read_header
@@ -171,22 +172,26 @@ def test_on_the_cpu_the_plugin_is_loaded_and_the_network_left_alone(make_adapter
     own, words = own_environment(planned), command(planned, PYTHON)
     assert int(following(words, "--max-num-batched-tokens")) > planned.context, "a whole prompt in one step"
     assert "--no-enable-chunked-prefill" in words
-    assert (own["PYTHONPATH"], own["HF_HUB_OFFLINE"]) == (str(PLUGIN_FOLDER), "1")
+    assert (own["PYTHONPATH"], own["HF_HUB_OFFLINE"]) == (f"{PLUGIN_FOLDER}:{TRAIN_PLUGIN_FOLDER}", "1")
+    assert own["NUMBA_NUM_THREADS"] == "1"
     (found,) = PLUGIN_FOLDER.glob("*.dist-info/entry_points.txt")
     assert f"{own['VLLM_PLUGINS']} = keepstate_vllm:register" in found.read_text()
 
 
-@pytest.mark.parametrize(("idle", "threads"), [(2.0, "2"), (1.6, "2"), (1.2, "1"), (0.1, "1")])
-def test_as_many_threads_as_cores_are_idle(
-    idle: float, threads: str, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("cores", "servers", "threads"), [(2, 0, "2"), (4, 2, "2"), (2, 3, "1")])
+def test_threads_are_shared_by_servers_and_follow_the_load_unless_set(
+    cores: int, servers: int, threads: str, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "idle_cores", lambda: idle)
+    monkeypatch.setattr(machine, "cores", lambda: cores)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    planned = plan_serving(adapters=[make_adapter()])
-    assert own_environment(planned)["OMP_NUM_THREADS"] == threads
+    planned = replace(plan_serving(adapters=[make_adapter()]), replicas=("http://127.0.0.1:1/v1",) * servers)
+    own = own_environment(planned)
+    assert (own["OMP_NUM_THREADS"], own["KEEPSTATE_ROOM"]) == (threads, "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("GOMP_SPINCOUNT", "1")
-    assert [own_environment(planned)[name] for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")] == ["7", "1"]
+    own = own_environment(planned)
+    assert own["GOMP_SPINCOUNT"] == "1"
+    assert {"OMP_NUM_THREADS", "KEEPSTATE_ROOM"}.isdisjoint(own), "the user's number stays"
 
 
 @pytest.mark.parametrize(("value", "sent"), [("", True), ("true", True), ("FALSE", False), ("0", False)])

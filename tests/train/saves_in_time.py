@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import keepstate_room
 import torch
 from keepstate_axolotl import callbacks, standstill, threads
 
@@ -46,7 +47,7 @@ def threads_beside(others: list[float], *, told: bool = True) -> tuple[list[int]
     torch.set_num_threads(2)
     said: list[str] = []
     seen = [0.0, 0.0, 100.0 * told]
-    threads.Threads._look = staticmethod(lambda: tuple(seen))  # type: ignore[method-assign, assignment, arg-type]
+    keepstate_room.ThreadRoom._now = staticmethod(lambda: tuple(seen))  # type: ignore[method-assign, assignment, arg-type]
     callback = threads.Threads(lambda _, words: said.append(words))
     taken = []
     for other in others:
@@ -61,7 +62,7 @@ def threads_after_a_standstill() -> list[int]:
     """Threads after a step in which others took both processors for 30 s, while the training stood still."""
     torch.set_num_threads(2)
     seen = [0.0, 0.0, 100.0]
-    threads.Threads._look = staticmethod(lambda: tuple(seen))  # type: ignore[method-assign, assignment, arg-type]
+    keepstate_room.ThreadRoom._now = staticmethod(lambda: tuple(seen))  # type: ignore[method-assign, assignment, arg-type]
     callback = threads.Threads(lambda *_: None)
     standstill.clock.stood += 30
     seen[0] += 30

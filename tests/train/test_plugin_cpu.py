@@ -45,6 +45,15 @@ def test_attention_in_blocks_is_attention() -> None:
     assert set(found["left"].values()) == {1}, found["left"]
 
 
+def test_lora_in_place_is_lora() -> None:
+    found = json.loads(result("cpu_lora_agrees.py"))
+    assert max(found["float32"]) < 1e-5, found["float32"]  # output and gradients of input, A and B
+    for ours, theirs in zip(found["bfloat16"], found["peft's bfloat16"], strict=True):
+        assert ours < 1.1 * theirs, found
+    assert found["adapter off"] == 0
+    assert found["taken"] == {"bias": 1, "dropout": 0, "dora": 0, "two adapters": 0}
+
+
 @pytest.fixture(scope="module")
 def packing() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(result("packing_counts.py"))

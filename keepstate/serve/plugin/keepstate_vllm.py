@@ -33,7 +33,10 @@ SPIN_SECONDS = 0.002
 
 
 def register() -> None:
-    """Let vLLM look at a model's class in place, and on the CPU begin as copies, use `GroupedLora` and spin shortly."""
+    """Let vLLM look at a model's class in place, and on the CPU begin as copies, use `GroupedLora` and spin shortly.
+
+    Where `KEEPSTATE_ROOM` is set, its worker there is `keepstate_worker`'s, whose threads follow the machine's load.
+    """
     registry._run_in_subprocess = lambda look: look()
     if current_platform.is_cpu():
         path = f"{__name__}.{GroupedLora.__name__}"
@@ -44,6 +47,8 @@ def register() -> None:
         def forked(config: Any) -> None:
             decide(config)  # which asks for new interpreters
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+            if "KEEPSTATE_ROOM" in os.environ:
+                config.parallel_config.worker_cls = "keepstate_worker.RoomyWorker"
 
         platform.check_and_update_config = staticmethod(forked)
         shm_broadcast.SpinCondition = partial(shm_broadcast.SpinCondition, busy_loop_s=SPIN_SECONDS)

@@ -19,7 +19,7 @@ from axolotl.utils.collators import DataCollatorForSeq2Seq
 from pydantic import BaseModel
 from transformers import TrainerCallback, set_seed
 
-from . import attention, callbacks, cpu_attention, loss, order
+from . import attention, callbacks, cpu_attention, cpu_lora, loss, order
 from .memory import FewerCheckpoints
 
 COUNT_TOKENS = ("llama", "qwen3")
@@ -85,9 +85,10 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
             set_seed(cfg.seed)
 
     def post_lora_load(self, cfg: Any, model: Any) -> None:
-        """Without a GPU, compute logits only where they count."""
+        """Without a GPU, compute logits only where they count, and low-rank parts in place."""
         if not torch.cuda.is_available():
             loss.install_on_cpu(model)
+            cpu_lora.install(model)
 
     def post_model_load(self, cfg: Any, model: Any) -> None:
         """The same for what is done to the model itself, after Axolotl's own kernels."""

@@ -37,11 +37,12 @@ class BlockedAttention(torch.autograd.Function):  # type: ignore[misc]
         """Attend, and keep every block's probabilities."""
         groups, heads, tokens, width = query.shape
         key = key - key.mean(dim=1, keepdim=True)  # shifts all scores of a query alike: less to round, same softmax
+        query = query * scale  # once, not every score; exact where it is a power of two (widths of 64 and 16)
         out, kept = torch.empty_like(query), []
         future = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu_(1)
         for start in range(0, tokens, BLOCK):
             end = min(start + BLOCK, tokens)
-            scores = torch.bmm(_rows(query, start, end), key[:, :end].transpose(1, 2)).mul_(scale)
+            scores = torch.bmm(_rows(query, start, end), key[:, :end].transpose(1, 2))
             scores = scores.view(groups, heads, end - start, end)
             scores[..., start:].masked_fill_(future[: end - start, : end - start], -math.inf)
             kept.append(torch.softmax(scores, dim=-1).view(groups, -1, end))
@@ -63,10 +64,10 @@ class BlockedAttention(torch.autograd.Function):  # type: ignore[misc]
             part = _rows(gradient, start, end)
             d_value[:, :end] += torch.bmm(probabilities.transpose(1, 2), part)
             d_scores = torch.bmm(part, value[:, :end].transpose(1, 2)).sub_(_rows(mean, start, end))
-            d_scores.mul_(probabilities).mul_(ctx.scale)
+            d_scores.mul_(probabilities)
             d_query[:, :, start:end] = torch.bmm(d_scores, key[:, :end]).view(groups, heads, -1, width)
             d_key[:, :end] += torch.bmm(d_scores.transpose(1, 2), _rows(query, start, end))
-        return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None
+        return d_query.mul_(ctx.scale), d_key.to(key.dtype), d_value.to(value.dtype), None
 
 
 def _rows(tensor: torch.Tensor, start: int, end: int) -> torch.Tensor:
