@@ -130,7 +130,12 @@ def across(scale: Scale, top: float, bottom: float, title: str) -> str:
     """A horizontal axis below, with grid lines up to `top`; takes 36 pixels below `bottom`."""
     lines = "".join(f"M{scale(tick):g} {top:g}V{bottom:g}" for tick in scale.ticks())
     places = [(scale(tick), figure(tick)) for tick in scale.ticks()]
-    words = "".join(text(x, bottom + 14, value, f"soft {_kept_inside(x)}") for x, value in places)
+    words, free = "", math.inf
+    for x, value in reversed(places):  # the last one says how far it goes; one that has no room beside it is left out
+        kept, width = _kept_inside(x), CHARACTER * len(value)
+        left = x - {"end": 1.0, "middle": 0.5}.get(kept, 0.0) * width
+        if left + width < free:
+            words, free = text(x, bottom + 14, value, f"soft {kept}") + words, left - CHARACTER / 2
     return path(lines, "grid") + words + text(scale.start, bottom + 30, title, "soft")
 
 

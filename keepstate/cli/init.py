@@ -56,6 +56,8 @@ def project_files(*, laptop: bool, makefile: bool) -> dict[str, str]:
         texts["README.md"] = texts["README.md"].replace(f"{ADAPTER}-{name}", adapters.format(name))
     if makefile:
         texts["Makefile"] = texts["Makefile"].replace(f"{ADAPTER}-%", adapters.format("%"))
+    if laptop:  # whose tokenizer is the one that is taken unasked
+        texts = {name: text.replace(" --tokenizer qwen3", "") for name, text in texts.items()}
     family = Path(starter.__file__).read_text(encoding="utf-8").replace("FILE.py", FAMILY)
     written = {f"configs/{name}.yaml": path.read_text(encoding="utf-8") for name, path in configs.items()}
     return {FAMILY: family} | texts | written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,8 +109,8 @@ def _own(name: str) -> str:
 
 
 def _split_interval(text: str) -> Markup:
-    """`75.4 (70.1 to 80.2)` with the bracket on a line of its own."""
+    """`75.4 (70.1 to 80.2)` with the bracket on a line of its own; a formula that begins with one is none."""
     from markupsafe import Markup, escape
 
-    value, bracket, rest = text.partition(" (")
-    return Markup("{}<small>({}</small>").format(value, rest) if bracket else escape(text)
+    found = re.fullmatch(r"([^(]+) (\(.*)", text)
+    return Markup("{}<small>{}</small>").format(*found.groups()) if found else escape(text)

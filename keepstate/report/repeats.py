@@ -153,4 +153,13 @@ def label_of(arm: MeasuredArm) -> str:
     names = dict.fromkeys(cell.adapter for cell in sorted(arm.cells, key=lambda cell: _order(training_of(cell))))
     told = {cell.told_apart_by for cell in arm.cells}
     settings = [words for words in next(iter(told)).split(", ") if all(words in other.split(", ") for other in told)]
-    return f"{' / '.join(names)} → {arm.runtime}" + (f" ({', '.join(settings)})" if any(settings) else "")
+    return f"{_together(list(names))} → {arm.runtime}" + (f" ({', '.join(settings)})" if any(settings) else "")
+
+
+def _together(names: Sequence[str]) -> str:
+    """`persistent-seed0/1/2`; names that differ in more than a number stand whole."""
+    stems = {name.rstrip("0123456789") for name in names}
+    if len(stems) > 1 or len(names) == 1 or names[0] in stems:
+        return " / ".join(names)
+    (stem,) = stems
+    return stem + "/".join(name.removeprefix(stem) for name in names)

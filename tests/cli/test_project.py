@@ -38,6 +38,7 @@ def test_a_new_project_holds_files_that_keepstate_reads(options: tuple[str, ...]
     outputs = [Path(read_axolotl_config(folder / f"configs/{name}.yaml")["output_dir"]).name for name in RuntimeName]
     readme = (folder / "README.md").read_text()
     assert f"--lora out/{outputs[0]} " in readme
+    assert ("dataset build --tokenizer qwen3\n" in readme) == ("--laptop" not in options)
     assert (folder / "Makefile").exists() == ("--makefile" in options)
     if "--makefile" in options:
         serve = subprocess.run(["make", "-n", "serve"], cwd=folder, capture_output=True, text=True, check=True).stdout

@@ -155,7 +155,8 @@ def test_trainings_are_compared_seed_by_seed_and_their_spread_is_shown(seeds: Pa
     assert forget.each_training == pytest.approx([0.65, 0.55, 0.45])
     assert forget.spread == pytest.approx(0.1)
     assert difference.each_training == pytest.approx([0.1, 0.2, 0.3])
-    assert "Over 3 trainings with different seeds, persistent-seed1 / persistent-seed2" in " ".join(group.headline)
+    arms = "persistent-seed1/2/3 → forget vs forget-seed1/2/3 → forget"
+    assert f"Over 3 trainings with different seeds, {arms}" in " ".join(group.headline)
     assert "came to +10.0 to +30.0 points (standard deviation 10.0)" in " ".join(group.headline)
     build_report(seeds)
     for path in ("report.md", "index.html"):

@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from keepstate.dataset import load_template
+from keepstate.files import write_json
+from keepstate.train.result import DONE, WEIGHTS, TrainedAdapter
+from keepstate.vocabulary import RuntimeName
+
 LAYERS = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
 OUTPUTS, INPUTS = 48, 64
 KINDS = {"f8": "F64", "f4": "F32", "f2": "F16", "u2": "BF16", "i4": "I32"}
@@ -47,3 +52,34 @@ def lora_config(rank: int = 16, **more: Any) -> dict[str, Any]:
         "bias": "none",
         "modules_to_save": None,
     } | more
+
+
+def write_model(folder: Path) -> Path:
+    """A folder that looks like a model with 4,096 positions and two layers, beside what is in it; returns it."""
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "config.json", {"max_position_embeddings": 4096})
+    layers = {f"{layer}.weight": np.ones((OUTPUTS, INPUTS), dtype="f4") for layer in LAYERS}
+    write_tensors(folder / "model.safetensors", layers)
+    return folder
+
+
+def write_adapter(folder: Path, base: Path, runtime: str, *, template: str = "chatml", rank: int = 16) -> Path:
+    """What a training of `base` leaves in `folder`; returns it."""
+    folder.mkdir(parents=True)
+    write_tensors(folder / WEIGHTS, matrices(rank))
+    write_json(folder / "adapter_config.json", lora_config(rank))
+    done = TrainedAdapter(
+        key="0",
+        runtime=RuntimeName(runtime),
+        base_model=str(base),
+        data_sha256="0",
+        template_sha256=load_template(template).sha256,
+        steps=1,
+        first_loss=1.0,
+        final_loss=0.5,
+        seconds=1.0,
+        tokens=9,
+        peak_gib=0.0,
+    )
+    write_json(folder / DONE, done.model_dump(mode="json"))
+    return folder

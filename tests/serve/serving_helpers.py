@@ -1,10 +1,31 @@
-"""What tests of serving share: the type of a fixture, and whether the stub runs."""
+"""What tests of serving share: the type of a fixture, the stub as an environment, and whether it runs."""
 
 import os
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from keepstate.setup.environments import EnvironmentSpec, spec
+
 MakeAdapter = Callable[..., Path]
+STUB = Path(__file__).with_name("stub_vllm.py")
+
+
+def write_stub_environment() -> None:
+    """A `.venv-serve` in keepstate's home whose python is the stub; that wants `STUB_PID` in its environment."""
+    write_environment(spec("serve"), f'#!/bin/sh\nexec {shlex.join([sys.executable, str(STUB)])} "$@"\n')
+
+
+def write_environment(made: EnvironmentSpec, script: str) -> None:
+    """An environment that seems to hold its engine, and whose Python is a script."""
+    python, release = made.python, made.release
+    python.parent.mkdir(parents=True)
+    python.write_text(script)
+    python.chmod(0o755)
+    packages = made.folder / "lib/python3/site-packages"
+    (packages / f"{release.package.replace('-', '_')}-{release.version}.dist-info").mkdir(parents=True)
+    made.write_stamp()
 
 
 def is_running(home: Path) -> bool:

@@ -1,7 +1,7 @@
 """Stands in as the server's python: takes vLLM's command line, says what vLLM would say, answers as it would.
 
-`STUB` in the environment chooses a defect: dies, silent, adapter, plugin, untold (no log-probabilities), or NAME=base
-(answers as the base does); DEFECT@PORT is that of one server alone. Its pid goes to the file `STUB_PID`.
+`STUB` in the environment chooses a defect: dies, silent, adapter, plugin, prompts, untold (no log-probabilities), or
+NAME=base (answers as the base does); DEFECT@PORT is that of one server alone. Its pid goes to the file `STUB_PID`.
 """
 
 import os
@@ -27,6 +27,18 @@ def option(name: str) -> list[str]:
 if WHERE not in ("", *option("--port")):
     DEFECT = ""
 NAMES = [*option("--served-model-name"), *(lora.partition("=")[0] for lora in option("--lora-modules"))]
+MODEL = Path(*option("--model"))
+
+
+def ids(messages: list[dict[str, str]]) -> list[int]:
+    """Of the prompt, where the model has a tokenizer."""
+    if DEFECT == "prompts" or not (MODEL / "tokenizer.json").exists():
+        return [1, 2, 3]
+    from keepstate.dataset import load_template
+    from keepstate.dataset.tokenizer import TextTokenizer
+
+    template = load_template(Path(option("--chat-template")[0]), MODEL)
+    return TextTokenizer(MODEL).ids(template.render(messages, generation_prompt=True))
 
 
 class Handler(JsonHandler):
@@ -46,7 +58,7 @@ class Handler(JsonHandler):
     def do_POST(self) -> None:
         asked = self.asked()
         if self.path == "/tokenize":
-            self.send(200, {"tokens": [1, 2, 3]})
+            self.send(200, {"tokens": ids(asked["messages"])})
         elif self.path == "/v1/completions":
             name = "base" if f"{asked['model']}=base" == DEFECT else asked["model"]
             places = [None, {"7": {"logprob": -1.0 - NAMES.index(name), "rank": 1}}]

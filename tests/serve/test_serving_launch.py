@@ -170,9 +170,12 @@ def test_a_server_without_our_lora_code_is_refused(planned: ServingPlan, monkeyp
     assert "the base's answers would be wrong" in start(planned).message
 
 
-def test_prompts_that_training_did_not_see_are_refused(planned: ServingPlan, model: Path) -> None:
+def test_prompts_that_training_did_not_see_are_refused(
+    planned: ServingPlan, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tokenizers import Tokenizer, models
 
+    monkeypatch.setenv("STUB", "prompts")
     words = {"[UNK]": 0, "<|im_start|>": 1, "<|im_end|>": 2}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.save(str(model / "tokenizer.json"))
