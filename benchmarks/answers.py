@@ -139,7 +139,9 @@ def asked(variant: str, talks: Mapping[str, Sequence[Any]], given: argparse.Name
                 {"at": asker.distributions(name, talk), "greedy": asker.greedy(name, talk[:-1], given.tokens)}
                 for talk in talks[name]
             ]
-        played = given.tasks and scores(server.base_url, given.tasks, given.out.resolve().parent, [*talks], variant)
+        if not given.tasks:
+            return answers, None
+        played = scores(server.base_url, given.tasks, given.out.resolve().parent, [*talks], variant)
     print(f"{variant}: {json.dumps(played)}", flush=True)
     return answers, played
 

@@ -29,7 +29,7 @@ KINDS = {
 }
 """A kernel's kind is the first whose pattern its name holds."""
 OTHER = "other"
-ATTENTION = re.compile(r"FlashAttnFwd|flash_fwd|unified_attention|decode_attention")
+ATTENTION = re.compile(r"FlashAttnFwd(?!Combine)|flash_fwd_(?!splitkv_combine)|unified_attention")
 """The kernel that a layer runs once a step."""
 
 

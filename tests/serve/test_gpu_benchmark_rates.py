@@ -37,7 +37,8 @@ def test_the_steady_rate_leaves_out_the_start_and_the_last_ones() -> None:
 
 def test_a_step_is_told_by_kinds_of_kernels() -> None:
     """Two steps of a model of two layers, with 5 us between any two kernels but the last, which run side by side."""
-    layer = [("nvjet_tst_128x64", 40), ("_lora_shrink_kernel", 5), ("void flash::FlashAttnFwdSm90<...>", 15)]
+    layer = [("nvjet_tst_128x64", 40), ("_lora_shrink_kernel", 5), ("void flash::FlashAttnFwdSm90<...>", 12)]
+    layer.append(("void flash::FlashAttnFwdCombine<...>", 3))  # of the same layer's attention
     found, at = [], 100.0
     for name, length in layer * 4:
         found.append((name, at, float(length)))
@@ -48,9 +49,9 @@ def test_a_step_is_told_by_kinds_of_kernels() -> None:
     rows = step_kernels.table(step_kernels.kernels(trace), layers=2)
     assert rows == [
         ("products", 2, 80),
-        ("attention", 2, 30),
+        ("attention", 4, 30),
         ("LoRA", 2, 10),
         ("filling with zeros", 0.5, 0.5),
-        ("idle", 0, 11 * 5 / 2),
-        ("all of 2.0 steps", 6.5, (4 * 60 + 11 * 5) / 2),
+        ("idle", 0, 15 * 5 / 2),
+        ("all of 2.0 steps", 8.5, (4 * 60 + 15 * 5) / 2),
     ]
