@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from bench.stub_server import StubServer, serving
 from made_results import Made, write_made_cell
 from made_tokenizers import make_tokenizer
 from made_traces import make_trace, write_traces
@@ -56,10 +57,13 @@ WRITES = {
 """Commands that write, called so that they would; the place follows."""
 WRITES_FILE = {"dataset preview": "page.html", "tasks new": "new.py"}
 """Those that write one file, and its name."""
+WRITE_BELOW_RUNS = {
+    "bench matrix": "--difficulty mini --count 1 --base-url {url} --run",
+    "bench run": "{}/cell.yaml --base-url {url} --run",
+}
+"""Those that write into runs/NAME, with a server; the name follows."""
 WRITE_NOT_HERE = {
-    "bench matrix": "with a server",
     "bench regrade": "only what is owed",
-    "bench run": "with a server",
     "dataset check": "a certificate, into a data set",
     "demo": "with environments",
     "serve": "with an environment",
@@ -170,6 +174,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tokenizer("chatml", folder)
     build = WRITES["dataset build"].replace("{}", str(folder)).split()
     assert run(cli, ["dataset", "build", *build, str(folder / "datasets")]) == 0
+    cell = "name: one\nadapter: base\nruntime: react\ntasks: {difficulty: mini, count: 1}\n"
+    (folder / "cell.yaml").write_text(cell)
     write_made_cell(folder / "run", "react", RuntimeName.REACT, lambda _: Made(), 2)
     return folder
 
@@ -186,7 +192,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 def test_every_command_is_known_to_write_or_not() -> None:
-    assert {*WRITES, *WRITE_NOT_HERE, *WRITE_NOTHING} == COMMANDS.keys()
+    assert {*WRITES, *WRITE_BELOW_RUNS, *WRITE_NOT_HERE, *WRITE_NOTHING} == COMMANDS.keys()
 
 
 @pytest.mark.parametrize("name", WRITES)
@@ -208,6 +214,26 @@ def test_where_nothing_can_be_written(name: str, place: Path, made: Path, capsys
     assert code == 2, err
     assert f"{place}/full" in err
     assert not list(place.rglob("*.keepstate.tmp"))
+
+
+@pytest.mark.parametrize("name", WRITE_BELOW_RUNS)
+@pytest.mark.usefixtures("place")
+def test_where_no_run_can_be_written(name: str, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(StubServer()) as stub:
+        words = [*name.split(), *WRITE_BELOW_RUNS[name].replace("{url}", stub.url).replace("{}", str(made)).split()]
+        Path("runs").write_text("mine")
+        code, told, err = said([*words, "new"], capsys)
+        assert (code, told) == (2, ""), err
+        assert "cannot write runs/new/" in err
+        assert Path("runs").read_text() == "mine"
+        Path("runs").unlink()
+        with files_of_at_most(200):
+            code, _, err = said([*words, "full"], capsys)
+        assert code == 2, err
+        assert "cannot write runs/full/" in err
+        assert not list(Path().rglob("*.keepstate.tmp"))
+        assert stub.requests.total() == 0, "no answer is asked for that could not be kept"
+        assert said([*words, "full"], capsys)[0] == 0
 
 
 @pytest.mark.parametrize(
