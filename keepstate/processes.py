@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ from keepstate.files import write_error
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 LOG_LINES = 12
 """The end of a log, as errors show it."""
+INSTANT_SECONDS = 0.2
+"""For which a lock that is held is tried again: who only looks (`is_held`) holds it for microseconds."""
 
 
 class GuardedProcess:
@@ -166,7 +169,7 @@ def interrupts_held() -> Iterator[None]:
 
 
 def is_held(lock: Path) -> bool:
-    """Whether a process is inside `only_one` of that file now; writes nothing."""
+    """Whether a process is inside `only_one` of that file now; writes nothing, and keeps nobody out."""
     try:
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -195,11 +198,22 @@ def only_one(lock: Path, what: str, *, busy: UserError | None = None) -> Iterato
     except OSError as error:
         raise write_error(lock, error) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked_soon(file):
             if busy is not None:
-                raise busy from None
+                raise busy
             print(f"{what} is being made by another keepstate: waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _locked_soon(file: IO[str]) -> bool:
+    """Whether we hold the lock now; one that is held for an instant, by `is_held` elsewhere, is waited for."""
+    ends = time.monotonic() + INSTANT_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > ends:
+                return False
+            time.sleep(INSTANT_SECONDS / 20)

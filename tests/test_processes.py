@@ -1,14 +1,16 @@
 """One at a time: who comes second says so and waits; the kernel lets it go on however the first ends."""
 
+import fcntl
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from keepstate.errors import UserError
-from keepstate.processes import only_one
+from keepstate.processes import INSTANT_SECONDS, is_held, only_one
 
 HOLD = """
 import sys, time
@@ -60,3 +62,17 @@ def test_of_two_demos_in_one_folder_the_second_waits_and_ctrl_c_ends_it(tmp_path
     assert second.returncode == 130
     assert said.split() == ["interrupted"]
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_who_only_looks_keeps_nobody_out(tmp_path: Path) -> None:
+    """`ls` holds the lock of a training for an instant; one that is held on is told."""
+    lock, busy = tmp_path / "lock", UserError("busy", "wait")
+    lock.touch()
+    with lock.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(INSTANT_SECONDS / 4, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        with only_one(lock, "it", busy=busy):
+            assert is_held(lock)
+            with pytest.raises(UserError, match="busy"), only_one(lock, "it", busy=busy):
+                pass
+    assert not is_held(lock)
