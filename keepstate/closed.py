@@ -13,6 +13,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from keepstate.vocabulary import IN_WORDS
+
 UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}
 """Kinds of faults: of a model, of a dataclass."""
 _SHORT = reprlib.Repr()
@@ -42,7 +44,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Explanation:
         error: What `model` raised.
         model: The class whose keys are allowed.
     """
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     place, kind = first["loc"], first["type"]
     keys = _keys(model, place)
     listed = f"allowed keys: {', '.join(keys)}" if keys else ""
@@ -60,11 +62,11 @@ def _fault(first: ErrorDetails) -> str:
         return f"unknown key {place!r}"
     if kind == "missing":
         return f"missing key {place!r}"
-    message = (
-        "a mapping of keys is needed"
-        if kind in {"model_type", "dataclass_type"}
-        else first["msg"].removeprefix("Value error, ")
-    )
+    message = first["msg"].removeprefix("Value error, ")
+    if kind in {"model_type", "dataclass_type"}:
+        message = "a mapping of keys is needed"
+    elif words := IN_WORDS.get(first.get("ctx", {}).get("pattern", "")):
+        message = f"allowed are {words}"
     found = "" if kind == "value_error" else f" (found {_SHORT.repr(first['input'])})"
     return f"{place}: {message}{found}" if place else f"{message}{found}"
 

@@ -119,6 +119,19 @@ MIXED = "mixed"
 """The name of data of several runtimes, and of the adapter that is trained on it; of one runtime it is that one's."""
 ADAPTER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,99}$"
 """What an adapter may be called."""
+CELL_NAME = r"^[a-z0-9][a-z0-9_-]{0,79}$"
+"""What a cell may be called."""
+SPLIT_NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
+"""What a set of tasks may be called."""
+ISOLATION = rf"^({AUTO}|({'|'.join(LADDER)})\{OR_STRONGER}?)$"
+"""How a rung may be asked for."""
+IN_WORDS = {
+    ADAPTER_NAME: "up to 100 letters, digits and ._/:@+-, the first a letter or digit",
+    CELL_NAME: "up to 80 of a-z, 0-9, _ and -, the first a letter or digit",
+    SPLIT_NAME: "up to 40 of a-z, 0-9, _ and -, the first a letter or digit",
+    ISOLATION: f"{AUTO}, {', '.join(LADDER)}; {OR_STRONGER} behind a rung allows stronger ones",
+}
+"""What these patterns allow, for who wrote something else."""
 
 
 class Tracker(StrEnum):

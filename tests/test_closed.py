@@ -4,6 +4,7 @@ import pytest
 from pydantic import Field, ValidationError, model_validator
 
 from keepstate.closed import Closed, explain
+from keepstate.vocabulary import ADAPTER_NAME
 
 
 class Inner(Closed):
@@ -59,3 +60,14 @@ def test_a_long_value_is_cut_and_stays_on_one_line() -> None:
     message = explain(caught.value, Outer).message
     assert len(message) < 200
     assert "\n" not in message
+
+
+class Named(Closed):
+    name: str = Field(pattern=ADAPTER_NAME)
+
+
+def test_what_a_name_may_be_is_told_in_words() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Named.model_validate({"name": "a,b"})
+    wanted = "name: allowed are up to 100 letters, digits and ._/:@+-, the first a letter or digit (found 'a,b')"
+    assert explain(caught.value, Named).message == wanted

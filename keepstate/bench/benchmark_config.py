@@ -27,7 +27,7 @@ from keepstate.tasks.families import is_file, named_beside
 from keepstate.tasks.task_set import TaskSetConfig, read_task_set
 from keepstate.traces.record import DEFAULT_LIMITS, Limits
 from keepstate.train.trained_for import TrainedFor, by_name
-from keepstate.vocabulary import ADAPTER_NAME, AUTO, BASE, LADDER, OR_STRONGER, RuntimeName
+from keepstate.vocabulary import ADAPTER_NAME, AUTO, BASE, CELL_NAME, ISOLATION, RuntimeName
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
 DEFAULT_CONTEXT = 40_960
@@ -119,7 +119,7 @@ class TaskSource(Closed):
 class BenchmarkConfig(Closed):
     """One cell: who, where, on what, and within which limits."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,79}$")
+    name: str = Field(pattern=CELL_NAME)
     """Also the cell's folder in the run."""
     adapter: str = Field(pattern=ADAPTER_NAME)
     """Who is measured: `base`, or an adapter by its name."""
@@ -143,7 +143,7 @@ class BenchmarkConfig(Closed):
     """Of the server's API; of several servers alike, with commas between."""
     concurrency: int = Field(default=64, ge=1)
     """Episodes at once on each server; a run of several cells takes the largest. A server's cache may allow fewer."""
-    isolation: str = Field(default=AUTO, pattern=rf"^({AUTO}|({'|'.join(LADDER)})\{OR_STRONGER}?)$")
+    isolation: str = Field(default=AUTO, pattern=ISOLATION)
     """Rung of the sandbox: the strongest, a named one, or (`landlock+`) at least a named one."""
 
     @field_validator("runtime", mode="before")
@@ -223,6 +223,16 @@ def read_benchmark_config(path: Path) -> BenchmarkConfig:
     Raises:
         UserError: It is missing, no YAML, or has an unknown key or a bad value; the message names it.
     """
+    path, raw = read_mapping(path)
+    return config_of(raw, path)
+
+
+def read_mapping(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Where a config lies, and what it holds.
+
+    Raises:
+        UserError: It is missing, no YAML, or no mapping.
+    """
     path = find(path)
     try:
         raw = parse_yaml(path.read_bytes())
@@ -235,6 +245,15 @@ def read_benchmark_config(path: Path) -> BenchmarkConfig:
         raise UserError(f"{path}: {error}", "repair the file") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a mapping of keys is needed", f"keys: {', '.join(BenchmarkConfig.model_fields)}")
+    return path, raw
+
+
+def config_of(raw: Mapping[str, Any], path: Path) -> BenchmarkConfig:
+    """The config that a file at `path` holds.
+
+    Raises:
+        UserError: It has an unknown key or a bad value; the message names it.
+    """
     try:
         config = BenchmarkConfig.model_validate(raw)
     except ValidationError as error:

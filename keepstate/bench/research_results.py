@@ -70,25 +70,13 @@ class ResearchCell:
     @property
     def runtime(self) -> RuntimeName:
         """As its config tells, or else most of its traces."""
-        agent = self._settings
-        if agent.get("agent_type") == "react":
-            return RuntimeName.REACT
-        if agent.get("state_carryover_on_cap"):
-            return RuntimeName("carry-after-cap-announced" if agent.get("announce_carryover") else "carry-after-cap")
-        if "persistent_state" in agent:
-            return RuntimeName.PERSISTENT if agent["persistent_state"] else RuntimeName.FORGET
-        return Counter(trace.runtime for trace in self.traces).most_common(1)[0][0]
+        told = runtime_of(self._settings)
+        return told or Counter(trace.runtime for trace in self.traces).most_common(1)[0][0]
 
     @property
     def adapter(self) -> str:
         """`base`, or what it was trained for, where a name tells; else the name of its model."""
-        model = str(mapping(self._settings.get("llm")).get("model") or UNKNOWN).rpartition("/")[2]
-        if code := CELL.search(self.name):
-            return str(LETTERS[code[1]])
-        for told in (self.name, model):
-            if words := TRAINED.findall(told.lower()):
-                return BASE if BASE in words else str(WORDS[words[0]])
-        return re.sub(r"[^A-Za-z0-9._-]", "-", model)[:100]
+        return adapter_of(self.name, str(mapping(self._settings.get("llm")).get("model") or UNKNOWN))
 
     @property
     def difficulty(self) -> str:
@@ -116,6 +104,28 @@ class ResearchCell:
     def digest(self) -> str:
         """Of its config and its tasks."""
         return content_hash([self.config, self.name, sorted(trace.task.content_hash for trace in self.traces)])
+
+
+def runtime_of(agent: Mapping[str, Any]) -> RuntimeName | None:
+    """Where an agent of a config acts; None where its settings do not tell."""
+    if agent.get("agent_type") == "react":
+        return RuntimeName.REACT
+    if agent.get("state_carryover_on_cap"):
+        return RuntimeName("carry-after-cap-announced" if agent.get("announce_carryover") else "carry-after-cap")
+    if "persistent_state" in agent:
+        return RuntimeName.PERSISTENT if agent["persistent_state"] else RuntimeName.FORGET
+    return None
+
+
+def adapter_of(name: str, model: str) -> str:
+    """`base`, or what it was trained for, where the name of a cell or of its model tells; else the model's name."""
+    model = model.rpartition("/")[2]
+    if code := CELL.search(name):
+        return str(LETTERS[code[1]])
+    for told in (name, model):
+        if words := TRAINED.findall(told.lower()):
+            return BASE if BASE in words else str(WORDS[words[0]])
+    return re.sub(r"[^A-Za-z0-9._-]", "-", model)[:100]
 
 
 def research_cells(root: Path) -> list[ResearchCell]:

@@ -19,8 +19,8 @@ from keepstate.bench.benchmark_config import (
     TaskSource,
     matrix_configs,
     picked,
-    read_benchmark_config,
 )
+from keepstate.bench.research_configs import read_configs
 from keepstate.cli import Group
 from keepstate.cli._options import (
     PATH,
@@ -65,6 +65,7 @@ def command() -> None:
 @click.option("--run", "run_name", default="bench", show_default=True, help="Results go to runs/NAME.")
 @base_url_option(otherwise="; the config's where not given")
 @family_option()
+@click.option("--tasks", type=PATH, help="Folder of tasks, or a task-set JSON, in the place of the configs' own.")
 @click.option("--runtime", "runtimes", type=Several(RUNTIME), default=(), help="To play in; the config's if not given.")
 @sweep_options()
 @concurrency_option()
@@ -72,13 +73,17 @@ def command() -> None:
 @sandbox_options()
 @fresh_option
 @json_option
-def run_command(configs: tuple[Path, ...], *, run_name: str, base_url: str | None, **options: Any) -> None:
+def run_command(
+    configs: tuple[Path, ...], *, run_name: str, base_url: str | None, tasks: Path | None, **options: Any
+) -> None:
     """Play the cells of CONFIGS (YAML), all at once. Repeating the command plays only what is missing.
 
-    Several values of --runtime, --seeds, --tool-calls or --temperature make cells of their own, named after those that
-    are not the config's; what is not given is the config's.
+    A benchmark file of the research code is a cell for each of its agents, and needs --tasks. Several values of
+    --runtime, --seeds, --tool-calls or --temperature make cells of their own, named after those that are not the
+    config's; what is not given is the config's.
     """
-    loaded = [read_benchmark_config(path) for path in configs]
+    given = None if tasks is None else TaskSource.model_validate({_kind_of(tasks): tasks})
+    loaded = [config for path in configs for config in read_configs(path, given)]
     if base_url:
         loaded = [config.model_copy(update={"base_url": base_url}) for config in loaded]
     _play(loaded, RUNS / run_name, sweep_of(options), options)
@@ -139,7 +144,7 @@ def matrix_command(  # noqa: PLR0913 - one parameter an option
         raise click.UsageError("give either --tasks or --difficulty")
     if rules and difficulty is None:
         raise click.UsageError("--rules belongs to --difficulty: those of --tasks are in their files")
-    where = {"difficulty": difficulty} if path is None else {("folder" if path.is_dir() else "config"): path}
+    where = {"difficulty": difficulty} if path is None else {_kind_of(path): path}
     chosen = {"family": family, "rules": rules, "count": count, "seed_start": seed_start}
     source = TaskSource.model_validate({**where, **chosen})
     from keepstate.bench.served import served_adapters
@@ -239,7 +244,12 @@ def regrade_command(run: Path, *, owed_to: Path | None, path: Path | None, as_js
 def _tasks(path: Path | None) -> Sequence[Task]:
     if path is None:
         return ()
-    return TaskSource.model_validate({"folder" if path.is_dir() else "config": path}).load()
+    return TaskSource.model_validate({_kind_of(path): path}).load()
+
+
+def _kind_of(tasks: Path) -> str:
+    """Which key of a `TaskSource` names them."""
+    return "folder" if tasks.is_dir() else "config"
 
 
 def _play(configs: Sequence[BenchmarkConfig], run: Path, sweep: Sweep, options: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from keepstate.places import SHIPPED, find
 from keepstate.tasks.base import Task
 from keepstate.tasks.families import named_beside, use_family
 from keepstate.tasks.generate import checked_difficulty, checked_rules, make_tasks
+from keepstate.vocabulary import SPLIT_NAME
 
 
 class TaskSetConfig(Closed):
@@ -29,7 +30,7 @@ class TaskSetConfig(Closed):
     """How many tasks."""
     seed_start: int = 0
     """Seed of the set: its tasks share it, and sets of two seeds share no task."""
-    split: str = Field(default="train", pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")
+    split: str = Field(default="train", pattern=SPLIT_NAME)
     """Names the folder: `<family>-<difficulty>-<split>`."""
 
     def resolved(self) -> TaskSetConfig:

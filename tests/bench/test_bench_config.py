@@ -14,7 +14,9 @@ from keepstate.bench import (
     read_benchmark_config,
 )
 from keepstate.bench.benchmark_config import picked
+from keepstate.bench.research_configs import read_configs
 from keepstate.errors import UserError
+from keepstate.models.base import Sampling
 from keepstate.tasks import write_tasks
 from keepstate.tasks.task_set import read_task_set
 from keepstate.train.trained_for import TrainedFor
@@ -115,10 +117,10 @@ def test_the_defaults_are_those_written_out_in_the_files() -> None:
         ({"limits": {"memory_mib": 10**17}}, "limits.memory_mib: Input should be less than or equal", "memory_mib"),
         ({"tasks": {}}, "exactly one of config, folder, difficulty (found none)", "allowed keys: config, folder"),
         ({"tasks": {"folder": "x", "difficulty": "mini"}}, "found folder, difficulty", "config"),
-        ({"adapter": "a b"}, "adapter: String should match pattern", "allowed"),
-        ({"name": "../x"}, "name: String should match pattern", "allowed"),
-        ({"isolation": "chroot"}, "isolation: String should match pattern", "isolation"),
-        ({"isolation": "auto+"}, "isolation: String should match pattern", "isolation"),
+        ({"adapter": "a b"}, "adapter: allowed are up to 100 letters", "allowed"),
+        ({"name": "../x"}, "name: allowed are up to 80 of a-z", "allowed"),
+        ({"isolation": "chroot"}, "isolation: allowed are auto, namespaces", "isolation"),
+        ({"isolation": "auto+"}, "+ behind a rung", "isolation"),
     ],
 )
 def test_what_is_wrong_with_a_config_is_named(
@@ -248,3 +250,71 @@ def test_a_config_cannot_be_changed() -> None:
     config = BenchmarkConfig(name="a", adapter="base", runtime=REACT, tasks=TaskSource(difficulty="mini"))
     with pytest.raises(ValidationError):
         config.seed = 1  # type: ignore[misc]
+
+
+THEIRS = """\
+output_dir: out
+cache_db_path: cache.db
+max_concurrent_runs: 7
+agents:
+- name: PS_cap25
+  max_turns: 40
+  timeout_s: 3000.0
+  max_tool_calls: 25
+  persistent_state: false
+  llm: {model: openai/persistent, temperature: 0.2, max_tokens: 900, seed: 7}
+- name: SP carried
+  persistent_state: false
+  state_carryover_on_cap: true
+  announce_carryover: true
+  max_tool_calls: 80
+  llm: {model: hosted_vllm/some/model}
+- {name: base_react_easy, agent_type: react, llm: {model: Qwen/Qwen3-8B}}
+"""
+
+
+def test_a_benchmark_file_of_the_research_code_is_a_config_for_each_agent(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(THEIRS)
+    tasks = TaskSource(difficulty="mini", count=3)
+    first, second, third = read_configs(path, tasks)
+    assert [config.name for config in (first, second, third)] == ["ps_cap25", "sp-carried", "base_react_easy"]
+    assert [config.adapter for config in (first, second, third)] == ["persistent", "model", "base"]
+    assert [config.served_name for config in (first, second, third)] == ["persistent", "some/model", "Qwen/Qwen3-8B"]
+    assert [str(config.runtime) for config in (first, second, third)] == [
+        "forget",
+        "carry-after-cap-announced",
+        "react",
+    ]
+    limits = [
+        (config.limits.turns, config.limits.seconds, config.limits.tool_calls) for config in (first, second, third)
+    ]
+    assert limits == [(40, 3000, 25), (12, 300, 80), (12, 300, "none")]
+    assert (first.seed, first.concurrency, second.seed) == (7, 7, 0)
+    assert first.sampling == Sampling(temperature=0.2, max_tokens=900)
+    assert second.sampling == Sampling()
+    assert {config.tasks for config in (first, second, third)} == {tasks}
+
+
+def test_such_a_file_names_no_tasks_and_its_faults_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(THEIRS)
+    with pytest.raises(UserError, match="of the research code, whose files name no tasks") as caught:
+        read_configs(path)
+    assert "--tasks FOLDER" in caught.value.hint
+    path.write_text("agents: [{name: a, max_tool_calls: 0, llm: {model: base}}]")
+    with pytest.raises(UserError, match=r"limits.tool_calls.*a cap is 1 or more, or none"):
+        read_configs(path, TaskSource(difficulty="mini"))
+    for broken in ("agents: [5]", "agents: [{name: a}]", "agents: [{llm: {model: base}}]"):
+        path.write_text(broken)
+        with pytest.raises(UserError, match="an agent lacks its name, or its llm the model"):
+            read_configs(path, TaskSource(difficulty="mini"))
+    path.write_text("agents: []")
+    with pytest.raises(UserError, match="it has no agents"):
+        read_configs(path, TaskSource(difficulty="mini"))
+
+
+def test_tasks_that_are_given_replace_those_of_a_config(tmp_path: Path) -> None:
+    path, given = written(tmp_path, tasks={"folder": "there"}), TaskSource(difficulty="mini")
+    assert [config.tasks for config in read_configs(path, given)] == [given]
+    assert [config.tasks.folder for config in read_configs(path)] == [tmp_path / "there"]
