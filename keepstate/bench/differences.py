@@ -41,6 +41,8 @@ class FirstDifference:
     recorded: str
     """What stands there, cut around the first character that differs; JSON text."""
     replayed: str
+    pythons: tuple[str, str] | None = None
+    """Versions of Python that recorded and replayed, where these are two: they tell some errors in other words."""
 
 
 @dataclass(slots=True)
@@ -136,6 +138,12 @@ def kept_steps(trace: Trace) -> tuple[StepEvent, ...]:
     return steps[:-1] if steps and steps[-1].interpreter_result.error_type == CLOCK_CUT else steps
 
 
+def pythons_of(recorded: Trace, again: Trace) -> tuple[str, str] | None:
+    """Versions of Python of record and replay, where they are known and two."""
+    one, other = (trace.versions.get("python", "") for trace in (recorded, again))
+    return (one, other) if one and other and one != other else None
+
+
 def ends_short(trace: Trace) -> bool:
     """Whether a trace ended by what cannot be repeated, so that its end is not compared."""
     ended = trace.finish_reason in (FinishReason.TIME_LIMIT, FinishReason.FAILED)
@@ -162,7 +170,8 @@ def differences(recorded: Trace, again: Trace) -> list[FirstDifference]:
 
     def differ(kind: str, place: str, one: object, other: object) -> None:
         one, other = (each if isinstance(each, str) else json.dumps(each) for each in (one, other))
-        found.setdefault(kind, FirstDifference(recorded.task.name, kind, place, *_around(str(one), str(other))))
+        texts = _around(str(one), str(other))
+        found.setdefault(kind, FirstDifference(recorded.task.name, kind, place, *texts, pythons_of(recorded, again)))
 
     for kind, sent, sent_again in zip(("prompt", "goal"), recorded.messages, again.messages, strict=False):
         if sent != sent_again:

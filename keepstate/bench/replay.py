@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from keepstate.bench.differences import Effects, FirstDifference, differences, ends_short, kept_steps
+from keepstate.bench.differences import Effects, FirstDifference, differences, ends_short, kept_steps, pythons_of
 from keepstate.errors import UserError
 from keepstate.models.base import ContextOverflow, Reply
 from keepstate.models.scripted import ScriptedModel
@@ -83,6 +83,8 @@ class FolderReplay:
     """Nothing was executed: failed by our doing before the first action."""
     other_family: int = 0
     """Traces that another version of their family recorded, by its digest: differences may be of that."""
+    other_python: Counter[str] = field(default_factory=Counter)
+    """Of these episodes what another Python recorded, by its version: differences may be of that."""
     kinds: Counter[str] = field(default_factory=Counter)
     """Episodes by the kinds of their differences."""
     first: dict[str, FirstDifference] = field(default_factory=dict)
@@ -118,10 +120,14 @@ class FolderReplay:
             yield f"  {self.empty} had failed before their first action: nothing to replay"
         if self.other_family:
             yield f"  {self.other_family} were recorded with another version of their family"
+        for version, count in sorted(self.other_python.items()):
+            yield f"  {count} were recorded by Python {version}, not the one here: some errors have other words there"
         for kind, each in self.first.items():
             yield f"  {kind}: {self.kinds[kind]} episodes, first {each.task}, {each.place}"
             yield f"    recorded {each.recorded}"
             yield f"    replayed {each.replayed}"
+            if each.pythons:
+                yield "    (by Python {}, and again by {})".format(*each.pythons)
         if self.effects.episodes:
             yield f"{self.folder}: {self.effects.episodes} episodes replayed under another contract"
             yield from self.effects.lines()
@@ -154,6 +160,8 @@ class FolderReplay:
             found = differences(recorded, parse_trace(trace_json(again)))
         real = [each for each in found if each.kind not in ("addresses", "chance")]
         kinds = {each.kind for each in found}
+        if pythons := pythons_of(recorded, again):
+            self.other_python[pythons[0]] += 1
         self.short += ends_short(recorded)
         if real:
             self.different += 1

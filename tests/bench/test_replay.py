@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,23 @@ async def test_a_trace_of_an_older_version_is_replayed(tmp_path: Path) -> None:
 
     change(path, older)
     assert (await replayed(tmp_path)).same == 1
+
+
+async def test_a_difference_names_both_pythons_where_they_are_two(tmp_path: Path) -> None:
+    path = await record(tmp_path, [block("1 + None"), block("finish()")])
+    assert not (await replayed(tmp_path)).other_python
+
+    def elsewhere(trace: dict[str, Any]) -> None:
+        trace["versions"]["python"] = "3.99.1"
+
+    change(path, elsewhere)
+    assert (await replayed(tmp_path)).same == 1
+    change(path, lambda trace: trace["events"][4]["interpreter_result"].update(error="in other words"))
+    found = await replayed(tmp_path)
+    assert found.first["step"].pythons == ("3.99.1", platform.python_version())
+    told = (await command(tmp_path)).output
+    assert "1 were recorded by Python 3.99.1, not the one here" in told
+    assert f"(by Python 3.99.1, and again by {platform.python_version()})" in told
 
 
 async def test_older_traces_tell_of_the_time_after_the_finish_which_depended_on_the_load(tmp_path: Path) -> None:
