@@ -123,6 +123,16 @@ async def test_variables_only(sandbox: Sandbox) -> None:
         assert await session.works(), "tools are there all the same"
 
 
+async def test_variables_only_leaves_nothing_on_a_tool(sandbox: Sandbox) -> None:
+    hang = "echo.helper = lambda: 1\nadd.__code__ = (lambda: 1).__code__\necho.__doc__ = 'mine'\nprint(add())"
+    for runtime, kept in ((VARIABLES_ONLY, "[] False"), (RuntimeName.PERSISTENT, "['helper'] True")):
+        async with opened(runtime, sandbox) as session:
+            assert await session.output(hang) == "1\n"
+            look = "print([*vars(echo)], echo.__doc__ == 'mine')"
+            assert await session.output(look) == f"{kept}\n"
+            assert (await session.works()) is (runtime is VARIABLES_ONLY), "a tool is a name like any other"
+
+
 async def test_variables_only_drops_imports_from_future_and_after_errors(sandbox: Sandbox) -> None:
     async with opened(VARIABLES_ONLY, sandbox) as session:
         failed = await session.run("from __future__ import annotations\nimport math\nx = 1\n1 / 0")

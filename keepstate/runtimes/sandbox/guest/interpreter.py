@@ -104,6 +104,7 @@ class Interpreter:
         self._limit_message = ""
         self._last_line = 1
         self._futures = 0
+        self._described: list[dict[str, Any]] = []
         self._tools: dict[str, Any] = {}
         self._sources: dict[str, list[str]] = {}
         self._output = CutText(0)
@@ -141,7 +142,8 @@ class Interpreter:
 
     def _serve(self, request: dict[str, Any]) -> Doing:
         if "tools" in request:
-            self._tools = make_tools(request["tools"], self._call)
+            self._described = request["tools"]
+            self._tools = make_tools(self._described, self._call)
         self._step = request["step"]
         self._limit_message = request["time_message"]
         self._output = CutText(request["output_chars"])
@@ -365,10 +367,14 @@ class Interpreter:
         _exit(0)
 
     def _take_names(self) -> list[Any]:
-        """What they held. A key of a class made from `str` is a name as any other."""
-        space = self._space
+        """What they held, and the tools, on which code may have hung anything: new ones take their place.
+
+        A key of a class made from `str` is a name as any other.
+        """
+        space, hung = self._space, [*self._tools.values()]
+        self._tools = make_tools(self._described, self._call)
         names = [name for name, value in list(space.items()) if callable(value) or issubclass(type(value), ModuleType)]
-        return [space.pop(name) for name in names if not (type(name) is str and name == "__builtins__")]
+        return hung + [space.pop(name) for name in names if not (type(name) is str and name == "__builtins__")]
 
     def _on_soft_limit(self, _number: int, _frame: FrameType | None) -> None:
         if self._action.is_running:
