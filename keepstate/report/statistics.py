@@ -12,12 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import NormalDist, fmean
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 SEED = 20_260_301
 DRAWS = 20_000
+MOST_DRAWN = 10_000
+"""Values up to which a mean's interval is drawn; of more it is computed: 100,000 in 3 s of CPU instead of 16."""
+HALVINGS = 35
+"""Of an interval that holds a quantile: to 3e-11 of the range of the values."""
+NEAR_THE_MEAN = 1e-3
+"""Standard deviations within which a tail is told by its limit there: its formula divides zero by zero."""
 LEVEL = 0.95
 
 Array = NDArray[np.float64]
@@ -175,15 +182,116 @@ def _beyond(n: int) -> int | None:
     return None
 
 
-def between(sample: Array, below: Array, above: Array, lower: float, upper: float) -> Estimate:
-    """The mean with the quantiles of its completed draws."""
+class Distribution(Protocol):
+    """Of a mean, as far as the other values of its kind may lie."""
+
+    def quantile(self, share: float) -> float:
+        """What `share` of it lies below."""
+
+    def at_most(self, mean: float) -> float:
+        """How much of it lies at `mean` or below."""
+
+    def at_least(self, mean: float) -> float:
+        """How much of it lies at `mean` or above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """By draws from it. Shape: (DRAWS,)."""
+
+    draws: Array
+
+    def quantile(self, share: float) -> float:
+        """See `Distribution`."""
+        return float(np.quantile(self.draws, share))
+
+    def at_most(self, mean: float) -> float:
+        """See `Distribution`."""
+        return float(np.mean(self.draws <= mean))
+
+    def at_least(self, mean: float) -> float:
+        """See `Distribution`."""
+        return float(np.mean(self.draws >= mean))
+
+
+class Computed:
+    """Of the mean of many values with weights uniform on the simplex, without a draw.
+
+    It is at most m as often as the sum of (value - m) times an exponential variable each is at most 0; that is told by
+    the saddlepoint approximation, whose error is of the order of 1 / n: less than what 20,000 draws miss.
+
+    Source: R. Lugannani and S. Rice, Saddle point approximation for the distribution of the sum of independent random
+    variables, Advances in Applied Probability 12 (1980).
+
+    Args:
+        values: At least two different ones.
+    """
+
+    def __init__(self, values: Array) -> None:
+        self._values, self._counts = np.unique(values, return_counts=True)
+
+    def quantile(self, share: float) -> float:
+        """See `Distribution`."""
+        low, high = float(self._values[0]), float(self._values[-1])
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.at_most(middle) < share else (low, middle)
+        return high
+
+    def at_most(self, mean: float) -> float:
+        """See `Distribution`."""
+        return self._tail(mean, 1)
+
+    def at_least(self, mean: float) -> float:
+        """See `Distribution`."""
+        return self._tail(mean, -1)
+
+    def _tail(self, mean: float, side: int) -> float:
+        """How much lies at `mean` or below (side 1), or above (-1)."""
+        moved, counts = self._values - mean, self._counts
+        if moved[0] >= 0 or moved[-1] <= 0:
+            return float((moved[0] >= 0) == (side < 0))
+        saddle = self._saddle(moved)
+        left = 1 - saddle * moved
+        curved = float(counts @ (moved / left) ** 2)
+        away = math.copysign(math.sqrt(max(0.0, 2 * float(counts @ np.log(left)))), saddle)
+        density = math.exp(-away * away / 2) / math.sqrt(2 * math.pi)
+        if abs(away) < NEAR_THE_MEAN:
+            correction = float(counts @ moved**3) / 3 / curved**1.5
+        else:
+            correction = 1 / away - 1 / (saddle * math.sqrt(curved))
+        tail = math.erfc(-side * away / math.sqrt(2)) / 2 + side * density * correction
+        return min(1.0, max(0.0, float(tail)))
+
+    def _saddle(self, moved: Array) -> float:
+        """Where the cumulant function of that sum has its minimum: Newton's steps, within an interval that holds it."""
+        low, high, place = 1 / float(moved[0]), 1 / float(moved[-1]), 0.0
+        for _ in range(200):
+            terms = moved / (1 - place * moved)
+            slope = float(self._counts @ terms)
+            low, high = (low, place) if slope > 0 else (place, high)
+            step = place - slope / float(self._counts @ terms**2)
+            place, before = (step if low < step < high else (low + high) / 2), place
+            if abs(place - before) <= 1e-12 * abs(place):
+                break
+        return place
+
+
+def _computed(values: Array) -> Distribution:
+    return Computed(values) if np.ptp(values) else Drawn(values[:1])
+
+
+def between(sample: Array, below: Distribution, above: Distribution, lower: float, upper: float) -> Estimate:
+    """The mean with the quantiles of its completed distributions."""
     tail, value = (1 - LEVEL) / 2, float(sample.mean())
-    low, high = float(np.quantile(below, tail)), float(np.quantile(above, 1 - tail))
+    low, high = below.quantile(tail), above.quantile(1 - tail)
     return Estimate(value, max(lower, min(low, value)), min(upper, max(high, value)), int(sample.size))
 
 
-def completed_means(sample: Array, lower: float, upper: float) -> tuple[Array, Array]:
-    """Draws of the weighted mean with `lower`, and with `upper`, added to the sample. Shapes: (DRAWS,)."""
+def completed_means(sample: Array, lower: float, upper: float) -> tuple[Distribution, Distribution]:
+    """The weighted mean with `lower`, and with `upper`, added to the sample."""
+    if sample.size > MOST_DRAWN:
+        return _computed(np.append(sample, lower)), _computed(np.append(sample, upper))
     generator = np.random.default_rng(SEED)
     below, above = np.empty(DRAWS), np.empty(DRAWS)
     rows = max(1, min(DRAWS, 2_000_000 // (sample.size + 1)))  # at most 16 MB of weights at once
@@ -194,4 +302,4 @@ def completed_means(sample: Array, lower: float, upper: float) -> tuple[Array, A
         inner = weights[:, :-1] @ sample
         below[start:stop] = inner + weights[:, -1] * lower
         above[start:stop] = inner + weights[:, -1] * upper
-    return below, above
+    return Drawn(below), Drawn(above)

@@ -274,3 +274,47 @@ def test_the_truth_is_covered_where_few_episodes_fail() -> None:
         assert made is not None
         inside += (made.low or 0) <= 0.95 <= (made.high or 0)
     assert inside >= 190
+
+
+SHAPES = {
+    "all right": (20_000, 20_000),
+    "all right but three": (19_997, 20_000),
+    "nine of ten": (18_000, 20_000),
+    "three right": (3, 20_000),
+}
+
+
+@pytest.mark.parametrize(("solved", "n"), SHAPES.values(), ids=SHAPES)
+def test_of_many_values_the_interval_is_computed_and_on_zeros_and_ones_exact(solved: int, n: int) -> None:
+    made = bounded_mean([1.0] * solved + [0.0] * (n - solved))
+    exact = binomtest(solved, n).proportion_ci(0.95, method="exact")
+    assert made is not None
+    assert made.low == pytest.approx(exact.low, abs=5e-7)
+    assert made.high == pytest.approx(exact.high, abs=5e-7)
+
+
+def test_what_is_computed_is_what_many_draws_come_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = np.random.default_rng(3)
+    first = np.minimum(1.0, 1.3 * dice.random(3_000))
+    second = np.clip(first + dice.normal(0.003, 0.1, 3_000), 0, 1)
+    drawn = paired_difference([*first], [*second], margin=0.005)
+    monkeypatch.setattr(statistics, "MOST_DRAWN", 100)
+    computed = paired_difference([*first], [*second], margin=0.005)
+    assert drawn is not None
+    assert computed is not None
+    assert computed.difference.low == pytest.approx(drawn.difference.low, abs=0.0003)
+    assert computed.difference.high == pytest.approx(drawn.difference.high, abs=0.0003)
+    assert computed.p_equivalent == pytest.approx(drawn.p_equivalent, abs=0.01)
+    assert (computed.p_different, computed.spread) == (drawn.p_different, drawn.spread)
+
+
+def test_what_is_computed_has_no_gap_at_the_mean_and_both_tails_are_all() -> None:
+    values = np.append(np.random.default_rng(3).random(500), 0.0)
+    made, mean = statistics.Computed(values), float(values.mean())
+    places = [mean + step for step in (-1e-3, -1e-5, -1e-7, 0.0, 1e-7, 1e-5, 1e-3)]
+    tails = [made.at_most(place) for place in places]
+    assert tails == sorted(tails)
+    assert tails[4] - tails[2] < 1e-4
+    assert [made.at_least(place) for place in places] == pytest.approx([1 - tail for tail in tails])
+    assert [made.at_most(-1.0), made.at_least(-1.0), made.at_most(2.0), made.at_least(2.0)] == [0.0, 1.0, 1.0, 0.0]
+    assert made.at_most(made.quantile(0.025)) == pytest.approx(0.025, abs=1e-6)
