@@ -29,10 +29,10 @@ def completion(model: str, text: str) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """Answers requests as they come."""
+    """Answers requests as they come, each after so many seconds."""
 
-    def __init__(self, answers: dict[str, list[bytes]], models: bytes) -> None:
-        self._answers, self._models, self._data = answers, models, b""
+    def __init__(self, answers: dict[str, list[bytes]], models: bytes, seconds: float = 0) -> None:
+        self._answers, self._models, self._seconds, self._data = answers, models, seconds, b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep where to write."""
@@ -48,7 +48,14 @@ class Connection(asyncio.Protocol):
             if len(self._data) < end + 4 + length:
                 return
             body, self._data = self._data[end + 4 : end + 4 + length], self._data[end + 4 + length :]
-            self._transport.write(self._answer(body) if length else self._models)
+            if not length:
+                self._transport.write(self._models)
+            elif not self._seconds:
+                self._transport.write(self._answer(body))
+            else:
+                asyncio.get_running_loop().call_later(
+                    self._seconds, lambda body=body: self._transport.write(self._answer(body))
+                )
 
     def _answer(self, body: bytes) -> bytes:
         request = json.loads(body)

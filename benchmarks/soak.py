@@ -6,10 +6,12 @@ Each round plays three cells (persistent, forget, react) of scripted episodes by
 that now and then refuses (429 and 503 with `Retry-After`), sends half a body, hangs up or never answers. The run is
 killed with SIGKILL at random points, and the server is stopped and started again; then the command is repeated, until
 it says that all is done. Checked: every figure of every episode but its seconds is that of a run without faults, no
-episode is missing or not graded, no unfinished file and no process is left. Prints a line a round; exit code 1 at the
-first difference. With `--small-disk`, a folder on a disk of its own (`mount -t tmpfs -o size=16m tmpfs FOLDER`), runs
-are played there, and the disk is full in every third attempt. What it does not try: a read-only folder, a clock that is
-set (tests/bench, tests/agents).
+episode is missing or not graded, no unfinished file and no process is left. Over all sittings, too: tokens are those of
+a run without faults, in the summaries as in the traces; seconds on the episodes' clocks are at least what the server
+takes for its answers, and those of whole episodes at most what the sittings lasted. Prints a line a round; exit code 1
+at the first difference. With `--small-disk`, a folder on a disk of its own (`mount -t tmpfs -o size=16m tmpfs FOLDER`),
+runs are played there, and the disk is full in every third attempt. What it does not try: a read-only folder, a clock
+that is set (tests/bench, tests/agents).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import random
 import shutil
@@ -28,6 +31,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,9 @@ from instant_server import Connection, completion, http
 
 from keepstate.bench.results import read_results
 from keepstate.files import TEMPORARY
+from keepstate.traces.reader import iter_traces
+from keepstate.traces.record import ModelResponseEvent, Trace
+from keepstate.traces.summary import seconds
 from keepstate.vocabulary import RuntimeName
 
 RUNTIMES = (RuntimeName.PERSISTENT, RuntimeName.FORGET, RuntimeName.REACT)
@@ -46,6 +53,10 @@ LONGEST_LIFE_SECONDS = 12.0
 """A run is killed within this time, if it has not ended; twenty attempts later within twice the time, and so on, lest a
 busy machine never gets beyond the start."""
 MOST_ATTEMPTS = 200
+ANSWER_SECONDS = 0.02
+"""What the server takes for an answer."""
+AT_ONCE = 8
+"""Episodes."""
 LARGEST_DISK = 64 << 20
 """Bytes of one that is filled."""
 REFUSAL = b"HTTP/1.1 %s Busy\r\nRetry-After: 0\r\nContent-Length: 4\r\n\r\nbusy"
@@ -76,7 +87,8 @@ async def serve(port: int, faulty: bool) -> None:
     cards = [{"id": model, "object": "model", "created": 0} for model in scripts]
     models = http(json.dumps({"object": "list", "data": cards}).encode())
     kind = Faulty if faulty else Connection
-    server = await asyncio.get_running_loop().create_server(lambda: kind(answers, models), "127.0.0.1", port)
+    made = partial(kind, answers, models, ANSWER_SECONDS)
+    server = await asyncio.get_running_loop().create_server(made, "127.0.0.1", port)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
@@ -105,7 +117,7 @@ def configs(folder: Path, port: int, episodes: int) -> list[str]:
     """Paths of the cells' configs."""
     paths = []
     for runtime in RUNTIMES:
-        values = {"name": str(runtime), "adapter": str(runtime), "runtime": str(runtime), "concurrency": 8}
+        values = {"name": str(runtime), "adapter": str(runtime), "runtime": str(runtime), "concurrency": AT_ONCE}
         values |= {"tasks": {"difficulty": "mini", "count": episodes}, "base_url": f"http://127.0.0.1:{port}/v1"}
         paths.append(folder / f"{runtime}.yaml")
         paths[-1].write_text(yaml.safe_dump(values))
@@ -121,6 +133,45 @@ def table(run: Path) -> dict[str, Any]:
         for episode in cell.episodes:
             figures[f"{cell.name} {episode.task}"] = {key: getattr(episode, key) for key in kept}
     return figures
+
+
+def sums(run: Path) -> dict[str, float]:
+    """Tokens and seconds of all episodes that lie in a run: as its summaries have them, and as its traces do."""
+    found: Counter[str] = Counter()
+    for path in run.glob("*/summary_*.json"):
+        told = json.loads(path.read_text())
+        found["tokens of summaries"] += round(told["average_total_tokens"] * told["num_graded"])
+        found["seconds of summaries"] += told["average_runtime"] * told["num_graded"]
+    for _, trace in iter_traces(run):
+        assert isinstance(trace, Trace)
+        found["tokens"] += trace.summary.token_usage.total_tokens or 0
+        found["seconds"] += seconds(trace) or 0.0
+        answers = [event.seconds for event in trace.events if isinstance(event, ModelResponseEvent)]
+        found["answers"] += len(answers)
+        found["seconds on the clock"] += sum(answers) + sum(step.interpreter_result.seconds for step in trace.steps)
+        found["answers too fast"] += sum(each < ANSWER_SECONDS for each in answers)
+    return dict(found)
+
+
+def wrong_sums(found: dict[str, float], wanted: dict[str, float], lasted: float) -> list[str]:
+    """What is wrong with the sums of a run.
+
+    Args:
+        found: Its `sums`.
+        wanted: Those of an undisturbed run.
+        lasted: Seconds of all its sittings together.
+    """
+    checks = {
+        "tokens and answers are those of an undisturbed run": all(
+            found[key] == wanted[key] for key in ("tokens", "tokens of summaries", "answers")
+        ),
+        "summaries count the tokens of the traces": found["tokens of summaries"] == found["tokens"],
+        "summaries count the seconds of the traces": math.isclose(found["seconds of summaries"], found["seconds"]),
+        "every answer took its time": not found["answers too fast"],
+        "an episode lasts as long as its clock ran at least": found["seconds on the clock"] <= 1.01 * found["seconds"],
+        "no second was counted in which nothing was played": found["seconds"] <= AT_ONCE * lasted,
+    }
+    return [f"not so: {what}" for what, holds in checks.items() if not holds]
 
 
 @contextmanager
@@ -182,6 +233,11 @@ def left_behind(run: Path) -> list[str]:
     return left
 
 
+def _told(total: dict[str, float]) -> str:
+    clock, whole = total["seconds on the clock"], total["seconds"]
+    return f"{total['tokens']:,.0f} tokens, {clock:.1f} s on the clock in episodes of {whole:.1f} s"
+
+
 def main() -> None:
     """Play rounds until the time is over."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -203,7 +259,8 @@ def main() -> None:
         server = Server(faulty=False)
         try:
             play(folder / "undisturbed", configs(folder, server.port, options.episodes), server, None)
-            wanted = table(folder / "undisturbed")
+            wanted, wanted_sums = table(folder / "undisturbed"), sums(folder / "undisturbed")
+            print(f"undisturbed: {_told(wanted_sums)}", flush=True)
             server.kill()
             server = Server(faulty=True)
             paths = configs(folder, server.port, options.episodes)
@@ -211,14 +268,14 @@ def main() -> None:
                 number += 1
                 run, started = (options.small_disk or folder) / f"round-{number}", time.monotonic()
                 happened = play(run, paths, server, dice, options.small_disk)
-                found = table(run)
+                lasted, found, total = time.monotonic() - started, table(run), sums(run)
                 differs = [key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)]
-                print(f"round {number}: {time.monotonic() - started:.0f} s, {dict(happened)}", flush=True)
-                left = left_behind(run)
+                print(f"round {number}: {lasted:.0f} s, {dict(happened)}; {_told(total)}", flush=True)
+                left = [*left_behind(run), *wrong_sums(total, wanted_sums, lasted)]
                 if differs or left:
                     for key in sorted(differs)[:5]:
                         print(f"  {key}: {wanted.get(key)} undisturbed, {found.get(key)} here")
-                    raise SystemExit(f"{len(differs)} differences, left behind: {left}")
+                    raise SystemExit(f"{len(differs)} differences, beside them: {left}")
                 shutil.rmtree(run)
         finally:
             server.kill()
