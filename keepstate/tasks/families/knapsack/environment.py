@@ -16,15 +16,19 @@ from keepstate.tasks.tools import ToolError, echo, tool
 class KnapsackEnvironment(Environment):
     """The state of one episode: what was inspected and taken.
 
+    Args:
+        task: What is played.
+        content: What it holds, where that is at hand: to read it takes longer than to play it.
+
     Raises:
         UserError: The task's content is not valid.
     """
 
     in_memory = True
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, content: Content | None = None) -> None:
         super().__init__(task)
-        self._content = Content.of(task)
+        self._content = content or Content.of(task)
         self._strict = self._content.public.rules is RuleSet.STRICT
         self._inspected: set[str] = set()
         self._taken: dict[str, None] = {}

@@ -37,17 +37,18 @@ LOOKED_AT = 16
 def reference_scores(task: Task) -> dict[str, float]:
     """Score in [0, 1] of each policy on `task`."""
     content = Content.of(task)
+    played = partial(_played, task, content)
     first = content.public.item_ids[: content.public.inspect_budget]
     strict = content.public.rules is RuleSet.STRICT
     seen = Candidates.of(content, first)
     by_density = sorted(range(len(seen.ids)), key=lambda i: (-seen.values[i] / max(seen.weights[i], 1e-9), i))
     packing = solve(seen.weights, seen.values, content.public.capacity)
-    dp = _played(task, first, [seen.ids[i] for i in packing.chosen])
+    dp = played(first, [seen.ids[i] for i in packing.chosen])
     return {
-        "blind": _played(task, first if strict else (), first if strict else content.public.item_ids),
-        "greedy": _played(task, first, [seen.ids[i] for i in by_density]),
+        "blind": played(first if strict else (), first if strict else content.public.item_ids),
+        "greedy": played(first, [seen.ids[i] for i in by_density]),
         "dp": dp,
-        "best": dp if strict else _played(task, first, _best(content, seen, by_density)),
+        "best": dp if strict else played(first, _best(content, seen, by_density)),
         "oracle": _oracle(content),
     }
 
@@ -96,9 +97,9 @@ def _left(seen: Candidates, chosen: Sequence[int], capacity: int) -> npt.NDArray
     return best_by_capacity([seen.weights[i] for i in rest], [seen.values[i] for i in rest], capacity).astype(float)
 
 
-def _played(task: Task, inspect: Iterable[str], take: Iterable[str]) -> float:
+def _played(task: Task, content: Content, inspect: Iterable[str], take: Iterable[str]) -> float:
     """Score after inspecting and then trying to take these; refusals are passed over."""
-    environment = KnapsackEnvironment(task)
+    environment = KnapsackEnvironment(task, content)
     for tool, items in ((environment.inspect, inspect), (environment.take_item, take)):
         for item in items:
             try:
