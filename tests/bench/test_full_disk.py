@@ -36,6 +36,7 @@ def figures(run: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.timeout(400)  # 5 s on an idle machine, 100 at a load of 35
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(tmp_path: Path) -> None:
     with serving(StubServer()) as stub:
         for name in ("react", "persistent"):
