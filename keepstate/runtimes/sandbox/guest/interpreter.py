@@ -28,7 +28,7 @@ from _signal import (  # type: ignore[import-not-found]  # `signal` without its 
     sigtimedwait,
 )
 from ast import Assign, Expr, Module, Name, PyCF_ONLY_AST, Store, copy_location
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from gc import callbacks, set_debug
 from io import StringIO
@@ -41,6 +41,7 @@ from types import CodeType, CoroutineType, FrameType, ModuleType
 from typing import Any
 
 from . import wire
+from .actions import Action, Doing, stop_monitoring
 from .library import OURS
 from .output import Capture, CutText
 from .tools import Reserve, TimeLimit, ToolCallLimit, ToolError, encode_call, make_tools
@@ -75,22 +76,6 @@ def _leave(code: object = None) -> None:
 
 def _help(*arguments: object) -> None:
     importlib.import_module("pydoc").help(*arguments)
-
-
-class Action:
-    """What the outermost frame is to call, and what came of it."""
-
-    __slots__ = ("arguments", "error", "function", "is_running", "value")
-
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self.function = function
-        self.arguments = arguments
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.is_running = False
-
-
-Doing = Generator[Action, None, Any]
 
 
 class Interpreter:
@@ -232,7 +217,7 @@ class Interpreter:
         callbacks.clear()
         set_debug(0)
         set_wakeup_fd(-1)
-        _stop_monitoring()
+        stop_monitoring()
         for timer in (ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF):
             if getitimer(timer) != NOT_SET:  # setting it takes four times as long
                 setitimer(timer, 0)
@@ -387,15 +372,6 @@ class Interpreter:
             if type(name) is str and name[:1] != "_" and name not in self._tools:
                 names.append(name[:MAX_NAME_CHARS])
         return sorted(names)[:MAX_NAMES]
-
-
-def _stop_monitoring() -> None:
-    """Python 3.12 has a third way to be told of every line, beside tracing and profiling."""
-    if (monitoring := getattr(sys, "monitoring", None)) is not None:
-        for tool in range(6):
-            if monitoring.get_tool(tool) is not None:
-                monitoring.set_events(tool, 0)
-                monitoring.free_tool_id(tool)
 
 
 def _cut(text: str) -> str:

@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import kernel, library, preload, refusals
+from .actions import Action
 from .confine import NAMESPACES, PROCESS, Confinement, confine, fork_worker, prepare
-from .interpreter import Action, Interpreter
+from .interpreter import Interpreter
 
 
 def main(folder: str, host: str, rung: str) -> Iterator[Action]:
