@@ -42,7 +42,7 @@ def refuse(names: list[str]) -> None:
     program.append((0x06, 0, 0, bpf.ALLOW))
     bpf.check(program)
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    kernel.set_filter(seccomp.pack(program))
+    kernel.Filter(seccomp.pack(program)).install()
 
 
 async def main() -> None:

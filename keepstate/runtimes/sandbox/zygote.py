@@ -20,6 +20,7 @@ from pathlib import Path
 from keepstate.errors import EpisodeFailure
 from keepstate.runtimes.sandbox import guest
 from keepstate.runtimes.sandbox.block import WorkerLost
+from keepstate.runtimes.sandbox.guest.wire import ANSWER, REQUEST
 from keepstate.runtimes.sandbox.worker import Turns, Worker
 from keepstate.vocabulary import Origin, Rung
 
@@ -118,9 +119,12 @@ class Zygote:
         self._asked[number] = asked
         try:
             async with asyncio.timeout(SPAWN_SECONDS):
-                self._control.send(json.dumps({"id": number, "memory_mib": memory_mib}).encode())
-                await self._answered(asked)
-                worker = await asked
+                self._control.send(REQUEST.pack(number, memory_mib))
+                silence = self._loop.call_later(SILENCE_SECONDS, self._expect, asked, self._loop.time())
+                try:
+                    worker = await asked
+                finally:
+                    silence.cancel()
                 await worker.ready
         except BaseException as error:
             if worker is None and asked.done() and not asked.cancelled() and asked.exception() is None:
@@ -138,13 +142,15 @@ class Zygote:
             self._asked.pop(number, None)
         return worker
 
-    async def _answered(self, asked: asyncio.Future[Worker]) -> None:
-        """Wait for an answer, but not for a zygote that says nothing at all: it was stopped, or hangs."""
-        asked_at = self._loop.time()
-        while self.alive and not (await asyncio.wait([asked], timeout=SILENCE_SECONDS))[0]:
-            if self._loop.time() - max(asked_at, self._heard_at) >= SILENCE_SECONDS:
-                self._process.kill()  # and with it all its workers
-                self._lose(f"the zygote said nothing for {SILENCE_SECONDS:g} s")
+    def _expect(self, asked: asyncio.Future[Worker], asked_at: float) -> None:
+        """Wait no longer for a zygote that owes an answer and says nothing at all: it was stopped, or hangs."""
+        if asked.done() or not self.alive:
+            return
+        if self._loop.time() - max(asked_at, self._heard_at) >= SILENCE_SECONDS:
+            self._process.kill()  # and with it all its workers
+            self._lose(f"the zygote said nothing for {SILENCE_SECONDS:g} s")
+        else:
+            self._loop.call_later(SILENCE_SECONDS, self._expect, asked, asked_at)
 
     async def close(self) -> None:
         """End the zygote and every worker, and wait until they are gone. Safe to call twice."""
@@ -172,17 +178,16 @@ class Zygote:
         if not data:
             self._lose(self._last_words())
             return
-        answer = json.loads(data)
         self._heard_at = self._loop.time()
         if not self._started.done():
-            self._started.set_result(answer.get("failed"))
+            self._started.set_result(json.loads(data).get("failed"))
             return
-        asked = self._asked.get(answer.get("id"))
+        asked, failed = self._asked.get(ANSWER.unpack_from(data)[0]), data[ANSWER.size :].decode()
         if asked is None or asked.done():
             for descriptor in descriptors:
                 os.close(descriptor)
-        elif "failed" in answer:
-            asked.set_exception(OSError(answer["failed"]))
+        elif failed:
+            asked.set_exception(OSError(failed))
         elif len(descriptors) != 2:  # the kernel drops those for which there is no room
             for descriptor in descriptors:
                 os.close(descriptor)

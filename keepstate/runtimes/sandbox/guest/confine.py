@@ -51,6 +51,8 @@ class Confinement:
     """User and group id that workers take; None to keep the host's."""
     zygote: int
     """Its process id."""
+    itself: int
+    """A descriptor of its process."""
 
 
 def prepare(rung: str, places: dict[str, str]) -> Confinement:
@@ -77,7 +79,7 @@ def prepare(rung: str, places: dict[str, str]) -> Confinement:
         _filter(rung, 1)  # the same for all, each being process 1: building it takes longer than forking
     elif rung == LANDLOCK:
         ruleset = landlock.ruleset_for_files(list(places))
-    return Confinement(rung, idle_bytes, ruleset, identity, os.getpid())
+    return Confinement(rung, idle_bytes, ruleset, identity, os.getpid(), os.pidfd_open(os.getpid()))
 
 
 def _anybody_may_read(folders: Iterable[str]) -> bool:
@@ -87,13 +89,13 @@ def _anybody_may_read(folders: Iterable[str]) -> bool:
 
 
 @cache
-def _filter(rung: str, own_pid: int) -> bytes:
-    return pack(build_filter(os.uname().machine, FILES[rung], own_pid))
+def _filter(rung: str, own_pid: int) -> kernel.Filter:
+    return kernel.Filter(pack(build_filter(os.uname().machine, FILES[rung], own_pid)))
 
 
 def fork_worker(confinement: Confinement) -> int:
     """Fork a process for a worker. Returns as `os.fork`."""
-    return namespaces.fork_worker() if confinement.rung == NAMESPACES else fork()
+    return namespaces.fork_worker(confinement.itself) if confinement.rung == NAMESPACES else fork()
 
 
 def confine(confinement: Confinement, memory_mib: int) -> None:
@@ -131,4 +133,4 @@ def confine(confinement: Confinement, memory_mib: int) -> None:
     if confinement.ruleset is not None:
         kernel.landlock_restrict(confinement.ruleset)
         os.close(confinement.ruleset)
-    kernel.set_filter(_filter(rung, os.getpid()))
+    _filter(rung, os.getpid()).install()

@@ -185,6 +185,7 @@ class Interpreter:
         error = yield from self._outcome(code)
         self._restore()
         if variables_only:
+            self._restore_names()
             self._futures = 0
             yield from self._drop_all_but_variables()
             self._restore()
@@ -202,6 +203,8 @@ class Interpreter:
 
     def _prepare(self) -> None:
         """What every block finds, whatever the last one did."""
+        if self._block:
+            self._restore_names()
         self._next_output = 0.0
         self._block += 1
         sys.stdout = Capture(self._write, "<stdout>")
@@ -223,13 +226,19 @@ class Interpreter:
                 setitimer(timer, 0)
         while sigtimedwait(wire.SIGNALS, 0) is not None:  # signals are blocked: none that came waits for a block
             pass
+        with suppress(MemoryError):
+            self._reserve.hold()
+
+    def _restore_names(self) -> None:
+        """Put back built-in names and our module: before the next block, as in `forget` there is none.
+
+        To look at them touches them all, and costs a worker 25 pages that have to be copied for it.
+        """
         now = vars(builtins)
         if len(now) != len(self._builtins) or not all(map(is_, now.values(), self._builtin_values)):
             now.clear()
             now.update(self._builtins)
         modules["__main__"] = self._main
-        with suppress(MemoryError):
-            self._reserve.hold()
 
     def _outcome(self, code: str) -> Doing:
         """Run a block; class and text of its error, or None."""

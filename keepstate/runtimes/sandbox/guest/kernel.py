@@ -24,13 +24,28 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# what each worker calls is looked up and typed here, once: a function of a library, an array and its type that are made
+# in a worker cost it up to 80 pages that have to be copied for it
+_prctl, _unshare, _setns, _capset, _mount = _libc.prctl, _libc.unshare, _libc.setns, _libc.capset, _libc.mount
+_prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+_unshare.argtypes = (ctypes.c_int,)
+_setns.argtypes = (ctypes.c_int, ctypes.c_int)
+_capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+_mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
 _libc.syscall.restype = ctypes.c_long
+_call = ctypes.CDLL(None, use_errno=True).syscall  # another object than `_libc.syscall`, with types of its own
+_call.argtypes = (ctypes.c_long,) * 3
+_call.restype = ctypes.c_long
+_capabilities = (
+    ctypes.create_string_buffer(struct.pack("=Ii", CAPABILITY_VERSION_3, 0), 8),
+    ctypes.create_string_buffer(24),
+)
 
 
-def _check(result: int, name: str) -> int:
+def _check(result: int, name: str, detail: object = "") -> int:
     if result < 0:
         error = ctypes.get_errno()
-        raise OSError(error, f"{name}: {os.strerror(error)}")
+        raise OSError(error, f"{name}{detail}: {os.strerror(error)}")
     return result
 
 
@@ -41,24 +56,28 @@ def _syscall(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | 
 
 def prctl(option: int, value: int) -> None:
     """Set a property of this process."""
-    zero = ctypes.c_ulong(0)
-    _check(_libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero), f"prctl({option})")
+    _check(_prctl(option, value, 0, 0, 0), "prctl ", option)
 
 
 def unshare(flags: int) -> None:
     """Leave the namespaces of `flags` for new ones."""
-    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+    _check(_unshare(flags), "unshare")
 
 
 def enter_namespace(descriptor: int, kind: int) -> None:
     """Enter the namespace of kind `kind` that the process behind a pidfd is in (Linux 5.8)."""
-    _check(_libc.setns(ctypes.c_int(descriptor), ctypes.c_int(kind)), "setns")
+    _check(_setns(descriptor, kind), "setns")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     """Mount a file system."""
-    words = [text.encode() if text is not None else None for text in (source, target, kind, options)]
-    _check(_libc.mount(*words[:3], ctypes.c_ulong(flags), words[3]), f"mount {target}")
+    kind_, options_ = (None if text is None else text.encode() for text in (kind, options))
+    _check(_mount(source.encode(), target.encode(), kind_, flags, options_), "mount ", target)
+
+
+def mount_tmp(options: bytes) -> None:
+    """Mount an empty /tmp."""
+    _check(_mount(b"tmpfs", b"/tmp", b"tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options), "mount /tmp")
 
 
 def make_read_only(target: str, *, recursive: bool = False, devices: bool = False) -> None:
@@ -79,15 +98,24 @@ def make_root(folder: str) -> None:
 
 def drop_capabilities() -> None:
     """Give up every capability; with no_new_privs and no exec there is no way back."""
-    header = ctypes.create_string_buffer(struct.pack("=Ii", CAPABILITY_VERSION_3, 0), 8)
-    _check(_libc.capset(header, ctypes.create_string_buffer(24)), "capset")
+    _check(_capset(*_capabilities), "capset")
 
 
-def set_filter(program: bytes) -> None:
-    """Install a seccomp filter: `program` is an array of `struct sock_filter`."""
-    code = ctypes.create_string_buffer(program, len(program))
-    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
-    _check(_libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.create_string_buffer(header), 0, 0), "seccomp")
+class Filter:
+    """A seccomp filter that can be installed.
+
+    Args:
+        program: An array of `struct sock_filter`.
+    """
+
+    def __init__(self, program: bytes) -> None:
+        self._code = ctypes.create_string_buffer(program, len(program))
+        self._header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(self._code)))
+        self._at = ctypes.addressof(self._header)
+
+    def install(self) -> None:
+        """Put this process under it, for good."""
+        _check(_prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, self._at, 0, 0), "seccomp")
 
 
 def landlock_version() -> int:
@@ -100,6 +128,7 @@ def landlock_version() -> int:
 
 def landlock_ruleset(attributes: bytes) -> int:
     """A descriptor of a new rule set."""
+    number("landlock_restrict_self")  # known from here on
     return _syscall("landlock_create_ruleset", attributes, len(attributes), 0)
 
 
@@ -110,4 +139,4 @@ def landlock_allow(ruleset: int, access: int, folder: int) -> None:
 
 def landlock_restrict(ruleset: int) -> None:
     """Put this process under a rule set, for good."""
-    _syscall("landlock_restrict_self", ruleset, 0)
+    _check(_call(number("landlock_restrict_self"), ruleset, 0), "landlock_restrict_self")

@@ -20,7 +20,7 @@ INSIDE_ID = 1000
 """User and group id that a worker sees itself under."""
 NOBODY = 65534
 """User and group id of workers outside, where the host is root."""
-TMP_OPTIONS = f"size=16m,nr_inodes=1024,mode=0700,uid={INSIDE_ID},gid={INSIDE_ID}"
+TMP_OPTIONS = f"size=16m,nr_inodes=1024,mode=0700,uid={INSIDE_ID},gid={INSIDE_ID}".encode()
 STAGE = "/proc"
 """Where the new root is put together: a folder that every Linux has and that holds no library of Python."""
 DEVICES = ("null", "zero", "urandom", "random")
@@ -55,21 +55,23 @@ def enter(libraries: dict[str, str]) -> bool:
     return dropped
 
 
-def fork_worker() -> int:
-    """Fork process 1 of a new process-id namespace. Returns as `os.fork`."""
+def fork_worker(own: int) -> int:
+    """Fork process 1 of a new process-id namespace. Returns as `os.fork`.
+
+    Args:
+        own: A descriptor of this process.
+    """
     kernel.unshare(kernel.CLONE_NEWPID)
     pid = fork()
     if pid:
-        own = os.pidfd_open(os.getpid())
         kernel.enter_namespace(own, kernel.CLONE_NEWPID)  # or the next child would be born into the same one
-        os.close(own)
     return pid
 
 
 def give_own_tmp() -> None:
     """Give this worker a mount namespace with its own /tmp, and move there."""
     kernel.unshare(kernel.CLONE_NEWNS)
-    kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, TMP_OPTIONS)
+    kernel.mount_tmp(TMP_OPTIONS)
     os.chdir("/tmp")
 
 

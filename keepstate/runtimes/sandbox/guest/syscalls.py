@@ -8,6 +8,7 @@ call, its libc uses another one. Any call that is not named here is refused by t
 from __future__ import annotations
 
 import os
+from functools import cache
 
 X86_64, AARCH64 = "x86_64", "aarch64"
 ARCHITECTURES = (X86_64, AARCH64)
@@ -189,6 +190,7 @@ def numbers(calls: dict[str, tuple[int | None, int | None]], architecture: str) 
     return [found for pair in calls.values() if (found := pair[column]) is not None]
 
 
+@cache
 def number(name: str) -> int:
     """The number of one of our own calls on this machine.
 

@@ -6,8 +6,9 @@ Nothing of a task is known here but names, parameters and descriptions.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from mmap import MAP_PRIVATE, mmap
+from types import CodeType, FunctionType
 from typing import Any
 
 from . import wire
@@ -52,19 +53,44 @@ def make_tools(descriptions: list[dict[str, Any]], call: Call) -> dict[str, Call
         call: How to run one.
     """
     functions: dict[str, Callable[..., Any]] = {}
+    space = {"_call": call, "__builtins__": {}, "__name__": "tools"}
     for tool in descriptions:
         name, parameters, defaults = tool["name"], tool["parameters"], tool["defaults"]
-        taken = ", ".join(f"{each}={defaults[each]!r}" if each in defaults else each for each in parameters)
-        arguments = ", ".join(f"{parameter!r}: {parameter}" for parameter in parameters)
-        source = (
-            f"def {name}({taken}):\n    _result, _error = _call({name!r}, {{{arguments}}})\n"
-            "    if _error is not None: raise _error\n    return _result"  # raised here: no frame of ours in its trace
-        )
-        space: dict[str, Any] = {"_call": call, "__builtins__": {}, "__name__": "tools"}
-        exec(compile(source, "<tools>", "exec"), space)
-        functions[name] = space[name]
-        functions[name].__doc__ = tool["doc"]
+        taken = tuple(defaults[each] for each in parameters if each in defaults)
+        functions[name] = made = FunctionType(_code(name, parameters), space, name, taken)
+        made.__doc__ = tool["doc"]
     return functions
+
+
+def _compiled(name: str, parameters: Sequence[str]) -> CodeType:
+    arguments = ", ".join(f"{parameter!r}: {parameter}" for parameter in parameters)
+    source = (
+        f"def {name}({', '.join(parameters)}):\n    _result, _error = _call({name!r}, {{{arguments}}})\n"
+        "    if _error is not None: raise _error\n    return _result"  # raised here: no frame of ours in its trace
+    )
+    return next(each for each in compile(source, "<tools>", "exec").co_consts if isinstance(each, CodeType))
+
+
+_BLANKS = [f"_{place}" for place in range(8)]
+_FORMS = [_compiled("_name", _BLANKS[:count]) for count in range(len(_BLANKS) + 1)]
+"""Of tools with so many parameters, made in the zygote: to compile five takes a worker a third of a millisecond."""
+
+
+def _code(name: str, parameters: Sequence[str]) -> CodeType:
+    """What `_compiled` makes of them."""
+    if len(parameters) > len(_BLANKS):
+        return _compiled(name, parameters)
+    form, words = _FORMS[len(parameters)], {"_name": name, **dict(zip(_BLANKS, parameters, strict=False))}
+    constants = [
+        words.get(each, each)
+        if isinstance(each, str)
+        else tuple(map(words.__getitem__, each))
+        if isinstance(each, tuple)
+        else each
+        for each in form.co_consts
+    ]
+    names = (*parameters, *form.co_varnames[len(parameters) :])
+    return form.replace(co_name=name, co_qualname=name, co_consts=tuple(constants), co_varnames=names)
 
 
 def encode_call(question: dict[str, Any], arguments: dict[str, Any]) -> bytes:

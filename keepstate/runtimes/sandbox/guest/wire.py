@@ -21,6 +21,7 @@ from _signal import (  # type: ignore[import-not-found]
 from _socket import AF_UNIX, MSG_WAITALL, SOCK_STREAM, socket
 from collections.abc import Callable
 from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
+from struct import Struct
 from sys import getprofile, gettrace, setprofile, settrace
 from typing import Any
 
@@ -30,6 +31,10 @@ MAX_FRAME = 1 << 19
 """Bytes of JSON that the host accepts in one frame from a worker, beyond the room for its output."""
 SIGNALS = (SIGALRM, SIGVTALRM, SIGPROF, SIGUSR1)
 """Those that come by themselves: of the timers, and of the host when the time is over. Few, since each costs time."""
+REQUEST = Struct("=QQ")
+"""What the host sends the zygote for a worker: a number, and the worker's memory in MiB."""
+ANSWER = Struct("=Q")
+"""What comes back: that number, and after it, as text, what failed."""
 PIECE = 1 << 16
 """Bytes read at once of what nobody wants any more."""
 

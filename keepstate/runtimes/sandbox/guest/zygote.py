@@ -13,15 +13,22 @@ import os
 import signal
 import socket
 import sys
-from _signal import SIG_DFL  # type: ignore[import-not-found]  # `signal` without its enums: 60 pages of each worker
+from _signal import SIG_DFL, SIGCHLD  # type: ignore[import-not-found]  # `signal` without its enums: 60 pages a worker
 from _signal import signal as set_signal
+from _socket import SCM_RIGHTS, SOL_SOCKET, socketpair
+from _socket import socket as _socket
 from collections.abc import Iterator
+from struct import Struct
 from typing import Any
 
 from . import kernel, library, preload, refusals
 from .actions import Action
 from .confine import NAMESPACES, PROCESS, Confinement, confine, fork_worker, prepare
 from .interpreter import Interpreter
+from .wire import ANSWER, REQUEST
+
+DESCRIPTORS = Struct("=ii")
+"""Of a worker's connection and its process, as they are sent beside an answer."""
 
 
 def main(folder: str, host: str, rung: str) -> Iterator[Action]:
@@ -56,31 +63,36 @@ def main(folder: str, host: str, rung: str) -> Iterator[Action]:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # from here on the kernel reaps
     _answer(control, {"ready": True})
     os.dup2(0, 2)  # from here on an error is told over a connection
-    while request := control.recv(4096):
-        if _spawn(control, confinement, interpreter, json.loads(request)):
+    connection = _socket(fileno=control.detach())
+    while request := connection.recv(REQUEST.size):
+        if _spawn(connection, confinement, interpreter, *REQUEST.unpack(request)):
             return interpreter.serve()
     os._exit(0)
 
 
-def _answer(control: socket.socket, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
-    socket.send_fds(control, [json.dumps(message).encode()], descriptors)
+def _answer(control: socket.socket, message: dict[str, Any]) -> None:
+    control.send(json.dumps(message).encode())
 
 
-def _spawn(control: socket.socket, confinement: Confinement, interpreter: Interpreter, request: dict[str, Any]) -> bool:
-    """Fork a worker, and tell the host; returns whether this is the worker."""
-    ours, theirs = socket.socketpair()
+def _spawn(control: _socket, confinement: Confinement, interpreter: Interpreter, number: int, memory_mib: int) -> bool:
+    """Fork a worker, and tell the host; returns whether this is the worker.
+
+    What the zygote touches here has to be copied for it after every fork, so it is little.
+    """
+    ours, theirs = socketpair()
     try:
         pid = fork_worker(confinement)
     except OSError as error:
-        _answer(control, {"id": request["id"], "failed": f"fork: {error}"})
+        control.send(ANSWER.pack(number) + f"fork: {error}".encode())
     else:
         if pid == 0:
             control.detach()
             ours.detach()
-            _work(theirs.detach(), confinement, interpreter, request["memory_mib"])
+            _work(theirs.detach(), confinement, interpreter, memory_mib)
             return True
         process = os.pidfd_open(pid)
-        _answer(control, {"id": request["id"]}, (ours.fileno(), process))
+        told = DESCRIPTORS.pack(ours.fileno(), process)
+        control.sendmsg((ANSWER.pack(number),), ((SOL_SOCKET, SCM_RIGHTS, told),))
         os.close(process)
     ours.close()
     theirs.close()
@@ -90,7 +102,7 @@ def _spawn(control: socket.socket, confinement: Confinement, interpreter: Interp
 def _work(connection: int, confinement: Confinement, interpreter: Interpreter, memory_mib: int) -> None:
     """Become a worker, or end."""
     try:
-        set_signal(signal.SIGCHLD, SIG_DFL)
+        set_signal(SIGCHLD, SIG_DFL)
         _close_all_but(connection, confinement.ruleset)
         _open_own_null()
         interpreter.connect(connection)
@@ -111,10 +123,9 @@ def _open_own_null() -> None:
     os.close(own)
 
 
-def _close_all_but(*kept: int | None) -> None:
+def _close_all_but(kept: int, other: int | None) -> None:
     """Close every descriptor above 2 but those; the zygote itself never has many."""
-    first = 3
-    for descriptor in sorted(number for number in kept if number is not None):
-        os.closerange(first, descriptor)
-        first = descriptor + 1
-    os.closerange(first, 256)
+    first, second = (kept, kept) if other is None else (kept, other) if kept < other else (other, kept)
+    os.closerange(3, first)
+    os.closerange(first + 1, second)
+    os.closerange(second + 1, 256)
