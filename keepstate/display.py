@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
@@ -215,9 +215,9 @@ class CountDisplay(Display[tuple[int, int]]):
         done, total = state
         return f"{self._name}: {done:,}/{total:,}"
 
-    def each(self, items: Sequence[Item]) -> Iterator[Item]:
-        """Pass `items` on, and show how many were taken."""
+    def each(self, items: Iterable[Item], total: int) -> Iterator[Item]:
+        """Pass `items` on, and show how many of `total` were taken."""
         for number, item in enumerate(items):
-            self((number, len(items)))
+            self((number, total))
             yield item
-        self((len(items), len(items)))
+        self((total, total))

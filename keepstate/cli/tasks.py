@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -63,10 +63,12 @@ def generate(config: Path | None, out: Path | None, apart_from: tuple[Path, ...]
     except ValidationError as error:
         raise UserError(explain(error, TaskSetConfig).message, "see: keepstate tasks generate --help") from error
     folder = out or Path("data/tasks") / wanted.folder_name
-    tasks = wanted.make(apart_from=[task for other in apart_from for task in load_tasks(other)])
-    _require_unmixed(folder, {f"{task.name}.json" for task in tasks})
+    tasks: Iterable[Task] = wanted.sampled(apart_from=[task for other in apart_from for task in load_tasks(other)])
+    if apart_from or use_family(wanted.family).source or (folder.is_dir() and any(folder.glob("*.json"))):
+        tasks = list(tasks)  # else they cannot run out or be refused, and are written while others are sampled
+        _require_unmixed(folder, {f"{task.name}.json" for task in tasks})
     with CountDisplay(str(folder)) as shown:
-        write_tasks(folder, shown.each(tasks))
+        write_tasks(folder, shown.each(tasks, wanted.count))
     click.echo(folder)
 
 

@@ -52,7 +52,7 @@ def build_report(
     with CountDisplay("reading episodes") as shown:
         cells = read_results(run, on_progress=shown)
     with CountDisplay("figures of cells") as shown:
-        report = make_report(run.resolve().name, cells, margin=margin, each=shown.each)
+        report = make_report(run.resolve().name, cells, margin=margin, each=lambda of: shown.each(of, len(of)))
     folder = out or run / "report"
     if pages:
         with CountDisplay("pages of traces") as shown:

@@ -24,8 +24,12 @@ class Dice(random.Random):
     """
 
     def __init__(self, key: str) -> None:
-        self.bits = np.random.PCG64(int.from_bytes(hashlib.sha256(key.encode()).digest()))
-        """The raw 64-bit stream."""
+        digest = hashlib.sha256(key.encode()).digest()
+        words = np.frombuffer(digest, ">u4")[::-1].astype(np.uint32)  # those of the number: as a number it takes longer
+        while not words[-1]:
+            words = words[:-1]
+        self.bits = np.random.PCG64(words)
+        """The raw 64-bit stream, as the digest seeds it as a number."""
         super().__init__()
 
     def seed(self, a: Any = None, version: int = 2) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -63,16 +63,18 @@ class TaskSetConfig(Closed):
         Raises:
             UserError: See `resolved` and `make_tasks`.
         """
+        return list(self.sampled(count, apart_from))
+
+    def sampled(self, count: int | None = None, apart_from: Collection[Task] = ()) -> Iterator[Task]:
+        """The same tasks one by one, as they are sampled. See `make`."""
         whole = self.resolved()
-        return list(
-            make_tasks(
-                whole.family,
-                str(whole.difficulty),
-                min(count or whole.count, whole.count),
-                whole.seed_start,
-                rules=whole.rules,
-                apart_from=apart_from,
-            )
+        return make_tasks(
+            whole.family,
+            str(whole.difficulty),
+            min(count or whole.count, whole.count),
+            whole.seed_start,
+            rules=whole.rules,
+            apart_from=apart_from,
         )
 
 
