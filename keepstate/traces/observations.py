@@ -21,6 +21,8 @@ MAX_GLOBALS = 60
 MAX_NAME_CHARS = 60
 MAX_RESULT_CHARS = 10_000
 
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""`json.dumps` makes an encoder at each call."""
 _SPECIAL_TOKEN = re.compile(
     r"<(?!(?:module|lambda|listcomp|dictcomp|setcomp|genexpr|locals|string|stdin)>)(?=[|\uff5c]|/?[A-Za-z_]+>)"
 )
@@ -52,7 +54,7 @@ def _codeact(result: ActionResult) -> str:
         observation["error"] = cut(result.error, MAX_ERROR_CHARS)
     if result.globals is not None:
         observation["globals"] = _names(result.globals)
-    text = json.dumps(observation, ensure_ascii=False, separators=(",", ":"))
+    text = _compact(observation)
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

@@ -12,6 +12,9 @@ from keepstate.tasks.base import Environment, Task, Verdict
 from keepstate.tasks.families.knapsack.content import Content, Item, RuleSet
 from keepstate.tasks.tools import ToolError, echo, tool
 
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+"""`json.dumps` makes an encoder at each call."""
+
 
 class KnapsackEnvironment(Environment):
     """The state of one episode: what was inspected and taken.
@@ -71,7 +74,7 @@ class KnapsackEnvironment(Environment):
     @tool
     def list_items(self) -> str:
         """JSON list of all item ids."""
-        return json.dumps(self._content.public.item_ids, separators=(",", ":"))
+        return _compact(self._content.public.item_ids)
 
     @tool
     def inspect(self, item_id: str) -> str:
@@ -82,7 +85,7 @@ class KnapsackEnvironment(Environment):
             raise ToolError(f"inspection budget used up: {budget} of {budget}")
         self._inspected.add(item_id)
         properties = {"class": item.class_, "value": item.value, "weight": item.weight}
-        return json.dumps(properties, separators=(",", ":"))
+        return _compact(properties)
 
     @tool
     def take_item(self, item_id: str) -> None:
