@@ -61,7 +61,7 @@ class Timed(TextTokenizer):
 
 def make_traces(folder: Path, count: int) -> int:
     """Write `count` traces of a knapsack-like conversation and return their bytes."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "dataset"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from made_traces import make_trace, write_traces
 
     system = "You act by writing Python. " + " ".join(f"Tool {n}: does thing {n} and returns text." for n in range(60))

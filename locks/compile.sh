@@ -49,4 +49,7 @@ if [ "${1:-}" = --measured ]; then
     lock serve-cpu.txt 3.11 "${cpu[@]}" locks/serve-cpu.in
     lock train-cuda.txt 3.11 locks/train-cuda.in
     lock serve-cuda.txt 3.11 locks/serve-cuda.in
+    for device in cpu cuda; do
+        lock serve-ray-$device.txt 3.11 --constraints locks/serve-$device.txt locks/serve-ray-$device.in
+    done
 fi

@@ -178,15 +178,15 @@ def concurrency_option(default: int | None = None) -> Option[Any]:
     )
 
 
-def engine_options() -> Option[Any]:
-    """Which machines play; `engine_of` takes it from what click hands over."""
+def engine_options(local: str = "this machine", ray: str = "all nodes of a Ray cluster") -> Option[Any]:
+    """Which machines do it; `engine_of` takes it from what click hands over."""
     return together(
         click.option(
             "--engine",
             type=click.Choice(["local", "ray"]),
             default="local",
             show_default=True,
-            help="This machine, or all nodes of a Ray cluster.",
+            help=f"{local[0].upper()}{local[1:]}, or {ray}.",
         ),
         click.option("--address", help="Of that cluster: auto, or HOST:PORT; else one of this machine is started."),
     )

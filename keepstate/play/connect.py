@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 from keepstate.errors import UserError
 from keepstate.models.endpoint import KEY, REMOTE_KEY
-from keepstate.setup.ray import COMMAND
+from keepstate.setup.ray import COMMAND, ray_environment
 
 STORE_BYTES = 256 * 2**20
 """Of a cluster that we start: messages of more than 100 KB pass through it."""
@@ -36,11 +35,7 @@ def _ray(*, alone: bool) -> Any:
     Raises:
         UserError: It is not installed.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if alone:  # Ray's words for "there are no other machines"; read when it is imported
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ |= ray_environment(alone=alone)  # read when it is imported
     try:
         import ray
     except ImportError as error:

@@ -12,9 +12,11 @@ from keepstate.places import caches
 from keepstate.serve.adapters import max_rank, target_modules
 from keepstate.serve.capacity import GPU_MEMORY
 from keepstate.serve.fitting import TUNED
+from keepstate.serve.over_nodes import as_told
 from keepstate.serve.serving_plan import ServingPlan
 from keepstate.serve.vllm_arguments import GPU_SHARE, drafted
 from keepstate.setup import environments
+from keepstate.setup.ray import ray_environment
 from keepstate.train import axolotl_config
 from keepstate.vocabulary import BASE
 
@@ -78,9 +80,12 @@ def command(planned: ServingPlan, python: Path) -> list[str]:
         flags += ["--enable-lora", "--lora-modules", *loras]
         # Without embeddings and logits: on the CPU 228 tokens/s for 12 instead of 194.
         flags += ["--lora-target-modules", *target_modules(planned.adapters)]
+    words = [*(word for pair in arguments.items() for word in pair), *flags, *planned.vllm_arguments]
     # -P: a folder named like a module in the current folder must not be imported
-    start = [str(python), "-P", "-m", "vllm.entrypoints.openai.api_server"]
-    return [*start, *(word for pair in arguments.items() for word in pair), *flags, *planned.vllm_arguments]
+    if planned.nodes is not None:
+        told = json.dumps(as_told(planned, planned.nodes, words, own_environment(planned)))
+        return [str(python), "-P", str(INSIDE / "keepstate_ray.py"), told]
+    return [str(python), "-P", "-m", "vllm.entrypoints.openai.api_server", *words]
 
 
 def graph_sizes(planned: ServingPlan) -> list[int]:
@@ -132,4 +137,6 @@ def own_environment(planned: ServingPlan) -> dict[str, str]:
 def environment(planned: ServingPlan) -> dict[str, str]:
     """The server's whole environment, with the key that it asks for: on a command line every user could read it."""
     key = {"VLLM_API_KEY": os.environ[KEY]} if planned.wants_key else {}
+    if planned.nodes is not None:
+        key |= ray_environment(alone=planned.nodes.address is None)
     return os.environ | caches(planned.log.parent / "home") | own_environment(planned) | key

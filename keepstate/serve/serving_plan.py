@@ -44,6 +44,15 @@ TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
 @dataclass(frozen=True, slots=True)
+class Nodes:
+    """Machines of a Ray cluster that serve together."""
+
+    address: str | None
+    """`auto`, or `HOST:PORT`; None: this one alone."""
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServingPlan:
     """A server as it will be started."""
 
@@ -76,6 +85,8 @@ class ServingPlan:
     """The one that it takes; None: what CUDA gives it."""
     replicas: tuple[str, ...] = ()
     """Base URLs of all servers that start together with it; none where it is alone."""
+    nodes: Nodes | None = None
+    """Where it is served by Ray Serve LLM; None: by one vLLM here."""
 
     @property
     def names(self) -> tuple[str, ...]:

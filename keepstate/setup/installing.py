@@ -20,7 +20,7 @@ from pathlib import Path
 from keepstate import machine
 from keepstate.display import Bar, Display
 from keepstate.errors import UserError
-from keepstate.places import writable_home
+from keepstate.places import shipped, writable_home
 from keepstate.processes import GuardedProcess, log_end, log_text, only_one
 from keepstate.setup.environments import (
     DEFAULT,
@@ -101,11 +101,7 @@ def install(wanted: EnvironmentSpec, python: str) -> None:
     wanted.log.unlink(missing_ok=True)
     own_pip = not core_has_pip()
     _run(wanted, [python, "-m", "venv", *([] if own_pip else ["--without-pip"]), str(wanted.folder)])
-    pip = (
-        [str(wanted.python), "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", str(wanted.python)]
-    )
-    pip += ["install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
-    pip += ["--no-warn-script-location", "--no-compile", "--no-deps", "--require-hashes"]
+    pip = _pip_install(wanted)
     if wanted.torch_locks:
         _install_torch(wanted, pip)
     _run(wanted, [*pip, "-r", str(wanted.lock)])
@@ -138,6 +134,40 @@ def _install_torch(wanted: EnvironmentSpec, pip: list[str]) -> None:
         except UserError:
             if number == len(attempts) or not NO_TORCH.search(log_text(wanted.log)[start:]):
                 raise
+
+
+def _pip_install(wanted: EnvironmentSpec) -> list[str]:
+    """How pip installs from lock files into an environment; they follow."""
+    own_pip = core_has_pip()
+    pip = (
+        [str(wanted.python), "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", str(wanted.python)]
+    )
+    pip += ["install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
+    pip += ["--no-warn-script-location", "--no-compile", "--no-deps", "--require-hashes"]
+    return pip
+
+
+def ensure_serve_ray() -> Path:
+    """Make `.venv-serve` unless it is ready, put Ray Serve into it unless it is there, and return its interpreter.
+
+    Raises:
+        UserError: No fitting Python, no space, or pip failed.
+    """
+    python, wanted = ensure("serve"), spec("serve")
+    lock = shipped(f"locks/serve-ray-{wanted.device}.txt")
+    version = re.search(r"^ray==(\S+)", lock.read_text(), re.MULTILINE)
+    assert version is not None
+    if wanted.engines is not Engines.MEASURED:
+        raise UserError(
+            f"{wanted.folder.name} has the {wanted.engines} engines, which no Ray was locked for",
+            f"take the measured ones: keepstate setup serve --engines {Engines.MEASURED}",
+        )
+    with only_one(wanted.log.with_suffix(".lock"), wanted.folder.name):
+        if not [*wanted.folder.glob(f"lib/python*/site-packages/ray-{version[1]}.dist-info")]:
+            print(f"Ray {version[1]} is installed into {wanted.folder.name} (log: {wanted.log})", file=sys.stderr)
+            _run(wanted, [*_pip_install(wanted), "-r", str(lock)])
+            wanted.write_stamp()
+    return python
 
 
 def _run(wanted: EnvironmentSpec, command: list[str]) -> None:

@@ -11,16 +11,30 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+import secrets
 import sys
 from pathlib import Path
 
 from keepstate.errors import UserError
 from keepstate.places import home, shipped, writable_home
 from keepstate.processes import run_logged
-from keepstate.setup.environments import core_has_pip
+from keepstate.setup.environments import core_has_pip, unless_set
 
 COMMAND = "keepstate setup ray"
 LOCK = "locks/ray.txt"
+
+
+def ray_environment(*, alone: bool) -> dict[str, str]:
+    """Variables of a process that uses Ray: no reports to its makers.
+
+    Args:
+        alone: Of one that starts a cluster of this machine: all listens on the loopback, and asks for a token.
+    """
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if not alone:
+        return quiet
+    token = unless_set({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    return quiet | token | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's word for "there are no other machines"
 
 
 def locked() -> str:

@@ -3,10 +3,11 @@
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keepstate.cli import cli, run
 from keepstate.models.endpoint import KEY
@@ -94,21 +95,99 @@ def test_a_training_is_a_job_that_goes_on_where_it_was_cut(capsys: pytest.Captur
     assert job["spec"]["backoffLimit"] > 0
 
 
-def test_several_machines_are_a_ray_job_whose_head_plays_nothing_and_has_the_key(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """By the names in KubeRay's reference of its API (1.6.2): its schema is in no package that could be asked here."""
+class Known(BaseModel):
+    """An object of KubeRay's API `ray.io/v1`: no other properties than its types have, and those that must be there.
+
+    Of a RayJob with a token and a cluster of its own, without what autoscaling and deletion policies have. Pods are
+    Kubernetes' own. Names and types are those of its repository in 2026, the rest is what its operator checks.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Metadata(Known):
+    name: Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=47)]
+    labels: dict[str, str] = {}
+
+
+class PodTemplate(Known):
+    metadata: dict[str, Any] = {}
+    spec: dict[str, Any]
+
+
+class Group(Known):
+    rayStartParams: dict[str, str]
+    template: PodTemplate
+
+
+class HeadGroup(Group):
+    serviceType: str = ""
+    headService: dict[str, Any] = {}
+    enableIngress: bool = False
+
+
+class WorkerGroup(Group):
+    groupName: str
+    replicas: int = 0
+    minReplicas: int
+    maxReplicas: int
+    numOfHosts: int = 1
+    suspend: bool = False
+
+
+class AuthOptions(Known):
+    mode: Literal["disabled", "token"]
+
+
+class RayCluster(Known):
+    rayVersion: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    """Which an operator that makes a token asks for: 2.52.0 or later."""
+    authOptions: AuthOptions
+    headGroupSpec: HeadGroup
+    workerGroupSpecs: list[WorkerGroup]
+    enableInTreeAutoscaling: bool = False
+    suspend: bool = False
+
+
+class RayJob(Known):
+    entrypoint: str
+    rayClusterSpec: RayCluster
+    backoffLimit: Annotated[int, Field(ge=0)] = 0
+    shutdownAfterJobFinishes: bool = False
+    ttlSecondsAfterFinished: Annotated[int, Field(ge=0)] = 0
+    activeDeadlineSeconds: Annotated[int, Field(gt=0)] = 1
+    submissionMode: Literal["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"] = "K8sJobMode"
+    runtimeEnvYAML: str = ""
+    entrypointNumCpus: float = 0
+    entrypointNumGpus: float = 0
+    entrypointResources: str = ""
+    jobId: str = ""
+    suspend: bool = False
+    metadata: dict[str, str] = {}
+
+
+def test_several_machines_are_a_ray_job_as_kuberay_has_it(capsys: pytest.CaptureFixture[str]) -> None:
     (job,) = loaded(capsys, "--nodes", "5", "--gpus", "1", "--", "bench", "run", "a.yaml")
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    Metadata.model_validate(job["metadata"])
+    cluster = RayJob.model_validate(job["spec"]).rayClusterSpec
+    assert tuple(map(int, cluster.rayVersion.split("."))) >= (2, 52, 0)
+    for group in (cluster.headGroupSpec, *cluster.workerGroupSpecs):
+        assert group.template.spec["containers"]
+    for wrong in ({"rayVersion": 2.6}, {"authOptions": {"mode": "Token"}}, {"headGroupSpec": {}}, {"workers": []}):
+        with pytest.raises(ValidationError):
+            RayCluster.model_validate(job["spec"]["rayClusterSpec"] | wrong)
+
+
+def test_the_head_of_several_machines_plays_nothing_and_has_the_key(capsys: pytest.CaptureFixture[str]) -> None:
+    (job,) = loaded(capsys, "--nodes", "5", "--gpus", "1", "--", "bench", "run", "a.yaml")
     spec = job["spec"]
-    assert set(spec) == {"entrypoint", "shutdownAfterJobFinishes", "backoffLimit", "rayClusterSpec"}
     assert spec["entrypoint"] == "cd /work && keepstate bench run a.yaml --engine ray --address auto"
+    assert spec["shutdownAfterJobFinishes"]
     cluster = spec["rayClusterSpec"]
-    assert set(cluster) == {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
     assert cluster["authOptions"] == {"mode": "token"}
     (group,) = cluster["workerGroupSpecs"]
-    told = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
-    assert (set(group), group["replicas"]) == (told, 5)
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (5, 5, 5)
     assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
     (head,), (node,) = containers(cluster["headGroupSpec"]), containers(group)
     assert [variable["name"] for variable in head["env"]] == ["RAY_USAGE_STATS_ENABLED", KEY]

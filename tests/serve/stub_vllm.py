@@ -1,9 +1,12 @@
 """Stands in as the server's python: takes vLLM's command line, says what vLLM would say, answers as it would.
 
+What Ray Serve LLM is told holds that command line, too.
+
 `STUB` in the environment chooses a defect: dies, silent, adapter, plugin, prompts, untold (no log-probabilities), or
 NAME=base (answers as the base does); DEFECT@PORT is that of one server alone. Its pid goes to the file `STUB_PID`.
 """
 
+import json
 import os
 import sys
 import time
@@ -14,6 +17,10 @@ from stub_http import HttpServer, JsonHandler
 
 KEY = os.environ.get("VLLM_API_KEY", "")
 DEFECT, _, WHERE = os.environ.get("STUB", "").partition("@")
+
+
+if sys.argv[-1].startswith('{"address"'):
+    sys.argv[1:] = json.loads(sys.argv[-1])["vllm"]
 
 
 def option(name: str) -> list[str]:
