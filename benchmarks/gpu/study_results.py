@@ -193,7 +193,7 @@ def _plays(arms: Mapping[tuple[str, Arm], Seeds], size: Size) -> bool:
     """Whether both specialists lie above the blind floor in every training, on tasks like those of the training."""
     cells = [cell for arm in LEARNT[:2] for cell in arms[size.trained_on, arm].values()]
     corrected = [cell_figures(cell).corrected for cell in cells]
-    return all(value is not None and value.low is not None and value.low > 0 for value in corrected)
+    return bool(cells) and all(each is not None and each.low is not None and each.low > 0 for each in corrected)
 
 
 def _matrix(cells: Sequence[CellResult], arms: Mapping[tuple[str, Arm], Seeds], size: Size) -> list[str]:
