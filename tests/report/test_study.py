@@ -274,6 +274,10 @@ def test_adapters_below_the_floor_carry_no_claim(tmp_path: Path) -> None:
     assert "| yes |" not in (tmp_path / "results" / "README.md").read_text()
 
 
+def test_nothing_that_was_played_is_above_no_floor() -> None:
+    assert not study_results._plays({(SIZE.trained_on, arm): {} for arm in study_results.LEARNT}, SIZE)
+
+
 def test_a_training_with_a_cell_that_was_not_played_whole_is_left_out(tmp_path: Path) -> None:
     made_study(tmp_path / "study")
     cell = next(iter((tmp_path / "study" / "runs" / RUN).glob("mixed-seed1-forget-*")))
