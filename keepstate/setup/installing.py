@@ -99,8 +99,8 @@ def install(wanted: EnvironmentSpec, python: str) -> None:
     """
     wanted.log.parent.mkdir(parents=True, exist_ok=True)
     wanted.log.unlink(missing_ok=True)
-    own_pip = not core_has_pip()
-    _run(wanted, [python, "-m", "venv", *([] if own_pip else ["--without-pip"]), str(wanted.folder)])
+    without = ["--without-pip"] if core_has_pip() else []
+    _run(wanted, [python, "-m", "venv", *without, str(wanted.folder)])
     pip = _pip_install(wanted)
     if wanted.torch_locks:
         _install_torch(wanted, pip)
@@ -138,10 +138,8 @@ def _install_torch(wanted: EnvironmentSpec, pip: list[str]) -> None:
 
 def _pip_install(wanted: EnvironmentSpec) -> list[str]:
     """How pip installs from lock files into an environment; they follow."""
-    own_pip = core_has_pip()
-    pip = (
-        [str(wanted.python), "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", str(wanted.python)]
-    )
+    python = str(wanted.python)
+    pip = [sys.executable, "-m", "pip", "--python", python] if core_has_pip() else [python, "-m", "pip"]
     pip += ["install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     pip += ["--no-warn-script-location", "--no-compile", "--no-deps", "--require-hashes"]
     return pip
