@@ -122,6 +122,19 @@ def test_torch_is_pypis_where_no_index_has_its_cpu_build(
         installing.install(measured, "python3.98")
 
 
+@pytest.mark.parametrize("has_pip", [True, False])
+def test_an_environment_is_filled_by_the_pip_that_is_there(
+    mine: EnvironmentSpec, has_pip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(installing, "_run", lambda _, command: commands.append(command))
+    monkeypatch.setattr(installing, "core_has_pip", lambda: has_pip)
+    installing.install(mine, "python3.98")
+    made, *filled = commands
+    assert ("--without-pip" in made) == has_pip
+    assert {command[0] for command in filled} == {sys.executable if has_pip else str(mine.python)}
+
+
 @pytest.mark.slow
 def test_make_replaces_the_environment_that_its_own_python_is_of(tmp_path: Path) -> None:
     """As after `. .venv/bin/activate` and a pull that changed the lock."""

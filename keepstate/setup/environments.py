@@ -64,7 +64,7 @@ RELEASES: dict[tuple[Name, Device, Engines], Release] = {
     ("serve", "cuda", Engines.MEASURED): Release("vllm", "0.24.0", ALL),
     ("serve", "cuda", Engines.CURRENT): Release("vllm", "0.33.0", ALL),
 }
-"""What `--engines` chooses from. A version comes here when its tests have passed (CONTRIBUTING.md)."""
+"""What `--engines` chooses from. A default's tests have passed; what a current one's did not: docs/environments.md."""
 DEFAULT = Engines.MEASURED
 NOT_ON_A_GPU = "not run on a GPU yet"
 """Said of the current ones there, until they were."""
