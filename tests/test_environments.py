@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from serve.serving_helpers import write_environment
 
 from keepstate.errors import UserError
 from keepstate.places import SHIPPED
@@ -133,6 +134,29 @@ def test_an_environment_is_filled_by_the_pip_that_is_there(
     made, *filled = commands
     assert ("--without-pip" in made) == has_pip
     assert {command[0] for command in filled} == {sys.executable if has_pip else str(mine.python)}
+
+
+def test_ray_goes_beside_the_measured_engines_alone_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEPSTATE_HOME", str(tmp_path))
+    monkeypatch.setenv("KEEPSTATE_DEVICE", "cpu")
+    commands: list[list[str]] = []
+
+    def run(spec: EnvironmentSpec, command: list[str]) -> None:
+        commands.append(command)
+        (spec.folder / "lib/python3/site-packages/ray-2.60.0.dist-info").mkdir()
+
+    monkeypatch.setattr(installing, "_run", run)
+    environments.spec("serve", Engines.CURRENT).begin_stamp()
+    with pytest.raises(UserError, match="no Ray was locked for") as refused:
+        installing.ensure_serve_ray()  # before anything is made
+    assert refused.value.hint.endswith("keepstate setup serve --engines measured")
+    assert commands == []
+    made = environments.spec("serve", Engines.MEASURED)
+    write_environment(made, "#!/bin/sh\n")
+    for _ in range(2):
+        installing.ensure_serve_ray()
+        assert made.state() is State.READY
+    assert [Path(command[-1]).name for command in commands] == ["serve-ray-cpu.txt"]
 
 
 @pytest.mark.slow

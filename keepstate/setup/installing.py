@@ -149,17 +149,17 @@ def ensure_serve_ray() -> Path:
     """Make `.venv-serve` unless it is ready, put Ray Serve into it unless it is there, and return its interpreter.
 
     Raises:
-        UserError: No fitting Python, no space, or pip failed.
+        UserError: It has engines that no Ray was locked for, no fitting Python, no space, or pip failed.
     """
-    python, wanted = ensure("serve"), spec("serve")
-    lock = shipped(f"locks/serve-ray-{wanted.device}.txt")
-    version = re.search(r"^ray==(\S+)", lock.read_text(), re.MULTILINE)
-    assert version is not None
+    wanted = spec("serve")
     if wanted.engines is not Engines.MEASURED:
         raise UserError(
             f"{wanted.folder.name} has the {wanted.engines} engines, which no Ray was locked for",
             f"take the measured ones: keepstate setup serve --engines {Engines.MEASURED}",
         )
+    python, lock = ensure("serve"), shipped(f"locks/serve-ray-{wanted.device}.txt")
+    version = re.search(r"^ray==(\S+)", lock.read_text(), re.MULTILINE)
+    assert version is not None
     with only_one(wanted.log.with_suffix(".lock"), wanted.folder.name):
         if not [*wanted.folder.glob(f"lib/python*/site-packages/ray-{version[1]}.dist-info")]:
             print(f"Ray {version[1]} is installed into {wanted.folder.name} (log: {wanted.log})", file=sys.stderr)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from serve.serving_helpers import write_environment
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import keepstate
@@ -80,13 +81,7 @@ def shared(root: Path) -> Path:
     """A home where everything is made, in the eyes of those who look: environments that run nothing, a tokenizer."""
     home = root / "home"
     for name in environments.NAMES:
-        spec = EnvironmentSpec(name, "cpu", home)
-        spec.python.parent.mkdir(parents=True)
-        spec.python.write_text("#!/bin/sh\necho only a stand-in\nexit 3\n")
-        spec.python.chmod(0o755)
-        engine = f"{spec.release.package.replace('-', '_')}-{spec.release.version}.dist-info"
-        (spec.folder / "lib" / "python3.11" / "site-packages" / engine).mkdir(parents=True)
-        spec.write_stamp()
+        write_environment(EnvironmentSpec(name, "cpu", home), "#!/bin/sh\necho only a stand-in\nexit 3\n")
     model = home / "models" / basemodel.NAME
     model.mkdir(parents=True)
     tokenizer = Tokenizer(models.BPE())
