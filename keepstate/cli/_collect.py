@@ -13,14 +13,13 @@ import click
 
 from keepstate import eventloop
 from keepstate.bench.served import Watch, ask_who_answers, contents_of, pools_of
+from keepstate.cli._engine import engine_of, engine_options
 from keepstate.cli._options import (
     PATH,
     FiniteRange,
     RuntimeType,
     base_url_option,
     concurrency_option,
-    engine_of,
-    engine_options,
     family_option,
     fresh_option,
     json_option,
@@ -66,7 +65,7 @@ ALL = "all"
 @seed_option
 @limits_options(least_tool_calls=2)
 @concurrency_option(8)
-@engine_options()
+@engine_options(writes=True)
 @sandbox_options(AUTO)
 @fresh_option
 @json_option

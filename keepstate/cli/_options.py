@@ -1,4 +1,5 @@
-"""Options that several commands take, each in one place: the same name, type, words and errors everywhere.
+"""Options that several commands take, each in one place: the same name, type, words and errors everywhere (`--engine`:
+`_engine.py`).
 
     @click.command()
     @sandbox_options("auto")
@@ -12,8 +13,7 @@ Loads nothing that `--help` of a command need not wait for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +25,6 @@ from keepstate.vocabulary import RuntimeName
 if TYPE_CHECKING:
     from keepstate.bench.sweep import Sweep
     from keepstate.models.base import Sampling
-    from keepstate.play.cluster import Cluster
     from keepstate.traces.record import Limits
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -176,40 +175,6 @@ def concurrency_option(default: int | None = None) -> Option[Any]:
         show_default=default is not None,
         help=f"Episodes at once{otherwise}.",
     )
-
-
-def engine_options(local: str = "this machine", ray: str = "all nodes of a Ray cluster") -> Option[Any]:
-    """Which machines do it; `engine_of` takes it from what click hands over."""
-    return together(
-        click.option(
-            "--engine",
-            type=click.Choice(["local", "ray"]),
-            default="local",
-            show_default=True,
-            help=f"{local[0].upper()}{local[1:]}, or {ray}.",
-        ),
-        click.option("--address", help="Of that cluster: auto, or HOST:PORT; else one of this machine is started."),
-    )
-
-
-def engine_of(options: dict[str, Any]) -> AbstractContextManager[Cluster | None]:
-    """Take the options of `engine_options` out of `options`; the engine is had as long as the context lasts."""
-    return _engine(options.pop("engine"), options.pop("address"))
-
-
-@contextmanager
-def _engine(name: str, address: str | None) -> Iterator[Cluster | None]:
-    if name == "local":
-        if address is not None:
-            raise click.UsageError("--address belongs to --engine ray")
-        yield None
-        return
-    from keepstate.play.cluster import cluster
-
-    if address is None:
-        click.echo("starting Ray on this machine", err=True)
-    with cluster(address) as engine:
-        yield engine
 
 
 def key_file_option(of: str = "the server asks for", *, expose: bool = False) -> Option[Any]:

@@ -22,6 +22,7 @@ from keepstate.bench.benchmark_config import (
 )
 from keepstate.bench.research_configs import read_configs
 from keepstate.cli import Group
+from keepstate.cli._engine import engine_of, engine_options
 from keepstate.cli._options import (
     PATH,
     RUNTIME,
@@ -29,8 +30,6 @@ from keepstate.cli._options import (
     Several,
     base_url_option,
     concurrency_option,
-    engine_of,
-    engine_options,
     family_option,
     fresh_option,
     json_option,
@@ -69,7 +68,7 @@ def command() -> None:
 @click.option("--runtime", "runtimes", type=Several(RUNTIME), default=(), help="To play in; the config's if not given.")
 @sweep_options()
 @concurrency_option()
-@engine_options()
+@engine_options(writes=True)
 @sandbox_options()
 @fresh_option
 @json_option
@@ -115,7 +114,7 @@ def run_command(
 @sweep_options()
 @click.option("--context", type=click.IntRange(256), default=DEFAULT_CONTEXT, show_default=True, help="Least tokens.")
 @concurrency_option()
-@engine_options()
+@engine_options(writes=True)
 @sandbox_options()
 @fresh_option
 @json_option

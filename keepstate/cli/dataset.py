@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keepstate.cli import Group
+from keepstate.cli._engine import engine_of, engine_options
 from keepstate.cli._options import (
     PATH,
     RUNTIME,
     FiniteRange,
     choice,
-    engine_of,
-    engine_options,
     json_option,
     key_file_option,
     tokenizer_option,

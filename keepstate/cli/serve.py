@@ -13,7 +13,8 @@ import click
 from click.core import ParameterSource
 
 from keepstate.cli import Group
-from keepstate.cli._options import PATH, engine_options, json_option, key_file_option, laptop_option, port_option
+from keepstate.cli._engine import engine_options
+from keepstate.cli._options import PATH, json_option, key_file_option, laptop_option, port_option
 from keepstate.cli._output import print_json
 from keepstate.errors import EXIT_PARTIAL
 

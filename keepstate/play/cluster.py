@@ -18,7 +18,8 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from keepstate.agents.episode import attributed
@@ -38,10 +39,13 @@ from keepstate.play.node import (
     Played,
     Setting,
     Stopped,
+    Unshared,
     program,
 )
+from keepstate.play.sharing import look_for, offered
 from keepstate.tasks.families import named_families
 from keepstate.traces.record import Failure, Trace
+from keepstate.traces.writer import Staged
 from keepstate.vocabulary import Origin
 
 Share = TypeVar("Share")
@@ -59,6 +63,10 @@ FAILED_IN_A_ROW, REST_SECONDS = 3, 60.0
 every episode."""
 AHEAD = 4
 """Shares handed out for each processor: the next is there when one is done, and few wait for the first."""
+
+
+class NotShared(UserError):
+    """A node does not see the folders of results, or cannot write there."""
 
 
 @dataclass(eq=False)
@@ -82,7 +90,7 @@ class NodeActor:
         """Whether it failed too often just now."""
         return len(self.failed) == FAILED_IN_A_ROW and time.monotonic() - self.failed[-1] < REST_SECONDS
 
-    def note(self, trace: Trace) -> None:
+    def note(self, trace: Trace | Staged) -> None:
         """An episode is over there."""
         if trace.failure and trace.failure.origin in (Origin.SANDBOX, Origin.RUNTIME):
             self.failed.append(time.monotonic())
@@ -115,8 +123,8 @@ class NodeActor:
 class Cluster:
     """The engine. Made by `cluster`."""
 
-    def __init__(self, ray: Any) -> None:
-        self._ray = ray
+    def __init__(self, ray: Any, *, nodes_write: bool = False) -> None:
+        self._ray, self._nodes_write = ray, nodes_write
         self._workers: dict[str, NodeActor] = {}
         self._look_at: dict[str, float] = {}
         """When a node may be tried again, on the clock of `time.monotonic`."""
@@ -124,19 +132,29 @@ class Cluster:
         self._keys = itertools.count()
 
     @asynccontextmanager
-    async def ready(self, rungs: Collection[str], *, allow_unsafe: bool) -> AsyncIterator[Player]:
+    async def ready(
+        self, rungs: Collection[str], *, allow_unsafe: bool, folders: Collection[Path] = ()
+    ) -> AsyncIterator[Player]:
         """See `Engine`; every node that is there now must be able to play, unless it dies meanwhile.
 
-        Actors stay for the next time.
+        One that cannot write where it should takes no part, if there are others. Actors stay for the next time.
         """
-        setting = Setting(tuple(sorted(rungs)), allow_unsafe, named_families())
+        with offered(folders if self._nodes_write else ()) as tokens:
+            setting = Setting(tuple(sorted(rungs)), allow_unsafe, named_families(), tokens)
+            async with self._ready(setting) as player:
+                yield player
+
+    @asynccontextmanager
+    async def _ready(self, setting: Setting) -> AsyncIterator[Player]:
         nodes = await self._nodes()
         joining = await asyncio.gather(*(self._join(node, setting) for node in nodes), return_exceptions=True)
         living = {node["NodeID"] for node in await self._nodes()}
         looking = asyncio.get_running_loop().create_task(self._look(setting))
         try:
             for node, failed in zip(nodes, joining, strict=True):
-                if failed and (node["NodeID"] in living or not isinstance(failed, UserError)):
+                if isinstance(failed, NotShared) and self._workers:
+                    self._leave_out(node, failed)
+                elif failed and (node["NodeID"] in living or not isinstance(failed, UserError)):
                     raise failed
             if not self._workers:
                 raise UserError("the Ray cluster has no node with a CPU", "see: ray status")
@@ -203,10 +221,17 @@ class Cluster:
             await self._join(node, setting)
             self._look_at[identity] = 0.0
         except UserError as error:
-            self._look_at[identity] = time.monotonic() + REST_SECONDS
-            if identity not in self._told:
-                self._told.add(identity)
-                print(f"{error.message}; it takes no part", file=sys.stderr, flush=True)
+            self._leave_out(node, error)
+
+    def _leave_out(self, node: dict[str, Any], why: UserError) -> None:
+        """Let it rest, and tell it once."""
+        self._look_at[node["NodeID"]] = time.monotonic() + REST_SECONDS
+        self._tell(node["NodeID"], f"{why.message}; it takes no part")
+
+    def _tell(self, about: str, words: str) -> None:
+        if about not in self._told:
+            self._told.add(about)
+            print(words, file=sys.stderr, flush=True)
 
     async def _join(self, node: dict[str, Any], setting: Setting) -> None:
         """Let a node play.
@@ -227,10 +252,17 @@ class Cluster:
         if isinstance(opened, Opened) and opened.program != program():
             words = f"it runs {opened.program}, this is {program()}"
             opened = Stopped(-1, words, SAME)
+        if isinstance(opened, Opened):
+            try:
+                await asyncio.to_thread(look_for, setting.shared, opened.mark)
+            except UserError as error:
+                opened = Unshared(-1, error.message, error.hint)
         if isinstance(opened, Stopped):
+            self._workers.pop(identity, None)
             with suppress(self._ray.exceptions.RayError):
                 self._ray.kill(worker.actor)
-            raise UserError(f"{name} cannot play: {opened.message}", opened.hint)
+            kind = NotShared if isinstance(opened, Unshared) else UserError
+            raise kind(f"{name} cannot play: {opened.message}", opened.hint)
         self._workers[identity] = worker
         worker.serving = asyncio.get_running_loop().create_task(self._serve(identity, worker))
 
@@ -267,8 +299,10 @@ class Cluster:
         healthy = [worker for worker in self._workers.values() if not worker.rests] or self._workers.values()
         return min(healthy, key=lambda worker: (len(worker.open) + 1) / worker.cpus)
 
-    async def _play(self, episode: ToPlay, model: Model) -> Trace:
+    async def _play(self, episode: ToPlay, model: Model) -> Trace | Staged:
         """Let a node play, and answer for the model."""
+        if not self._nodes_write:
+            episode = replace(episode, folder=None)
         worker, key = await self._free(), next(self._keys)
         events = worker.open[key] = asyncio.Queue()
         sampling = getattr(model, "sampling", None)
@@ -284,6 +318,8 @@ class Cluster:
                     answering = asyncio.get_running_loop().create_task(_answer(worker, event, model, tuple(messages)))
                 elif isinstance(event, Played):
                     worker.note(event.trace)
+                    if event.unwritten:
+                        self._tell(worker.name, f"{worker.name}: {event.unwritten}; its results are written here")
                     return event.trace
                 else:
                     raise event.error() if isinstance(event, Stopped) else event
@@ -314,18 +350,19 @@ def _done(work: Callable[[Share], Result], share: Share) -> Result:
 
 
 @contextmanager
-def cluster(address: str | None = None) -> Iterator[Cluster]:
+def cluster(address: str | None = None, *, nodes_write: bool = False) -> Iterator[Cluster]:
     """The engine of a Ray cluster.
 
     Args:
         address: `auto` for the one that runs here, or `HOST:PORT`; None starts one of this machine alone, which ends,
             with all its files, when the block does.
+        nodes_write: Nodes write their traces themselves, into folders that all share; else they send them.
 
     Raises:
         UserError: Ray is not installed, no cluster is there, or it is of other versions.
     """
     with connected(address) as ray:
-        engine = Cluster(ray)
+        engine = Cluster(ray, nodes_write=nodes_write)
         try:
             yield engine
         finally:

@@ -21,7 +21,7 @@ from keepstate.play.engine import Engine, Here, NodeGone, Player, ToPlay
 from keepstate.play.tally import Tally
 from keepstate.tasks.base import Task
 from keepstate.traces.record import Limits, Trace
-from keepstate.traces.writer import write_trace
+from keepstate.traces.writer import Staged, place_trace, write_trace
 from keepstate.vocabulary import RuntimeName
 
 RETRIES = 2
@@ -86,7 +86,8 @@ async def play(
     """
     queues = [(admission, deque(jobs)) for admission, jobs in owed]
     rungs = {job.isolation for _, jobs in queues for job in jobs if job.runtime is not RuntimeName.REACT}
-    async with (engine or Here()).ready(rungs, allow_unsafe=allow_unsafe) as player:
+    folders = {job.tally.folder.absolute() for _, jobs in queues for job in jobs if job.record is None}
+    async with (engine or Here()).ready(rungs, allow_unsafe=allow_unsafe, folders=folders) as player:
         try:
             async with asyncio.TaskGroup() as group:
                 workers = [
@@ -132,10 +133,11 @@ async def _work(
     return None
 
 
-async def _play(job: Job, admission: Admission, seat: Seat, player: Player) -> Trace:
+async def _play(job: Job, admission: Admission, seat: Seat, player: Player) -> Trace | Staged:
     job.tally.open += 1
     try:
-        episode = ToPlay(job.task, job.runtime, job.limits, job.seed, job.isolation)
+        folder = job.tally.folder.absolute() if job.record is None else None
+        episode = ToPlay(job.task, job.runtime, job.limits, job.seed, job.isolation, folder)
         return await player(episode, Metered(job.model(seat.server), admission, seat))
     finally:
         job.tally.open -= 1
@@ -161,7 +163,7 @@ class Metered(Relay):
         return reply
 
 
-async def _shielded_write(job: Job, trace: Trace) -> None:
+async def _shielded_write(job: Job, trace: Trace | Staged) -> None:
     """Write an episode in a thread. A cancelled run waits for the write: until then the folder is not another's."""
     writing = asyncio.get_running_loop().run_in_executor(None, _write, job, trace)
     try:
@@ -172,9 +174,11 @@ async def _shielded_write(job: Job, trace: Trace) -> None:
         raise
 
 
-def _write(job: Job, trace: Trace) -> None:
+def _write(job: Job, trace: Trace | Staged) -> None:
     job.begin()
-    if job.record is not None:
+    if isinstance(trace, Staged):
+        place_trace(job.tally.folder, trace)
+    elif job.record is not None:
         job.record(trace)
     else:
         write_trace(job.tally.folder, trace)

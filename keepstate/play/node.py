@@ -11,17 +11,20 @@ import asyncio
 import functools
 import hashlib
 import platform
+import secrets
 import traceback
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from keepstate.errors import EpisodeFailure, UserError
 from keepstate.models.base import ContextOverflow, Message, Model, Reply, Sampling
 from keepstate.play.engine import Here, Player, ToPlay
+from keepstate.play.sharing import Token, answered
 from keepstate.tasks.families import use_family
 from keepstate.traces.record import Failure, Trace
+from keepstate.traces.writer import Staged, stage_trace
 
 GATHER_SECONDS = 0.005
 """For which what is to be sent is gathered."""
@@ -35,6 +38,8 @@ class Setting:
     allow_unsafe: bool
     families: tuple[tuple[str, str], ...] = ()
     """Families that the user named: how, and their sources, which tell what is in their files."""
+    shared: tuple[Token, ...] = field(default=(), compare=False)
+    """In folders into which it writes; none where it writes no result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,8 @@ class Opened:
 
     program: str
     """Which keepstate runs there, and in which Python."""
+    mark: str = ""
+    """Of what it wrote beside tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +96,9 @@ class Played:
     """Event: an episode is over."""
 
     key: int
-    trace: Trace
+    trace: Trace | Staged
+    unwritten: str = ""
+    """Why the trace is sent though the node writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,10 @@ class Stopped:
     def error(self) -> Exception:
         """What to raise."""
         return UserError(self.message, self.hint) if self.hint else RuntimeError(self.message)
+
+
+class Unshared(Stopped):
+    """What comes of `Node.open` on a node that does not see the folders of results, or cannot write there."""
 
 
 Event = Asked | Played | Stopped
@@ -183,6 +196,10 @@ class Node:
         self._outbox = Outbox()
         await self._drop_all()
         try:
+            mark = await asyncio.to_thread(answered, setting.shared) if setting.shared else ""
+        except UserError as error:
+            return Unshared(-1, error.message, error.hint)
+        try:
             if setting != self._setting:
                 await self._stack.aclose()
                 self._setting, self._stack = None, AsyncExitStack()
@@ -193,7 +210,7 @@ class Node:
                 self._setting = setting
         except UserError as error:
             return Stopped(-1, error.message, error.hint)
-        return Opened(program())
+        return Opened(program(), mark)
 
     async def give(self, orders: Sequence[Order]) -> None:
         """Take orders."""
@@ -221,7 +238,8 @@ class Node:
     async def _play(self, order: Begin, model: Model, outbox: Outbox) -> None:
         assert self._player is not None
         try:
-            outbox.put(Played(order.key, await self._player(order.episode, model)))
+            trace = await self._player(order.episode, model)
+            outbox.put(await _written(order, trace))
         except UserError as error:
             outbox.put(Stopped(order.key, error.message, error.hint))
         except Exception:
@@ -234,6 +252,19 @@ class Node:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _written(order: Begin, trace: Trace | Staged) -> Played:
+    """Stage a graded episode that has a folder; the trace itself where it has none, or nothing can be written."""
+    folder = order.episode.folder
+    if folder is None or not isinstance(trace, Trace) or trace.verdict is None:
+        return Played(order.key, trace)
+    mark = secrets.token_hex(8)
+    try:
+        await asyncio.to_thread(stage_trace, folder, trace, mark)
+    except UserError as error:
+        return Played(order.key, trace, error.message)
+    return Played(order.key, Staged(trace.summary, trace.verdict, mark))
 
 
 @functools.cache

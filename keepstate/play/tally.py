@@ -16,6 +16,7 @@ from keepstate.tasks.base import Verdict
 from keepstate.traces.observations import cut
 from keepstate.traces.reader import BadTrace
 from keepstate.traces.record import Trace
+from keepstate.traces.writer import Staged
 from keepstate.vocabulary import Origin
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Tally:
         self.kept += 1
         self._grade(verdict)
 
-    def add(self, trace: Trace) -> None:
+    def add(self, trace: Trace | Staged) -> None:
         """Count an episode of this run."""
         usage = trace.summary.token_usage
         self.tokens = known_sum((self.tokens, usage.total_tokens))
@@ -92,7 +93,7 @@ class Tally:
             self.failures[trace.failure.origin] += 1
             from keepstate.traces.view import printable  # rich
 
-            words = cut(printable(f"{trace.task.name}: {trace.failure.message}"), MOST_CHARS)
+            words = cut(printable(f"{trace.summary.task.name}: {trace.failure.message}"), MOST_CHARS)
             self.first_failure = self.first_failure or words
             self.last_failures = (*self.last_failures[1 - MOST_NAMED :], words)
 

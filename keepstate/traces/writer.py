@@ -8,10 +8,13 @@ see `keepstate.traces.recorded`.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from keepstate.files import write_atomic, write_error
-from keepstate.traces.record import Trace
+from keepstate.staging import place, stage
+from keepstate.tasks.base import Verdict
+from keepstate.traces.record import Summary, Trace
 from keepstate.traces.schema import trace_json, verdict_json
 
 TRACE_SUFFIX = ".trace.json"
@@ -42,11 +45,48 @@ def write_trace(folder: Path, trace: Trace) -> Path:
         UserError: The folder cannot be written or the disk is full.
     """
     path, verdict = trace_path(folder, trace.task.name), verdict_path(folder, trace.task.name)
-    with suppress(OSError):  # a folder that cannot be written is explained by what follows
-        verdict.unlink(missing_ok=True)
+    _make_way(verdict)
     write_atomic(path, trace_json(trace))
     write_atomic(verdict, verdict_json(trace), durable=False)
     return path
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A graded episode that lies written beside its place, and what is counted of it."""
+
+    summary: Summary
+    verdict: Verdict
+    mark: str
+    """In the names of its files."""
+    failure: None = None
+
+
+def stage_trace(folder: Path, trace: Trace, mark: str) -> None:
+    """Write both files beside their places; existing ones stay, and nobody reads these until `place_trace`.
+
+    Raises:
+        UserError: The folder cannot be written or the disk is full.
+    """
+    stage(trace_path(folder, trace.task.name), trace_json(trace), mark)
+    stage(verdict_path(folder, trace.task.name), verdict_json(trace), mark, durable=False)
+
+
+def place_trace(folder: Path, staged: Staged) -> None:
+    """Put a staged episode in its place: what `write_trace` does, of files that are written already.
+
+    Raises:
+        UserError: It is gone, or the folder cannot be written.
+    """
+    name = staged.summary.task.name
+    _make_way(verdict_path(folder, name))
+    place(trace_path(folder, name), staged.mark)
+    place(verdict_path(folder, name), staged.mark, durable=False)
+
+
+def _make_way(verdict: Path) -> None:
+    with suppress(OSError):  # a folder that cannot be written is explained by what follows
+        verdict.unlink(missing_ok=True)
 
 
 def remove_trace(path: Path) -> None:

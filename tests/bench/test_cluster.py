@@ -32,6 +32,7 @@ from keepstate.bench import BenchmarkConfig, TaskSource
 from keepstate.bench.replay import Contract, replay
 from keepstate.bench.run import bench
 from keepstate.dataset import BuildOptions, build_datasets
+from keepstate.files import TEMPORARY
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.cluster import Cluster, cluster
 from keepstate.play.collect import CollectPlan, collect
@@ -78,6 +79,13 @@ def two(nodes: Any) -> Any:
 @pytest.fixture
 def engine(two: Any) -> Iterator[Cluster]:
     with cluster(two.address) as engine:
+        yield engine
+
+
+@pytest.fixture
+def writing(two: Any) -> Iterator[Cluster]:
+    """One whose nodes write results themselves."""
+    with cluster(two.address, nodes_write=True) as engine:
         yield engine
 
 
@@ -280,6 +288,87 @@ def test_a_node_whose_sandbox_fails_rests_and_the_others_play(engine: Cluster, t
     """What it is given fails at once, so it is the emptiest: it must not get every episode."""
     tally = played_with(limited(resource.RLIMIT_NOFILE), engine, tmp_path)
     assert (tally.played, tally.failures.total()) == (40, 0)
+
+
+def test_nodes_that_write_write_what_one_machine_does(
+    writing: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = list[Path]()
+    monkeypatch.setattr("keepstate.play.jobs.write_trace", lambda folder, _: sent.append(folder))
+    with serving(StubServer(rule=look_then_finish)) as stub:
+        cells = [cell(stub, PERSISTENT), cell(stub, REACT)]
+        there = eventloop.run(bench(cells, tmp_path / "there", engine=writing))
+        monkeypatch.undo()
+        here = eventloop.run(bench(cells, tmp_path / "here"))
+        again = eventloop.run(bench(cells, tmp_path / "there", engine=writing))
+    assert not sent, "no trace came to this process"
+    assert [tally.figures() | {"folder": ""} for tally in there] == [tally.figures() | {"folder": ""} for tally in here]
+    assert recorded(tmp_path / "there") == recorded(tmp_path / "here")
+    assert names_below(tmp_path / "there") == names_below(tmp_path / "here")
+    assert [(tally.kept, tally.played) for tally in again] == [(12, 0), (12, 0)]
+
+
+def names_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_what_a_node_wrote_that_died_is_played_again_and_lies_there_once(
+    two: Any, writing: Cluster, tmp_path: Path
+) -> None:
+    gate = Gate(free=10)
+
+    def script() -> None:
+        gate.until(10 + OPEN)
+        (tmp_path / "persistent" / f".mini.trace.json.00{TEMPORARY}").touch()  # as if staged, and told nobody
+        two.remove_node(next(iter(two.worker_nodes)), allow_graceful=False)
+        gate.until(10 + OPEN + 1)
+
+    with serving(StubServer(rule=gate)) as stub, gate.meanwhile(script):
+        (tally,) = eventloop.run(bench([cell(stub, PERSISTENT, 40)], tmp_path, engine=writing))
+        assert (tally.played, tally.failures.total(), len(tally.lost)) == (40, 0, 1)
+        eventloop.run(bench([cell(stub, PERSISTENT, 40)], tmp_path / "here"))
+    assert recorded(tmp_path / "persistent") == recorded(tmp_path / "here" / "persistent")
+    assert not [*tmp_path.rglob(f".*{TEMPORARY}")]
+
+
+def test_results_of_a_node_whose_disk_is_full_are_written_by_the_driver(
+    writing: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tally = played_with(limited(resource.RLIMIT_FSIZE), writing, tmp_path)
+    assert (tally.played, tally.failures.total()) == (40, 0)
+    assert len([*tmp_path.rglob("*.trace.json")]) == 40
+    assert capfd.readouterr().err.count("its results are written here") == 1
+    assert not [*tmp_path.rglob(f".*{TEMPORARY}")]
+
+
+def test_a_node_that_does_not_mount_the_folder_takes_no_part(
+    two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its own mount namespace has an empty disk where the folder of results lies."""
+    from ray._private import services
+
+    shared, start = tmp_path / "shared", services.start_ray_process
+    shared.mkdir()
+    apart = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    apart += ['mount -t tmpfs none "$0" && exec "$@"', str(shared)]
+    if subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this kernel gives users no mount namespaces")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            services, "start_ray_process", lambda command, *rest, **more: start([*apart, *command], *rest, **more)
+        )
+        third = two.add_node(num_cpus=1, **SMALL)
+    try:
+        two.wait_for_nodes(timeout=60)
+        with cluster(two.address, nodes_write=True) as engine, serving(StubServer(rule=look_then_finish)) as stub:
+            (tally,) = eventloop.run(bench([cell(stub, PERSISTENT, 20)], shared, engine=engine))
+            assert len(engine._workers) == 2
+    finally:
+        two.remove_node(third)
+    assert (tally.played, tally.failures.total()) == (20, 0)
+    assert len([*shared.rglob("*.trace.json")]) == 20
+    said = capfd.readouterr().err
+    assert said.count("is not that of the machine where the command was typed; it takes no part") == 1
 
 
 def test_data_sets_are_the_same_bytes_though_a_node_dies(two: Any, engine: Cluster, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Both sides of the seam without Ray: what a node makes of orders, and what a lost machine costs a run."""
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,14 @@ from keepstate.models.scripted import ScriptedModel
 from keepstate.play.admission import Admission
 from keepstate.play.engine import Here, NodeGone, Player, ToPlay
 from keepstate.play.jobs import Job, play
-from keepstate.play.node import Answered, Begin, Drop, Node, Opened, Setting, Stopped, program
+from keepstate.play.node import Answered, Begin, Drop, Node, Opened, Setting, Stopped, Unshared, program
+from keepstate.play.sharing import Token, look_for, offered
 from keepstate.play.tally import Tally
+from keepstate.staging import clear_staged
 from keepstate.tasks import environment_for, families, make_tasks, use_family
+from keepstate.traces.reader import load_trace
 from keepstate.traces.record import DEFAULT_LIMITS, Failure, Trace
+from keepstate.traces.writer import Staged, place_trace, trace_path, write_trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 REACT = RuntimeName.REACT
@@ -113,6 +119,86 @@ async def test_what_a_user_can_mend_is_told_and_a_defect_keeps_its_traceback(
     assert "ZeroDivisionError: by us" in str(error)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+async def played_into(folder: Path, node: Node) -> Any:
+    await node.give([replace(begin(), episode=replace(TO_PLAY, folder=folder))])
+    await event(node)
+    await node.give([Answered(1, Reply(FINISH))])
+    return await event(node)
+
+
+async def test_a_node_that_writes_sends_what_is_counted_and_nothing_is_in_its_place_before_it_is_put_there(
+    node: Node, tmp_path: Path
+) -> None:
+    played = await played_into(tmp_path, node)
+    assert isinstance(played.trace, Staged)
+    assert [name.startswith(".") for name in contents(tmp_path)] == [True, True]
+    place_trace(tmp_path, played.trace)
+    written = contents(tmp_path)
+    trace = load_trace(trace_path(tmp_path, TASK.name))
+    assert (trace.summary, trace.verdict) == (played.trace.summary, played.trace.verdict)
+    write_trace(tmp_path, trace)
+    assert contents(tmp_path) == written
+    with pytest.raises(UserError, match="is gone, which a node wrote"):
+        place_trace(tmp_path, played.trace)
+    assert load_trace(trace_path(tmp_path, TASK.name)) == trace, "what was there is no less there"
+
+
+async def test_what_a_node_cannot_write_it_sends(node: Node, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        played = await played_into(tmp_path, node)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert isinstance(played.trace, Trace)
+    assert "File too large" in played.unwritten
+    assert not contents(tmp_path), "no part of it stays"
+    unmounted = await played_into(tmp_path / "unmounted", node)
+    assert "No such file" in unmounted.unwritten
+    assert not (tmp_path / "unmounted").exists()
+
+
+async def test_a_failure_of_ours_is_sent_as_it_may_be_tried_again(node: Node, tmp_path: Path) -> None:
+    await node.give([replace(begin(), episode=replace(TO_PLAY, folder=tmp_path))])
+    await event(node)
+    await node.give([Answered(1, Failure(origin=Origin.MODEL, message="silent"))])
+    assert isinstance((await event(node)).trace, Trace)
+    assert not contents(tmp_path)
+
+
+async def test_a_node_shows_that_it_has_the_very_folder(tmp_path: Path) -> None:
+    folder, left = tmp_path / "run" / "cell", tmp_path / "run" / "cell" / ".t.trace.json.0a.keepstate.tmp"
+    folder.mkdir(parents=True)
+    left.touch()
+    with offered([folder]) as tokens:
+        assert not left.exists(), "nobody knows of it any more"
+        node = Node()
+        opened = await node.open(Setting((), False, (), tokens))
+        assert isinstance(opened, Opened)
+        look_for(tokens, opened.mark)
+        with pytest.raises(UserError, match="does not come to the machine"):
+            look_for(tokens, opened.mark)  # as if it had written elsewhere
+        await node.close()
+        (token,) = tokens
+        for other in (Token(tmp_path / "unmounted" / token.path.name, token.word), Token(token.path, "another")):
+            unshared = await Node().open(Setting((), False, (), (other,)))
+            assert isinstance(unshared, Unshared)
+            assert str(other.path.parent) in unshared.message
+            assert "--writer nodes" in unshared.hint
+        left.touch()
+    assert not contents(folder)
+
+
+def test_a_token_is_no_orphan_while_it_is_held(tmp_path: Path) -> None:
+    with offered([tmp_path]) as tokens:
+        clear_staged(tmp_path)
+        assert tokens[0].path.read_text() == tokens[0].word
+
+
 FAMILY = """
 from keepstate.tasks import Environment, Family, Instance, Verdict, tool
 
@@ -170,10 +256,12 @@ class Losing:
         self.left = lost
 
     @asynccontextmanager
-    async def ready(self, rungs: Collection[str], *, allow_unsafe: bool) -> AsyncIterator[Player]:
+    async def ready(
+        self, rungs: Collection[str], *, allow_unsafe: bool, folders: Collection[Path] = ()
+    ) -> AsyncIterator[Player]:
         async with Here().ready(rungs, allow_unsafe=allow_unsafe) as here:
 
-            async def play(to_play: ToPlay, model: Model) -> Trace:
+            async def play(to_play: ToPlay, model: Model) -> Trace | Staged:
                 self.left -= 1
                 if self.left >= 0:
                     raise NodeGone("it burnt" if self.left == 2 else "")
@@ -207,6 +295,8 @@ def test_without_ray_the_command_says_how_to_get_it(
     assert "keepstate setup ray" in capsys.readouterr().err
     assert run(cli, [*words, "--address", "auto"]) == 2
     assert "--address belongs to --engine ray" in capsys.readouterr().err
+    assert run(cli, [*words, "--writer", "nodes"]) == 2
+    assert "--writer nodes belongs to --engine ray" in capsys.readouterr().err
 
 
 async def no_adapters() -> dict[str, None]:

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +15,10 @@ from keepstate.play import cluster as cluster_module
 from keepstate.play.cluster import Cluster
 from keepstate.play.engine import NodeGone, ToPlay
 from keepstate.play.node import Node, Opened, Setting
+from keepstate.play.sharing import Token
 from keepstate.tasks import make_tasks
 from keepstate.traces.record import DEFAULT_LIMITS
+from keepstate.traces.writer import Staged, place_trace
 from keepstate.vocabulary import RuntimeName
 
 REACT = RuntimeName.REACT
@@ -65,9 +69,9 @@ class FakeRay:
 def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[FakeRay, Cluster]]:
     monkeypatch.setattr(cluster_module, "LOOK_SECONDS", 0.01)
 
-    def make(*names: str) -> tuple[FakeRay, Cluster]:
+    def make(*names: str, **options: bool) -> tuple[FakeRay, Cluster]:
         ray = FakeRay(*names)
-        engine = Cluster(ray)
+        engine = Cluster(ray, **options)
         monkeypatch.setattr(engine, "_actor", ray.actor)
         return ray, engine
 
@@ -119,6 +123,37 @@ async def test_at_the_start_all_must_be_able_and_there_must_be_one(here: Any) ->
     _, empty = here()
     with pytest.raises(UserError, match="no node with a CPU"):
         async with empty.ready((), allow_unsafe=False):
+            pass
+
+
+async def test_one_that_does_not_share_the_folders_is_left_out_if_others_do(
+    here: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray, engine = here("first", "second", nodes_write=True)
+
+    async def apart(setting: Setting) -> Any:
+        (token,) = setting.shared
+        return await Node().open(replace(setting, shared=(Token(Path("/elsewhere"), token.word),)))
+
+    async def beside(setting: Setting) -> Any:
+        opened = await Node().open(setting)
+        assert isinstance(opened, Opened)
+        return Opened(opened.program, "0" * 16)  # its answer is not where this machine looks
+
+    ray.open["second"] = apart
+    folder = tmp_path / "cell"
+    async with engine.ready((), allow_unsafe=False, folders=[folder]) as play:
+        assert [*engine._workers] == ["first"]
+        staged = await play(replace(TO_PLAY, folder=folder), ScriptedModel([FINISH]))
+        assert isinstance(staged, Staged)
+        place_trace(folder, staged)
+    said = capsys.readouterr().err
+    assert said.count("is not that of the machine where the command was typed; it takes no part") == 1
+    assert {path.name for path in folder.iterdir()} == {f"{TASK.name}.json", f"{TASK.name}.trace.json"}
+    ray, engine = here("first", nodes_write=True)
+    ray.open["first"] = beside
+    with pytest.raises(UserError, match=r"first.* does not come to the machine"):
+        async with engine.ready((), allow_unsafe=False, folders=[folder]):
             pass
 
 
