@@ -40,7 +40,9 @@ from keepstate.play.node import (
     Setting,
     Stopped,
     Unshared,
+    packed,
     program,
+    unpacked,
 )
 from keepstate.play.sharing import look_for, offered
 from keepstate.tasks.families import named_families
@@ -76,14 +78,23 @@ class NodeActor:
     actor: Any
     name: str
     cpus: float
-    orders: Outbox = field(default_factory=Outbox)
     open: dict[int, asyncio.Queue[Event | Exception]] = field(default_factory=dict)
     """Where events of an episode go, by its key."""
+    asked: int = 0
+    """Answers that are on their way to it."""
     serving: asyncio.Task[None] | None = None
     gone: str = ""
     """Why it plays no more."""
     failed: deque[float] = field(default_factory=lambda: deque(maxlen=FAILED_IN_A_ROW))
     """When episodes failed there one after another, on the clock of `time.monotonic`."""
+
+    def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Nothing is open there."""
+        self.serving, self.open = None, {}
+        self.orders = Outbox(lambda: self.asked > 0)
 
     @property
     def rests(self) -> bool:
@@ -105,11 +116,11 @@ class NodeActor:
 
     async def _send(self) -> None:
         while True:
-            await self.actor.give.remote(await self.orders.take())
+            await self.actor.give.remote(packed(await self.orders.take()))
 
     async def _receive(self) -> None:
         while True:
-            for event in await self.actor.take.remote():
+            for event in unpacked(await self.actor.take.remote()):
                 if event.key in self.open:
                     self.open[event.key].put_nowait(event)
 
@@ -165,7 +176,7 @@ class Cluster:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for worker in self._workers.values():
-                worker.serving, worker.open, worker.orders = None, {}, Outbox()
+                worker.begin()
 
     def in_order(self, work: Callable[[Share], Result], shares: Iterable[Share]) -> Iterator[Result]:
         """What `work` makes of each share, in their order, on all processors of all nodes.
@@ -270,7 +281,8 @@ class Cluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         place = NodeAffinitySchedulingStrategy(identity, soft=False)
-        return self._ray.remote(Node).options(num_cpus=0, scheduling_strategy=place).remote()
+        chosen = {"num_cpus": 0, "scheduling_strategy": place, "enable_task_events": False}  # an event for each message
+        return self._ray.remote(Node).options(**chosen).remote()
 
     async def _serve(self, identity: str, worker: NodeActor) -> None:
         """Serve a node until it is gone; then it is looked for anew."""
@@ -332,6 +344,7 @@ class Cluster:
 
 async def _answer(worker: NodeActor, asked: Asked, model: Model, messages: tuple[Message, ...]) -> None:
     """Ask the model, and send what it says; what ends the run goes to the episode's own events."""
+    worker.asked += 1
     try:
         with attributed(Origin.MODEL):
             reply = await model.reply(messages, seed=asked.seed, turn=asked.turn)
@@ -343,6 +356,8 @@ async def _answer(worker: NodeActor, asked: Asked, model: Model, messages: tuple
     except UserError as error:
         if asked.key in worker.open:
             worker.open[asked.key].put_nowait(error)
+    finally:
+        worker.asked -= 1
 
 
 def _done(work: Callable[[Share], Result], share: Share) -> Result:

@@ -2,7 +2,7 @@
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,20 @@ from keepstate.models.scripted import ScriptedModel
 from keepstate.play.admission import Admission
 from keepstate.play.engine import Here, NodeGone, Player, ToPlay
 from keepstate.play.jobs import Job, play
-from keepstate.play.node import Answered, Begin, Drop, Node, Opened, Setting, Stopped, Unshared, program
+from keepstate.play.node import (
+    Answered,
+    Begin,
+    Drop,
+    Node,
+    Opened,
+    Order,
+    Setting,
+    Stopped,
+    Unshared,
+    packed,
+    program,
+    unpacked,
+)
 from keepstate.play.sharing import Token, look_for, offered
 from keepstate.play.tally import Tally
 from keepstate.staging import clear_staged
@@ -47,21 +60,29 @@ def begin(key: int = 1) -> Begin:
     return Begin(key, TO_PLAY, "model", None, None)
 
 
+async def give(node: Node, orders: Sequence[Order]) -> None:
+    await node.give(packed(orders))
+
+
+async def take(node: Node) -> Any:
+    return unpacked(await node.take())
+
+
 async def event(node: Node) -> Any:
-    (only,) = await node.take()
+    (only,) = await take(node)
     return only
 
 
 async def test_an_episode_is_played_by_asking_and_only_what_is_new_is_sent(node: Node) -> None:
-    await node.give([begin()])
+    await give(node, [begin()])
     first = await event(node)
     prompt = system_prompt(REACT, environment_for(TASK).tools, tool_calls=TO_PLAY.limits.tool_calls)
     assert [message["content"] for message in first.messages] == [prompt, environment_for(TASK).goal]
-    await node.give([Answered(1, Reply(LOOK))])
+    await give(node, [Answered(1, Reply(LOOK))])
     second = await event(node)
     assert [message["role"] for message in second.messages] == ["assistant", "user"]
     assert (first.turn, second.turn, first.seed != second.seed) == (0, 1, True)
-    await node.give([Answered(1, Reply(FINISH))])
+    await give(node, [Answered(1, Reply(FINISH))])
     played = await event(node)
     assert played.trace.model == "model"
     assert played.trace.finish_reason is FinishReason.FINISHED
@@ -77,25 +98,25 @@ async def test_an_episode_is_played_by_asking_and_only_what_is_new_is_sent(node:
 async def test_what_a_model_could_not_answer_ends_the_episode_as_at_home(
     node: Node, told: Any, reason: FinishReason
 ) -> None:
-    await node.give([begin()])
+    await give(node, [begin()])
     await event(node)
-    await node.give([Answered(1, told)])
+    await give(node, [Answered(1, told)])
     trace = (await event(node)).trace
     assert trace.finish_reason is reason
     assert not trace.failure or (trace.failure.origin, trace.failure.message) == (Origin.MODEL, "silent")
 
 
 async def test_a_dropped_episode_is_silent_and_opening_anew_forgets_all(node: Node) -> None:
-    await node.give([begin(1), begin(2), begin(3)])
-    assert {each.key for each in await node.take()} == {1, 2, 3}
-    await node.give([Drop(1), Answered(2, Reply(FINISH))])
-    assert [each.key for each in await node.take()] == [2]
-    waiting = asyncio.ensure_future(node.take())
+    await give(node, [begin(1), begin(2), begin(3)])
+    assert {each.key for each in await take(node)} == {1, 2, 3}
+    await give(node, [Drop(1), Answered(2, Reply(FINISH))])
+    assert [each.key for each in await take(node)] == [2]
+    waiting = asyncio.ensure_future(take(node))
     await asyncio.sleep(0)
     await node.open(Setting((), False))
     assert await waiting == [], "who asked before gets nothing of what comes"
-    await node.give([Answered(3, Reply(FINISH)), begin(4)])
-    assert [each.key for each in await node.take()] == [4]
+    await give(node, [Answered(3, Reply(FINISH)), begin(4)])
+    assert [each.key for each in await take(node)] == [4]
 
 
 async def test_what_a_user_can_mend_is_told_and_a_defect_keeps_its_traceback(
@@ -108,12 +129,12 @@ async def test_what_a_user_can_mend_is_told_and_a_defect_keeps_its_traceback(
         return play
 
     monkeypatch.setattr(node, "_player", raising(UserError("broken", "mend it")))
-    await node.give([begin()])
+    await give(node, [begin()])
     error = (await event(node)).error()
     assert isinstance(error, UserError)
     assert (error.message, error.hint) == ("broken", "mend it")
     monkeypatch.setattr(node, "_player", raising(ZeroDivisionError("by us")))
-    await node.give([begin()])
+    await give(node, [begin()])
     error = (await event(node)).error()
     assert isinstance(error, RuntimeError)
     assert "ZeroDivisionError: by us" in str(error)
@@ -124,9 +145,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 async def played_into(folder: Path, node: Node) -> Any:
-    await node.give([replace(begin(), episode=replace(TO_PLAY, folder=folder))])
+    await give(node, [replace(begin(), episode=replace(TO_PLAY, folder=folder))])
     await event(node)
-    await node.give([Answered(1, Reply(FINISH))])
+    await give(node, [Answered(1, Reply(FINISH))])
     return await event(node)
 
 
@@ -163,9 +184,9 @@ async def test_what_a_node_cannot_write_it_sends(node: Node, tmp_path: Path) -> 
 
 
 async def test_a_failure_of_ours_is_sent_as_it_may_be_tried_again(node: Node, tmp_path: Path) -> None:
-    await node.give([replace(begin(), episode=replace(TO_PLAY, folder=tmp_path))])
+    await give(node, [replace(begin(), episode=replace(TO_PLAY, folder=tmp_path))])
     await event(node)
-    await node.give([Answered(1, Failure(origin=Origin.MODEL, message="silent"))])
+    await give(node, [Answered(1, Failure(origin=Origin.MODEL, message="silent"))])
     assert isinstance((await event(node)).trace, Trace)
     assert not contents(tmp_path)
 
