@@ -141,7 +141,7 @@ def test_ray_goes_beside_the_measured_engines_alone_and_once(tmp_path: Path, mon
     monkeypatch.setenv("KEEPSTATE_DEVICE", "cpu")
     commands: list[list[str]] = []
 
-    def run(spec: EnvironmentSpec, command: list[str]) -> None:
+    def run(spec: EnvironmentSpec, command: list[str], *_: Path) -> None:
         commands.append(command)
         (spec.folder / "lib/python3/site-packages/ray-2.60.0.dist-info").mkdir()
 
@@ -157,6 +157,43 @@ def test_ray_goes_beside_the_measured_engines_alone_and_once(tmp_path: Path, mon
         installing.ensure_serve_ray()
         assert made.state() is State.READY
     assert [Path(command[-1]).name for command in commands] == ["serve-ray-cpu.txt"]
+
+
+def test_a_cut_installation_of_ray_is_finished_and_the_server_not_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KEEPSTATE_HOME", str(tmp_path))
+    monkeypatch.setenv("KEEPSTATE_DEVICE", "cpu")
+    made = environments.spec("serve", Engines.MEASURED)
+    write_environment(made, "#!/bin/sh\n")
+    assert made.ray_lock is not None
+    coming = made.still_to_come(made.ray_lock)
+    packages = made.folder / "lib/python3/site-packages"
+    commands: list[list[str]] = []
+    fails = True
+
+    def run(spec: EnvironmentSpec, command: list[str], *locks: Path) -> None:
+        commands.append(command)
+        show = installing.InstallDisplay(spec, locks)
+        spec.log.write_text("Installing collected packages")
+        assert f"installing {int(not fails)}/{len(coming)}" in show.line(0), "counts Ray's own alone"
+        (packages / "opentelemetry_exporter_prometheus-0.1.dist-info").mkdir(exist_ok=True)
+        if fails:
+            raise KeyboardInterrupt
+        (packages / "ray-2.60.0.dist-info").mkdir()
+
+    monkeypatch.setattr(installing, "_run", run)
+    with pytest.raises(KeyboardInterrupt):
+        installing.ensure_serve_ray()
+    assert made.state() is State.BROKEN
+    fails = False
+    installing.ensure("serve")
+    assert made.state() is State.READY
+    assert ["--ignore-installed" in command for command in commands] == [False, True]
+    assert "which was cut, is finished" in capsys.readouterr().err
+
+    (packages / "somebody_elses-1.0.dist-info").mkdir()
+    assert (made.state(), made.lacks_rest_of_ray()) == (State.BROKEN, False), "made anew"
 
 
 @pytest.mark.slow

@@ -17,7 +17,6 @@ from keepstate.serve.serving_plan import ServingPlan
 from keepstate.serve.vllm_arguments import GPU_SHARE, drafted
 from keepstate.setup import environments
 from keepstate.setup.ray import ray_environment
-from keepstate.train import axolotl_config
 from keepstate.vocabulary import BASE
 
 CPU_BLOCK = 32
@@ -30,8 +29,6 @@ SEQUENCES = 256
 GRAPH_SIZES = (1, 2, 4, 8, *range(16, 64, 16), 64, 96, 128, 192, 256, 384, 512)
 """Tokens of a step for which a CUDA graph is kept; a step is padded to the next one. vLLM's own: 51 sizes."""
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "plugin"
-TRAIN_PLUGIN_FOLDER = axolotl_config.PLUGIN_FOLDER
-"""Its `keepstate_room` serves both."""
 PLUGIN = "keepstate"
 INSIDE = Path(__file__).resolve().parent / "inside"
 GUARD = "keepstate_key.KeyEverywhere"
@@ -130,7 +127,7 @@ def own_environment(planned: ServingPlan) -> dict[str, str]:
             own[TUNED] = str(planned.kernels)
     if planned.gpu:
         own |= machine.only([planned.gpu])
-    places = [PLUGIN_FOLDER] + [TRAIN_PLUGIN_FOLDER] * (planned.device == "cpu") + [INSIDE] * planned.wants_key
+    places = [PLUGIN_FOLDER] + [environments.ROOM_FOLDER] * (planned.device == "cpu") + [INSIDE] * planned.wants_key
     return own | {"PYTHONPATH": os.pathsep.join(map(str, places))}
 
 

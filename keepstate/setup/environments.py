@@ -11,16 +11,17 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from keepstate import machine
 from keepstate.errors import UserError
 from keepstate.files import write_json
-from keepstate.places import home, shipped
+from keepstate.places import PACKAGE, home, shipped
 from keepstate.vocabulary import Engines
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -32,6 +33,9 @@ NO_TELEMETRY = dict.fromkeys(
     ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "AXOLOTL_DO_NOT_TRACK", "VLLM_NO_USAGE_STATS"), "1"
 )
 """Variables of whatever runs in them."""
+
+ROOM_FOLDER = PACKAGE / "plugin"
+"""On the path of Axolotl, and of vLLM on the CPU: `keepstate_room`, by which they choose their threads there."""
 
 Name = Literal["train", "serve"]
 Device = Literal["cpu", "cuda"]
@@ -138,6 +142,12 @@ class EnvironmentSpec:
         return shipped("locks") / f"{self.name}-{self.device}{suffix}.txt"
 
     @property
+    def ray_lock(self) -> Path | None:
+        """The file with Ray Serve and what it needs, for the server; None where none was locked."""
+        is_locked = (self.name, self.engines) == ("serve", Engines.MEASURED)
+        return shipped("locks") / f"serve-ray-{self.device}.txt" if is_locked else None
+
+    @property
     def lock_hash(self) -> str:
         """SHA-256 (hex) of the lock files."""
         return hashlib.sha256(b"\0".join(path.read_bytes() for path in (*self.torch_locks, self.lock))).hexdigest()
@@ -156,17 +166,31 @@ class EnvironmentSpec:
         """What is there now. Looks at files only (a millisecond); starts nothing."""
         if not os.path.lexists(self.folder):
             return State.MISSING
-        try:
-            stamp = json.loads(self.stamp.read_bytes())
-        except (OSError, ValueError):
-            return State.BROKEN
-        if not isinstance(stamp, dict) or not stamp.get("locks"):
+        stamp = self._stamped()
+        if not stamp.get("locks"):
             return State.BROKEN
         if stamp["locks"] != self.lock_hash or stamp.get("device") != self.device:
             return State.STALE
         if stamp.get("installed") != self._inventory():
             return State.BROKEN
         return State.READY if os.access(self.python, os.X_OK) else State.CLOSED
+
+    def lacks_rest_of_ray(self) -> bool:
+        """Whether it was whole, and nothing has changed since but that a part of Ray came: its installation was cut."""
+        stamp, there = self._stamped(), self._inventory()
+        installed = stamp.get("installed")
+        if self.ray_lock is None or not installed or stamp.get("locks") != self.lock_hash:
+            return False
+        came = {package(name) for name in set(there) - set(installed)}
+        return bool(came) and set(installed) <= set(there) and came <= packages(self.ray_lock)
+
+    def still_to_come(self, *locks: Path) -> set[str]:
+        """Names of the packages that lock files name and that it was not stamped with."""
+        return packages(*locks) - {package(name) for name in self._stamped().get("installed", [])}
+
+    def count(self, names: set[str]) -> int:
+        """How many packages of these names are there now."""
+        return len(names & {package(name) for name in self._inventory()})
 
     def words(self) -> str:
         """What is there now, for people."""
@@ -209,11 +233,29 @@ class EnvironmentSpec:
         """What says that it is complete; written last."""
         return self.folder / "keepstate-stamp.json"
 
+    def _stamped(self) -> dict[str, Any]:
+        """What its stamp says; nothing where there is none that can be read."""
+        try:
+            stamp = json.loads(self.stamp.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return stamp if isinstance(stamp, dict) else {}
+
     def _inventory(self) -> list[str]:
         """Name and version of every installed package."""
         return sorted(
             path.name.removesuffix(".dist-info") for path in self.folder.glob("lib/python*/site-packages/*.dist-info")
         )
+
+
+def packages(*locks: Path) -> set[str]:
+    """Names of the packages that lock files pin."""
+    return {name for lock in locks for name in re.findall(r"^(\w\S*)==", lock.read_text(), re.MULTILINE)}
+
+
+def package(installed: str) -> str:
+    """The name that a lock file has for what is installed as `Some_Name-1.0`."""
+    return re.sub(r"[-_.]+", "-", installed.rpartition("-")[0]).lower()
 
 
 def device() -> Device:

@@ -20,7 +20,7 @@ from pathlib import Path
 from keepstate import machine
 from keepstate.display import Bar, Display
 from keepstate.errors import UserError
-from keepstate.places import shipped, writable_home
+from keepstate.places import writable_home
 from keepstate.processes import GuardedProcess, log_end, log_text, only_one
 from keepstate.setup.environments import (
     DEFAULT,
@@ -67,7 +67,9 @@ def ensure(name: Name, engines: Engines | None = None) -> Path:
         return wanted.python
     writable_home(f"{wanted.folder.name} ({wanted.words()})", wanted.command)
     with only_one(wanted.log.with_suffix(".lock"), wanted.folder.name):
-        if wanted.state() is not State.READY:
+        if wanted.lacks_rest_of_ray():
+            _add_ray(wanted)
+        elif wanted.state() is not State.READY:
             print(f"{wanted.folder.name} is made: {wanted.words()} (log: {wanted.log})", file=sys.stderr, flush=True)
             _build(wanted)
     wanted.check_release()
@@ -152,27 +154,38 @@ def ensure_serve_ray() -> Path:
         UserError: It has engines that no Ray was locked for, no fitting Python, no space, or pip failed.
     """
     wanted = spec("serve")
-    if wanted.engines is not Engines.MEASURED:
+    if wanted.ray_lock is None:
         raise UserError(
             f"{wanted.folder.name} has the {wanted.engines} engines, which no Ray was locked for",
             f"take the measured ones: keepstate setup serve --engines {Engines.MEASURED}",
         )
-    python, lock = ensure("serve"), shipped(f"locks/serve-ray-{wanted.device}.txt")
-    version = re.search(r"^ray==(\S+)", lock.read_text(), re.MULTILINE)
+    python = ensure("serve")
+    version = re.search(r"^ray==(\S+)", wanted.ray_lock.read_text(), re.MULTILINE)
     assert version is not None
     with only_one(wanted.log.with_suffix(".lock"), wanted.folder.name):
         if not [*wanted.folder.glob(f"lib/python*/site-packages/ray-{version[1]}.dist-info")]:
-            print(f"Ray {version[1]} is installed into {wanted.folder.name} (log: {wanted.log})", file=sys.stderr)
-            _run(wanted, [*_pip_install(wanted), "-r", str(lock)])
-            wanted.write_stamp()
+            _add_ray(wanted)
     return python
 
 
-def _run(wanted: EnvironmentSpec, command: list[str]) -> None:
-    """Run one command into the log, and show how far it is; raise when it fails."""
+def _add_ray(wanted: EnvironmentSpec) -> None:
+    """Install Ray beside the server, all of it anew where that was cut: what pip left half looks whole to it."""
+    lock = wanted.ray_lock
+    assert lock is not None
+    cut = wanted.lacks_rest_of_ray()
+    doing = "Ray's installation, which was cut, is finished in" if cut else "Ray is installed into"
+    print(f"{doing} {wanted.folder.name} (log: {wanted.log})", file=sys.stderr, flush=True)
+    _run(wanted, [*_pip_install(wanted), *["--ignore-installed"] * cut, "-r", str(lock)], lock)
+    wanted.write_stamp()
+
+
+def _run(wanted: EnvironmentSpec, command: list[str], *locks: Path) -> None:
+    """Run one command into the log, and show how far it is with the lock files that it belongs to, the environment's
+    own where none is named; raise when it fails."""
     with wanted.log.open("a") as log:
         start = log.tell()
-        with GuardedProcess(command, output=log) as process, InstallDisplay(wanted) as show:
+        show = InstallDisplay(wanted, locks or (*wanted.torch_locks[:1], wanted.lock))
+        with GuardedProcess(command, output=log) as process, show:
             while (code := process.poll(POLL_SECONDS)) is None:
                 show(start)
     if code:
@@ -180,34 +193,36 @@ def _run(wanted: EnvironmentSpec, command: list[str]) -> None:
 
 
 class InstallDisplay(Display[int]):
-    """Shows how far pip is, by its log and by what has appeared in site-packages. A state is where its log begins."""
+    """Shows how far pip is, by its log and by what has appeared in site-packages. A state is where its log begins.
+
+    Args:
+        wanted: What is installed into.
+        locks: What is installed; what was there before is not counted.
+    """
 
     transient = True
 
-    def __init__(self, wanted: EnvironmentSpec) -> None:
+    def __init__(self, wanted: EnvironmentSpec, locks: Sequence[Path]) -> None:
         super().__init__()
         self._wanted = wanted
-        self._total = sum(
-            len(re.findall(r"^\w\S*==", lock.read_text(), re.MULTILINE))
-            for lock in (*wanted.torch_locks[:1], wanted.lock)
-        )
+        self._coming = wanted.still_to_come(*locks)
 
     def bars(self, state: int) -> Sequence[Bar]:
         """One."""
-        what, count = self._position(state)
-        return [Bar(f"  {self._wanted.folder.name}", count, self._total, f"{what} {count}/{self._total}")]
+        what, count, total = self._position(state)
+        return [Bar(f"  {self._wanted.folder.name}", count, total, f"{what} {count}/{total}")]
 
     def line(self, state: int) -> str:
         """The same."""
-        what, count = self._position(state)
-        return f"  {self._wanted.folder.name}: {what} {count}/{self._total}"
+        what, count, total = self._position(state)
+        return f"  {self._wanted.folder.name}: {what} {count}/{total}"
 
-    def _position(self, log_start: int) -> tuple[str, int]:
-        said = log_text(self._wanted.log, log_start)
+    def _position(self, log_start: int) -> tuple[str, int, int]:
+        said, total = log_text(self._wanted.log, log_start), len(self._coming)
         if "Installing collected packages" in said:
-            there = len(list(self._wanted.folder.glob("lib/python*/site-packages/*.dist-info")))
-            return "installing", min(there, self._total)  # PyPI's torch brings more
-        return "downloading", len(re.findall(r"^(?:Collecting|Processing) ", said, re.MULTILINE))
+            return "installing", self._wanted.count(self._coming), total
+        named = len(re.findall(r"^(?:Collecting|Processing) ", said, re.MULTILINE))
+        return "downloading", min(named, total), total  # PyPI's torch brings more
 
 
 def _explain(wanted: EnvironmentSpec, said: str) -> UserError:

@@ -236,7 +236,7 @@ def _environment(planned: TrainingPlan) -> dict[str, str]:
     own = {
         **environments.NO_TELEMETRY,
         "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONPATH": str(PLUGIN_FOLDER),
+        "PYTHONPATH": f"{PLUGIN_FOLDER}{os.pathsep}{environments.ROOM_FOLDER}",
         "KEEPSTATE_PROGRESS": str(planned.output / PROGRESS),
         "KEEPSTATE_STOP": str(planned.output / STOP),
     }

@@ -18,10 +18,11 @@ from keepstate.dataset.templates import FOLDER
 from keepstate.errors import UserError
 from keepstate.serve import plan_serving
 from keepstate.serve.adapters import max_rank
-from keepstate.serve.command import GUARD, PLUGIN_FOLDER, TRAIN_PLUGIN_FOLDER, command, own_environment
+from keepstate.serve.command import GUARD, PLUGIN_FOLDER, command, own_environment
 from keepstate.serve.serving_plan import with_access
 from keepstate.serve.vllm_arguments import asked_for, kv_cache_of, vllm_arguments
 from keepstate.serve.weights import read_header
+from keepstate.setup.environments import ROOM_FOLDER
 from keepstate.train.result import DONE, WEIGHTS
 
 PYTHON = Path("python")
@@ -172,7 +173,7 @@ def test_on_the_cpu_the_plugin_is_loaded_and_the_network_left_alone(make_adapter
     own, words = own_environment(planned), command(planned, PYTHON)
     assert int(following(words, "--max-num-batched-tokens")) > planned.context, "a whole prompt in one step"
     assert "--no-enable-chunked-prefill" in words
-    assert (own["PYTHONPATH"], own["HF_HUB_OFFLINE"]) == (f"{PLUGIN_FOLDER}:{TRAIN_PLUGIN_FOLDER}", "1")
+    assert (own["PYTHONPATH"], own["HF_HUB_OFFLINE"]) == (f"{PLUGIN_FOLDER}:{ROOM_FOLDER}", "1")
     assert own["NUMBA_NUM_THREADS"] == "1"
     (found,) = PLUGIN_FOLDER.glob("*.dist-info/entry_points.txt")
     assert f"{own['VLLM_PLUGINS']} = keepstate_vllm:register" in found.read_text()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keepstate.setup.environments import spec
+from keepstate.setup.environments import ROOM_FOLDER, spec
 from keepstate.train.axolotl_config import PLUGIN_FOLDER
 
 HERE = Path(__file__).parent
@@ -22,7 +22,7 @@ def result(script: str, *arguments: str | Path) -> str:
     python = spec("train").python
     if not python.is_file():
         pytest.skip(".venv-train is missing: make setup-train")
-    env = os.environ | {"PYTHONPATH": str(PLUGIN_FOLDER)}
+    env = os.environ | {"PYTHONPATH": f"{PLUGIN_FOLDER}:{ROOM_FOLDER}"}
     command = [python, HERE / script, *arguments]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, timeout=250, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

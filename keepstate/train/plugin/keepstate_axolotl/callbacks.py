@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from . import order, threads
+from . import order
 from .standstill import Standstill, as_the_first, clock
 
 LOSS_SECONDS = 600.0
@@ -50,6 +50,8 @@ def from_environment() -> list[TrainerCallback]:
         callbacks.append(writer)
         # A number of threads that somebody set stays; without a GPU several processes were given theirs.
         if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+            from . import threads  # of no use on a GPU
+
             callbacks.append(threads.Threads(writer.warn))
     if run := os.environ.get("KEEPSTATE_TRACK"):
         callbacks.append(Sheltered(LocalTracking(run)))
