@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -164,12 +165,16 @@ def memory_gib() -> float:
 
 def free_disk_gib(folder: Path) -> float:
     """What is free on the disk of `folder`, which may still be to be made."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(there).free / GIB
+    return shutil.disk_usage(_what_is_there(folder)).free / GIB
+
+
+def _what_is_there(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
 def require_disk(folder: Path, gib: float, what: str, elsewhere: str) -> None:
-    """Refuse to begin what the disk has no room for.
+    """Refuse to begin what cannot be written, or the disk has no room for.
 
     Args:
         folder: Where it will lie.
@@ -178,8 +183,16 @@ def require_disk(folder: Path, gib: float, what: str, elsewhere: str) -> None:
         elsewhere: How it is put on another disk, for the hint.
 
     Raises:
-        UserError: Less is free.
+        UserError: The place is closed, or less is free.
     """
+    try:  # a closed disk mostly says that 0 bytes of it are free
+        with tempfile.TemporaryFile(dir=_what_is_there(folder)):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{what} is to be written into {folder}, which cannot be written: {error.strerror}",
+            f"let its owner open it, or {elsewhere}",
+        ) from error
     free = free_disk_gib(folder)
     if free < gib:
         raise UserError(

@@ -48,7 +48,7 @@ class TrainingProgress:
             parts.append(f"{self.tokens_per_second:,.0f} tokens/s")
         if self.memory_gib:
             parts.append(f"{self.memory_gib:.1f} GiB")
-        if self.eta_seconds is not None:
+        if self.eta_seconds is not None and self.step < self.steps:
             parts.append(f"{self.eta_seconds / 60:.1f} min left")
         if self.doing:
             parts.append(self.doing)

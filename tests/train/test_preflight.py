@@ -110,6 +110,14 @@ def test_small_disk_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         check_machine(read_axolotl_config(LAPTOP), tmp_path)
 
 
+@pytest.mark.parametrize("closed", ["/proc/adapters/one", "/sys/one"])
+def test_a_closed_folder_is_called_closed_not_full(closed: str) -> None:
+    with pytest.raises(UserError, match=f"into {closed}, which cannot be written: ") as refused:
+        check_machine(read_axolotl_config(LAPTOP), Path(closed))
+    assert "--out" in str(refused.value.hint)
+    assert "free" not in refused.value.message
+
+
 @pytest.mark.parametrize(
     ("gpu", "words"),
     [

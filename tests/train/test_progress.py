@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from keepstate.train.progress import Follower
+from keepstate.train.progress import Follower, TrainingProgress
 
 
 def test_follower_joins_the_runs_of_a_resumed_training(tmp_path: Path) -> None:
@@ -20,6 +20,11 @@ def test_follower_joins_the_runs_of_a_resumed_training(tmp_path: Path) -> None:
     assert (follower.seconds, follower.tokens, follower.eval_loss) == (9.0, 30, 7.0)
     assert follower.finished
     assert follower.versions == {"torch": "2"}
+
+
+def test_an_ended_training_has_no_minutes_left() -> None:
+    assert TrainingProgress(59, 60, 0.5, 100.0, None, 6.0).words().endswith("100 tokens/s, 0.1 min left")
+    assert TrainingProgress(60, 60, 0.5, 100.0, None, 0.0).words().endswith("100 tokens/s")
 
 
 def test_follower_reads_whole_lines_only(tmp_path: Path) -> None:
