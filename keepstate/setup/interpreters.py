@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def _candidates(version: str) -> Iterator[str]:
         yield on_path
     yield str(SYSTEM / name)
     pyenv = Path(os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv"))
-    yield from map(str, sorted(pyenv.glob(f"versions/{version}*/bin/{name}"), reverse=True))
+    with suppress(OSError):  # somebody else's, as where a shell of theirs became this user's
+        yield from map(str, sorted(pyenv.glob(f"versions/{version}*/bin/{name}"), reverse=True))
     if by_uv := _uv("find", version, ASK_SECONDS):
         yield by_uv
 

@@ -199,6 +199,7 @@ class LocalTracking(TrainerCallback):  # type: ignore[misc]
         self._run = run
         self._trackio: Any = None
         self._writer: Any = None
+        self._faults: list[str] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the run."""
@@ -207,6 +208,7 @@ class LocalTracking(TrainerCallback):  # type: ignore[misc]
         from trackio.sqlite_storage import SQLiteStorage
 
         Run._get_username = lambda _: None  # it would ask the model hub who is logged in
+        Run._warn_once = self._noted(getattr(Run, "_warn_once", None))
         if state.global_step == 0:
             SQLiteStorage.delete_run(PROJECT, self._run)
         opened = trackio.init(
@@ -216,6 +218,7 @@ class LocalTracking(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Add a point to every curve."""
+        self._raise_faults()
         if self._writer is not None and not self._writer.is_alive():
             raise RuntimeError("its writing thread ended, most often because another program holds the database")
         if self._trackio is not None and logs:
@@ -225,6 +228,22 @@ class LocalTracking(TrainerCallback):  # type: ignore[misc]
         """Write what is left."""
         if self._trackio is not None:
             self._trackio.finish()
+            self._raise_faults()
+
+    def _noted(self, warn: Callable[[Any, str, str], None] | None) -> Callable[[Any, str, str], None]:
+        """trackio 0.40 raises nothing and goes on without what it could not write; in 0.19 its thread ends."""
+
+        def note(run: Any, about: str, words: str) -> None:
+            if "monitor" not in about:  # of curves of the machine, not of the training
+                self._faults.append(words)
+            if warn:
+                warn(run, about, words)
+
+        return note
+
+    def _raise_faults(self) -> None:
+        if self._faults:
+            raise RuntimeError(self._faults[0])
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
