@@ -15,6 +15,7 @@ import torch
 from accelerate import PartialState
 from axolotl.integrations.base import BasePlugin
 from axolotl.loaders.model import ModelLoader
+from axolotl.utils import trainer as axolotl_trainer
 from axolotl.utils.collators import DataCollatorForSeq2Seq
 from pydantic import BaseModel
 from transformers import TrainerCallback, set_seed
@@ -135,11 +136,13 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
 def together_on_cpu() -> None:
     """Let processes without a GPU train together, where Axolotl lets each train alone and names a GPU for its model.
 
-    accelerate would name the processor `cpu:0`, to which torch does not load an optimiser's checkpoint.
+    accelerate would name the processor `cpu:0`, to which torch does not load an optimiser's checkpoint. And
+    Axolotl asks whether their GPUs reach each other, where a torch with CUDA ends for want of a driver.
     """
     os.environ |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_TORCH_DEVICE": "cpu"}  # for what starts anew later
     PartialState._reset_state()
     PartialState(cpu=True)
+    axolotl_trainer.check_cuda_p2p_ib_support = lambda: True
     set_place = ModelLoader._set_device_map_config
 
     def nowhere_else(loader: Any) -> None:
