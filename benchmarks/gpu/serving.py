@@ -19,12 +19,16 @@ Weights may be random (weights.py): then every episode goes to its last turn, an
 --replay the answers are recorded ones (replay.py), whatever the weights: episodes of real length, whose text allows
 the drafts that it allows. `steady` is the rate between the end of the first fifth of a matrix's episodes and that of
 the fourth: without the start of the command and the last ones, which run alone.
+
+Several of these programs with one --in-turn FILE start their servers at the same time, each with its share of the
+GPU (`--gpu-memory`, `--vllm-arg kv-cache-memory-bytes=`), and measure one step at a time, none while another starts.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import json
 import os
 import random
@@ -37,7 +41,8 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +112,7 @@ class Bench:
         self.replay: Path | None = given.replay
         self.context, self.profile = given.context, given.profile
         self.seconds, self.until = given.step_seconds, time.time() + given.budget
+        self.in_turn: Path | None = given.in_turn
         self.started = ""
         self.log = Path(os.devnull)
         self.urls = [f"http://127.0.0.1:{self.port}"]
@@ -117,8 +123,10 @@ class Bench:
         if time.time() > self.until and step != "stop":
             print(f"left out, the time is over: {step}", flush=True)
             return
-        began = time.monotonic()
-        figures = self._step(step) | {"step": step, "wall": round(time.monotonic() - began, 1), "server": self.started}
+        with self._turn(alone=step != "stop" and not step.startswith("start")):
+            began = time.monotonic()
+            figures = self._step(step)
+        figures |= {"step": step, "wall": round(time.monotonic() - began, 1), "server": self.started}
         with self.out.open("a") as file:
             print(json.dumps(figures), file=file)
         if "output_tokens_per_second" in figures:
@@ -127,6 +135,16 @@ class Bench:
             with table.open("a") as file:
                 print(f"{head}|", " | ".join(str(figures.get(column, "")) for column in COLUMNS), "|", file=file)
         print(json.dumps(figures), flush=True)
+
+    @contextmanager
+    def _turn(self, *, alone: bool) -> Iterator[None]:
+        """Hold the lock that several of these programs share, for itself where it measures."""
+        if self.in_turn is None:
+            yield
+            return
+        with self.in_turn.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            yield
 
     def _step(self, step: str) -> dict[str, Any]:
         if step == "stop":
@@ -285,6 +303,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=40_960, help="of --tasks: least tokens, as bench has it")
     parser.add_argument("--step-seconds", type=float, default=600, help="the longest that one step may take")
     parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no step begins")
+    parser.add_argument("--in-turn", type=Path, metavar="FILE", help="a lock that several of these programs share")
     parser.add_argument("--out", type=Path, default=Path("serving.jsonl"))
     parser.add_argument("--port", type=int, default=8123)
     parser.add_argument("steps", nargs="+")

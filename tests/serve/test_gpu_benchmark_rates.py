@@ -1,6 +1,10 @@
 """What the GPU's serving benchmark makes of vLLM's counters."""
 
+import argparse
+import fcntl
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +37,37 @@ def test_the_steady_rate_leaves_out_the_start_and_the_last_ones() -> None:
     """Forty episodes: one a second after a start of 30 s, the last of them alone for a minute."""
     assert serving.steady([30.0 + second for second in range(39)] + [130.0]) == 60.0
     assert serving.steady([1.0] * 9) is None
+
+
+def test_nothing_is_measured_while_another_server_starts_or_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start lets other starts be; a measurement has the lock for itself."""
+    lock = tmp_path / "turn"
+    given = argparse.Namespace(
+        base_model="", lora=[], out=tmp_path / "out.jsonl", port=0, tasks=None, replay=None, in_turn=lock
+    )
+    bench = serving.Bench(argparse.Namespace(**vars(given), context=0, profile=None, step_seconds=1, budget=60))
+    free: dict[str, list[bool]] = {}
+
+    def look(step: str) -> dict[str, Any]:
+        free[step] = [_is_free(lock, how) for how in (fcntl.LOCK_SH, fcntl.LOCK_EX)]
+        return {}
+
+    monkeypatch.setattr(bench, "_step", look)
+    for step in ("start:--speculate ngram", "raw:1:base", "4x1", "stop"):
+        bench.run(step)
+    starts, measures = [True, False], [False, False]
+    assert list(free.values()) == [starts, measures, measures, starts]
+
+
+def _is_free(lock: Path, how: int) -> bool:
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def test_a_step_is_told_by_kinds_of_kernels() -> None:
