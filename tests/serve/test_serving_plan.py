@@ -309,7 +309,9 @@ def test_other_machines_ask_with_a_key_only(model: Path) -> None:
         (["max-num-seqs=4"], 4),
         (["max-num-seqs=1"], 2),
         (["max-num-seqs=many"], 14),
-        (["max-num-seqs=1", 'speculative-config={"method": "ngram", "num_speculative_tokens": 8}'], 5),
+        (["max-num-seqs=1", 'speculative-config={"method": "ngram", "num_speculative_tokens": 8}'], 2),
+        (['speculative-config={"method": "ngram", "num_speculative_tokens": 8}'], 14),
+        (['speculative-config={"method": "ngram", "num_speculative_tokens": 700}'], 1),
         (["max-num-seqs=1", "speculative-config=[8]"], 2),
         (["compilation-config={}"], 0),
     ],
@@ -321,6 +323,16 @@ def test_graphs_are_made_for_the_answers_at_once(
     words = command(plan_serving(base_model=model, template="chatml", vllm_args=given), PYTHON)
     rest = words[words.index("--cudagraph-capture-sizes") + 1 :] if "--cudagraph-capture-sizes" in words else []
     assert len(list(itertools.takewhile(str.isdecimal, rest))) == sizes
+
+
+def test_a_graph_holds_64_answers_with_their_drafts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEPSTATE_DEVICE", "cuda")
+    drafts = 'speculative-config={"method": "ngram", "num_speculative_tokens": 8}'
+    words = command(plan_serving(base_model=model, template="chatml", vllm_args=[drafts]), PYTHON)
+    rest = words[words.index("--cudagraph-capture-sizes") + 1 :]
+    sizes = [int(word) for word in itertools.takewhile(str.isdecimal, rest)]
+    assert 64 * 9 in sizes
+    assert all(size % 9 == 0 for size in sizes)
 
 
 def test_what_reaches_vllm_of_cache_and_drafts() -> None:
