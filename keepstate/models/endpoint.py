@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 
 from keepstate.errors import UserError
+from keepstate.files import content_hash
 from keepstate.models.base import ServerGone
 from keepstate.models.budget import Budget
 from keepstate.models.cache import AnswerCache
@@ -39,6 +40,9 @@ SPREAD_SECONDS = 2.0
 """Most by which those who wait for the same server come apart."""
 QUIET_SECONDS = 120.0
 """Between two looks at the figures of an engine that has not answered: it may compile, or read a long prompt slowly."""
+SESSION = "X-Session-Id"
+"""Of a conversation, by its model, system prompt and goal: Ray Serve hands all its turns to one replica, whose cache
+has it. Others do not heed it."""
 MAX_WORDS = 600
 HIDDEN = "[key left out]"
 LEAST_SECRET, SECRET_IN_ANSWER = 4, 16
@@ -231,7 +235,9 @@ class Endpoint:
         """Close the connections."""
         await self._client.aclose()
 
-    async def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float) -> Said:
+    async def ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float, session: str = ""
+    ) -> Said:
         """Send one request and read the whole answer, whatever its status.
 
         Args:
@@ -239,6 +245,7 @@ class Endpoint:
             path: Below the base URL; `..` leaves `/v1`.
             body: Sent as JSON.
             seconds: From sending to the last byte: a server that drips is as silent as one that hangs.
+            session: Of which conversation it is.
 
         Raises:
             ServerFault: It could not be reached, broke off, or took longer.
@@ -246,7 +253,8 @@ class Endpoint:
         url = f"{self.base_url.removesuffix('/v1')}{path[2:]}" if path.startswith("..") else f"{self.base_url}{path}"
         content = bytearray()
         try:
-            async with asyncio.timeout(seconds), self._client.stream(method, url, json=body) as response:
+            stream = self._client.stream(method, url, json=body, headers={SESSION: session} if session else None)
+            async with asyncio.timeout(seconds), stream as response:
                 async for chunk in response.aiter_bytes():
                     content += chunk
                     if len(content) > MAX_BODY:
@@ -267,7 +275,9 @@ class Endpoint:
             ServerFault: Also where none of its figures moved from one look to the next. One that tells none is waited
                 for to the end: silence alone is no sign, as a slow server with one slot is silent too.
         """
-        asking = asyncio.ensure_future(self.ask("POST", "/chat/completions", request, seconds=seconds))
+        session = content_hash([request["model"], request["messages"][:2]])
+        asked = self.ask("POST", "/chat/completions", request, seconds=seconds, session=session)
+        asking = asyncio.ensure_future(asked)
         looks: list[str | None] = []
         try:
             while not (await asyncio.wait((asking,), timeout=QUIET_SECONDS if self._has_figures else None))[0]:

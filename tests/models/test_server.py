@@ -51,6 +51,7 @@ class Server:
     answers: list[Answer]
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    sessions: list[str | None] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     metrics: Callable[[], str] | None = None
     short: Answer = None
@@ -77,6 +78,7 @@ def serving(*answers: Answer) -> Iterator[Server]:
             request = self.asked()
             server.keys.append(self.headers["Authorization"])
             server.requests.append(request)
+            server.sessions.append(self.headers["X-Session-Id"])
             if server.short is not None and len(request["messages"]) == 1:
                 self.reply(server.short)
             else:
@@ -121,6 +123,18 @@ async def test_sends_what_was_asked_and_returns_the_text_untouched() -> None:
     assert server.requests == [
         {"model": "persistent", "messages": MESSAGES, "temperature": 0.2, "max_tokens": 12288, "seed": 42}
     ]
+
+
+async def test_all_turns_of_an_episode_name_one_session_and_others_another() -> None:
+    prompt, other, later = ({"role": "system", "content": text} for text in ("play", "play well", "go on"))
+    with serving(completion("hi")) as server:
+        async with ServerModel(server.url, "persistent") as model:
+            for turn, messages in enumerate(([prompt, prompt], [prompt, prompt, later], [prompt, other])):
+                await model.reply(messages, seed=turn, turn=turn)
+    first, second, another = server.sessions
+    assert first
+    assert another
+    assert first == second != another
 
 
 async def test_thinking_is_switched_off_only_when_asked() -> None:

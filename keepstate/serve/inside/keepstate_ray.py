@@ -3,7 +3,8 @@
     python keepstate_ray.py '{"vllm": ["--model", ...], "replicas": 2, ...}'
 
 Each replica is vLLM's own web server over an engine of its own, and Ray Serve hands it requests: so all that one server
-answers is answered here, adapters by their names, `/tokenize` and `/health`. A key is in `VLLM_API_KEY`.
+answers is answered here, adapters by their names, `/tokenize` and `/health`. Requests that name one session
+(`X-Session-Id`, as keepstate's do for an episode) go to one replica, while it lives. A key is in `VLLM_API_KEY`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 OURS = ("model", "served_model_name")
 """Which Ray Serve LLM has its own words for."""
+STICKY = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+"""Its router by prefixes reads prompts, which vLLM's own web server does not show it."""
 
 
 def llm_config(told: dict[str, Any]) -> LLMConfig:
@@ -40,7 +43,10 @@ def llm_config(told: dict[str, Any]) -> LLMConfig:
         "model_loading_config": {"model_id": given["served_model_name"][0], "model_source": given["model"]},
         "engine_kwargs": {name: value for name, value in chosen.items() if name not in OURS},
         "accelerator_config": {"kind": told["accelerator"]},
-        "deployment_config": {"num_replicas": told["replicas"]},
+        "deployment_config": {
+            "num_replicas": told["replicas"],
+            "request_router_config": {"request_router_class": STICKY},
+        },
         "runtime_env": {"env_vars": told["environment"] | key},
         "log_engine_metrics": False,  # else they are Ray's, and not on the server's own page
     }
