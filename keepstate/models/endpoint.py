@@ -27,13 +27,13 @@ from keepstate.files import content_hash
 from keepstate.models.base import ServerGone
 from keepstate.models.budget import Budget
 from keepstate.models.cache import AnswerCache
+from keepstate.models.connections import Connections
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 KEY = "KEEPSTATE_API_KEY"
 """Sent to every server that keepstate asks, on this machine too."""
 REMOTE_KEY = "OPENAI_API_KEY"
 """Sent to servers on other machines where `KEEPSTATE_API_KEY` is not set: a key of OpenAI's is no local server's."""
-CONNECT_SECONDS = 10.0
 SECONDS = 10.0
 """For questions that need no thinking: models, metrics."""
 SPREAD_SECONDS = 2.0
@@ -207,11 +207,7 @@ class Endpoint:
         """Requests given up since then."""
         self.checking = asyncio.Lock()
         """Held while somebody finds out whether it still answers."""
-        self._client = httpx2.AsyncClient(
-            limits=httpx2.Limits(max_connections=concurrency + 2, max_keepalive_connections=concurrency + 2),
-            timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
-            **made,
-        )
+        self._connections = Connections(made, concurrency + 2)
         self._secrets = _secrets(made)
         self._held_until = float("-inf")
         """When it may be asked again after it asked to wait, on the clock of `time.monotonic`."""
@@ -233,7 +229,7 @@ class Endpoint:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._connections.aclose()
 
     async def ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, seconds: float, session: str = ""
@@ -253,7 +249,7 @@ class Endpoint:
         url = f"{self.base_url.removesuffix('/v1')}{path[2:]}" if path.startswith("..") else f"{self.base_url}{path}"
         content = bytearray()
         try:
-            stream = self._client.stream(method, url, json=body, headers={SESSION: session} if session else None)
+            stream = self._connections.stream(method, url, json=body, headers={SESSION: session} if session else None)
             async with asyncio.timeout(seconds), stream as response:
                 async for chunk in response.aiter_bytes():
                     content += chunk
