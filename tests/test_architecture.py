@@ -54,6 +54,7 @@ TOP_LEVEL = {
 TWICE = {"ToolCallLimit", "ToolError"}
 """Classes that the sandbox's guest, which imports nothing of ours, has under the names that agents are told."""
 SHORT_WITH_ONE_IMPORTER = {
+    "models/connections.py": "its importer would pass 400 lines",
     "runtimes/sandbox/guest/preload.py": "what every interpreter has loaded: a list that grows by itself",
     "tasks/questions.py": "called by families outside the package",
     "models/scripted.py": "what tests and benchmarks drive the loop with, beside replays",
