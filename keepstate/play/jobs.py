@@ -88,6 +88,7 @@ async def play(
     rungs = {job.isolation for _, jobs in queues for job in jobs if job.runtime is not RuntimeName.REACT}
     folders = {job.tally.folder.absolute() for _, jobs in queues for job in jobs if job.record is None}
     async with (engine or Here()).ready(rungs, allow_unsafe=allow_unsafe, folders=folders) as player:
+        failed: BaseExceptionGroup[UserError] | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 workers = [
@@ -96,7 +97,9 @@ async def play(
                     for _ in range(min(admission.most, len(jobs)))
                 ]
         except* UserError as errors:
-            raise _first(errors) from errors
+            failed = errors  # Python 3.11.2 puts what is raised here into a group of its own
+        if failed:
+            raise _first(failed) from failed
         if spent := next(filter(None, (worker.result() for worker in workers)), None):
             raise spent
 
