@@ -21,7 +21,7 @@ from typing import Any
 KINDS = {
     "norms, rotation, activation": r"^triton_|rms_norm|rotary|silu|act_and_mul",
     "cache writing": r"reshape_and_cache",
-    "LoRA": r"_lora_(shrink|expand)",
+    "LoRA": r"_lora_(shrink|expand)|^_expand$",
     "attention": r"flash|attn|attention",
     "products": r"gemm|nvjet|cutlass|cublas|splitk",
     "sampling": r"sampl|gumbel|topk|top_k|argmax|softmax|penalt|logprob",

@@ -1,7 +1,7 @@
-"""vLLM plugin: the model's class is looked at in place; on the CPU also LoRA as matrix products, and short spins.
+"""vLLM plugin: the model's class is looked at in place; LoRA as matrix products; on the CPU also short spins.
 
 vLLM starts a process that imports all of it again, only to look at the model's class without touching the GPU, which
-looking at it does not. On the CPU:
+looking at it does not. On a GPU layers take up their adapters (`keepstate_fold`). On the CPU:
 
 Its engine, and the engine's worker, are new interpreters there, which import all of it again, one after the other; here
 each begins as a copy of the process that has imported it, as on a GPU.
@@ -33,11 +33,18 @@ SPIN_SECONDS = 0.002
 
 
 def register() -> None:
-    """Let vLLM look at a model's class in place, and on the CPU begin as copies, use `GroupedLora` and spin shortly.
+    """Let vLLM look at a model's class in place, fold LoRA on a GPU, and on the CPU use `GroupedLora` and spin shortly.
 
     Where `KEEPSTATE_ROOM` is set, its worker there is `keepstate_worker`'s, whose threads follow the machine's load.
     """
     registry._run_in_subprocess = lambda look: look()
+    if current_platform.is_cuda():
+        from keepstate_fold import fold_layers  # Triton, which the CPU has not
+
+        fold_layers()
+        # cuBLAS by itself takes 15.2 us where 4,096 rows of a weight become 4,288, and 11.8 before; 12.4 in this way. A
+        # weight of 4,096 x 12,288 takes it 30.6 us, and 27.6 in this way (64 inputs on an H200).
+        torch.backends.cuda.preferred_blas_library("cublaslt")
     if current_platform.is_cpu():
         path = f"{__name__}.{GroupedLora.__name__}"
         platform = type(current_platform)

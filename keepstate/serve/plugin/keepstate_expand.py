@@ -1,0 +1,107 @@
+"""The second half of LoRA on a GPU: what the adapters' A made of a layer's inputs, through their B, in one kernel.
+
+`keepstate_fold` puts the A of all adapters below a layer's weight, so one product gives the layer's own outputs and, in
+further columns, what the A of every adapter makes of every row. `expand` takes each row's own of these through its
+adapter's B and adds them to the row's outputs. Needs torch and Triton alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+FEW = 128
+"""Rows up to which a tile takes what was made for all adapters at once, and waits for the memory once. Beyond it, where
+rows of one prompt follow one another, it looks which adapters its rows ask for."""
+DEPTH = 256
+"""Of one product of tiles, at most."""
+LEAST = 16
+"""Of a tile's rows, columns and ranks: what the tensor cores multiply."""
+NARROW = 4096
+"""Outputs up to which tiles are halved, so that each of a large GPU's 132 processors has one."""
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _expand(  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
+    wide,
+    slots,
+    b,
+    outputs,
+    rows,
+    stride,
+    width,
+    second,
+    third,
+    ADAPTERS: tl.constexpr,
+    RANK: tl.constexpr,
+    DEPTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """One tile of outputs. It lies in one slice; the second and third begin at these columns.
+
+    DEPTH is the adapters' ranks together, rounded up, or one's. EARLY: it starts before the product has ended, and
+    loads what does not come from there.
+    """
+    first = tl.program_id(0) * COLUMNS
+    column = first + tl.arange(0, COLUMNS)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    there = row < rows
+    slice_ = (first >= second).to(tl.int32) + (first >= third).to(tl.int32)
+    begin = wide + row.to(tl.int64)[:, None] * stride
+    lows = begin + width + slice_ * ADAPTERS * RANK
+    slot = tl.load(slots + row, mask=there, other=-1)
+    total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    depth = tl.arange(0, DEPTH)
+    if DEPTH == RANK:
+        if EARLY:
+            tl.extra.cuda.gdc_wait()
+        for adapter in range(ADAPTERS):
+            own = slot == adapter
+            if tl.sum(own.to(tl.int32)) > 0:
+                up = tl.load(b + (adapter * width + column).to(tl.int64)[None, :] * RANK + depth[:, None])
+                low = tl.load(lows + adapter * RANK + depth[None, :], mask=own[:, None], other=0.0)
+                total = tl.dot(low, up, total)
+    else:
+        adapter = depth // RANK
+        ups = b + (adapter.to(tl.int64)[:, None] * width + column[None, :]) * RANK + (depth % RANK)[:, None]
+        up = tl.load(ups, mask=(adapter < ADAPTERS)[:, None], other=0.0)
+        if EARLY:
+            tl.extra.cuda.gdc_wait()
+        low = tl.load(lows + depth[None, :], mask=slot[:, None] == adapter[None, :], other=0.0)
+        total = tl.dot(low, up, total)
+    total += tl.load(begin + column[None, :], mask=there[:, None], other=0.0)
+    place = outputs + row.to(tl.int64)[:, None] * width + column[None, :]
+    tl.store(place, total.to(outputs.dtype.element_ty), mask=there[:, None])
+
+
+def expand(wide: torch.Tensor, slots: torch.Tensor, b: torch.Tensor, slices: list[int]) -> torch.Tensor:
+    """Each row's outputs with its adapter's added, (rows, width).
+
+    Args:
+        wide: (rows, width + slices x adapters x rank): a layer's outputs, then what the A of every slice and adapter
+            made of the row.
+        slots: int32, at least as many as rows: each row's adapter, -1 for none.
+        b: (adapters, width, rank): the B of all slices, one below the other. Rank is a power of two from 16.
+        slices: Widths of one to three slices, multiples of 16; their sum is width.
+    """
+    adapters, width, rank = b.shape
+    rows = len(wide)
+    outputs = torch.empty((rows, width), dtype=wide.dtype, device=wide.device)
+    depth = triton.next_power_of_2(adapters * rank)
+    at_once = rows <= FEW and depth <= DEPTH
+    columns, warps = (32, 4) if at_once and width <= NARROW else (64, 8 if at_once else 4)
+    while any(size % columns for size in slices):
+        columns //= 2
+    tile = min(64, max(LEAST, triton.next_power_of_2(rows)))
+    early = wide.is_cuda and torch.cuda.get_device_capability(wide.device) >= (9, 0)
+    how: dict[str, Any] = {"ADAPTERS": adapters, "RANK": rank, "DEPTH": depth if at_once else rank, "ROWS": tile}
+    how |= {"COLUMNS": columns, "EARLY": early, "num_warps": warps} | ({"launch_pdl": True} if early else {})
+    ends = [sum(slices[: number + 1]) for number in range(2)]
+    grid = (width // columns, triton.cdiv(rows, tile))
+    _expand[grid](wide, slots, b, outputs, rows, wide.stride(0), width, *ends, **how)
+    return outputs
