@@ -63,7 +63,13 @@ PLAIN = (
         "liger_fused_linear_cross_entropy": None,
     }
 )
-CANDIDATES = {"norms": "Norms", "norms-loss": "NormsLoss", "fp8-backward": "Fp8Backward", "fp8": "Fp8"}
+CANDIDATES = {
+    "cudnn": "Cudnn",
+    "norms": "Norms",
+    "norms-loss": "NormsLoss",
+    "fp8-backward": "Fp8Backward",
+    "fp8": "Fp8",
+}
 """Trials in the place of what `speed` does: their plugins of candidates/."""
 KINDS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,

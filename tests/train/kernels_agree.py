@@ -2,15 +2,16 @@
 
     .venv-train/bin/python tests/train/kernels_agree.py        # started by test_plugin_kernels.py
 
-On the CPU: LoRA layers against PEFT's own, in double precision; the loss of trained tokens; where documents begin; how
-many layers fit; what profile `memory` moves away. On a GPU, also norm with rotation against its formula (attention:
-benchmarks/gpu/attention.py).
+On the CPU: LoRA layers against PEFT's own, in double precision; the loss of trained tokens; where documents begin;
+which attention is chosen; how many layers fit; what profile `memory` moves away. On a GPU, also norm with rotation
+against its formula (attention: benchmarks/gpu/attention.py).
 """
 
 import contextlib
 import sys
 import types
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -36,9 +37,10 @@ fake = types.ModuleType("axolotl.kernels.swiglu")
 fake.swiglu_forward, fake.swiglu_backward = swiglu_forward, swiglu_backward  # type: ignore[attr-defined]
 sys.modules["axolotl.kernels.swiglu"] = fake
 
-from keepstate_axolotl import cudnn, documents, lora, loss, memory  # noqa: E402
+from keepstate_axolotl import attention, cudnn, documents, flash, lora, loss, memory  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: E402
 
 GIB = 2**30
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -138,6 +140,46 @@ def check_places() -> None:
     assert not cudnn.available() or torch.cuda.is_available()
 
 
+def check_choice() -> None:
+    """FlashAttention 4 for packed rows and single documents where its trial finds nothing; else as without it."""
+    before, asked = ALL_ATTENTION_FUNCTIONS["sdpa"], list[tuple[object, ...]]()
+    config = LlamaConfig(hidden_size=24, num_attention_heads=4, num_key_value_heads=2)
+    assert attention.choose(config) == "what Axolotl chose"
+    packed = attention.PackedAttention(before, before)
+    ALL_ATTENTION_FUNCTIONS.register("sdpa", packed)
+    try:
+        with mock.patch.object(flash, "trial", return_value="it broke"):
+            assert attention.choose(config).endswith(" (FlashAttention 4: it broke)")
+        assert (packed.attend, packed.single) == (attention.attend, before)
+        with mock.patch.object(flash, "trial", side_effect=lambda *heads: asked.append(heads) or ""):
+            assert attention.choose(config) == "FlashAttention 4"
+        assert asked == [(4, 2, 6, attention.attend_by_torch)]
+        assert (packed.attend, packed.single) == (flash.attend, packed.several)
+        packed.attend = lambda query, key, value, found, scaling: query * (key.shape[1] + found.number)
+        states = [torch.ones(2, heads, 5, 6) for heads in (4, 2, 2)]
+        output, _ = packed.single(None, *states, position_ids=torch.arange(5).expand(2, 5))
+        assert output.shape == (2, 5, 4, 6)
+        assert output.unique().tolist() == [4]
+    finally:
+        ALL_ATTENTION_FUNCTIONS.register("sdpa", before)
+
+
+def check_trial() -> None:
+    """What is not there, does not run or computes something else is not used, and why is said."""
+    if not torch.cuda.is_available():
+        assert flash.trial(32, 8, 128, attention.attend_by_torch) == "no Hopper GPU"
+    cuda = mock.patch.multiple(torch.cuda, is_available=lambda: True, get_device_capability=lambda: flash.HOPPER)
+    for result, words in (
+        (ImportError("No module named 'flash_attn'"), "not installed: No module named 'flash_attn'"),
+        (RuntimeError("no such tile\nat line 3"), "RuntimeError: no such tile"),
+        ([0.3], "its results are 0.300 from PyTorch's"),
+        ([float("nan")], "its results are nan from PyTorch's"),
+        ([0.003], ""),
+    ):
+        with cuda, mock.patch.object(flash, "_apart", side_effect=result):
+            assert flash.trial(32, 8, 128, attention.attend_by_torch) == words
+
+
 def check_memory() -> None:
     """As many layers as the budget holds, none too many."""
     fit = memory.layers_that_fit
@@ -231,7 +273,17 @@ def check_norm_rope() -> None:
 
 def main() -> None:
     """Run every check that this machine can."""
-    checks = [check_lora, check_loss, check_documents, check_places, check_memory, check_rows, check_offloading]
+    checks = [
+        check_lora,
+        check_loss,
+        check_documents,
+        check_places,
+        check_choice,
+        check_trial,
+        check_memory,
+        check_rows,
+    ]
+    checks.append(check_offloading)
     for check in checks + [check_norm_rope] * torch.cuda.is_available():
         check()
         print(f"agrees: {check.__name__}")

@@ -34,6 +34,16 @@ class NormsLoss(Norms):
             print(f"candidate: the loss in chunks {chunks.LONGER} times as long", flush=True)
 
 
+class Cudnn(BasePlugin):  # type: ignore[misc]
+    """Attention as it is without FlashAttention 4."""
+
+    def pre_model_load(self, cfg: Any) -> None:
+        """Before keepstate's plugin tries it."""
+        from keepstate_axolotl import flash
+
+        flash.trial = lambda *_: "left out"
+
+
 class Fp8Backward(BasePlugin):  # type: ignore[misc]
     """Products with frozen weights in FP8 where gradients are pulled back through them."""
 

@@ -95,6 +95,8 @@ class KeepstatePlugin(BasePlugin):  # type: ignore[misc]
         """The same for what is done to the model itself, after Axolotl's own kernels."""
         if cfg.keepstate_profile is None or not torch.cuda.is_available():
             return
+        if cfg.sample_packing and cfg.attn_implementation == "sdpa":
+            print(f"keepstate: attention of packed rows by {attention.choose(model.config)}", flush=True)
         if cfg.lora_qkv_kernel and cfg.lora_o_kernel and cfg.lora_mlp_kernel:
             from . import lora
 
