@@ -117,6 +117,7 @@ def folds(layer: BaseLinearLayerWithLoRA) -> bool:
 
 def fold_layers() -> None:
     """Let every linear layer with LoRA be folded where it can be, from now on."""
+    BaseLinearLayerWithLoRA.folded = None
     for kind in (BaseLinearLayerWithLoRA, MergedColumnParallelLinearWithLoRA):
         kind.create_lora_weights = _folded_when_made(kind.create_lora_weights)
         kind.apply = _applied_folded(kind.apply)
