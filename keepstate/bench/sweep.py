@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.errors import UserError
@@ -45,7 +46,9 @@ class Sweep:
         limits, sampling = config.limits, config.sampling
         own = (config.runtime, limits.tool_calls, sampling.temperature, config.seed)
         given = (self.runtimes, self.tool_calls, self.temperature, self.seeds)
-        for values in product(*(dict.fromkeys(several or (one,)) for several, one in zip(given, own, strict=True))):
+        choices = (dict.fromkeys(several or (one,)) for several, one in zip(given, own, strict=True))
+        combinations: Iterator[tuple[Any, ...]] = product(*choices)  # without it mypy at times sees tuples of one
+        for values in combinations:
             runtime, calls, temperature, seed = values
             differing = (value if value != one else None for value, one in zip(values, own, strict=True))
             yield config.model_copy(
