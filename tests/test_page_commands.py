@@ -46,7 +46,10 @@ ELSEWHERE = {
     r"kubectl": ("needs a cluster", "tests/cli/test_launch.py"),
     r"docker": ("needs a daemon", "tests/test_dockerfiles.py"),
     r"ssh": ("needs another machine", ""),
-    r"\.venv-serve/bin/python benchmarks/gpu": ("needs a GPU and torch", ""),
+    r"\.venv-serve/bin/python benchmarks/gpu|\.venv-train/bin/python benchmarks/gpu/attention": (
+        "needs a GPU and torch",
+        "",
+    ),
     r"pip wheel": ("takes a minute", "tests/e2e/test_wheel.py"),
     r"pip install uv|bash locks/compile\.sh|git ": ("changes the lock files of the checkout", ""),
     r"python -m pytest": ("is what runs this", "make test-core"),
