@@ -109,10 +109,10 @@ SIZES = {
         least_kept=100,
     ),
     "laptop": Size(
-        traces=100,
+        traces=48,
         trained_on="easy",
         sets=("easy",),
-        tasks=20,
+        tasks=12,
         caps=(25,),
         seeds=(0,),
         draws=(),
