@@ -13,15 +13,15 @@ import torch
 import triton
 import triton.language as tl
 
-FEW = 128
-"""Rows up to which a tile takes what was made for all adapters at once, and waits for the memory once. Beyond it, where
-rows of one prompt follow one another, it looks which adapters its rows ask for."""
+FEW = 256
+"""Rows up to which a tile takes the B of all adapters, asked for before the product has ended. Beyond it, where rows of
+one prompt follow one another, and with one row, it looks which adapters its rows ask for."""
 DEPTH = 256
-"""Of one product of tiles, at most."""
+"""Of all adapters' ranks, at most, of which a tile holds B: more do not fit a processor's registers."""
 LEAST = 16
 """Of a tile's rows, columns and ranks: what the tensor cores multiply."""
-NARROW = 4096
-"""Outputs up to which tiles are halved, so that each of a large GPU's 132 processors has one."""
+COLUMNS, WARPS = 64, 4
+"""Of a tile: 4.1 us a layer of Qwen3-8B on an H200 with 64 rows; 5.3 with 8 warps and one product of all ranks."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -37,15 +37,15 @@ def _expand(  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
     third,
     ADAPTERS: tl.constexpr,
     RANK: tl.constexpr,
-    DEPTH: tl.constexpr,
+    ALL: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """One tile of outputs. It lies in one slice; the second and third begin at these columns.
 
-    DEPTH is the adapters' ranks together, rounded up, or one's. EARLY: it starts before the product has ended, and
-    loads what does not come from there.
+    ALL: it takes the B of all adapters. EARLY: it starts before the product has ended, and loads what does not come
+    from there.
     """
     first = tl.program_id(0) * COLUMNS
     column = first + tl.arange(0, COLUMNS)
@@ -53,30 +53,30 @@ def _expand(  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
     there = row < rows
     slice_ = (first >= second).to(tl.int32) + (first >= third).to(tl.int32)
     begin = wide + row.to(tl.int64)[:, None] * stride
-    lows = begin + width + slice_ * ADAPTERS * RANK
+    depth = tl.arange(0, RANK)
+    lows = begin + width + slice_ * ADAPTERS * RANK + depth[None, :]
+    places = b + column.to(tl.int64)[None, :] * RANK + depth[:, None]
     slot = tl.load(slots + row, mask=there, other=-1)
+    ups = ()
+    if ALL:
+        for adapter in tl.static_range(ADAPTERS):
+            ups = ups + (tl.load(places + adapter * width * RANK),)  # noqa: RUF005  # what Triton knows
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+    own = tl.load(begin + column[None, :], mask=there[:, None], other=0.0)
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    depth = tl.arange(0, DEPTH)
-    if DEPTH == RANK:
-        if EARLY:
-            tl.extra.cuda.gdc_wait()
-        for adapter in range(ADAPTERS):
-            own = slot == adapter
-            if tl.sum(own.to(tl.int32)) > 0:
-                up = tl.load(b + (adapter * width + column).to(tl.int64)[None, :] * RANK + depth[:, None])
-                low = tl.load(lows + adapter * RANK + depth[None, :], mask=own[:, None], other=0.0)
-                total = tl.dot(low, up, total)
+    if ALL:
+        for adapter in tl.static_range(ADAPTERS):
+            low = tl.load(lows + adapter * RANK, mask=(slot == adapter)[:, None], other=0.0)
+            total = tl.dot(low, ups[adapter], total)
     else:
-        adapter = depth // RANK
-        ups = b + (adapter.to(tl.int64)[:, None] * width + column[None, :]) * RANK + (depth % RANK)[:, None]
-        up = tl.load(ups, mask=(adapter < ADAPTERS)[:, None], other=0.0)
-        if EARLY:
-            tl.extra.cuda.gdc_wait()
-        low = tl.load(lows + depth[None, :], mask=slot[:, None] == adapter[None, :], other=0.0)
-        total = tl.dot(low, up, total)
-    total += tl.load(begin + column[None, :], mask=there[:, None], other=0.0)
+        for adapter in range(ADAPTERS):
+            asks = slot == adapter
+            if tl.sum(asks.to(tl.int32)) > 0:
+                low = tl.load(lows + adapter * RANK, mask=asks[:, None], other=0.0)
+                total = tl.dot(low, tl.load(places + adapter * width * RANK), total)
     place = outputs + row.to(tl.int64)[:, None] * width + column[None, :]
-    tl.store(place, total.to(outputs.dtype.element_ty), mask=there[:, None])
+    tl.store(place, (total + own).to(outputs.dtype.element_ty), mask=there[:, None])
 
 
 def expand(wide: torch.Tensor, slots: torch.Tensor, b: torch.Tensor, slices: list[int]) -> torch.Tensor:
@@ -92,15 +92,14 @@ def expand(wide: torch.Tensor, slots: torch.Tensor, b: torch.Tensor, slices: lis
     adapters, width, rank = b.shape
     rows = len(wide)
     outputs = torch.empty((rows, width), dtype=wide.dtype, device=wide.device)
-    depth = triton.next_power_of_2(adapters * rank)
-    at_once = rows <= FEW and depth <= DEPTH
-    columns, warps = (32, 4) if at_once and width <= NARROW else (64, 8 if at_once else 4)
+    columns = COLUMNS
     while any(size % columns for size in slices):
         columns //= 2
     tile = min(64, max(LEAST, triton.next_power_of_2(rows)))
     early = wide.is_cuda and torch.cuda.get_device_capability(wide.device) >= (9, 0)
-    how: dict[str, Any] = {"ADAPTERS": adapters, "RANK": rank, "DEPTH": depth if at_once else rank, "ROWS": tile}
-    how |= {"COLUMNS": columns, "EARLY": early, "num_warps": warps} | ({"launch_pdl": True} if early else {})
+    how: dict[str, Any] = {"ADAPTERS": adapters, "RANK": rank, "ALL": 1 < rows <= FEW and adapters * rank <= DEPTH}
+    how |= {"ROWS": tile, "COLUMNS": columns, "EARLY": early, "num_warps": WARPS}
+    how |= {"launch_pdl": True} if early else {}
     ends = [sum(slices[: number + 1]) for number in range(2)]
     grid = (width // columns, triton.cdiv(rows, tile))
     _expand[grid](wide, slots, b, outputs, rows, wide.stride(0), width, *ends, **how)
