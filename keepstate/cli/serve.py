@@ -94,6 +94,7 @@ def command(
     if (called := click.get_current_context()).invoked_subcommand:
         _refuse_options(called)
         return
+    from keepstate.play.cluster_address import check_address
     from keepstate.processes import sigterm_interrupts
     from keepstate.serve import StartDisplay, plan_serving
     from keepstate.serve.launch import serve_all
@@ -108,6 +109,8 @@ def command(
         raise click.UsageError("give either --laptop or --base-model")
     if port and not dry_run:
         check_port(port, host)  # before anything that takes minutes
+    if chosen["engine"] == "ray" and not dry_run:
+        check_address(chosen["address"])
     if laptop:
         chosen["base_model"] = str(basemodel.folder() if dry_run else basemodel.ensure_base_model())
     where = {key: chosen.pop(key) for key in ("engine", "address", "replicas")}

@@ -11,6 +11,7 @@ from typing import Any
 
 from keepstate.errors import UserError
 from keepstate.models.endpoint import KEY, REMOTE_KEY
+from keepstate.play.cluster_address import check_address
 from keepstate.setup.ray import COMMAND, ray_environment
 
 STORE_BYTES = 256 * 2**20
@@ -22,8 +23,9 @@ def connected(address: str | None) -> Iterator[Any]:
     """Ray itself, connected; see `keepstate.play.cluster.cluster`.
 
     Raises:
-        UserError: Ray is not installed, no cluster is there, or it is of other versions.
+        UserError: Ray is not installed, no cluster answers there, or it is of other versions.
     """
+    check_address(address)
     ray = _ray(alone=address is None)
     with _alone(ray) if address is None else _joined(ray, address):
         yield ray
@@ -69,8 +71,6 @@ def _short_folder() -> str | None:
 @contextmanager
 def _joined(ray: Any, address: str) -> Iterator[None]:
     """A cluster that others started, and end."""
-    if "://" in address:
-        raise UserError(f"--address {address} is none of a cluster", "on a node of it: --address auto, or HOST:PORT")
     try:
         ray.init(address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:

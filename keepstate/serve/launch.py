@@ -28,6 +28,7 @@ from keepstate.errors import UserError
 from keepstate.files import write_json
 from keepstate.model_files import GENERATION
 from keepstate.models.endpoint import connection
+from keepstate.play.cluster_address import check_address
 from keepstate.processes import GuardedProcess, log_text
 from keepstate.serve.applied import check_applied
 from keepstate.serve.command import command, environment
@@ -110,8 +111,8 @@ def serve(planned: ServingPlan, *, on_progress: Callable[[Starting], None] | Non
         on_progress: Called with every new stage of the start, and every quarter of a second between.
 
     Raises:
-        UserError: The port is taken, the server ended or fell silent, or a model did not answer as it must; the message
-            names it and shows the end of the log.
+        UserError: The port is taken, no cluster answers, the server ended or fell silent, or a model did not answer as
+            it must; the message names it and shows the end of the log.
     """
     with serve_all([planned], on_progress=on_progress) as [server]:
         yield server
@@ -133,6 +134,8 @@ def serve_all(
     first, stages = plans[0], [LOADING] * len(plans)
     for planned in plans:
         check_port(planned.port, planned.host)
+        if planned.nodes is not None:
+            check_address(planned.nodes.address)
     python = installing.ensure("serve")
     adapters, template = read_adapter_contents(first), load_template(first.template).sha256
 

@@ -32,9 +32,11 @@ from keepstate.bench import BenchmarkConfig, TaskSource
 from keepstate.bench.replay import Contract, replay
 from keepstate.bench.run import bench
 from keepstate.dataset import BuildOptions, build_datasets
+from keepstate.errors import UserError
 from keepstate.files import TEMPORARY
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.cluster import Cluster, cluster
+from keepstate.play.cluster_address import check_address, of_nodes_here
 from keepstate.play.collect import CollectPlan, collect
 from keepstate.play.tally import Tally
 from keepstate.tasks import make_tasks
@@ -187,6 +189,13 @@ def test_results_are_those_of_one_machine_and_no_variable_reaches_a_sandbox(
     assert not [text for text in texts if "MY_SECRET" in text or "RAY_" in text]
     folders = eventloop.run(replay([tmp_path / "there"], Contract(), engine=engine))
     assert [(folder.same, folder.good) for folder in folders] == [(12, True), (12, True)]
+
+
+def test_another_port_of_a_node_is_told_as_none_and_nodes_tell_of_theirs(two: Any) -> None:
+    host, port = two.address.split(":")[0], next(iter(two.worker_nodes)).node_manager_port
+    with pytest.raises(UserError, match=f"--address {host}:{port}: what answers there is no head of a cluster"):
+        check_address(f"{host}:{port}")
+    assert two.address in (of_nodes_here() or ()), "what auto is taken for"
 
 
 def test_a_teacher_plays_there_as_here(engine: Cluster, tmp_path: Path) -> None:
