@@ -16,7 +16,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -189,32 +189,6 @@ def _lock(descriptor: int) -> bool | None:
     except OSError:
         return None
     return True
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Let one process at a time play into `folder`; the kernel drops the lock however the holder ends.
-
-    The folder is made, and gone again if it stays empty.
-
-    Raises:
-        UserError: Another process plays there now, or the folder cannot be made.
-    """
-    try:
-        made = [place for place in (folder, *folder.parents) if not place.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise write_error(folder, error) from error
-    try:
-        if _lock(descriptor) is False:
-            raise UserError(f"another keepstate plays into {folder} now", "wait for its end, or choose another folder")
-        yield
-    finally:
-        os.close(descriptor)
-        with suppress(OSError):  # not empty
-            for place in made:
-                place.rmdir()
 
 
 @contextmanager

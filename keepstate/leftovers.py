@@ -17,8 +17,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from keepstate.errors import UserError
-from keepstate.files import TEMPORARY, clear_orphan, write_error
+from keepstate.files import TEMPORARY, write_error
 from keepstate.inventory import folders
+from keepstate.staging import clear_left
 from keepstate.train.result import read_done
 from keepstate.train.run_folder import alone, checkpoint_folders
 from keepstate.train.scores import kept_steps, step_folder
@@ -47,13 +48,13 @@ class Leftover:
     """All of it."""
 
     def remove(self) -> bool:
-        """Remove it, unless a process uses it now; whether it is gone.
+        """Remove it, unless a process uses it now, or may; whether it is gone.
 
         Raises:
             UserError: It may not be removed.
         """
         if self.why is Why.HALF_WRITTEN:
-            return clear_orphan(self.path)
+            return clear_left(self.path)
         try:
             with alone(self.path.parent):
                 if read_done(self.path.parent) is None:  # it was begun anew after this was found

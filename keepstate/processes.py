@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -168,16 +168,54 @@ def interrupts_held() -> Iterator[None]:
             signal.raise_signal(first)
 
 
-def is_held(lock: Path) -> bool:
-    """Whether a process is inside `only_one` of that file now; writes nothing, and keeps nobody out."""
+def is_held(lock: Path, *, unknown: bool = False) -> bool:
+    """Whether a process is inside `only_one` of that file, or `alone_in` that folder, now; keeps nobody out.
+
+    Args:
+        lock: The file or folder; nothing is written.
+        unknown: What is returned where it is not there, may not be read, or lies on a disk that knows no locks.
+    """
     try:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return unknown
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # none was made, or it may not be read
-        return False
+    except OSError:
+        return unknown
+    finally:
+        os.close(descriptor)
     return False
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Let one process at a time play into `folder`; the kernel drops the lock however the holder ends.
+
+    The folder is made, and gone again if it stays empty.
+
+    Raises:
+        UserError: Another process plays there now, or the folder cannot be made.
+    """
+    try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    try:
+        with suppress(OSError):  # a disk that knows no locks
+            if not _locked_soon(descriptor):
+                busy = f"another keepstate plays into {folder} now"
+                raise UserError(busy, "wait for its end, or choose another folder")
+        yield
+    finally:
+        os.close(descriptor)
+        with suppress(OSError):  # not empty
+            for place in made:
+                place.rmdir()
 
 
 @contextmanager
@@ -198,7 +236,7 @@ def only_one(lock: Path, what: str, *, busy: UserError | None = None) -> Iterato
     except OSError as error:
         raise write_error(lock, error) from error
     with file:
-        if not _locked_soon(file):
+        if not _locked_soon(file.fileno()):
             if busy is not None:
                 raise busy
             print(f"{what} is being made by another keepstate: waiting for it", file=sys.stderr, flush=True)
@@ -206,12 +244,12 @@ def only_one(lock: Path, what: str, *, busy: UserError | None = None) -> Iterato
         yield
 
 
-def _locked_soon(file: IO[str]) -> bool:
+def _locked_soon(descriptor: int) -> bool:
     """Whether we hold the lock now; one that is held for an instant, by `is_held` elsewhere, is waited for."""
     ends = time.monotonic() + INSTANT_SECONDS
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if time.monotonic() > ends:

@@ -13,10 +13,15 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 
 from keepstate.errors import UserError
 from keepstate.files import TEMPORARY, clear_orphan, sync_folder, write_error
+from keepstate.processes import is_held
+
+STAGED = f".*.json.*{TEMPORARY}"
+"""Names of what is staged."""
 
 
 def beside(path: Path, mark: str) -> Path:
@@ -71,8 +76,17 @@ def place(path: Path, mark: str, *, durable: bool = True) -> None:
 
 def clear_staged(folder: Path) -> None:
     """Remove what was staged in `folder` and nobody will put in its place; only for who is alone in it."""
-    for orphan in folder.glob(f".*.json.*{TEMPORARY}"):
+    for orphan in folder.glob(STAGED):
         clear_orphan(orphan)
+
+
+def clear_left(orphan: Path) -> bool:
+    """Remove a temporary file of ours, of whatever kind, that nobody has a use for; False where somebody may.
+
+    That is also who is alone in the folder: what nodes staged there lies unlocked until it is placed.
+    """
+    awaited = fnmatch(orphan.name, STAGED) and is_held(orphan.parent, unknown=True)
+    return not awaited and clear_orphan(orphan)
 
 
 @contextmanager

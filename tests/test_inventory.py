@@ -1,5 +1,6 @@
 """`keepstate ls` and `clean`: what there is, how far it is, what failed, what may go and that nothing else does."""
 
+import errno
 import fcntl
 import json
 import os
@@ -16,6 +17,8 @@ from keepstate.bench.cells import make_cell
 from keepstate.cli import cli
 from keepstate.files import TEMPORARY, write_json
 from keepstate.inventory import Kind, look
+from keepstate.processes import alone_in
+from keepstate.staging import place, stage
 from keepstate.tasks import write_tasks
 from keepstate.train.progress import PROGRESS
 from keepstate.train.result import DONE, WEIGHTS, TrainedAdapter
@@ -198,6 +201,37 @@ def test_what_a_process_uses_stays(littered: Path) -> None:
     assert (done.exit_code, done.stdout.count("stays  ")) == (1, 3)
     assert "used by a process now" in done.stderr
     assert before - files_below(littered) == {f"data/tasks/.x.json{TEMPORARY}"}
+
+
+def test_what_nodes_staged_stays_while_the_run_lives_and_goes_when_it_has_died(there: Path) -> None:
+    cell = there / "runs" / "bench" / "p-forget"
+    with alone_in(cell):
+        for mark in ("0" * 16, "1" * 16):
+            stage(cell / "t3.trace.json", b"{}", mark)
+        done = call("clean", "--delete")
+        assert (done.exit_code, done.stdout.count("stays  ")) == (1, 2)
+        assert "used by a process now" in done.stderr
+        place(cell / "t3.trace.json", "0" * 16)
+    done = call("clean", "--delete")
+    assert (done.exit_code, done.stdout.count("removed  ")) == (0, 1)
+    assert "nothing to remove" in call("clean").stderr
+
+
+def test_what_nodes_staged_stays_where_nobody_can_tell_whether_the_run_lives(
+    there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS, on which folders cannot be locked."""
+    cell, lock = there / "runs" / "bench" / "p-forget", fcntl.flock
+    stage(cell / "t3.trace.json", b"{}", "0" * 16)
+
+    def only_files(descriptor: int, operation: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", only_files)
+    with alone_in(cell):  # there the run is played all the same
+        assert call("clean", "--delete").stdout.count("stays  ") == 1
 
 
 def test_files_that_come_and_go_meanwhile_are_no_error(littered: Path, monkeypatch: pytest.MonkeyPatch) -> None:

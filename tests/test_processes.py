@@ -1,6 +1,7 @@
 """One at a time: who comes second says so and waits; the kernel lets it go on however the first ends."""
 
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from keepstate.errors import UserError
-from keepstate.processes import INSTANT_SECONDS, is_held, only_one
+from keepstate.processes import INSTANT_SECONDS, alone_in, is_held, only_one
 
 HOLD = """
 import sys, time
@@ -76,3 +77,19 @@ def test_who_only_looks_keeps_nobody_out(tmp_path: Path) -> None:
             with pytest.raises(UserError, match="busy"), only_one(lock, "it", busy=busy):
                 pass
     assert not is_held(lock)
+
+
+def test_who_only_looks_at_a_folder_keeps_no_run_out(tmp_path: Path) -> None:
+    """`clean` holds the lock of a folder of results for an instant."""
+    looking = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(INSTANT_SECONDS / 4, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        with alone_in(tmp_path):
+            assert is_held(tmp_path)
+            with pytest.raises(UserError, match="another keepstate plays into"), alone_in(tmp_path):
+                pass
+        assert not is_held(tmp_path)
+        assert is_held(tmp_path / "gone", unknown=True)
+    finally:
+        os.close(looking)

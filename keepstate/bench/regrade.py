@@ -24,8 +24,9 @@ from keepstate.agents.recorder import Allowance, jsonable
 from keepstate.bench.cells import CELL_FILE, read_cell_file
 from keepstate.bench.replay import TasksAtHand, replayable, traces_by_folder
 from keepstate.errors import EpisodeFailure, UserError
-from keepstate.files import alone_in, content_hash, parse_json, write_atomic, write_json
+from keepstate.files import content_hash, parse_json, write_atomic, write_json
 from keepstate.play.collect import renew_family_files
+from keepstate.processes import alone_in
 from keepstate.runtimes.base import TOO_LARGE, ToolGate
 from keepstate.tasks.base import Task, Verdict
 from keepstate.tasks.families import family, reference_scores

@@ -19,7 +19,6 @@ from keepstate.bench.benchmark_config import BenchmarkConfig
 from keepstate.bench.cells import ELSEWHERE, Cell, make_cell
 from keepstate.bench.served import ServerInfo, Watch, ask_servers, told_alike
 from keepstate.errors import UserError
-from keepstate.files import alone_in
 from keepstate.models.base import Model
 from keepstate.models.endpoint import Endpoint
 from keepstate.models.server import GRACE_SECONDS, ServerModel
@@ -27,6 +26,7 @@ from keepstate.play.admission import Pools
 from keepstate.play.engine import Engine
 from keepstate.play.jobs import Job, Once, play
 from keepstate.play.tally import Tally
+from keepstate.processes import alone_in
 from keepstate.resume import OtherWork
 from keepstate.tasks.base import Task
 from keepstate.traces.recorded import finished_others

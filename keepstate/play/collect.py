@@ -17,13 +17,14 @@ from typing import Any
 
 from keepstate.agents.prompts import system_prompt
 from keepstate.agents.recorder import sampling_record
-from keepstate.files import alone_in, content_hash, parse_json
+from keepstate.files import content_hash, parse_json
 from keepstate.models.base import Model, Relay, Reply
 from keepstate.models.budget import Budget
 from keepstate.play.admission import Pools
 from keepstate.play.engine import Engine
 from keepstate.play.jobs import Job, Once, play
 from keepstate.play.tally import Tally
+from keepstate.processes import alone_in
 from keepstate.resume import OtherWork, Record, changed_keys
 from keepstate.tasks.base import Task
 from keepstate.tasks.families import environment_for, family, family_of

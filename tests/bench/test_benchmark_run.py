@@ -37,12 +37,13 @@ from keepstate.bench.cells import make_cell
 from keepstate.bench.run import bench
 from keepstate.cli import bench as commands
 from keepstate.errors import UserError
-from keepstate.files import alone_in, file_hash, write_json
+from keepstate.files import file_hash, write_json
 from keepstate.models import server as server_module
 from keepstate.models.server import ServerModel
 from keepstate.play.collect import CollectPlan, collect
 from keepstate.play.jobs import RETRIES
 from keepstate.play.tally import Tally, TallyDisplay
+from keepstate.processes import alone_in
 from keepstate.report import make_report
 from keepstate.resume import OtherWork
 from keepstate.serve import loaded

@@ -34,12 +34,14 @@ from keepstate.bench.run import bench
 from keepstate.dataset import BuildOptions, build_datasets
 from keepstate.errors import UserError
 from keepstate.files import TEMPORARY
+from keepstate.leftovers import Leftover, leftovers
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play.cluster import Cluster, cluster
 from keepstate.play.cluster_address import check_address, of_nodes_here
 from keepstate.play.collect import CollectPlan, collect
 from keepstate.play.tally import Tally
 from keepstate.tasks import make_tasks
+from keepstate.traces.writer import Staged, place_trace
 from keepstate.vocabulary import RuntimeName
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.filterwarnings("error::pytest.PytestWarning")]
@@ -315,6 +317,24 @@ def test_nodes_that_write_write_what_one_machine_does(
     assert recorded(tmp_path / "there") == recorded(tmp_path / "here")
     assert names_below(tmp_path / "there") == names_below(tmp_path / "here")
     assert [(tally.kept, tally.played) for tally in again] == [(12, 0), (12, 0)]
+
+
+def test_what_nodes_wrote_outlives_a_clean_until_it_is_counted(
+    writing: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = list[Leftover]()
+
+    def clean_first(folder: Path, staged: Staged) -> None:
+        left.extend(leftovers(tmp_path, []))
+        for each in left:
+            each.remove()
+        place_trace(folder, staged)
+
+    monkeypatch.setattr("keepstate.play.jobs.place_trace", clean_first)
+    with serving(StubServer(rule=look_then_finish)) as stub:
+        (tally,) = eventloop.run(bench([cell(stub, PERSISTENT)], tmp_path, engine=writing))
+    assert (tally.played, tally.failures.total()) == (12, 0)
+    assert len(left) >= 2 * 12, "of each its trace and its verdict"
 
 
 def names_below(folder: Path) -> set[str]:

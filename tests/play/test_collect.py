@@ -19,13 +19,13 @@ from click.testing import CliRunner, Result
 from keepstate import display
 from keepstate.cli import _collect, cli
 from keepstate.errors import EpisodeFailure, UserError
-from keepstate.files import alone_in
 from keepstate.models.base import Message, Reply
 from keepstate.models.teacher import ScriptedTeacher
 from keepstate.play import jobs
 from keepstate.play.collect import COLLECTION_FILE, CollectPlan, Teacher, collect
 from keepstate.play.jobs import RETRIES
 from keepstate.play.tally import Tally, TallyDisplay
+from keepstate.processes import alone_in
 from keepstate.resume import OtherWork
 from keepstate.tasks import make_tasks, write_tasks
 from keepstate.tasks.base import Task
