@@ -30,6 +30,8 @@ STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 """What lies in these folders, such as /dev/stdout and /dev/null, is no file that could be replaced."""
 WRITTEN_AT_ONCE = 256
 """Files that wait for the disk together: each is open meanwhile, and 1,024 is a usual limit."""
+PROBE = 2**14
+"""Bytes. What fails on a full disk leaves less than a buffer of 8 KiB, or a line, free."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
@@ -243,6 +245,23 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_room(path: Path) -> None:
+    """Refuse a disk without room for another page of `path`: that is why a program failed there which may not say so,
+    as its log, too, lies on a full disk.
+
+    Raises:
+        UserError: The disk is full.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(os.urandom(PROBE))  # which no disk compresses
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in FULL:
+            raise write_error(path, error) from error
 
 
 def write_error(path: Path, error: OSError) -> UserError:

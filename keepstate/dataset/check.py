@@ -26,7 +26,7 @@ from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.dataset.turns import TRAINING_KEY, masked_answers, training_flags
 from keepstate.errors import UserError
-from keepstate.files import ListHash, scratch_folder
+from keepstate.files import ListHash, check_room, scratch_folder
 from keepstate.models.base import Message
 from keepstate.processes import run_logged
 from keepstate.setup import environments, installing
@@ -116,7 +116,7 @@ def check_dataset(options: CheckOptions) -> DatasetCheck:
     """Prove every turn of a data set as built: it gets its certificate if all are proven, and loses it if not.
 
     Raises:
-        UserError: No data set, changed since it was built, or Axolotl or the server could not be asked.
+        UserError: No data set, changed since it was built, a full disk, or Axolotl or the server could not be asked.
     """
     (report,) = check_datasets([options])
     return report
@@ -272,6 +272,7 @@ def _run_axolotl(several: Sequence[_Sides], work: Path) -> None:
     quiet = environments.NO_TELEMETRY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     code, said = run_logged([python, "-I", SCRIPT, jobs], work / "axolotl.log", env=os.environ | quiet)
     if code:
+        check_room(work / "ids.jsonl")
         begun = [sides for sides in several if sides.ids.exists()] or several[:1]
         raise UserError(f"Axolotl could not tokenise {begun[-1].options.folder}:\n{said}", "see keepstate doctor")
 

@@ -97,6 +97,11 @@ def _explain(planned: ServingPlan, log: str, code: int) -> tuple[str, str]:
             "the memory left beside the weights holds too few tokens",
             lower,
         ),
+        (
+            r"No space left on device|Disk quota exceeded|Errno (?:28|122)\b",
+            "no disk space left for what vLLM writes",
+            "free some where it says above (caches lie in ~/.cache and in TMPDIR), then start it again",
+        ),
         (short if code != KILLED else "", "the memory did not suffice", beside),
         (
             r"Repository Not Found|is not a valid model identifier|couldn't connect|LocalEntryNotFound",

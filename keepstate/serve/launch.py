@@ -25,7 +25,7 @@ import httpx2
 from keepstate.dataset.templates import load_template
 from keepstate.display import Bar, Display
 from keepstate.errors import UserError
-from keepstate.files import write_json
+from keepstate.files import check_room, write_json
 from keepstate.model_files import GENERATION
 from keepstate.models.endpoint import connection
 from keepstate.play.cluster_address import check_address
@@ -95,9 +95,10 @@ class Server:
         """Wait for as long as it runs.
 
         Raises:
-            UserError: It ended by itself.
+            UserError: It ended by itself, or the disk is full.
         """
         code = self.process.wait()
+        check_room(self.log)
         said = last_words(log_text(self.log))
         raise UserError(f"vLLM ended with code {code}; from the end of {self.log}:\n{said}", "start it again")
 
@@ -165,6 +166,7 @@ def serve_all(
 def _process(planned: ServingPlan, python: Path) -> Iterator[GuardedProcess]:
     """The server's process, which says into its log."""
     planned.log.parent.mkdir(parents=True, exist_ok=True)
+    check_room(planned.log)
     if planned.generation is not None:
         planned.generation_folder.mkdir(exist_ok=True)
         write_json(planned.generation_folder / GENERATION, dict(planned.generation))
@@ -189,21 +191,32 @@ def _until_up(
         begun.setdefault(words, seconds := time.monotonic() - started)
         on_stage(seconds, words)
 
-    report(LOADING)  # also of a server that answers the first time it is asked
-    _until_healthy(planned, process, report)
-    check_plugin(planned, log_text(planned.log))
-    for name in planned.names:
-        report(f"asking {name}")
-        _ask(planned, name, process)
-    report("comparing prompts with training's")
-    check_prompts(planned)
-    report("comparing adapters with the base")
-    check_applied(planned)
-    report("hashing the weights")
-    _check_unchanged(planned, adapters)
-    base.result()
+    with _disk_first(planned.log):
+        report(LOADING)  # also of a server that answers the first time it is asked
+        _until_healthy(planned, process, report)
+        check_plugin(planned, log_text(planned.log))
+        for name in planned.names:
+            report(f"asking {name}")
+            _ask(planned, name, process)
+        report("comparing prompts with training's")
+        check_prompts(planned)
+        report("comparing adapters with the base")
+        check_applied(planned)
+        report("hashing the weights")
+        _check_unchanged(planned, adapters)
+        base.result()
     seconds = time.monotonic() - started
     return Server(planned.base_url, planned.names, planned.log, seconds, _lasted(begun, seconds), process)
+
+
+@contextmanager
+def _disk_first(log: Path) -> Iterator[None]:
+    """What goes wrong is the disk's fault where that is full: what the log lacks then is no sign."""
+    try:
+        yield
+    except UserError:
+        check_room(log)
+        raise
 
 
 def _lasted(begun: Mapping[str, float], end: float) -> tuple[tuple[str, float], ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from keepstate.errors import UserError
-from keepstate.files import content_hash, scratch_folder, sync_folder, write_json
+from keepstate.files import check_room, content_hash, scratch_folder, sync_folder, write_json
 from keepstate.places import home, writable_home
 from keepstate.processes import only_one, run_logged
 from keepstate.serve.adapters import ServedAdapter
@@ -75,6 +75,7 @@ def ensure_nf4(base_model: str) -> Path:
             env |= {"HF_HUB_OFFLINE": "1"} if Path(base_model).is_dir() else {}
             code, end = run_logged([python, "-I", SCRIPT, base_model, work / "made"], log, env=env)
             if code:
+                check_room(work / "made")
                 raise UserError(
                     f"{base_model} could not be taken to NF4 and back; the end of {log}:\n{end}",
                     "serve it as it is: leave --base out",

@@ -1,6 +1,5 @@
 """A benchmark on a disk that is really full: a file system of its own, too small, which is given room later."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from small_disk import exits, on_a_small_disk
 from stub_server import StubServer, serving
 
 from keepstate.bench import read_results
@@ -23,7 +23,6 @@ SCRIPT = """
     "$0" -m keepstate bench run react.yaml persistent.yaml --allow-unsafe; echo "exit $?"
     cp -r runs saved
 """
-"""In a mount namespace of its own, which ends with it."""
 
 
 def figures(run: Path) -> dict[str, Any]:
@@ -44,16 +43,10 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(tmp_path: Pa
             values["tasks"] = {"difficulty": "mini", "count": TASKS}
             (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
         (tmp_path / "runs").mkdir()
-        alone = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.geteuid() else [])]
-        full = subprocess.run(
-            [*alone, "sh", "-c", SCRIPT, sys.executable], capture_output=True, text=True, cwd=tmp_path, check=False
-        )
-        if full.returncode == 77 or full.stderr.startswith("unshare"):
-            pytest.skip("nothing may be mounted here: a full disk was NOT tested")
+        full = on_a_small_disk(SCRIPT, tmp_path)
         command = [sys.executable, "-m", "keepstate", "bench", "run", "react.yaml", "persistent.yaml", "--allow-unsafe"]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    ends = [line for line in full.stdout.splitlines() if line.startswith("exit")]
-    assert ends == ["exit 2", "exit 2", "exit 2", "exit 0"], full.stdout + full.stderr
+    assert exits(full) == ["exit 2", "exit 2", "exit 2", "exit 0"], full.stdout + full.stderr
     assert full.stderr.count("error: no disk space left for runs/bench/") == 3
     assert full.stderr.count("free some space, then repeat the command: what is finished is kept") == 3
     assert "Traceback" not in full.stderr

@@ -2,14 +2,16 @@
 
 What Ray Serve LLM is told holds that command line, too.
 
-`STUB` in the environment chooses a defect: dies, silent, adapter, plugin, prompts, untold (no log-probabilities), or
-NAME=base (answers as the base does); DEFECT@PORT is that of one server alone. Its pid goes to the file `STUB_PID`.
+`STUB` in the environment chooses a defect: dies, silent, floods (so that the disk of its log is full), adapter, plugin,
+prompts, untold (no log-probabilities), or NAME=base (answers as the base does); DEFECT@PORT is that of one server
+alone. Its pid goes to the file `STUB_PID`.
 """
 
 import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -81,6 +83,10 @@ def main() -> None:
     Path(os.environ["STUB_PID"]).write_text(str(os.getpid()))
     print("INFO non-default args: {}", flush=True)
     print("INFO Initializing a V1 LLM engine (v0)", flush=True)
+    if DEFECT == "floods":
+        with suppress(OSError):
+            print("x" * 2**20, flush=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if DEFECT == "silent":
         time.sleep(600)
     if DEFECT == "dies":

@@ -46,6 +46,7 @@ def test_the_last_stage_counts(line: str, words: str) -> None:
             "too few",
             "--context",
         ),
+        ("OSError: [Errno 28] No space left on device: '/root/.cache/vllm/x'", "no disk space left", "TMPDIR"),
         ("torch.OutOfMemoryError: CUDA out of memory. Tried", "did not suffice", "nvidia-smi"),
         ("ValueError: Free memory on device cuda:0 (3/80 GiB) on startup is less", "did not suffice", "nvidia-smi"),
         ("OSError: We couldn't connect to 'https://huggingface.co'", "could not be fetched", "--base-model"),
