@@ -162,6 +162,11 @@ class Admission:
         known = ended + [tokens for tokens in reached if tokens > ended[-1]]
         return known[(len(known) * 9) // 10]
 
+    def length(self, kind: str) -> float:
+        """Tokens that ended episodes of this kind came to on the mean; infinite where none is known: it may be long."""
+        ended = self._ended.get(kind)
+        return sum(ended) / len(ended) if ended else math.inf
+
     def expected_tokens(self, *more: str, server: str = "") -> int:
         """The most tokens that all open episodes of a server, and new ones of the kinds `more`, are expected to hold at
         one time.
