@@ -119,6 +119,7 @@ SIZES = {
         turns=6,
         max_tokens=1024,
         context=4096,
+        concurrency=6,  # 64 at once wrote one token a second each on the slowest machine seen: beyond react's 600 s
     ),
     "tiny": Size(
         traces=6,
