@@ -67,7 +67,8 @@ def _fault(first: ErrorDetails) -> str:
         message = "a mapping of keys is needed"
     elif words := IN_WORDS.get(first.get("ctx", {}).get("pattern", "")):
         message = f"allowed are {words}"
-    found = "" if kind == "value_error" else f" (found {_SHORT.repr(first['input'])})"
+    value = "null" if first["input"] is None else _SHORT.repr(first["input"])
+    found = "" if kind == "value_error" else f" (found {value})"
     return f"{place}: {message}{found}" if place else f"{message}{found}"
 
 

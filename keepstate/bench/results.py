@@ -134,6 +134,8 @@ class CellResult:
     """Tasks without any record."""
     unreadable: tuple[str, ...]
     """Files that should be traces and are not, with reasons."""
+    unread: frozenset[str] = field(default=frozenset(), kw_only=True)
+    """Tasks whose trace is among these, so nobody knows what came of them; counted as `missing`."""
     remarks: tuple[str, ...]
     """What was noticed about the model when the cell was played."""
     optimum: bool = True
@@ -229,12 +231,14 @@ def _of_record(folder: Path, cell: CellRecord, on_episode: Callable[[], None]) -
     failed: dict[str, Origin] = {}
     expected = {due.path: due for due in dues(folder, cell.config, {name: task.hash for name, task in tasks.items()})}
     found, closed = trace_files(folder)
+    unread: set[str] = set()
     unreadable = [f"{each.path.relative_to(folder)}: {each.reason}" for each in closed]
     for path in sorted(expected.keys() | set(map(Path, found))):
         on_episode()
         trace = read_record(expected[path]) if path in expected else BadTrace(path, f"of no task in {CELL_FILE}")
         if isinstance(trace, BadTrace):
             unreadable.append(f"{path.relative_to(folder)}: {trace.reason}")
+            unread |= {expected[path].task} if path in expected else set()
         elif trace is not None and trace.failure is not None:
             failed[trace.task.name] = trace.failure.origin
         elif trace is not None and trace.verdict is not None:
@@ -255,6 +259,7 @@ def _of_record(folder: Path, cell: CellRecord, on_episode: Callable[[], None]) -
         failed=failed,
         missing=len(tasks) - len(episodes) - len(failed),
         unreadable=tuple(unreadable),
+        unread=frozenset(unread),
         remarks=cell.remarks,
         optimum=cell.optimum,
         adapter_folder=Path(root) if isinstance(root := cell.server.get("root"), str) else None,

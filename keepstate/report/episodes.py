@@ -37,8 +37,10 @@ HEAD = (
     "folder",
     "task hash",
 )
-"""Of `rows_of`. `status`: solved, graded, not graded (and where the failure of ours arose), not played. `errors`:
-classes of the agent's own errors. `folder`: that of the cell. What is not known is empty."""
+"""Of `rows_of`. `status`: solved, graded, not graded (and where the failure of ours arose), unreadable (its
+trace), not played. `errors`: classes of the agent's own errors. `folder`: that of the cell. What is not known is
+empty."""
+UNREADABLE = "unreadable"
 SHOWN = HEAD.index("finish reason") + 1
 """So many columns does the page show."""
 NUMBERS = frozenset({"seed", "score", "steps", "tokens", "completion tokens"})
@@ -124,7 +126,7 @@ def _page(cell: CellResult, row: Row, run: Path | None) -> list[str | None]:
     """The address of its page in `TRACES`; None where there is no trace."""
     if run is None:
         return []
-    if row[HEAD.index("status")] == "not played":
+    if row[HEAD.index("status")] in ("not played", UNREADABLE):
         return [None]
     from keepstate.traces.pages import page_of
 
@@ -139,7 +141,8 @@ def rows_of(cell: CellResult) -> Iterator[Row]:
         if task in played:
             found: Sequence[str | float | None] = _graded(played[task])
         else:
-            found = [f"not graded: {cell.failed[task]}" if task in cell.failed else "not played", *[None] * 9]
+            unread = UNREADABLE if task in cell.unread else "not played"
+            found = [f"not graded: {cell.failed[task]}" if task in cell.failed else unread, *[None] * 9]
         yield (cell.label, task, cell.config["seed"], *found, cell.name, content_hash)
 
 

@@ -275,9 +275,8 @@ def _repeats(figures: Sequence[CellFigures]) -> Iterator[str]:
 
 def _cell_notes(figure: CellFigures) -> Iterator[str]:
     cell = figure.cell
-    if cell.missing:
-        where = " or in a file that cannot be read" if cell.unreadable else ""
-        yield f"{cell.label}: {counted(cell.missing, 'task')} not played yet{where}; the figures are of the others."
+    if unplayed := cell.missing - len(cell.unread):
+        yield f"{cell.label}: {counted(unplayed, 'task')} not played yet; the figures are of the others."
     yield from (f"{cell.label}: {remark}." for remark in cell.remarks)
     for reason in cell.unreadable:
         yield f"{cell.label}: unreadable, left out: {reason}."

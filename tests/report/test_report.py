@@ -177,7 +177,7 @@ def test_what_is_missing_is_told(run: Path, tmp_path: Path) -> None:
     write_made_cell(run, "base", PERSISTENT, lambda _: Made(0.3), 24, limits={"turns": 9}, name="again")
     notes = " ".join(make_report("r", read_results(run)).groups[0].notes)
     assert "Not graded by a failure of ours, and in no figure: forget → forget 1 (sandbox 1)." in notes
-    assert "react → react: 2 tasks not played yet" in notes
+    assert "react → react: 1 task not played yet;" in notes
     assert "unreadable, left out: knapsack-mini-strict-s123456789-00000.trace.json: no valid JSON" in notes
     assert "Cells in the persistent runtime differ in limits: " in notes
     labels = [figures.cell.label for figures in make_report("r", read_results(run)).groups[0].figures]
@@ -759,6 +759,18 @@ def test_a_score_that_is_none_enters_no_figure(tmp_path: Path) -> None:
     assert len(figures.cell.unreadable) == len(bad)
     assert " ".join(report.groups[0].notes).count("unreadable, left out: knapsack-mini") == len(bad)
     parse_json((tmp_path / "report/report.json").read_text())
+
+
+def test_an_episode_that_cannot_be_read_is_not_said_to_be_not_played(tmp_path: Path) -> None:
+    write_made_cell(tmp_path, "persistent", PERSISTENT, lambda i: None if i == 2 else Made(0.5), count=4)
+    broken = sorted(tmp_path.glob("*/*.trace.json"))[0]
+    broken.write_text(re.sub(r'"score": [0-9.]+', '"score": null', broken.read_text()))
+    report = make_report("r", read_results(tmp_path))
+    rows = list(csv.DictReader(io.StringIO(episodes.csv_of(report))))
+    assert [row["status"] for row in rows] == ["unreadable", "graded", "not played", "graded"]
+    notes = " ".join(report.groups[0].notes)
+    assert "persistent → persistent: 1 task not played yet; the figures are of the others." in notes
+    assert f"unreadable, left out: {broken.name}: verdict.score: Input should be a valid number (found null)" in notes
 
 
 @pytest.mark.parametrize(
