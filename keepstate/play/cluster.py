@@ -58,6 +58,8 @@ LOOK_SECONDS = 2.0
 """Between two looks at which nodes there are."""
 START_SECONDS = 120.0
 """In which a node must be able to play: it loads keepstate from a disk that may be far."""
+WRITE_SECONDS = 5.0
+"""In which a node ends what it is writing when a run ends; one that hangs leaves a file that the next run removes."""
 WAIT_SECONDS = 60.0
 """How long a run without any node waits for one."""
 FAILED_IN_A_ROW, REST_SECONDS = 3, 60.0
@@ -175,8 +177,17 @@ class Cluster:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if setting.shared:
+                await self._rest()
             for worker in self._workers.values():
                 worker.begin()
+
+    async def _rest(self) -> None:
+        """Wait until no node writes any more, so that what is cleared when a run ends early is all that there is."""
+        resting = [worker.actor.rest.remote() for worker in self._workers.values()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WRITE_SECONDS):
+                await asyncio.gather(*resting, return_exceptions=True)
 
     def in_order(self, work: Callable[[Share], Result], shares: Iterable[Share]) -> Iterator[Result]:
         """What `work` makes of each share, in their order, on all processors of all nodes.

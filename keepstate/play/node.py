@@ -256,6 +256,10 @@ class Node:
         """What happened since the last call; waits until something has."""
         return packed(await self._outbox.take())
 
+    async def rest(self) -> None:
+        """End every episode; when this returns, nothing is being written."""
+        await self._drop_all()
+
     async def close(self) -> None:
         """End every episode and the sandboxes."""
         await self._drop_all()
@@ -290,8 +294,13 @@ async def _written(order: Begin, trace: Trace | Staged) -> Played:
     if folder is None or not isinstance(trace, Trace) or trace.verdict is None:
         return Played(order.key, trace)
     mark = secrets.token_hex(8)
+    staging = asyncio.get_running_loop().run_in_executor(None, stage_trace, folder, trace, mark)
     try:
-        await asyncio.to_thread(stage_trace, folder, trace, mark)
+        await asyncio.shield(staging)
+    except asyncio.CancelledError:
+        await asyncio.wait((staging,))  # no thread can be cancelled: a dropped episode is over when its file is written
+        staging.exception()  # looked at, else asyncio prints it
+        raise
     except UserError as error:
         return Played(order.key, trace, error.message)
     return Played(order.key, Staged(trace.summary, trace.verdict, mark))

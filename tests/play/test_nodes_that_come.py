@@ -1,6 +1,8 @@
 """Which nodes of a cluster take part, and when: with real nodes' code and Ray's part played by this process."""
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +14,14 @@ import pytest
 from keepstate.errors import UserError
 from keepstate.models.scripted import ScriptedModel
 from keepstate.play import cluster as cluster_module
+from keepstate.play import node as node_module
 from keepstate.play.cluster import Cluster
 from keepstate.play.engine import NodeGone, ToPlay
 from keepstate.play.node import Node, Opened, Setting
 from keepstate.play.sharing import Token
 from keepstate.tasks import make_tasks
-from keepstate.traces.record import DEFAULT_LIMITS
-from keepstate.traces.writer import Staged, place_trace
+from keepstate.traces.record import DEFAULT_LIMITS, Trace
+from keepstate.traces.writer import Staged, place_trace, stage_trace
 from keepstate.vocabulary import RuntimeName
 
 REACT = RuntimeName.REACT
@@ -58,7 +61,7 @@ class FakeRay:
 
     def actor(self, identity: str) -> Any:
         node = Node()
-        methods = {"open": self.open.get(identity, node.open), "give": node.give, "take": node.take}
+        methods = {"open": self.open.get(identity, node.open), "give": node.give, "take": node.take, "rest": node.rest}
         self.actors[identity] = SimpleNamespace(
             **{name: SimpleNamespace(remote=method) for name, method in methods.items()}
         )
@@ -200,3 +203,26 @@ async def test_without_any_node_a_run_waits_and_then_ends(here: Any, monkeypatch
         assert told[1] == "", "it is told once"
         with pytest.raises(UserError, match="no node of the Ray cluster is left"):
             await play(TO_PLAY, ScriptedModel([FINISH]))
+
+
+async def test_what_a_node_is_just_writing_when_a_run_ends_does_not_stay(
+    here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go, over = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(folder: Path, trace: Trace, mark: str) -> None:
+        begun.set()
+        assert go.wait(60)
+        stage_trace(folder, trace, mark)
+        over.set()
+
+    monkeypatch.setattr(node_module, "stage_trace", slow)
+    _, engine = here("first", nodes_write=True)
+    async with engine.ready((), allow_unsafe=False, folders=[tmp_path]) as player:
+        model = ScriptedModel([FINISH])
+        playing = asyncio.ensure_future(player(replace(TO_PLAY, folder=tmp_path), model))
+        await until(begun.is_set)
+        playing.cancel()  # as Ctrl-C does
+        asyncio.get_running_loop().call_later(0.1, go.set)
+    await until(over.is_set)
+    assert not os.listdir(tmp_path)
