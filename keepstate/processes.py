@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from keepstate import guard
 from keepstate.errors import UserError
-from keepstate.files import write_error
+from keepstate.files import check_room, write_error
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 LOG_LINES = 12
@@ -109,11 +109,16 @@ def run_logged(command: Sequence[str | Path], log: Path, *, env: Mapping[str, st
 
     Returns:
         Its exit code, and the end of what it said.
+
+    Raises:
+        UserError: It failed, and the disk of its log is full.
     """
     with log.open("a") as output:
         start = output.tell()
         with GuardedProcess(command, output=output, env=env) as process:
             code = process.wait()
+    if code:
+        check_room(log)
     return code, log_end(log_text(log, start))
 
 

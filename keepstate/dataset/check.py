@@ -26,7 +26,7 @@ from keepstate.dataset.templates import load_template
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.dataset.turns import TRAINING_KEY, masked_answers, training_flags
 from keepstate.errors import UserError
-from keepstate.files import ListHash, check_room, scratch_folder
+from keepstate.files import ListHash, scratch_folder
 from keepstate.models.base import Message
 from keepstate.processes import run_logged
 from keepstate.setup import environments, installing
@@ -272,7 +272,6 @@ def _run_axolotl(several: Sequence[_Sides], work: Path) -> None:
     quiet = environments.NO_TELEMETRY | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     code, said = run_logged([python, "-I", SCRIPT, jobs], work / "axolotl.log", env=os.environ | quiet)
     if code:
-        check_room(work / "ids.jsonl")
         begun = [sides for sides in several if sides.ids.exists()] or several[:1]
         raise UserError(f"Axolotl could not tokenise {begun[-1].options.folder}:\n{said}", "see keepstate doctor")
 

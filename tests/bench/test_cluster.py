@@ -449,6 +449,25 @@ def test_a_killed_driver_leaves_no_actor_and_the_command_goes_on(two: Any, tmp_p
         assert sorted(gate.asked.values()) == [1] * 26 + [2] * 4, "the open ones alone are played again"
 
 
+def test_where_nodes_write_ctrl_c_leaves_no_hidden_file_and_the_command_goes_on(two: Any, tmp_path: Path) -> None:
+    gate = Gate(free=10)
+    with serving(StubServer(rule=gate)) as stub:
+        command = typed(stub, 30, "--address", two.address, "--writer", "nodes")
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+            gate.until(10 + 4)
+            process.send_signal(signal.SIGINT)
+            _, words = process.communicate(timeout=100)
+        gate.let()
+        until(lambda: not actors())
+        assert (process.returncode, [*tmp_path.rglob(f".*{TEMPORARY}")]) == (130, []), words
+        done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (told,) = json.loads(done.stdout)
+    assert (told["kept"], told["played"]) == (10, 20)
+    assert len([*tmp_path.rglob("*.trace.json")]) == 30
+    assert not [*tmp_path.rglob(f".*{TEMPORARY}")]
+
+
 def test_ctrl_c_ends_a_cluster_of_our_own_with_its_files_and_keys_stay_with_the_driver(tmp_path: Path) -> None:
     gate = Gate(free=0)
     others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
