@@ -48,6 +48,7 @@ class Match:
         made = ["bench", "matrix", "--tasks", f"tasks/{self.tasks}", "--tool-calls", self.cap, "--run", self.run]
         made += ["--base-url", f"http://127.0.0.1:{port + self.server}/v1", "--turns", size.turns]
         made += ["--max-tokens", size.max_tokens, "--context", size.context, "--concurrency", max(1, concurrency)]
+        made += ["--seconds", size.seconds] if size.seconds else []
         made += ["--temperature", PLAYED_AT if self.draws else 0]
         made += ["--seeds", ",".join(map(str, self.draws))] if self.draws else []
         return made + [word for model in self.played for word in ("--adapter", model)]

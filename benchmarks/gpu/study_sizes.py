@@ -62,6 +62,8 @@ class Size:
     """Adapters' factors to bf16, as a server on a GPU computes."""
     steps: int | None = None
     """Of a training, at most."""
+    seconds: float | None = None
+    """Of an episode; None: the benchmark's own."""
     concurrency: int = 64
     server_each: bool = False
     """A server for each training, all at once; else one for all."""
@@ -83,8 +85,8 @@ class Size:
         return yaml.safe_dump(config, sort_keys=False)
 
     def fixed(self) -> dict[str, Any]:
-        """What may not change between two runs of one study; trainings may be added."""
-        free = ("seeds", "concurrency", "at_once", "server_each", "gpu_servers", "kept", "least_kept")
+        """What may not change between two runs of one study; trainings may be added. Limits are kept by each cell."""
+        free = ("seeds", "seconds", "concurrency", "at_once", "server_each", "gpu_servers", "kept", "least_kept")
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items() if key not in free}
 
 
@@ -119,7 +121,8 @@ SIZES = {
         turns=6,
         max_tokens=1024,
         context=4096,
-        concurrency=6,  # 64 at once wrote one token a second each on the slowest machine seen: beyond react's 600 s
+        seconds=7200,  # 64 at once wrote one token a second each on the slowest machine seen, beyond react's 600 s
+        concurrency=16,
     ),
     "tiny": Size(
         traces=6,

@@ -60,7 +60,8 @@ def _expand(  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
     ups = ()
     if ALL:
         for adapter in tl.static_range(ADAPTERS):
-            ups = ups + (tl.load(places + adapter * width * RANK),)  # noqa: RUF005  # what Triton knows
+            # Triton knows neither += nor a star here
+            ups = ups + (tl.load(places + adapter * width * RANK),)  # type: ignore[assignment] # noqa: RUF005
     if EARLY:
         tl.extra.cuda.gdc_wait()
     own = tl.load(begin + column[None, :], mask=there[:, None], other=0.0)
