@@ -25,7 +25,7 @@ from keepstate.models.base import ContextOverflow, Message, Reply, Sampling, Ser
 from keepstate.models.cache import Kept
 from keepstate.models.endpoint import SECONDS, Endpoint, Said, ServerFault, context_of, key_refused, said_of
 from keepstate.models.room import Room, is_about_context
-from keepstate.models.thinking import spoken
+from keepstate.models.thinking import thinks
 from keepstate.vocabulary import Origin
 
 RETRIES = 6
@@ -249,7 +249,7 @@ class ServerModel:
             raise UserError(f"{self.endpoint.base_url}: {error.message}", error.hint) from error
         apart = bool(reasoning_of(said.body))
         self.thought_apart += apart
-        thought = self.nothink and (apart or spoken(reply.text) != reply.text)
+        thought = self.nothink and (apart or thinks(reply.text))
         self._thought += thought
         self._spoke += not thought
         if thought and self._thought * RARE > self._spoke:

@@ -1,32 +1,71 @@
-"""Thoughts in an answer: `<think>` blocks, whole, cut, or opened by the chat template so that only their end appears.
+"""Thoughts in an answer: `<think>` blocks and their like, whole, cut, or opened by the chat template so that only their
+end appears.
 
-Nothing inside one is ever executed. Linear time on any text.
+Nothing inside one is ever executed, and code that shows such tags stays as it is. Linear time on any text.
 """
 
 from __future__ import annotations
 
 import re
 
-CLOSING = "</think>"
-_OPENED = re.compile(
-    r"""^[^\w`'"#(\n]*(<think>)|(?<=</think>)[ \t]*(<think>)|^[^`'"#(\n]*(<think>)[ \t]*\r?$""", re.MULTILINE
+_TAG = (
+    r"(?:<{0}(?:(?:seed:)?think|thinking|thought)[ \t]*>|\[{0}THINK\]|◁{0}think▷|<\|{1}_THINKING\|>"
+    r"|<\|channel\|>{2}<\|message\|>)"
 )
-"""First in a line, also behind marks, or last behind words; code prints or quotes it."""
-_UNOPENED = re.compile(r"^[ \t]*</think>|</think>[ \t]*$", re.MULTILINE)
-"""At an end of a line, because code may print the tag."""
+"""Of Qwen3 and most others, Seed-OSS, models asked to think aloud; of Magistral; Kimi; Command A; gpt-oss."""
+_OPEN, _CLOSE = _TAG.format("", "START", "analysis"), _TAG.format("/", "END", "final")
+_ANY = re.compile(f"{_OPEN}|{_CLOSE}", re.IGNORECASE)
+_SWITCHED = re.compile(rf"(?!</?(?:thinking|thought)\b)(?:{_ANY.pattern})", re.IGNORECASE)
+_CLOSING = re.compile(rf"(?<![`'\"]){_CLOSE}|{_CLOSE}(?![`'\"])", re.IGNORECASE)
+"""Not between quotes."""
+_FENCE = r"[ ]{0,3}(?P<fence>`{3,}+(?!.*`)|~{3,}+)"
+_BEHIND = re.compile(_FENCE)
+_MARK = re.compile(
+    rf"""^{_FENCE}(?P<info>.*)$
+    |^[^\w`'"#(\n]*(?P<first>{_OPEN})
+    |(?<=[>\]▷])[ \t]*(?P<next>{_OPEN})
+    |^(?:(?!{_CLOSE})[^`'"#(\n])*(?P<last>{_OPEN})[ \t]*\r?$
+    |(?P<edge>^[ \t]*{_CLOSE}|{_CLOSE}[ \t]*\r?$)
+    |(?P<closing>{_CLOSING.pattern})""",
+    re.MULTILINE | re.IGNORECASE | re.VERBOSE,
+)
+"""A thought begins first in a line, also behind marks, behind another, or last in a line: code prints or quotes it."""
 
 
 def spoken(text: str) -> str:
     """`text` without its thoughts; what was thought to the very end leaves nothing."""
-    if "think>" not in text:
+    if not _ANY.search(text):
         return text
-    opened, unopened = _OPENED.search(text), _UNOPENED.search(text)
-    place = unopened.end() if unopened and not (opened and opened.start() < unopened.start()) else 0
     kept: list[str] = []
-    while opened := _OPENED.search(text, place):
-        kept.append(text[place : opened.start(opened.lastindex or 0)])
-        closed = text.find(CLOSING, opened.end())
-        if closed < 0:
-            return "".join(kept)
-        place = closed + len(CLOSING)
+    place = at = 0
+    fence, shows = "", False
+    """The code block that is open, and whether a thought begins in it, which is code then."""
+    while found := _MARK.search(text, at):
+        at = found.end()
+        if mark := found["fence"]:
+            if not fence:
+                fence, shows = mark, False
+            elif mark.startswith(fence) and not found["info"].strip():
+                fence = ""
+            continue
+        if found["edge"] or found["closing"]:
+            if fence and (shows or not found["edge"]):
+                continue
+            kept = []  # nobody opened it: the chat template did
+        elif fence:
+            shows = True
+            continue
+        else:
+            kept.append(text[place : found.start(found.lastindex or 0)])
+            closed = _CLOSING.search(text, at)
+            if closed is None:
+                return "".join(kept)
+            at = closed.end()
+        place, behind = at, _BEHIND.match(text, at)
+        fence, shows, at = (behind["fence"], False, behind.end()) if behind else ("", False, at)
     return "".join(kept) + text[place:]
+
+
+def thinks(text: str) -> bool:
+    """Whether an answer holds thoughts that a chat template switches on."""
+    return bool(_SWITCHED.search(text)) and spoken(text) != text

@@ -24,7 +24,17 @@ SHOWN_CHARS = 40
 
 _FENCE = re.compile(r"( {0,3})(`{3,}|~{3,})(.*)", re.DOTALL)
 _NEARLY_PYTHON = re.compile(r"(jupyter)?i?py(thon)?[0-9]*")
-_NEARLY_ACTION = re.compile(r"[ \t>*_#`0-9.)-]{0,20}action[ \t*_`]{0,20}(input[ \t*_`]{0,20})?[:\uff1a]", re.IGNORECASE)
+_OTHER_FENCE = re.compile(
+    r"""^[ \t]*((?:['"\u00b4\u2018\u2019\u201c\u201d\uff40]{2,4}|``)[ \t]*(?:python|py)\w*[ \t]*\r?$
+    |<\|?(?:i?python|py|code|execute|tool_code)\w*\|?> |\[(?:python|code)\])""",
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+)
+"""How other agents mark code."""
+_NEARLY_ACTION = re.compile(
+    r"[^a-z\n]{0,20}(\w{1,12}[ \t]{1,3})?actions?[^a-z\n:\uff1a\[{]{0,20}(input[^a-z\n:\uff1a\[{]{0,20})?"
+    r"([:\uff1a]|(?=\s{0,3}[\[{]))",
+    re.IGNORECASE,
+)
 _WRONG_START = {"{": ": put your object in [ ]"} | dict.fromkeys("`~", ": write it without a fence, or close the fence")
 _PYTHON_WORD = {"True": "true", "False": "false", "None": "null"}
 
@@ -114,8 +124,7 @@ def _fenced_blocks(text: str) -> list[_Block]:
         if open_block is None:
             if fence:
                 indent, mark, info = fence
-                label = info.split(maxsplit=1)[0].lower() if info else ""
-                open_block = _Block(indent, mark, label, [])
+                open_block = _Block(indent, mark, _label(info), [])
                 blocks.append(open_block)
         elif fence and not fence[2] and fence[1].startswith(open_block.mark):
             open_block.closed, open_block = True, None
@@ -133,6 +142,11 @@ def _fence(line: str) -> tuple[int, str, str] | None:
     return len(found[1]), found[2], found[3].strip()
 
 
+def _label(info: str) -> str:
+    """The first word of what follows a fence. U+2028 and its like end none: what follows them would be lost."""
+    return re.split(r"[ \t\r]", info.strip(), maxsplit=1)[0].lower()
+
+
 def _nearly_python(label: str) -> bool:
     """Whether a label means Python, however it is written: `python:`, `{python}`, `ipython`, `python3.11`."""
     return bool(_NEARLY_PYTHON.fullmatch(re.sub(r"[^a-z0-9]", "", label[:SHOWN_CHARS])))
@@ -146,19 +160,19 @@ def _why_none(text: str, blocks: Sequence[_Block]) -> str:
         return f": the label {_shown(blocks[0].label)} is not python"
     for line in text.split("\n"):
         before, ticks, rest = line.partition(FENCE)
-        words = rest.lstrip("`").split(maxsplit=1)
-        if ticks and words and _nearly_python(words[0].partition("`")[0].lower()):
+        if ticks and _nearly_python(_label(rest.lstrip("`")).partition("`")[0]):
             return _why_not_there(line, before)
     if blocks:
         return f": yours has the label {_shown(blocks[0].label)}" if blocks[0].label else ": yours has no label"
-    return ""
+    other = _OTHER_FENCE.search(text)
+    return f": yours begins with {_shown(other[1].strip())}, not with {FENCE}python" if other else ""
 
 
 def _why_not_there(line: str, before: str) -> str:
     """Why a line that would open a python block does not; `before` stands before its fence."""
     if _fence(line):
         return f": {FENCE}python stands inside another block, which is not closed before it"
-    if before.isspace():
+    if before and not before.strip(" \t"):
         return f": a line {FENCE}python begins with three spaces at most"
     if before.lstrip().startswith(">"):
         return ": yours is in a quote (>)"
@@ -202,6 +216,8 @@ def _parse_react(text: str) -> Answer:
         nearly = (found[0] for start in _line_starts(text) if (found := _NEARLY_ACTION.match(text, start)))
         near = next(nearly, ACTION if ACTION in text else None)
         reason = f": {_shown(near)} must be {ACTION} at the start of its line" if near else ""
+        if not near and '"tool"' in text:
+            reason = f": the list of tool calls must follow {ACTION}"
         return _none(
             FormatError.NO_ACTION,
             f'No tool was called: no action{reason}. Write Action: [{{"tool": ..., "args": {{...}}}}].',
@@ -213,7 +229,8 @@ def _parse_react(text: str) -> Answer:
         )
     body, after = _unfenced(text[actions[0] + len(ACTION) :].strip())
     if not body.startswith("["):
-        reason = _WRONG_START.get(body[:1], "")
+        before, bracket, _ = body.partition("[")
+        reason = _WRONG_START.get(body[:1], f": {_shown(before)} stands before it" if bracket else "")
         problem = f"No tool was called: Action: must be followed by a JSON list of tool calls{reason}."
         return _none(FormatError.NO_CALLS, problem)
     try:
@@ -241,7 +258,7 @@ def _unfenced(body: str) -> tuple[str, str]:
     first, newline, rest = body.partition("\n")
     if not newline or not first.startswith(FENCE):
         return body, ""
-    inside, fence, after = rest.rpartition(FENCE)
+    inside, fence, after = rest.rpartition(first[: len(first) - len(first.lstrip("`"))])
     return (inside.strip(), after.strip()) if fence else (body, "")
 
 

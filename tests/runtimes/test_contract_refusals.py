@@ -11,6 +11,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 PROCESSES = "processes and programs cannot be started in this sandbox"
 THREADS = "can't start new thread: there are no threads in this sandbox"
 NETWORK = "there is no network in this sandbox"
+SHARED = "there are no shared memory and no sizes of file systems in this sandbox"
 OS_ERRORS = ("BlockingIOError", "FileNotFoundError", "PermissionError", "OSError")
 
 REFUSED = {
@@ -36,6 +37,14 @@ REFUSED = {
     "server": ("import socket\nsocket.create_server(('127.0.0.1', 0))", ("PermissionError",), NETWORK),
     "name": ("import socket\nsocket.gethostbyname('example.invalid')", ("gaierror",), NETWORK),
     "url": ("import urllib.request\nurllib.request.urlopen('http://example.invalid')", ("URLError",), NETWORK),
+    "https": ("import urllib.request\nurllib.request.urlopen('https://example.invalid')", ("URLError",), NETWORK),
+    "shared memory": (
+        "from multiprocessing.shared_memory import *\nSharedMemory(create=True, size=9)",
+        OS_ERRORS,
+        SHARED,
+    ),
+    "shared value": ("import multiprocessing as m\nm.Value('i', 0)", OS_ERRORS, SHARED),
+    "disk": ("import shutil\nshutil.disk_usage('/')", OS_ERRORS, SHARED),
     "http": ("import http.client\nhttp.client.HTTPConnection('127.0.0.1').connect()", ("PermissionError",), NETWORK),
     "asyncio": ("import asyncio\nasyncio.run(asyncio.open_connection('127.0.0.1', 9))", ("PermissionError",), NETWORK),
 }

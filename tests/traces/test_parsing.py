@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keepstate.models.thinking import thinks
 from keepstate.traces.parsing import parse_answer
 from keepstate.vocabulary import RuntimeName
 
@@ -89,6 +90,17 @@ def test_the_one_block_is_taken_as_it_stands(text: str, code: str) -> None:
         ("```python\nx\n    ```", "more than three spaces"),
         ("````python\nx\n```", "not closed by a line ````"),
         ('```python\ns = """\n```\n```python\n"""\n```', "2 code blocks. Write exactly one ```python block. The block"),
+        ("```python\u2028x = 1\n```", 'yours has the label "python\\u2028x"'),
+        ("```python\rx = 1\r```", "```python must stand alone on its line"),
+        ("\u00a0```python\nx\n```", "```python must stand alone on its line"),
+        ("'''python\nx\n'''", "yours begins with \"'''python\", not with ```python"),
+        ("``python\nx\n``", 'yours begins with "``python", not with ```python'),
+        ("\uff40\uff40\uff40python\nx\n\uff40\uff40\uff40", "not with ```python"),
+        ("I look.\n<code>\nx\n</code>", 'yours begins with "<code>"'),
+        ("<execute> x </execute>", 'yours begins with "<execute>"'),
+        ("<|python_tag|>x", 'yours begins with "<|python_tag|>"'),
+        ("[PYTHON]\nx\n[/PYTHON]", 'yours begins with "[PYTHON]"'),
+        ("I write no <code> here.", "no code block. Write"),
     ],
 )
 def test_anything_else_is_explained(text: str, words: str) -> None:
@@ -130,6 +142,7 @@ def test_a_cut_answer_is_explained_by_its_cut() -> None:
         ("Thought: b\nAction:\n[\n 1\n]\n", "[\n 1\n]"),
         ("Action: ```json\n[1]\n```", "[1]"),
         ("Action:\n```\n[1]\n```\n", "[1]"),
+        ("Action: ````json\n[1]\n````", "[1]"),
         ('Thought: no Action: yet\nAction: [{"a": "x\\nAction: y"}]', '[{"a": "x\\nAction: y"}]'),
     ],
 )
@@ -173,6 +186,16 @@ def test_the_one_action_is_taken_as_it_stands(text: str, action: str) -> None:
         ("  Action: []", '"  Action:" must be Action: at the start'),
         ("Thought: x Action: []", '"Action:" must be Action: at the start'),
         ("Action Input: []", '"Action Input:" must be Action:'),
+        ("Action 1: []", '"Action 1:" must be Action:'),
+        ("Actions: []", '"Actions:" must be Action:'),
+        ("Action\n[]", '"Action" must be Action:'),
+        ("<action>[]</action>", '"<action>" must be Action:'),
+        ("\ufeffAction: []", '"\\ufeffAction:" must be Action:'),
+        ("Next action - []", '"Next action - " must be Action:'),
+        ("I take no action yet: []", "no action. Write"),
+        ('```json\n[{"tool": "a"}]\n```', "the list of tool calls must follow Action:"),
+        ("Action: json\n[]", '"json\\n" stands before it'),
+        ("Action: \u200b[]", '"\\u200b" stands before it'),
     ],
 )
 def test_any_other_action_is_explained(text: str, words: str) -> None:
@@ -239,6 +262,20 @@ ANSWER = "```python\nprint(1)\n```"
         (f"- <think> maybe\n{DRAFT}\nno", None),
         ("I write no <think> here.\n```python\nprint('<think>')\n```", "print('<think>')"),
         (f"{DRAFT}\nhmm.</think>", None),
+        (f"maybe\n{DRAFT}\nno.</think>{ANSWER}", "print(1)"),
+        (f"maybe\r\n{DRAFT}\r\nno.</think>\r\n{ANSWER}", "print(1)"),
+        (f"maybe\n{DRAFT}\nno.</think> Now:\n{ANSWER}", "print(1)"),
+        (f"<think>\na\n<think>\nb\n</think>\n{DRAFT}\n</think>\nI will look.", None),
+        (f"<think>\na\n</think>\n{DRAFT}\nno, again <think>\n</think>\n</think>\nI will look.", None),
+        (f"<think>\nI print '</think>':\n{DRAFT}\n", None),
+        (f"<THINK>\n{DRAFT}\n</THINK>\n{ANSWER}", "print(1)"),
+        (f"<thinking>\n{DRAFT}\n</thinking>\nI will look.", None),
+        (f"<thought>{DRAFT}</thought>\nI will look.", None),
+        (f"<seed:think>\n{DRAFT}\n</seed:think>{ANSWER}", "print(1)"),
+        (f"[THINK]{DRAFT}\n[/THINK]{ANSWER}", "print(1)"),
+        (f"◁think▷{DRAFT}\n◁/think▷I will look.", None),
+        (f"<|START_THINKING|>{DRAFT}\n<|END_THINKING|>I will look.", None),
+        (f"<|channel|>analysis<|message|>{DRAFT}\n<|end|><|channel|>final<|message|>{ANSWER}", "print(1)"),
         ("```python\nprint('</think>')\n```", "print('</think>')"),
         ("```python\nprint('<think>')\n```", "print('<think>')"),
     ],
@@ -254,8 +291,21 @@ def test_nothing_inside_a_thought_is_executed(text: str, code: str | None) -> No
     assert (parse_answer(REACT, thought).action is not None) == (ANSWER in text)
 
 
+@pytest.mark.parametrize("shown", ["<think>\nx\n</think>", "[THINK]\n[/THINK]", "say <think>\nno.</think> yes"])
+def test_code_that_shows_a_thought_stays_as_it_is(shown: str) -> None:
+    code = f"text = '''\n{shown}\n'''\nprint(text)"
+    assert code_of(f"<think>\n{DRAFT}\n</think>```python\n{code}\n```\nThat is all.") == code
+
+
+def test_only_what_a_template_switches_on_counts_as_thinking() -> None:
+    assert all(map(thinks, ("<think>a</think>b", "a</think>b", "[THINK]a", "<think>a", "<seed:think>a</seed:think>b")))
+    assert not any(map(thinks, ("a", "<thinking>a</thinking>b", "<thought>a</thought>b", "I write `<think>` here")))
+
+
 def test_thoughts_are_found_in_linear_time() -> None:
     started = time.process_time()
-    for text in ("<think>a</think>\n" * 50_000, "</think>" * 100_000, " " * 500_000 + "<think", "<think>\n" * 80_000):
+    units = ("<think>a</think>\n", "</think>", "<think>\n", "```\n</think>x\n", "> ```py</think>", "`</think>`", "~")
+    long = [unit * (800_000 // len(unit)) for unit in units]
+    for text in (*long, " " * 500_000 + "<think", "<think>" + "`" * 500_000):
         parse_answer(CODEACT, text)
     assert time.process_time() - started < 5

@@ -16,6 +16,7 @@ from typing import Any
 PROCESSES = "processes and programs cannot be started in this sandbox"
 THREADS = "can't start new thread: there are no threads in this sandbox"
 NETWORK = "there is no network in this sandbox"
+SHARED = "there are no shared memory and no sizes of file systems in this sandbox"
 
 Function = Callable[..., Any]
 
@@ -28,6 +29,8 @@ def put_into_words() -> None:
     _replace("posix os", ("system",), _system)
     _replace("_posixsubprocess", ("fork_exec",), _os_error(PROCESSES))
     _replace("_multiprocessing", ("SemLock",), _os_error(PROCESSES))  # of which pools and queues are made
+    _replace("_posixshmem", ("shm_open",), _os_error(SHARED))
+    _replace("posix os", ("statvfs",), _os_error(SHARED))  # asked by multiprocessing's shared values first
     _replace("_thread", ("start_new_thread", "start_new", "start_joinable_thread"), _thread_error)
     _replace("_socket socket", asked, _os_error(NETWORK))
     socket.__init__ = _os_error(NETWORK)(socket.__init__)  # type: ignore[method-assign]
