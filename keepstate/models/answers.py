@@ -6,16 +6,21 @@ none: it is the server's fault, and never graded.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from keepstate.errors import UserError
 from keepstate.models.base import Reply, TokenUsage, token_count
 from keepstate.models.endpoint import Said, ServerFault, plain
 
-ENDED = frozenset({None, "stop", "eos", "eos_token", "stop_sequence", "end_turn"})
-CUT = frozenset({"length", "max_tokens"})
+ENDED = frozenset({None, "stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete"})
+CUT = frozenset({"length", "max_tokens", "model_length"})
+BROKEN_OFF = frozenset({"error", "abort", "insufficient_system_resource"})
+"""Why answers end, in small letters: OpenAI's words, and TGI's, Anthropic's, Cohere's, Mistral's and DeepSeek's."""
 REASONING = ("reasoning_content", "reasoning")
 """Where vLLM, SGLang and others put thoughts that they have parsed out."""
+_ELSEWHERE = re.compile(r".*(reasoning|think|thought|audio|text|output|answer|response).*", re.IGNORECASE)
+"""Other keys of a message that may hold what is not in its content."""
 
 
 def read_reply(said: Said, seconds: float | None = None, *, may_think: bool = True) -> Reply:
@@ -32,11 +37,12 @@ def read_reply(said: Said, seconds: float | None = None, *, may_think: bool = Tr
     """
     choice, message = _choice(said)
     reason = choice.get("finish_reason")
-    if reason in ("error", "abort") or choice.get("error"):
+    reason = reason.lower() if isinstance(reason, str) else reason  # Google's are in capitals
+    if (isinstance(reason, str) and reason in BROKEN_OFF) or choice.get("error"):
         told = choice.get("error") or said.body.get("error")
         words = f": {Said(0, {}, str(told), told).words}" if told else ""
         raise ServerFault(f"the server broke the answer off (finish_reason {reason}){words}", again=True)
-    if reason == "content_filter":
+    if reason in ("content_filter", "safety"):
         raise ServerFault("a filter of the server withheld the answer (finish_reason content_filter)")
     text = _text(message.get("content"))
     if not (text or "").strip():
@@ -95,7 +101,8 @@ def _elsewhere(message: dict[str, Any], reason: Any, may_think: bool) -> None:
         raise _as_tool_calls()
     if refused := message.get("refusal"):
         raise ServerFault(f"the server refuses to answer: {plain(str(refused))}")
-    for key in REASONING:
+    others = (key for key in map(str, message) if key not in REASONING and _ELSEWHERE.fullmatch(key))
+    for key in (*REASONING, *others):
         if not message.get(key):
             continue
         if reason in CUT and may_think:

@@ -24,15 +24,16 @@ _NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\w,])|(?<![\w.])\d{1,9}(
 _THING = re.compile(r"context|token|length|\binput\b|\bprompt\b", re.IGNORECASE)
 _EXCESS = re.compile(
     r"exceed|long|large|greater|bigger|maximum|limit|overflow|reduce|shorten|too many|less than|"
-    r"must be <|not enough|at most|does not fit|\d[^\d=]{0,12}>[^\d=]{0,4}\d",
+    r"must be <|not enough|at most|\bfit\b|up to|range of|surpass|shift|\d[^\d=]{0,12}>[^\d=]{0,20}\d",
     re.IGNORECASE,
 )
 _OTHER = re.compile(
     r"per (second|minute|hour|day)|rate.?limit|quota|TPM|memory|busy|queue|overload|timed? ?out|"
-    r"below|minimum|>=|too (small|short|low)",
+    r"below|minimum|>=|too (small|short|low)|input should|greater than or equal|must be (strictly )?(greater|positive)",
     re.IGNORECASE,
 )
-"""Limits of another kind: tokens a minute (some servers answer 413 with them), its load, too few new tokens."""
+"""Limits of another kind: tokens a minute (some servers answer 413 with them), its load, too few new tokens, and what
+pydantic says of any parameter ("Input should be less than 2")."""
 
 
 class Room:

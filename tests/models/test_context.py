@@ -73,6 +73,12 @@ WORDS: dict[str, Words] = {
         "error": f"Trying to keep the first {p} tokens when context the overflows. However, the model is loaded with"
         f" context length of only {CONTEXT} tokens, which is not enough."
     },
+    "dashscope": lambda p, n: said(
+        f"<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, {CONTEXT}]"
+    ),
+    "gemini": lambda p, n: said(f"The input token count is {p} but model only supports up to {CONTEXT}."),
+    "a comparison": lambda p, n: said(f"ValueError: prompt tokens ({p}) > context length {CONTEXT}"),
+    "a prompt that does not fit": lambda p, n: said(f"Unable to fit {p + n} tokens into a context of {CONTEXT}."),
     "a list of details": lambda p, n: {
         "detail": [{"loc": ["body"], "msg": f"prompt is too long: {p} > {CONTEXT} maximum"}]
     },
@@ -268,6 +274,9 @@ async def test_a_cap_on_answers_is_no_context() -> None:
         "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= 16, but got 1 instead.",
         "Out of memory: the input needs more than the limit of 80 GiB",
         "Unrecognized request argument supplied: chat_template_kwargs",
+        "temperature: Input should be less than or equal to 2",
+        "body.seed: Input should be greater than or equal to 0",
+        "min_tokens must be greater than 0 with this prompt",
         "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
     ],
 )

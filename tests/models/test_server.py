@@ -150,6 +150,12 @@ async def test_a_cut_answer_says_so_and_an_empty_one_is_empty() -> None:
     assert (reply.text, reply.truncated, reply.usage.cached_tokens) == ("", True, None)
 
 
+@pytest.mark.parametrize(("reason", "cut"), [("STOP", False), ("MAX_TOKENS", True), ("model_length", True)])
+async def test_other_words_for_how_an_answer_ends_are_known(reason: str, cut: bool) -> None:
+    with serving(answering({"content": "a"}, reason)) as server:
+        assert (await ask(server)).truncated is cut
+
+
 async def test_a_hiccup_is_retried() -> None:
     with serving(refused(500, "oops"), refused(503, "busy"), completion("fine")) as server:
         assert (await ask(server)).text == "fine"
@@ -237,6 +243,9 @@ CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "
         (answering({"content": None, "reasoning_content": "hm"}), "come in reasoning_content", "reasoning parser"),
         (answering({"content": "", "reasoning": "hm"}), "come in reasoning,", "reasoning parser"),
         (answering({"content": "\n\n", "reasoning_content": "hm"}), "come in reasoning_content", "reasoning parser"),
+        (answering({"content": "", "thinking": "hm"}), "come in thinking,", "reasoning parser"),
+        (answering({"content": None, "reasoning_details": [{"text": "hm"}]}), "reasoning_details", "reasoning parser"),
+        (answering({"content": None, "function_call": {"name": "f"}}, None), "come as tool_calls", "tool parser"),
         (answering({"content": None, "tool_calls": CALL}, "tool_calls"), "come as tool_calls", "tool parser"),
         (
             answering({"content": "I call f.", "tool_calls": CALL}, "tool_calls"),
@@ -261,6 +270,9 @@ async def test_answers_that_are_elsewhere_stop_the_run_with_the_remedy(answer: A
         (answering({"content": None, "refusal": "I will not"}), "refuses to answer: I will not"),
         (answering({"content": ""}, "content_filter"), "content_filter"),
         (answering({"content": "half an ans"}, "content_filter"), "content_filter"),
+        (answering({"content": ""}, "SAFETY"), "a filter of the server"),
+        (answering({"content": "half"}, "insufficient_system_resource"), "broke the answer off"),
+        (answering({"content": "a"}, ["stop"]), "not known here"),
         (answering({"content": "half"}, "abort"), "broke the answer off .finish_reason abort"),
         (answering({"content": None}, "error", error={"message": "boom"}), "boom"),
         (answering({"content": "half"}, error={"message": "upstream died", "code": 502}), "upstream died"),
