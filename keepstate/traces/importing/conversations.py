@@ -44,6 +44,9 @@ ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "model": "assistant",
     "function_call": "assistant",
 }
+SHOWN_KEYS = 8
+AS_TEXT = "write each message as its `role` and its `content`"
+LANGCHAIN_TYPES = frozenset({"human", "ai", "system", "tool", "function", "chat"})
 LANGCHAIN = "write them by langchain_core.messages.convert_to_openai_messages first"
 FAILED_KEYS = {"is_error": True, "status": "error"}
 """By which Anthropic, LangChain and our other readers say that a message tells of an action that went wrong."""
@@ -179,11 +182,13 @@ class _Talk:
             raise TraceError(f"message {number} is no JSON object")
         role_key, text_key = "role" if "role" in row else "from", "content" if "content" in row else "value"
         told = row.get(role_key)
-        if told is None and (row.get("lc") or {"type", "data"} <= row.keys() or {"type", "content"} <= row.keys()):
-            raise TraceError(f"message {number} is as LangChain dumps it, which is not read yet: {LANGCHAIN}")
+        if told is None:
+            raise TraceError(f"message {number} {_without_role(row)}")
         if not isinstance(told, str) or told not in ROLES:
             raise TraceError(f"message {number}: role {told!r} is none of {', '.join(ROLES)}")
         _refuse_media(row, f"message {number}")
+        if row.get("parts") and not row.get(text_key):
+            raise TraceError(f"message {number} holds `parts`, as Gemini's API and Vercel's AI SDK write them: {AS_TEXT}")
         calls = calls_in(row, told, row.get(text_key), number)
         text = "" if told == "function_call" else self._text(row.get(text_key), number)
         if ROLES[told] == "assistant" and not _is_trained(row, f"message {number}"):
@@ -330,6 +335,16 @@ class _Talk:
             observation=after["content"] if after and after["role"] == "user" else None,
             token_usage=TokenUsage(),
         )
+
+
+def _without_role(row: Mapping[str, Any]) -> str:
+    """What a message is that does not say whose it is."""
+    if row.get("lc") or (row.get("type") in LANGCHAIN_TYPES and row.keys() & {"data", "content"}):
+        return f"is as LangChain dumps it, which is not read yet: {LANGCHAIN}"
+    if row.keys() & {"action", "observation"} and row.get("source"):
+        return f"is an event of OpenHands, which is not read yet: {AS_TEXT}"
+    keys = ", ".join(sorted(map(str, row))[:SHOWN_KEYS]) or "none"
+    return f"does not tell whose it is (`role` or `from`); its keys: {keys}"
 
 
 def _asks(row: Any) -> bool:

@@ -46,7 +46,18 @@ RECOGNISED: tuple[tuple[frozenset[str], str], ...] = tuple(
     for needed, name in (
         ("type message uuid", "one event of a Claude Code session, a line an event"),
         ("type message sessionId", "one event of a Claude Code session, a line an event"),
+        ("type summary leafUuid", "one event of a Claude Code session, a line an event"),
+        ("type sessionId", "one event of a Claude Code session, a line an event"),
+        ("type messageId snapshot", "one event of a Claude Code session, a line an event"),
+        ("type session_id", "one event of a Claude Code session, a line an event"),
         ("type payload timestamp", "one event of a Codex session, a line an event"),
+        ("type item", "one event of a Codex session, a line an event"),
+        ("type thread_id", "one event of a Codex session, a line an event"),
+        ("mapping current_node", "a conversation as ChatGPT exports it"),
+        ("chat_messages", "a conversation as Claude's app exports it"),
+        ("simulations", "results of tau2-bench"),
+        ("query answers", "a row of query and answers, as xLAM's data has it"),
+        ("rows features", "a page of rows: write each `row` of `rows` alone"),
         ("custom_id body", "a request of OpenAI's batch API"),
         ("custom_id response", "an answer of OpenAI's batch API"),
         ("object output", "an answer of OpenAI's Responses API"),
@@ -80,6 +91,7 @@ RECOGNISED: tuple[tuple[frozenset[str], str], ...] = tuple(
     )
 )
 """Keys that tell a format, the telling ones first."""
+SHOWN_KEYS = 8
 
 
 def format_of(value: Any) -> Format | None:
@@ -121,7 +133,11 @@ def traces_of(
 def _unknown(value: Any) -> str:
     if not isinstance(value, Mapping):
         return f"{json_kind(value)}, where a row of messages is needed"
-    return "neither `messages` nor `conversations` is a list"
+    for key in ("messages", "conversations"):
+        if key in value:
+            return f"`{key}` is {json_kind(value[key])}, where a list of messages is needed"
+    keys = ", ".join(sorted(map(str, value))[:SHOWN_KEYS]) or "none"
+    return f"neither `messages` nor `conversations` is a list; its keys: {keys}"
 
 
 def foreign(value: Any) -> str | None:

@@ -38,6 +38,9 @@ FORMATS = (
     (b"\xff\xff\xff\xff", "Arrow", "write its rows as JSON lines first, with the library that reads it"),
     (b"SQLite format 3", "an SQLite database", "write its rows as JSON lines first"),
     (b"%PDF", "a PDF", "only JSON is read"),
+    (b"version https://git-lfs", "a pointer of Git LFS, and not the file", "fetch that first: git lfs pull"),
+    (b"<!DOCTYPE", "a web page", "download the file itself (of a hub: its `resolve` address, not `blob`)"),
+    (b"<html", "a web page", "download the file itself (of a hub: its `resolve` address, not `blob`)"),
 )
 """How files of other formats begin, what they are, and the way out."""
 TAR, HEAD_BYTES = slice(257, 262), 262
@@ -175,6 +178,8 @@ def _encoding(path: Path) -> str:
             head = file.read(HEAD_BYTES)
             if other := _other_format(head, path):
                 raise TraceError(other)
+            if head.startswith(GZIP):
+                raise TraceError(f"it is compressed with gzip twice; decompress it first: gunzip {quote(str(path))}")
             encoding = next((name for mark, name in MARKS if head.startswith(mark)), None)
             encoding = encoding or next((name for zeros, name in ZEROS if zeros.match(head)), "utf-8")
             file.seek(0)
