@@ -88,9 +88,15 @@ def check_fits(adapter: ServedAdapter, base: str, sizes: dict[str, tuple[int, ..
                 "train it with one alpha / r for all layers, merge it into its base with PEFT (merge_and_unload)"
                 " and serve that (--base-model FOLDER), or take a newer vLLM: keepstate setup serve --engines current",
             )
+    remarks = []
     if adapter.pairs and not sizes:
-        return [f"not checked: whether {adapter.name} fits {base}, whose layers are not known here"]
-    return []
+        remarks.append(f"not checked: whether {adapter.name} fits {base}, whose layers are not known here")
+    if config and config.unknown:
+        keys = ", ".join(config.unknown)
+        remarks.append(
+            f"not checked: what {keys} in the adapter_config.json of {adapter.name} means; vLLM may ignore it"
+        )
+    return remarks
 
 
 def tuned_kernels(shape: ModelShape | None, adapters: Sequence[ServedAdapter]) -> Path | None:

@@ -26,7 +26,7 @@ REFUSED: dict[str, Callable[[Any], object]] = {
     "peft_type": lambda value: value not in (None, "LORA"),
     "modules_to_save": bool,
     "use_dora": bool,
-    "bias": lambda value: value not in (None, "none"),
+    "bias": lambda value: value != "none",
     "lora_bias": bool,
     "trainable_token_indices": bool,
     "target_parameters": bool,
@@ -35,12 +35,22 @@ REFUSED: dict[str, Callable[[Any], object]] = {
     "arrow_config": bool,
     "use_bdlora": bool,
     "use_qalora": bool,
+    "monteclora_config": bool,
     # those that only choose the first values, or change the base during training alone, load as any LoRA does
     "init_lora_weights": lambda value: (
         isinstance(value, str) and value.lower() not in ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
     ),
 }
 """By key: whether its value asks for more than the matrices of a LoRA, which is all that vLLM 0.24 and 0.32 apply."""
+HARMLESS = frozenset(
+    """
+    r lora_alpha use_rslora rank_pattern alpha_pattern target_modules exclude_modules layers_to_transform layers_pattern
+    auto_mapping base_model_name_or_path corda_config ensure_weight_tying eva_config fan_in_fan_out inference_mode
+    loftq_config lora_dropout lora_ga_config megatron_config megatron_core merge_weights peft_version qalora_group_size
+    revision runtime_config task_type unsloth_fixed velora_config
+    """.split()  # noqa: SIM905  (quotes around each would hide the names)
+)
+"""The other keys of PEFT up to 0.20: read here, or of training alone."""
 ALL_LINEAR = "all-linear"
 NOT_LINEAR = ("embed_tokens", "lm_head")
 """What `all-linear` leaves out."""
@@ -63,6 +73,8 @@ class LoraConfig:
     layers: tuple[int, ...] = ()
     """The only blocks that it changes; all where empty."""
     layers_pattern: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    """Keys that are set and known neither here nor, perhaps, to vLLM."""
 
     def rank_of(self, module: str) -> int:
         """The rank of the matrices of a layer, by its whole name."""
@@ -106,15 +118,17 @@ def read_lora_config(path: Path) -> LoraConfig:
         UserError: It is none of a LoRA, or asks for what vLLM does not do; names the key.
     """
     try:
-        told = parse_json(path.read_bytes())
+        told = parse_json(path.read_bytes().decode())  # as vLLM reads it: no UTF-16, no byte order mark
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is no LoRA configuration: {error!r}", "name the folder that the training wrote"
         ) from error
     if not isinstance(told, dict):
         raise UserError(f"{path} is no LoRA configuration: no JSON object", "name the folder that the training wrote")
+    if "target_modules" not in told:
+        raise _wrong(path, "target_modules", None, "there, which vLLM requires")
     for key, asks in REFUSED.items():
-        if asks(told.get(key)):
+        if key in told and asks(told[key]):
             raise UserError(f"{path}: {key} is {_short(told[key])}: vLLM serves LoRA matrices alone", PLAIN)
     return LoraConfig(
         rank=_rank(path, "r", told.get("r")),
@@ -128,6 +142,7 @@ def read_lora_config(path: Path) -> LoraConfig:
         excluded=_names(path, "exclude_modules", told) or (),
         layers=_layers(path, told.get("layers_to_transform")),
         layers_pattern=_tuple(_names(path, "layers_pattern", told) or ()),
+        unknown=tuple(key for key in sorted(told) if told[key] and key not in HARMLESS | REFUSED.keys()),
     )
 
 

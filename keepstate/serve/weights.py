@@ -31,6 +31,7 @@ FOREIGN = {
     "boft_": "BOFT",
     "lora_E": "AdaLoRA",
     "lora_magnitude_vector": "DoRA",
+    "monteclora": "MonteCLoRA",
     "lora_embedding_": "a LoRA of the embedding",
     "trainable_tokens": "trainable tokens (trainable_token_indices)",
     "ia3_": "IA3",

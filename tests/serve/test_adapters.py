@@ -47,11 +47,13 @@ def refusal(adapter: Path, model: Path) -> UserError:
         ("use_dora", True),
         ("bias", "all"),
         ("bias", "lora_only"),
+        ("bias", None),
         ("lora_bias", True),
         ("trainable_token_indices", [1, 2]),
         ("target_parameters", ["experts.gate_up_proj"]),
         ("layer_replication", [[0, 1], [0, 2]]),
         ("alora_invocation_tokens", [5]),
+        ("monteclora_config", {"num_samples": 8}),
         ("init_lora_weights", "pissa_niter_4"),
         ("init_lora_weights", "olora"),
     ],
@@ -96,6 +98,26 @@ def test_what_changes_nothing_for_vllm_is_let_through(config: dict[str, Any], tm
 )
 def test_a_broken_configuration_is_named(key: str, value: object, words: str, tmp_path: Path, model: Path) -> None:
     assert words in refusal(write(tmp_path / "x", **{key: value}), model).message
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_configuration_that_vllm_cannot_decode_is_refused(encoding: str, tmp_path: Path, model: Path) -> None:
+    path = write(tmp_path / "x") / "adapter_config.json"
+    path.write_text(path.read_text(), encoding=encoding)
+    assert "adapter_config.json is no LoRA configuration" in refusal(path.parent, model).message
+
+
+def test_a_configuration_without_target_modules_is_refused_as_vllm_does(tmp_path: Path, model: Path) -> None:
+    path = write(tmp_path / "x") / "adapter_config.json"
+    write_json(path, {key: value for key, value in lora_config().items() if key != "target_modules"})
+    assert "target_modules is None; it must be there" in refusal(path.parent, model).message
+
+
+def test_a_key_that_nobody_knows_is_told_where_it_is_set(tmp_path: Path, model: Path) -> None:
+    folder = write(tmp_path / "x", velora_config={"rank": 1}, unsloth_fixed=True, new_way={"a": 1}, other_way=None)
+    planned = plan_serving(base_model=model, template="chatml", adapters=[f"x={folder}"])
+    (remark,) = [remark for remark in planned.remarks if "adapter_config.json" in remark]
+    assert remark == "not checked: what new_way in the adapter_config.json of x means; vLLM may ignore it"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"lora_alpha": NaN}'])

@@ -376,7 +376,7 @@ def test_a_verdict_that_contradicts_itself_is_told(tmp_path: Path) -> None:
         ([{"type": "human", "content": "q"}], "message 0 is as LangChain dumps it"),
         ([{"type": "TextMessage", "source": "user", "content": "q"}], "its keys: content, source, type"),
         ([{"id": 0, "source": "user", "action": "message"}], "an event of OpenHands"),
-        ([{"role": "user", "parts": [{"text": "q"}]}], "holds `parts`, as Gemini's API"),
+        ([{"role": "user", "parts": [{"text": "q"}]}], "holds `parts`, as Gemini's and"),
         (7, "a JSON number"),
     ],
 )
