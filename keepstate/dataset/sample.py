@@ -7,13 +7,13 @@ refused with a reason; nothing in it is changed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from keepstate.dataset.templates import ChatTemplate, TemplateRefusal
 from keepstate.dataset.tokenizer import TextTokenizer
 from keepstate.models.base import Message
+from keepstate.models.thinking import THINK_MARK
 from keepstate.traces.check import turns_problem
 
 ROLES = "roles out of order"
@@ -41,12 +41,6 @@ REMEDIES = {
 }
 """What to do about each reason."""
 REFUSALS = frozenset(REMEDIES)
-THINK_MARK = re.compile(
-    r"</?(?:\w+:)?(?:think|thinking|thought)\s*/?>|\[/?THINK\]|\u25c1/?think\u25b7"
-    r"|<\|(?:\w+_)?(?:think|thinking|thought)(?:_\w+)?\|>|<\|channel\|>\s*analysis",
-    re.IGNORECASE,
-)
-"""Refused in answers under any tokenizer, whether it has such tokens or not."""
 PLACEHOLDERS = frozenset({"[[dummy_message]]", "zzdummymessagezz"})
 """Axolotl (0.19.0) finds an answer by putting these in its place; one that is exactly such a text is not found, and all
 that follows it is trained. A test compares them with Axolotl's own."""

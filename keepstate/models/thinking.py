@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 
 _TAG = (
-    r"(?:<{0}(?:(?:seed:)?think|thinking|thought)[ \t]*>|\[{0}THINK\]|◁{0}think▷|<\|{1}_THINKING\|>"
-    r"|<\|channel\|>{2}<\|message\|>)"
+    r"(?:<{0}(?:\w+:)?(?:think|thinking|thought)\s*>|\[{0}THINK\]|\u25c1{0}think\u25b7"
+    r"|<\|{1}(?:think|thinking|thought)\|>|<\|channel\|>\s*{2}(?:<\|message\|>)?)"
 )
-"""Of Qwen3 and most others, Seed-OSS, models asked to think aloud; of Magistral; Kimi; Command A; gpt-oss."""
-_OPEN, _CLOSE = _TAG.format("", "START", "analysis"), _TAG.format("/", "END", "final")
-_ANY = re.compile(f"{_OPEN}|{_CLOSE}", re.IGNORECASE)
-_SWITCHED = re.compile(rf"(?!</?(?:thinking|thought)\b)(?:{_ANY.pattern})", re.IGNORECASE)
+"""Of Qwen3 and most others (Seed-OSS: seed:think), and of models asked to think aloud; of Magistral; Kimi; Command A;
+gpt-oss."""
+_OPEN = _TAG.format("", "(?:(?:start|begin)_(?:of_)?)?", "analysis")
+_CLOSE = _TAG.format("/", "end_(?:of_)?", "final")
+THINK_MARK = re.compile(rf"{_OPEN}|{_CLOSE}|<think\s*/>", re.IGNORECASE)
+"""Refused in answers that are to be trained, under any tokenizer."""
+_SWITCHED = re.compile(rf"(?!</?(?:thinking|thought)\b)(?:{_OPEN}|{_CLOSE})", re.IGNORECASE)
 _CLOSING = re.compile(rf"(?<![`'\"]){_CLOSE}|{_CLOSE}(?![`'\"])", re.IGNORECASE)
 """Not between quotes."""
 _FENCE = r"[ ]{0,3}(?P<fence>`{3,}+(?!.*`)|~{3,}+)"
@@ -34,7 +37,7 @@ _MARK = re.compile(
 
 def spoken(text: str) -> str:
     """`text` without its thoughts; what was thought to the very end leaves nothing."""
-    if not _ANY.search(text):
+    if not THINK_MARK.search(text):
         return text
     kept: list[str] = []
     place = at = 0

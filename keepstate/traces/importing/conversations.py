@@ -188,9 +188,7 @@ class _Talk:
             raise TraceError(f"message {number}: role {told!r} is none of {', '.join(ROLES)}")
         _refuse_media(row, f"message {number}")
         if row.get("parts") and not row.get(text_key):
-            raise TraceError(
-                f"message {number} holds `parts`, as Gemini's and Vercel's APIs write them: {AS_TEXT}"
-            )
+            raise TraceError(f"message {number} holds `parts`, as Gemini's and Vercel's APIs write them: {AS_TEXT}")
         calls = calls_in(row, told, row.get(text_key), number)
         text = "" if told == "function_call" else self._text(row.get(text_key), number)
         if ROLES[told] == "assistant" and not _is_trained(row, f"message {number}"):
