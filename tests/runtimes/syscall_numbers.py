@@ -26,7 +26,6 @@ NEEDED: Numbers = {
     "mremap": (25, 216),
     "madvise": (28, 233),
     "brk": (12, 214),
-    "futex": (202, 98),
     "rt_sigaction": (13, 134),
     "rt_sigprocmask": (14, 135),
     "rt_sigreturn": (15, 139),
@@ -222,6 +221,7 @@ OTHERS_DOINGS: Numbers = {
 ARGUMENTS: Numbers = {
     "clock_getres": (229, 114),
     "fcntl": (72, 25),
+    "futex": (202, 98),
     "kill": (62, 129),
     "tgkill": (234, 131),
     "tkill": (200, 130),

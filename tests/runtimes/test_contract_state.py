@@ -1,5 +1,6 @@
 """The contract, part 1: what a block leaves to the next one. Persistent: everything. Forget: nothing at all."""
 
+import asyncio
 import os
 
 import pytest
@@ -131,6 +132,32 @@ async def test_nothing_is_left_outside_an_interpreter(real_sandbox: Sandbox, lea
             await living.run(after(leave, pid))
             assert [shown(await session.run(after(look, pid))) for session in (one, two)] == before
     assert "True" not in before[0], "nor is it told of another episode"
+
+
+WAIT = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+place = libc.mmap(None, 4096, 1, 1, os.open(LIBRARY, os.O_RDONLY), 0)
+word = ctypes.c_uint32.from_address(place)
+seconds = ctypes.byref((ctypes.c_long * 2)(SECONDS, 0))
+number = 202 if os.uname().machine == "x86_64" else 98
+print(libc.syscall(number, ctypes.c_void_p(place), OPERATION, word, seconds, None, 0))
+"""
+"""A futex in a file of the standard library: operation 0 waits, 1 wakes."""
+
+
+async def test_no_episode_wakes_another(real_sandbox: Sandbox) -> None:
+    if real_sandbox.rung is Rung.SECCOMP:
+        pytest.skip("no file can be opened there")
+    library = "os.__file__" if real_sandbox.rung is Rung.NAMESPACES else repr(os.__file__)
+    code = WAIT.replace("LIBRARY", library)
+    async with opened(PERSISTENT, real_sandbox) as one, opened(FORGET, real_sandbox) as two:
+        waiting = asyncio.ensure_future(one.output(code.replace("SECONDS", "1").replace("OPERATION", "0")))
+        await asyncio.sleep(0.2)
+        assert await two.output(code.replace("SECONDS", "0").replace("OPERATION", "1")) == "-1\n"
+        assert await waiting == "-1\n"
 
 
 async def test_globals_are_the_agents_names(sandbox: Sandbox) -> None:

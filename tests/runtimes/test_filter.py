@@ -165,6 +165,9 @@ CASES = [
     ("fcntl", (3, (1 << 32) + 8, 1), "EPERM"),
     # locks are the file's: two episodes that may read it would see each other's
     *[("fcntl", (3, command, 0x1000), "EPERM") for command in (5, 6, 7, 36, 37, 38)],  # F_GETLK to F_OFD_SETLKW
+    # futexes: within the process; by those of a mapped file one episode would wake another
+    *[("futex", (0x1000, 128 | command), "allow") for command in (0, 1, 4, 9, 10, 256 | 9)],
+    *[("futex", (0x1000, command), "EPERM") for command in (0, 1, 4, 9, 10, 256 | 9, (1 << 39) | 1)],
     # clocks: none of another process
     *[(name, (clock, 0), "allow") for name in CLOCK_CALLS for clock in (0, 1, 2, 3, 7)],
     *[

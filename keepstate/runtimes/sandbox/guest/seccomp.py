@@ -35,6 +35,9 @@ DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 4, 1030)
 Not F_SETOWN and F_SETSIG, which make the kernel send any signal to any process of the same user. No locks: they belong
 to the file, so two episodes that may read one file of the standard library would talk by what they lock of it.
 """
+FUTEX_PRIVATE = 128
+"""FUTEX_PRIVATE_FLAG. Other futexes are known by the file that is mapped: by one of the standard library, which all may
+map, episodes would wake one another, and see who waits. What Python and libc wait for within a process is private."""
 CLOCKS = 16
 """Kinds of clocks, which `clock_gettime` takes for any numbers below; others are those of processes by their number."""
 
@@ -119,6 +122,11 @@ def _if_clear(index: int, bits: int) -> list[Instruction]:
     return [_argument(index, 0), (JUMP_ANY_BIT, 0, 1, bits), _refuse(errno.EPERM), _return(ALLOW)]
 
 
+def _if_any_of(index: int, bits: int) -> list[Instruction]:
+    """Allow if the `int` argument `index` has one of `bits`, else refuse."""
+    return [_argument(index, 0), (JUMP_ANY_BIT, 0, 1, bits), _return(ALLOW), _refuse(errno.EPERM)]
+
+
 def _checked(files: Files, own_pid: int) -> dict[str, list[Instruction]]:
     """Calls of which the arguments decide."""
     reading = {"open": _if_clear(1, OPEN_TO_WRITE), "openat": _if_clear(2, OPEN_TO_WRITE)}
@@ -127,6 +135,7 @@ def _checked(files: Files, own_pid: int) -> dict[str, list[Instruction]]:
         **(reading if files is Files.HOST_READ_ONLY else {}),
         **clocks,
         "fcntl": _if_one_of(1, DESCRIPTOR_COMMANDS),
+        "futex": _if_any_of(1, FUTEX_PRIVATE),
         "ioctl": _if_one_of(1, DEVICE_COMMANDS),
         "kill": _if_one_of(0, (own_pid,)),  # never 0, -1 or a group: these reach beyond a pid namespace
         "tgkill": _if_one_of(0, (own_pid,)),
