@@ -21,6 +21,8 @@ THINK_MARK = re.compile(rf"{_OPEN}|{_CLOSE}|<think\s*/>", re.IGNORECASE)
 _SWITCHED = re.compile(rf"(?!</?(?:thinking|thought)\b)(?:{_OPEN}|{_CLOSE})", re.IGNORECASE)
 _CLOSING = re.compile(rf"(?<![`'\"]){_CLOSE}|{_CLOSE}(?![`'\"])", re.IGNORECASE)
 """Not between quotes."""
+LOOK_BACK = 500
+"""Characters."""
 _FENCE = r"[ ]{0,3}(?P<fence>`{3,}+(?!.*`)|~{3,}+)"
 _BEHIND = re.compile(_FENCE)
 _MARK = re.compile(
@@ -52,7 +54,9 @@ def spoken(text: str) -> str:
                 fence = ""
             continue
         if found["edge"] or found["closing"]:
-            if fence and (shows or not found["edge"]):
+            if not found["edge"] and (fence or _in_string(text, found.start())):
+                continue
+            if fence and shows:
                 continue
             kept = []  # nobody opened it: the chat template did
         elif fence:
@@ -67,6 +71,11 @@ def spoken(text: str) -> str:
         place, behind = at, _BEHIND.match(text, at)
         fence, shows, at = (behind["fence"], False, behind.end()) if behind else ("", False, at)
     return "".join(kept) + text[place:]
+
+
+def _in_string(text: str, place: int) -> bool:
+    """Whether a double quote is open there, in its line: arguments of tool calls may hold a tag."""
+    return text[max(0, place - LOOK_BACK) : place].rpartition("\n")[2].count('"') % 2 == 1
 
 
 def thinks(text: str) -> bool:

@@ -143,6 +143,7 @@ def test_a_cut_answer_is_explained_by_its_cut() -> None:
         ("Action: ```json\n[1]\n```", "[1]"),
         ("Action:\n```\n[1]\n```\n", "[1]"),
         ("Action: ````json\n[1]\n````", "[1]"),
+        ('Action: [{"a": "x</think>y"}]', '[{"a": "x</think>y"}]'),
         ('Thought: no Action: yet\nAction: [{"a": "x\\nAction: y"}]', '[{"a": "x\\nAction: y"}]'),
     ],
 )
@@ -305,7 +306,7 @@ def test_only_what_a_template_switches_on_counts_as_thinking() -> None:
 def test_thoughts_are_found_in_linear_time() -> None:
     started = time.process_time()
     units = ("<think>a</think>\n", "</think>", "<think>\n", "```\n</think>x\n", "> ```py</think>", "`</think>`", "~")
-    long = [unit * (800_000 // len(unit)) for unit in units]
+    long = [unit * (300_000 // len(unit)) for unit in units]
     for text in (*long, " " * 500_000 + "<think", "<think>" + "`" * 500_000):
         parse_answer(CODEACT, text)
     assert time.process_time() - started < 5
