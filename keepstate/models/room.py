@@ -15,6 +15,8 @@ from keepstate.models.base import Message
 MARGIN, SPARE = 1.03, 16
 """On an estimate: conversations of one kind differ by 1 to 2 % in tokens a byte."""
 REMEMBERED = 16
+OPEN_CONVERSATIONS = 4096
+"""Whose last count is remembered."""
 COUNTDOWN = 0.75
 """From one try to the next where nothing is known: 12,288 to 1,000 in nine."""
 MAX_NUMBERS = 8
@@ -52,6 +54,8 @@ class Room:
         self._found: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)
         """Bytes of conversations, and the new tokens that fitted where more did not and no context explains it."""
         self._densities: deque[float] = deque(maxlen=REMEMBERED)
+        self._counts: dict[int, int] = {}
+        """Tokens of conversations, by the hash of their texts."""
 
     def estimate(self, messages: Sequence[Message]) -> int | None:
         """Tokens that the prompt will have, rather too many; None before any answer told how many a byte has."""
@@ -98,6 +102,23 @@ class Room:
             self._densities.append(prompt / _size(messages))
             if self.context is not None and prompt >= self.context:
                 self.context, self._exact = None, False  # whatever was learnt, it was no context
+
+    def was_whole(self, messages: Sequence[Message], prompt: int | None, cached: int | None) -> bool:
+        """Whether the server read all of a conversation, as far as is known: that needs more tokens than its beginning.
+
+        Args:
+            messages: The conversation, which goes on from one without the last two of them.
+            prompt: Tokens that the server counted in it; None where it does not say.
+            cached: Of these, or beside them, what came from its cache.
+        """
+        texts = tuple(message["content"] for message in messages)
+        before = self._counts.pop(hash(texts[:-2]), None)
+        if not prompt:
+            return True
+        while len(self._counts) >= OPEN_CONVERSATIONS:
+            del self._counts[next(iter(self._counts))]
+        self._counts[hash(texts)] = prompt
+        return before is None or prompt + (cached or 0) + SPARE >= before
 
     def tries(self, refused: int, prompt: int | None, words: str, told: int | None) -> list[int]:
         """New tokens to try where `refused` were too many: what the known context leaves, then the largest first.

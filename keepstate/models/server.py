@@ -48,6 +48,12 @@ FAILED_IN_A_ROW = 20
 RARE = 20
 """Thoughts in more than one of so many answers are the server's setting, in fewer a whim of the model's."""
 
+CUT_PROMPT = (
+    "the server counts fewer tokens in this conversation than in its beginning, so it leaves messages out where they do"
+    " not fit: give it a longer context (Ollama: OLLAMA_CONTEXT_LENGTH), or make it refuse"
+)
+"""Answered, it would be graded as the model's doing."""
+
 PROBE: tuple[Message, ...] = ({"role": "user", "content": "1 + 1"},)
 
 
@@ -233,6 +239,8 @@ class ServerModel:
                 budget.spend(usage_of(said.body))
         seconds = time.monotonic() - started
         reply = await self._read(said, seconds, counting=counting)
+        if not self._room.was_whole(request["messages"], reply.usage.prompt_tokens, reply.usage.cached_tokens):
+            raise ServerFault(CUT_PROMPT)
         if cache:
             cache.keep(url, request, Kept(said.text, seconds))
         return reply

@@ -150,6 +150,38 @@ async def test_a_cut_answer_says_so_and_an_empty_one_is_empty() -> None:
     assert (reply.text, reply.truncated, reply.usage.cached_tokens) == ("", True, None)
 
 
+def counted(prompt: int, cached: int | None = None) -> tuple[int, dict[str, Any]]:
+    """A completion whose prompt has so many tokens."""
+    status, body = completion("a")
+    details = {} if cached is None else {"prompt_tokens_details": {"cached_tokens": cached}}
+    return status, body | {"usage": {"prompt_tokens": prompt, "completion_tokens": 1} | details}
+
+
+@pytest.mark.parametrize(
+    ("counts", "whole"),
+    [
+        ([(4_000, None), (2_900, None)], False),
+        ([(4_000, None), (4_100, None)], True),
+        ([(4_000, None), (3_990, None)], True),  # a template may write less of an earlier turn
+        ([(4_000, None), (120, 3_990)], True),  # some count what came from the cache apart
+        ([(4_000, None), (0, None)], True),
+    ],
+)
+async def test_a_server_that_leaves_messages_out_is_no_answer(
+    counts: list[tuple[int, int | None]], whole: bool
+) -> None:
+    longer = [*MESSAGES, {"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]
+    with serving(*(counted(*each) for each in counts)) as server:
+        async with ServerModel(server.url, "persistent", retries=1) as model:
+            await model.reply(MESSAGES, seed=1, turn=0)
+            if whole:
+                assert (await model.reply(longer, seed=1, turn=1)).text == "a"
+            else:
+                with pytest.raises(EpisodeFailure, match="leaves messages out") as caught:
+                    await model.reply(longer, seed=1, turn=1)
+                assert caught.value.origin is Origin.MODEL
+
+
 @pytest.mark.parametrize(("reason", "cut"), [("STOP", False), ("MAX_TOKENS", True), ("model_length", True)])
 async def test_other_words_for_how_an_answer_ends_are_known(reason: str, cut: bool) -> None:
     with serving(answering({"content": "a"}, reason)) as server:
