@@ -26,16 +26,18 @@ _NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\w,])|(?<![\w.])\d{1,9}(
 _THING = re.compile(r"context|token|length|\binput\b|\bprompt\b", re.IGNORECASE)
 _EXCESS = re.compile(
     r"exceed|long|large|greater|bigger|maximum|limit|overflow|reduce|shorten|too many|less than|"
-    r"must be <|not enough|at most|\bfit\b|up to|range of|surpass|shift|\d[^\d=]{0,12}>[^\d=]{0,20}\d",
+    r"must be <|not enough|at most|\bfit\b|only supports up to|range of input|surpass|shift|"
+    r"\d[^\d=]{0,12}>[^\d=]{0,20}\d",
     re.IGNORECASE,
 )
 _OTHER = re.compile(
     r"per (second|minute|hour|day)|rate.?limit|quota|TPM|memory|busy|queue|overload|timed? ?out|"
-    r"below|minimum|>=|too (small|short|low)|input should|greater than or equal|must be (strictly )?(greater|positive)",
+    r"below|minimum|>=|too (small|short|low)|greater than or equal|must be (strictly )?(greater|positive)",
     re.IGNORECASE,
 )
-"""Limits of another kind: tokens a minute (some servers answer 413 with them), its load, too few new tokens, and what
-pydantic says of any parameter ("Input should be less than 2")."""
+"""Limits of another kind: tokens a minute (some servers answer 413 with them), its load, too few new tokens."""
+_ANY_PARAMETER = re.compile(r"input validation error|invalid input|input should|input_(value|type)", re.IGNORECASE)
+"""What TGI and pydantic say of any parameter, a temperature too."""
 
 
 class Room:
@@ -161,6 +163,7 @@ def is_about_context(words: str, code: str) -> bool:
     coded = code.lower()
     if "context" in coded and ("exceed" in coded or "size" in coded):
         return True
+    words = _ANY_PARAMETER.sub("", words)
     return bool(_THING.search(words) and _EXCESS.search(words) and not _OTHER.search(words))
 
 

@@ -275,6 +275,7 @@ async def test_a_cap_on_answers_is_no_context() -> None:
         "Out of memory: the input needs more than the limit of 80 GiB",
         "Unrecognized request argument supplied: chat_template_kwargs",
         "temperature: Input should be less than or equal to 2",
+        "Input validation error: `seed` greater than the maximum",
         "body.seed: Input should be greater than or equal to 0",
         "min_tokens must be greater than 0 with this prompt",
         "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
