@@ -104,7 +104,7 @@ def _parse_codeact(text: str) -> Answer:
             FormatError.UNCLOSED,
             f"Nothing was executed: the code block is not closed by a line {block.mark}{_why_open(block)}.",
         )
-    hint = _inner_fence(block) if block is blocks[-1] else _longer_fence(block)
+    hint = (_inner_fence(block) or _no_plain_python(block)) if block is blocks[-1] else _longer_fence(block)
     return Answer(action="\n".join(block.lines), hint=hint)
 
 
@@ -203,6 +203,12 @@ def _inner_fence(block: _Block) -> str | None:
     """What to do about a line of the code that would open a block, should the code be no Python."""
     inner = next((line for line in block.lines if line.lstrip().startswith(FENCE)), None)
     return inner and f"The code holds a line {_shown(inner)}: if it should open a block, close the one before it."
+
+
+def _no_plain_python(block: _Block) -> str | None:
+    """What to do about a line that only an interactive shell takes, should the code be no Python."""
+    shell = next((line for line in block.lines if line.lstrip().startswith(("!", "%", ">>> "))), None)
+    return shell and f"The code holds a line {_shown(shell)}: write plain Python, no commands and prompts of a shell."
 
 
 def _ends_in_a_string(lines: Sequence[str]) -> bool:

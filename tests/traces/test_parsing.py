@@ -119,6 +119,13 @@ def test_a_fence_inside_the_code_is_explained_if_the_code_is_none(fence: str) ->
     assert 'holds a line "```python": if it should open a block, close the one before' in (unclosed.hint or "")
 
 
+@pytest.mark.parametrize("line", ["!pip install numpy", "%timeit x", "  !ls", ">>> print(1)"])
+def test_what_only_a_shell_takes_is_explained_if_the_code_is_none(line: str) -> None:
+    hint = parse_answer(CODEACT, f"```python\nx = 1\n{line}\n```").hint or ""
+    assert f"a line {json.dumps(line)}: write plain Python" in hint
+    assert parse_answer(CODEACT, "```python\nx = 5 % 3\nprint(x != 2)\n```").hint is None
+
+
 @pytest.mark.parametrize(
     "text", ["```python\r\nx\r\n```\r\n", "```python:\nx\n```", "Action: [{'a'}]", "~~~python\n~~~"]
 )
