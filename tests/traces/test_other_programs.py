@@ -434,6 +434,10 @@ def test_an_example_in_a_sample_of_inspects_is_not_to_be_trained() -> None:
     [
         ("Error code: 5 means no.\n<code>\nx = 1\n</code>", "x = 1", "Error code: 5 means no.\n```python\nx = 1\n```"),
         ("Thought: so.\nCode:\n```py\nx = 1\n```<end_code>", "x = 1", "Thought: so.\n```python\nx = 1\n```"),
+        ("I call f(5).\n<code>\nf(5)\n</code>", "f(5)", "I call f(5).\n```python\nf(5)\n```"),
+        ("Is x it?\nCode:\n```py\nx\n```", "x", "Is x it?\n```python\nx\n```"),
+        ('{"thought": "So.", "code": "x = \\"1\\""}', 'x = "1"', 'So.\n```python\nx = "1"\n```'),
+        ("So.\nx = 1", "x = 1", "So.\n```python\nx = 1\n```"),
         ("A\n```py\nx\n```\nB\n```py\ny\n```", "x\n\ny", "A\n```python\nx\n\ny\n```"),
         ("<code>\ns = '''\n```\n'''\n</code>", "s = '''\n```\n'''", "````python\ns = '''\n```\n'''\n````"),
     ],

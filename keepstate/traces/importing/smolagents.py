@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from keepstate.files import parse_json
 from keepstate.traces.importing import UNKNOWN, Told, mapping, time_of, usage_of
 from keepstate.traces.parsing import parse_answer
 from keepstate.traces.record import TraceError
@@ -17,7 +18,7 @@ from keepstate.vocabulary import FinishReason, RuntimeName
 
 INTERPRETER = "python_interpreter"
 """The tool that a CodeAgent's code is said to call."""
-OPENING = re.compile(r"(?:\s*(?:<code>|```(?:python|py)?|^Code:))+\s*\Z", re.IGNORECASE | re.MULTILINE)
+OPENING = re.compile(r"(?:\s*(?:<code>|```(?:python|py)?|^Code:))+\s*", re.IGNORECASE | re.MULTILINE)
 """What a CodeAgent's model wrote between its thought and its code."""
 CODE = re.compile(r"<code>|^[ \t]*(?:```|Code:)", re.IGNORECASE | re.MULTILINE)
 """Where its code begins, where that is put together from several blocks."""
@@ -99,9 +100,7 @@ def _coded(step: Mapping[str, Any], told: Told, *, last: bool) -> Iterator[dict[
 
 def _answer(output: str, code: str) -> str:
     """The thought before the code, and the code as a block, fenced by more marks where it holds such lines itself."""
-    place = output.find(code)
-    start = OPENING.search(output, 0, place) if place >= 0 else CODE.search(output)
-    thought = output[: start.start()].strip() if start else ""
+    thought = _thought(output, code)
     for count in range(3, LONGEST_FENCE):
         fence = "`" * count
         answer = f"{thought}\n{fence}python\n{code}\n{fence}".lstrip()
@@ -110,6 +109,18 @@ def _answer(output: str, code: str) -> str:
     raise TraceError(
         "a thought or code of it holds fences, so that no answer can be written in which the code is one block"
     )
+
+
+def _thought(output: str, code: str) -> str:
+    """What stands before the code in a model's output; of an output with a schema (JSON), its `thought`."""
+    opened = (found for found in OPENING.finditer(output) if output.startswith(code, found.end()))
+    if start := next(opened, None) or CODE.search(output):
+        return output[: start.start()].strip()
+    try:
+        told = mapping(parse_json(output)).get("thought")
+    except (ValueError, RecursionError):
+        told = output.rpartition(code)[0]
+    return told.strip() if isinstance(told, str) else ""
 
 
 def _called(step: Mapping[str, Any], told: Told, *, last: bool) -> Iterator[dict[str, Any]]:
