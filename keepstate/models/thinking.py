@@ -16,7 +16,9 @@ _TAG = (
 gpt-oss."""
 _OPEN = _TAG.format("", "(?:(?:start|begin)_(?:of_)?)?", "analysis")
 _CLOSE = _TAG.format("/", "end_(?:of_)?", "final")
-THINK_MARK = re.compile(rf"{_OPEN}|{_CLOSE}|<think\s*/>", re.IGNORECASE)
+_NEARLY = r"</?(?:\w+:)?(?:think|thinking|thought)\s*/>|<\|(?:\w+_)?(?:think|thinking|thought)(?:_\w+)?\|>"
+"""Opens and ends nothing by itself: empty, or with further words in it."""
+THINK_MARK = re.compile(rf"{_OPEN}|{_CLOSE}|{_NEARLY}", re.IGNORECASE)
 """Refused in answers that are to be trained, under any tokenizer."""
 _SWITCHED = re.compile(rf"(?!</?(?:thinking|thought)\b)(?:{_OPEN}|{_CLOSE})", re.IGNORECASE)
 _CLOSING = re.compile(rf"(?<![`'\"]){_CLOSE}|{_CLOSE}(?![`'\"])", re.IGNORECASE)
