@@ -43,7 +43,7 @@ def read_reply(said: Said, seconds: float | None = None, *, may_think: bool = Tr
         words = f": {Said(0, {}, str(told), told).words}" if told else ""
         raise ServerFault(f"the server broke the answer off (finish_reason {reason}){words}", again=True)
     if reason in ("content_filter", "safety"):
-        raise ServerFault("a filter of the server withheld the answer (finish_reason content_filter)")
+        raise ServerFault(f"a filter of the server withheld the answer (finish_reason {reason})")
     text = _text(message.get("content"))
     if not (text or "").strip():
         _elsewhere(message, reason, may_think)

@@ -44,6 +44,7 @@ UNTRAINED = "answers not to be trained"
 """Key of `versions`: their numbers from 0, with spaces between, where the source says so (OpenAI's weight 0)."""
 UNKNOWN = "unknown"
 FAMILY = "imported"
+SHOWN_KEYS = 8
 EMPTY_THINKING = "the empty think block before answers, which the chat template writes"
 _EMPTY_THINKING = re.compile(r"\s*(?:<think>\s*</think>\s*)+")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -54,6 +55,11 @@ _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 def mapping(value: Any) -> Mapping[str, Any]:
     """`value`, if it is a JSON object, else an empty one."""
     return value if isinstance(value, Mapping) else {}
+
+
+def keys_of(row: Mapping[Any, Any]) -> str:
+    """The first keys of a JSON object that is not understood, for the message that says so."""
+    return ", ".join(sorted(map(str, row))[:SHOWN_KEYS]) or "none"
 
 
 def untrained_answers(trace: Trace) -> list[int]:

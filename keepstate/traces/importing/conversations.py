@@ -17,7 +17,7 @@ from typing import Any, Literal
 from keepstate.errors import UserError
 from keepstate.files import content_hash
 from keepstate.models.base import Message, TokenUsage
-from keepstate.traces.importing import UNKNOWN, Imported, Told, canonical, without_empty_thinking
+from keepstate.traces.importing import UNKNOWN, Imported, Told, canonical, keys_of, without_empty_thinking
 from keepstate.traces.importing.calls import CALL_KEYS, TalkCall, calls_in
 from keepstate.traces.observations import MAX_RESULT_CHARS, render_observation
 from keepstate.traces.parsing import parse_answer
@@ -44,7 +44,6 @@ ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "model": "assistant",
     "function_call": "assistant",
 }
-SHOWN_KEYS = 8
 AS_TEXT = "write each message as its `role` and its `content`"
 LANGCHAIN_TYPES = frozenset({"human", "ai", "system", "tool", "function", "chat"})
 LANGCHAIN = "write them by langchain_core.messages.convert_to_openai_messages first"
@@ -343,8 +342,7 @@ def _without_role(row: Mapping[str, Any]) -> str:
         return f"is as LangChain dumps it, which is not read yet: {LANGCHAIN}"
     if row.keys() & {"action", "observation"} and row.get("source"):
         return f"is an event of OpenHands, which is not read yet: {AS_TEXT}"
-    keys = ", ".join(sorted(map(str, row))[:SHOWN_KEYS]) or "none"
-    return f"does not tell whose it is (`role` or `from`); its keys: {keys}"
+    return f"does not tell whose it is (`role` or `from`); its keys: {keys_of(row)}"
 
 
 def _asks(row: Any) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keepstate.traces.importing import Told, atif, conversations, harbor, inspect_logs, smolagents, verifiers
+from keepstate.traces.importing import Told, atif, conversations, harbor, inspect_logs, keys_of, smolagents, verifiers
 from keepstate.traces.importing.conversations import talk_trace
 from keepstate.traces.record import Trace, TraceError, json_kind
 from keepstate.vocabulary import RuntimeName
@@ -91,7 +91,6 @@ RECOGNISED: tuple[tuple[frozenset[str], str], ...] = tuple(
     )
 )
 """Keys that tell a format, the telling ones first."""
-SHOWN_KEYS = 8
 
 
 def format_of(value: Any) -> Format | None:
@@ -136,8 +135,7 @@ def _unknown(value: Any) -> str:
     for key in ("messages", "conversations"):
         if key in value:
             return f"`{key}` is {json_kind(value[key])}, where a list of messages is needed"
-    keys = ", ".join(sorted(map(str, value))[:SHOWN_KEYS]) or "none"
-    return f"neither `messages` nor `conversations` is a list; its keys: {keys}"
+    return f"neither `messages` nor `conversations` is a list; its keys: {keys_of(value)}"
 
 
 def foreign(value: Any) -> str | None:
