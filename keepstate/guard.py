@@ -1,7 +1,8 @@
 """Runs one command and ends it, with everything it started, when the process that asked for it is gone.
 
-Started by `keepstate.processes` as `python -I -S guard.py FD COMMAND...`; FD is the reading end of a pipe whose
-writing end only the asker holds, so it closes however the asker ends, SIGKILL included. Exits with the command's
+Started by `keepstate.processes` as `python -I -S guard.py FD GRACE COMMAND...`; FD is the reading end of a pipe whose
+writing end only the asker holds, so it closes however the asker ends, SIGKILL included; GRACE is how many seconds the
+command may then take to end by itself after SIGTERM. Exits with the command's
 code (128 + signal where a signal ended it). Standard library only: it must start in milliseconds.
 Does not catch a process that is both outside the command's tree and on a system other than Linux.
 """
@@ -15,8 +16,6 @@ import subprocess
 import sys
 import time
 
-GRACE_SECONDS = 10.0
-"""How long the command may take to end by itself after SIGTERM."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 IS_LINUX = sys.platform == "linux"
 
@@ -27,7 +26,7 @@ def prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def main(asker_fd: int, command: list[str]) -> int:
+def main(asker_fd: int, grace: float, command: list[str]) -> int:
     """Run `command` until it ends or the asker goes, then leave no process behind."""
     asker = os.getppid()
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans of the command become our children, so that we find them
@@ -45,20 +44,25 @@ def main(asker_fd: int, command: list[str]) -> int:
         return 127
     while child.poll() is None:
         # The command's end wakes nobody here: 0.1 s is how late it may be noticed.
-        if select.select([asker_fd, stop_read], [], [], 0.1)[0] or os.getppid() != asker:
-            end(child)
+        told = select.select([asker_fd, stop_read], [], [], 0.1)[0]
+        if told or os.getppid() != asker:
+            if stop_read in told:
+                os.read(stop_read, 1)
+            end(child, grace, stop_read)
             break
     code = child.wait()
     kill_descendants(child.pid)
     return code if code >= 0 else 128 - code
 
 
-def end(child: "subprocess.Popen[bytes]") -> None:
-    """Ask the command's group to end, then force it."""
+def end(child: "subprocess.Popen[bytes]", grace: float, hurry: int) -> None:
+    """Ask the command's group to end, again whenever we are, then force it."""
     signal_group(child.pid, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
+    deadline = time.monotonic() + grace
     while child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+        if select.select([hurry], [], [], 0.05)[0]:
+            os.read(hurry, 1)
+            signal_group(child.pid, signal.SIGTERM)
     signal_group(child.pid, signal.SIGKILL)
 
 
@@ -98,4 +102,4 @@ def descendants(pid: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))
+    sys.exit(main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]))

@@ -24,6 +24,7 @@ from keepstate import guard
 from keepstate.errors import UserError
 from keepstate.files import check_room, write_error
 
+GRACE_SECONDS = 10.0
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 LOG_LINES = 12
 """The end of a log, as errors show it."""
@@ -39,6 +40,7 @@ class GuardedProcess:
         output: Where its stdout and stderr go: an open file, or None to inherit ours.
         env: Its whole environment; None inherits ours.
         cwd: Its working folder.
+        grace: Seconds that it may take to end by itself after SIGTERM.
     """
 
     def __init__(
@@ -48,11 +50,12 @@ class GuardedProcess:
         output: IO[Any] | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        grace: float = GRACE_SECONDS,
     ) -> None:
         read, self._write = os.pipe()
         try:
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, str(read), *map(str, command)],
+                [sys.executable, "-I", "-S", guard.__file__, str(read), str(grace), *map(str, command)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
@@ -85,7 +88,10 @@ class GuardedProcess:
         return self._guard.wait()
 
     def stop(self) -> int:
-        """End the program and everything it started: SIGTERM, then SIGKILL after 10 s. Safe to call twice."""
+        """End the program and everything it started: SIGTERM, another at every Ctrl-C, SIGKILL when its grace is over.
+
+        Safe to call twice.
+        """
         if not self._stopped:
             self._stopped = True
             os.close(self._write)
@@ -93,7 +99,7 @@ class GuardedProcess:
             try:
                 return self._guard.wait()
             except KeyboardInterrupt:  # an impatient second Ctrl-C must not leave the program behind
-                continue
+                self._guard.terminate()
 
     def __enter__(self) -> GuardedProcess:
         return self

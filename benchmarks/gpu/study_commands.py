@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from keepstate.errors import UserError
-from keepstate.processes import GuardedProcess
+from keepstate.processes import GRACE_SECONDS, GuardedProcess
 from keepstate.setup import basemodel
+from keepstate.train.launch import STOP_SECONDS
 
 KEEPSTATE = [sys.executable, "-m", "keepstate"]
 SPENT = 75
@@ -165,5 +166,6 @@ class Commands:
         if into:
             command = ["sh", "-c", 'exec "$@" >"$0"', into, *command]
         output = stack.enter_context(log.open("w"))
-        process = stack.enter_context(GuardedProcess(command, output=output, cwd=self.folder))
+        grace = STOP_SECONDS + GRACE_SECONDS if words[0] == "train" else GRACE_SECONDS  # it saves its step first
+        process = stack.enter_context(GuardedProcess(command, output=output, cwd=self.folder, grace=grace))
         return process, log, time.monotonic()
