@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 def step(folder: Path, *, fewer: bool) -> tuple[float, list[torch.Tensor], int]:
     """Loss, gradients of the adapter, and how many positions the vocabulary projection saw."""
     torch.manual_seed(0)
-    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16), config).train()
     if fewer:
         trained_only.install_on_cpu(model)

@@ -74,7 +74,10 @@ def only_trained(module: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> 
 
 
 def install_on_cpu(model: Any) -> None:
-    """Apply it to `model`, where its forward knows `logits_to_keep`; else nothing changes."""
+    """Apply it to `model`, where its forward knows `logits_to_keep`; else nothing changes.
+
+    PEFT calls the forward of what an adapter wraps past all hooks, so the hook is the outermost model's.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if "logits_to_keep" in inspect.signature(base.forward).parameters:
-        base.register_forward_pre_hook(only_trained, with_kwargs=True)
+        model.register_forward_pre_hook(only_trained, with_kwargs=True)
