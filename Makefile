@@ -150,7 +150,7 @@ STUDY = benchmarks/gpu/study.py
 .PHONY: reproduce-study reproduce-study-laptop
 reproduce-study: setup-train setup-serve ## the study of docs/study.md (STUDY_ARGS="--family navigation")
 	$(CORE) $(STUDY) $(STUDY_ARGS)
-reproduce-study-laptop: setup-train setup-serve ## the same with its sizes cut, on two cores (half an hour to two and a half)
+reproduce-study-laptop: setup-train setup-serve ## the same with its sizes cut, on two cores (an hour to two and a half)
 	$(CORE) $(STUDY) --size laptop $(STUDY_ARGS)
 
 # --- help -------------------------------------------------------------------------------------------------------

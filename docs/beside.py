@@ -25,6 +25,7 @@ BESIDE = {
     "results/full-navigation/base/README.md": "study-navigation-base.md",
     "results/full-rule_diagnosis/README.md": "study-rule-diagnosis.md",
     "results/full-knapsack-second-round/README.md": "study-second-round.md",
+    "results/laptop-knapsack/README.md": "study-laptop.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "README.md": "index.md",
