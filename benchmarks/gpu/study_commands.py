@@ -166,6 +166,14 @@ class Commands:
         if into:
             command = ["sh", "-c", 'exec "$@" >"$0"', into, *command]
         output = stack.enter_context(log.open("w"))
-        grace = STOP_SECONDS + GRACE_SECONDS if words[0] == "train" else GRACE_SECONDS  # it saves its step first
-        process = stack.enter_context(GuardedProcess(command, output=output, cwd=self.folder, grace=grace))
+        saves = STOP_SECONDS if words[0] == "train" else 0.0
+        process = stack.enter_context(
+            GuardedProcess(command, output=output, cwd=self.folder, grace=saves + GRACE_SECONDS)
+        )
+
+        def stopping() -> None:
+            if saves and process.poll() is None:
+                self.say(f"  stopping {name}, which saves the step it is in; Ctrl-C again stops it at once")
+
+        stack.callback(stopping)
         return process, log, time.monotonic()

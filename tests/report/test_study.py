@@ -133,6 +133,27 @@ def test_a_command_that_the_budget_cuts_is_noted(tmp_path: Path, monkeypatch: py
     assert {note["name"]: note["code"] for note in notes}.items() >= {"long": study.SPENT}.items()
 
 
+def test_only_a_training_that_is_stopped_has_the_time_to_save_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = """
+        if [ $0 = wait ]; then until [ -e train ] && [ -e bench ]; do sleep .05; done; exit; fi
+        trap "sleep 1; touch $0-saved; exit" TERM; touch $0; while :; do sleep .05; done
+    """
+    monkeypatch.setattr(study_commands, "KEEPSTATE", ["sh", "-c", script])
+    monkeypatch.setattr(study_commands, "GRACE_SECONDS", 0.2)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    made = study_commands.Commands(tmp_path, budget=60)
+    with pytest.raises(KeyboardInterrupt):
+        made.run({"react-seed0": ["train"], "cells": ["bench"], "both": ["wait"]}, at_once=3, ended=interrupt)
+    assert (tmp_path / "train-saved").exists()
+    assert not (tmp_path / "bench-saved").exists()
+    assert capsys.readouterr().err.count("stopping") == 1
+
+
 def test_a_failed_command_is_told_with_its_log_after_the_others_have_ended(tmp_path: Path) -> None:
     made, ended = study_commands.Commands(tmp_path, budget=60), []
     with pytest.raises(UserError, match="bad ended with code 2") as failed:
