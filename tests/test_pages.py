@@ -76,9 +76,8 @@ def test_every_page_has_its_place_on_the_site() -> None:
     placed = re.findall(r"^ +- [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     there = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
     beside = {"training.md", "gpu-results.md", "contributing.md", "changelog.md", "reference/commands.md"}
-    beside |= {
-        f"study-{name}.md" for name in ("results", "navigation", "navigation-base", "rule-diagnosis", "second-round")
-    }
+    parts = ("results", "navigation", "navigation-base", "rule-diagnosis", "second-round", "laptop")
+    beside |= {f"study-{part}.md" for part in parts}
     assert set(placed) == there | beside
     assert len(placed) == len(set(placed))
 
