@@ -1,5 +1,4 @@
-"""Causal attention on the CPU as products of blocks, in two thirds of the time of PyTorch's kernel. For trainings
-without a GPU.
+"""Causal attention on the CPU as products of blocks, faster than PyTorch's kernel. For trainings without a GPU.
 
     cpu_attention.install()      # before the model is loaded
 
@@ -7,7 +6,8 @@ PyTorch's flash attention multiplies small tiles, for which a CPU's bf16 instruc
 time: at 1,480 tokens it was half of a training step of SmolLM2-135M. Here a block of queries of all heads that share
 their keys is one product with all keys before its end, and probabilities are kept for the backward pass (3 heads x 3
 queries, 1,480 tokens: 20 MB a layer), but those of a long row's later queries are computed again in it. Forward and
-backward on two cores with AVX-512 (best of 4): 1,480 tokens 47 ms (72), 2,625 133 (201), 3,500 239 (340).
+backward of a layer in turn with PyTorch's, two cores with AVX-512, medians of 12: 1,480 tokens .67 of its time (56 and
+84 ms), 2,625 .77 (176 and 229), 3,500 .85 (327 and 386); one such run.
 
 It rounds like the attention that transformers writes out: gradients of real traces lie .070 to .104 from float32's,
 transformers' .060 to .116, PyTorch's .063 to .075. Rows of several documents, masks, evaluation and other types stay
