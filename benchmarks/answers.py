@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
+from threading import Lock
 from typing import Any
 
 import httpx2
@@ -44,6 +45,8 @@ VARIANTS = {
     NF4: [],
 }
 """What vLLM is told; the server of `nf4` has `--base nf4-dequantised`."""
+PLAYED = ["--turns", "20", "--max-tokens", "2048", "--concurrency", "256"]
+"""The study's limits, and all at once: an adapter beside other weights than its own may write on and on."""
 
 Distribution = dict[str, float]
 
@@ -121,13 +124,39 @@ def scores(url: str, tasks: Path, folder: Path, names: Sequence[str], variant: s
     """What each adapter scores in its own runtime, drawn without chance."""
     words = [sys.executable, "-m", "keepstate", "bench", "matrix", "--base-url", url, "--tasks", tasks.resolve()]
     words += [word for name in names if name != BASE for word in ("--cells", f"{name}:{name.partition('-')[0]}")]
-    words += ["--context", "8192", "--temperature", "0", "--run", variant, "--json"]
+    words += ["--context", "8192", "--temperature", "0", *PLAYED, "--run", variant, "--json"]
     done = subprocess.run([*map(str, words)], cwd=folder, capture_output=True, text=True, check=False)
     return json.loads(done.stdout) if done.returncode == 0 else done.stderr[-500:]
 
 
-def asked(variant: str, talks: Mapping[str, Sequence[Any]], given: argparse.Namespace) -> tuple[dict[str, Any], Any]:
-    """What every model of one server answered, and what its adapters scored."""
+class Found:
+    """What has been answered and scored so far: each new part is written at once, since a lent machine may be gone."""
+
+    def __init__(self, variants: Sequence[str], out: Path) -> None:
+        self._first, self._out, self._lock = variants[0], out, Lock()
+        self._answers: dict[str, dict[str, Any]] = {}
+        self._scores: dict[str, Any] = {}
+
+    def take(self, variant: str, *, answers: dict[str, Any] | None = None, played: Any = None) -> None:
+        """Note what one server answered or its adapters scored."""
+        with self._lock:
+            self._answers |= {variant: answers} if answers else {}
+            self._scores |= {variant: played} if played else {}
+            self._out.write_text(json.dumps(self.compared() | {"scores": self._scores}, indent=1))
+
+    def compared(self) -> dict[str, dict[str, Any]]:
+        """Every other variant's answers with the first one's, by model, as soon as both are there."""
+        if (first := self._answers.get(self._first)) is None:
+            return {}
+        others = {variant: answers for variant, answers in self._answers.items() if variant != self._first}
+        return {
+            variant: {name: compare(first[name], answers[name]) for name in first}
+            for variant, answers in others.items()
+        }
+
+
+def ask(variant: str, talks: Mapping[str, Sequence[Any]], given: argparse.Namespace, found: Found) -> None:
+    """Note what every model of one server answers, and what its adapters score."""
     planned = plan_serving(
         base_model=given.base_model, adapters=given.lora, port=0, vllm_args=[*VARIANTS[variant], *given.vllm_arg]
     )
@@ -139,11 +168,12 @@ def asked(variant: str, talks: Mapping[str, Sequence[Any]], given: argparse.Name
                 {"at": asker.distributions(name, talk), "greedy": asker.greedy(name, talk[:-1], given.tokens)}
                 for talk in talks[name]
             ]
+        found.take(variant, answers=answers)
         if not given.tasks:
-            return answers, None
+            return
         played = scores(server.base_url, given.tasks, given.out.resolve().parent, [*talks], variant)
     print(f"{variant}: {json.dumps(played)}", flush=True)
-    return answers, played
+    found.take(variant, played=played)
 
 
 def main() -> None:
@@ -165,18 +195,12 @@ def main() -> None:
     names = [BASE, *(lora.partition("=")[0] for lora in given.lora)]
     folders = {folder.name: folder for folder in given.traces}
     talks = {name: conversations(folders.get(name.partition("-")[0], given.traces[0]), given.count) for name in names}
-    variants = given.variant or VARIANTS
+    variants = given.variant or [*VARIANTS]
+    found = Found(variants, given.out)
     with ThreadPoolExecutor(len(variants)) as pool:
         several = pool.map if given.together else map
-        results = dict(zip(variants, several(lambda variant: asked(variant, talks, given), variants), strict=True))
-    (first, _), *others = results.values()
-    found = {
-        variant: {name: compare(first[name], other[name]) for name in names}
-        for variant, (other, _) in zip([*results][1:], others, strict=True)
-    }
-    played = {variant: scored for variant, (_, scored) in results.items() if scored}
-    given.out.write_text(json.dumps(found | {"scores": played}, indent=1))
-    for other, models in found.items():
+        list(several(lambda variant: ask(variant, talks, given, found), variants))
+    for other, models in found.compared().items():
         for name, figures in models.items():
             print(f"| {other} | {name} |", " | ".join(map(str, figures.values())), "|")
 
