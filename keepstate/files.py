@@ -3,7 +3,6 @@
 Every file that keepstate writes appears whole or not at all. Does not know any of keepstate's formats.
 """
 
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -14,10 +13,8 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,8 +25,6 @@ TEMPORARY = ".keepstate.tmp"
 
 STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 """What lies in these folders, such as /dev/stdout and /dev/null, is no file that could be replaced."""
-WRITTEN_AT_ONCE = 256
-"""Files that wait for the disk together: each is open meanwhile, and 1,024 is a usual limit."""
 PROBE = 2**14
 """Bytes. What fails on a full disk leaves less than a buffer of 8 KiB, or a line, free."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -52,44 +47,12 @@ def write_atomic(path: Path, data: str | bytes, *, durable: bool = True) -> None
         UserError: The disk is full, or the place cannot be written.
     """
     with atomic_file(path, durable=durable) as file:
-        file.write(_bytes(data))
+        file.write(data_bytes(data))
 
 
-def _bytes(data: str | bytes) -> bytes:
+def data_bytes(data: str | bytes) -> bytes:
+    """What is written of `data`."""
     return data.encode(errors="backslashreplace") if isinstance(data, str) else data
-
-
-def write_many(files: Iterable[tuple[Path, str | bytes]]) -> list[Path]:
-    """What `write_atomic` does for each file, with one wait for the disk for many; returns the paths.
-
-    A thread writes, while the next files are made.
-
-    Raises:
-        UserError: The disk is full, or a place cannot be written.
-    """
-    left = iter(files)
-    paths: list[Path] = []
-    with ThreadPoolExecutor(1) as writer:
-        writing = writer.submit(_write_batch, [])
-        while batch := list(islice(left, WRITTEN_AT_ONCE)):
-            writing.result()
-            writing = writer.submit(_write_batch, batch)
-            paths += [path for path, _ in batch]
-        writing.result()
-    return paths
-
-
-def _write_batch(batch: Sequence[tuple[Path, str | bytes]]) -> None:
-    folders = dict.fromkeys(path.parent for path, _ in batch)
-    with ExitStack() as written:
-        for path, data in batch:
-            file = written.enter_context(atomic_file(path, durable=False))
-            file.write(_bytes(data))
-            file.flush()
-        for folder in folders:
-            _sync_disk(folder)
-    for folder in folders:
-        sync_folder(folder)
 
 
 @contextmanager
@@ -104,12 +67,10 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     temporary: Path | None = None
     try:
         mode = _mode(path)
-        if path.parent in STREAMS or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        if mode and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or path.parent in STREAMS):
             with path.open("wb") as file:
                 yield file
             return
-        if not mode:
-            path.parent.mkdir(parents=True, exist_ok=True)
         temporary, descriptor = _claimed(path)
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -132,7 +93,7 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 def _mode(path: Path) -> int:
     """Kind and rights of a file; 0 where there is none."""
     try:
-        return path.stat().st_mode
+        return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return 0
 
@@ -146,6 +107,9 @@ def _claimed(path: Path) -> tuple[Path, int]:
     while True:
         try:
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            continue
         except FileExistsError:
             if not clear_orphan(temporary):  # somebody writes the same file now
                 temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}"
@@ -221,20 +185,6 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
-
-
-def _sync_disk(folder: Path) -> None:
-    """Make all that was written to the disk of `folder` durable."""
-    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    if syncfs is None:  # no Linux
-        os.sync()
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if syncfs(descriptor):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    finally:
         os.close(descriptor)
 
 

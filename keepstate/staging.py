@@ -17,7 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from keepstate.errors import UserError
-from keepstate.files import TEMPORARY, clear_orphan, sync_folder, write_error
+from keepstate.files import TEMPORARY, clear_orphan, write_error
 from keepstate.processes import is_held
 
 STAGED = f".*.json.*{TEMPORARY}"
@@ -54,8 +54,8 @@ def stage(path: Path, data: bytes, mark: str, *, durable: bool = True) -> None:
         raise write_error(path, error) from error
 
 
-def place(path: Path, mark: str, *, durable: bool = True) -> None:
-    """Put in its place what was staged beside it; an existing file is replaced.
+def place(path: Path, mark: str) -> None:
+    """Put in its place what was staged beside it; an existing file is replaced. Waits for no disk.
 
     Raises:
         UserError: It is not there, or the folder cannot be written.
@@ -63,8 +63,6 @@ def place(path: Path, mark: str, *, durable: bool = True) -> None:
     staged = beside(path, mark)
     try:
         os.replace(staged, path)
-        if durable:
-            sync_folder(path.parent)
     except FileNotFoundError as error:
         raise UserError(
             f"{staged} is gone, which a node wrote",

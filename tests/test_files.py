@@ -28,8 +28,8 @@ from keepstate.files import (
     scratch_folder,
     write_atomic,
     write_json,
-    write_many,
 )
+from keepstate.many_files import write_many, write_together
 
 TEXT = st.text(st.characters(codec=None))
 ITEMS = st.lists(st.one_of(TEXT, st.integers(), st.dictionaries(TEXT, TEXT), st.none()), max_size=8)
@@ -183,7 +183,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
 
 
 def test_many_files_are_written_as_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keepstate.files.WRITTEN_AT_ONCE", 2)
+    monkeypatch.setattr("keepstate.many_files.WRITTEN_AT_ONCE", 2)
     (tmp_path / "old").write_text("old")
     files: list[tuple[Path, str | bytes]] = [(tmp_path / name, f"{name}\udcff") for name in ("new/a", "old", "b/c/d")]
     assert write_many(iter(files)) == [path for path, _ in files]
@@ -193,8 +193,9 @@ def test_many_files_are_written_as_one_by_one(tmp_path: Path, monkeypatch: pytes
 
 def test_the_next_files_are_made_while_these_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = threading.Event()
-    monkeypatch.setattr("keepstate.files.WRITTEN_AT_ONCE", 1)
-    monkeypatch.setattr("keepstate.files._sync_disk", lambda _folder: waited.append(made.wait(10)))
+    monkeypatch.setattr("keepstate.many_files.WRITTEN_AT_ONCE", 1)
+    monkeypatch.setattr("keepstate.many_files.WAITED_FOR_ALONE", 0)
+    monkeypatch.setattr("keepstate.many_files._sync_disk", lambda _folder: waited.append(made.wait(10)))
     waited: list[bool] = []
 
     def files() -> Iterator[tuple[Path, str]]:
@@ -206,6 +207,21 @@ def test_the_next_files_are_made_while_these_wait_for_the_disk(tmp_path: Path, m
     assert waited == [True, True]
 
 
+@pytest.mark.parametrize(("count", "alone", "together"), [(8, 8 + 2, 0), (9, 2, 1)])
+def test_the_disk_is_asked_for_each_of_a_few_files_and_once_for_many(
+    count: int, alone: int, together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("os.fsync", lambda _: asked.append("fsync"))
+    monkeypatch.setattr("keepstate.many_files._sync_disk", lambda _: asked.append("syncfs"))
+    files = [(tmp_path / f"{number % 2}" / f"{number}", b"1") for number in range(count)]
+    write_together(files)
+    assert (asked.count("fsync"), asked.count("syncfs")) == (alone, together), "and each folder for the names"
+    asked.clear()
+    write_together(files, durable=False)
+    assert not asked
+
+
 def test_of_files_that_wait_together_none_appears_before_all_are_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +229,8 @@ def test_of_files_that_wait_together_none_appears_before_all_are_on_the_disk(
         assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == []
         raise OSError(errno.ENOSPC, "no space")
 
-    monkeypatch.setattr("keepstate.files._sync_disk", full)
+    monkeypatch.setattr("keepstate.many_files.WAITED_FOR_ALONE", 0)
+    monkeypatch.setattr("keepstate.many_files._sync_disk", full)
     with pytest.raises(UserError, match="no disk space left"):
         write_many((tmp_path / name, name) for name in "abc")
     assert list(tmp_path.iterdir()) == []

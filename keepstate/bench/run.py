@@ -12,7 +12,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from keepstate.bench.benchmark_config import BenchmarkConfig
@@ -24,7 +24,7 @@ from keepstate.models.endpoint import Endpoint
 from keepstate.models.server import GRACE_SECONDS, ServerModel
 from keepstate.play.admission import Pools
 from keepstate.play.engine import Engine
-from keepstate.play.jobs import Job, Once, play
+from keepstate.play.jobs import Job, play
 from keepstate.play.tally import Tally
 from keepstate.processes import alone_in
 from keepstate.resume import OtherWork
@@ -178,7 +178,7 @@ def _kept(cells: Sequence[Cell], tallies: Sequence[Tally], *, fresh: bool) -> li
 def _owed(cell: Cell, tally: Tally, kept: set[str], player: _PlayerOn, isolation: str | None) -> list[Job]:
     """What is to be played of a cell."""
     config, changed = cell.config, bool(cell.changes())
-    begin = Once(cell.successor() if changed else cell.drop_summaries)
+    begin = cache(cell.successor() if changed else cell.drop_summaries)
     jobs = [
         Job(
             tally,

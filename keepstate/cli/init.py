@@ -10,7 +10,7 @@ import click
 
 from keepstate.cli._options import PATH, laptop_option
 from keepstate.errors import UserError
-from keepstate.files import write_many
+from keepstate.many_files import write_many
 from keepstate.places import PACKAGE
 
 PROJECT = PACKAGE / "setup" / "project"

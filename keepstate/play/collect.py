@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from keepstate.models.base import Model, Relay, Reply
 from keepstate.models.budget import Budget
 from keepstate.play.admission import Pools
 from keepstate.play.engine import Engine
-from keepstate.play.jobs import Job, Once, play
+from keepstate.play.jobs import Job, play
 from keepstate.play.tally import Tally
 from keepstate.processes import alone_in
 from keepstate.resume import OtherWork, Record, changed_keys
@@ -166,7 +166,7 @@ class _Collection:
     def owed(self, isolation: str) -> Iterator[Job]:
         """Episodes to play; those that lie recorded are counted instead."""
         folder = self._tally.folder
-        begin = Once(self._begin)
+        begin = cache(self._begin)
         making_way = dict(self._made_by_others())
         if making_way:
             self.others[f"{folder} holds {len(making_way)} finished traces"] = next(iter(making_way.values()))

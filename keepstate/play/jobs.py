@@ -8,10 +8,10 @@ they are played is the engine's: `keepstate.play.engine`. Prints nothing.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from keepstate.errors import UserError
 from keepstate.models.base import Message, Model, Relay, Reply, ServerGone
@@ -21,11 +21,13 @@ from keepstate.play.engine import Engine, Here, NodeGone, Player, ToPlay
 from keepstate.play.tally import Tally
 from keepstate.tasks.base import Task
 from keepstate.traces.record import Limits, Trace
-from keepstate.traces.writer import Staged, place_trace, write_trace
+from keepstate.traces.writer import Staged, place_traces, write_traces
 from keepstate.vocabulary import RuntimeName
 
 RETRIES = 2
 """Further attempts at an episode that failed by our doing."""
+MOST_WAITING = 64
+"""Finished episodes that wait until others are written; then no further one is begun."""
 LAST_ROUNDS = 2
 """Of as many episodes as are open at once, which start by length. A simulated matrix of 8 x 48, recorded lengths and an
 H200's steps, is 4, 15 and 18 % faster so at 16, 64 and 128 at once; with one round 1, 7 and 9, with all as with two."""
@@ -46,7 +48,8 @@ class Job:
     isolation: str
     """Rung of the sandbox."""
     begin: Callable[[], None] = lambda: None
-    """Called in the thread that writes, before each trace is written: see `Once`."""
+    """Called in the thread that writes, before each trace is written. What makes way in a folder goes by it, once, at
+    its first call: a run that plays nothing removes nothing."""
     record: Callable[[Trace], None] | None = None
     """Takes the trace, in that thread, in the place of writing it: a replay compares."""
     attempt: int = 0
@@ -91,23 +94,6 @@ class Queue:
         self._kinds.clear()
 
 
-class Once:
-    """An action that happens at its first call alone, whichever thread comes first; the others wait for it.
-
-    What makes way in a folder goes by it, before the first trace is written: a run that plays nothing removes nothing.
-    """
-
-    def __init__(self, action: Callable[[], None]) -> None:
-        self._action, self._over, self._lock = action, False, threading.Lock()
-
-    def __call__(self) -> None:
-        """Raises what the action raises; it is tried again then."""
-        with self._lock:
-            if not self._over:
-                self._action()
-                self._over = True
-
-
 async def play(
     owed: Iterable[tuple[Admission, Sequence[Job]]],
     *,
@@ -134,9 +120,9 @@ async def play(
     async with (engine or Here()).ready(rungs, allow_unsafe=allow_unsafe, folders=folders) as player:
         failed: BaseExceptionGroup[UserError] | None = None
         try:
-            async with asyncio.TaskGroup() as group:
+            async with Recording(on_over) as recording, asyncio.TaskGroup() as group:
                 workers = [
-                    group.create_task(_work(jobs, admission, player, on_over))
+                    group.create_task(_work(jobs, admission, player, recording, group))
                     for admission, jobs in queues
                     for _ in range(min(admission.most, len(jobs)))
                 ]
@@ -149,11 +135,12 @@ async def play(
 
 
 async def _work(
-    jobs: Queue, admission: Admission, player: Player, on_over: Callable[[Job], Awaitable[None]]
+    jobs: Queue, admission: Admission, player: Player, recording: Recording, group: asyncio.TaskGroup
 ) -> BudgetSpent | None:
     """Play jobs until none is left, or no budget: then no other is cut off, as all come to that by themselves."""
     while jobs:
         job = jobs.take()
+        await recording.room()
         await admission.look_again()
         try:
             async with admission.seat(job.tally.name) as seat:
@@ -174,9 +161,7 @@ async def _work(
         if trace.failure is not None and job.attempt < RETRIES:
             jobs.add(replace(job, attempt=job.attempt + 1))
             continue
-        await _shielded_write(job, trace)
-        job.tally.add(trace)
-        await on_over(job)
+        group.create_task(recording.add(job, trace))
     return None
 
 
@@ -210,25 +195,80 @@ class Metered(Relay):
         return reply
 
 
-async def _shielded_write(job: Job, trace: Trace | Staged) -> None:
-    """Write an episode in a thread. A cancelled run waits for the write: until then the folder is not another's."""
-    writing = asyncio.get_running_loop().run_in_executor(None, _write, job, trace)
+class Recording:
+    """Writes finished episodes while others are played; those that end meanwhile are written together then.
+
+    One thread does it. However a run ends, what was handed in is written before it is left: until then the folder is
+    not another's.
+
+    Args:
+        on_over: Called when an episode is recorded and counted.
+    """
+
+    def __init__(self, on_over: Callable[[Job], Awaitable[None]]) -> None:
+        self._on_over = on_over
+        self._waiting: list[tuple[Job, Trace | Staged, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Recording:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._writing is not None:
+            await asyncio.wait((self._writing,))
+
+    async def room(self) -> None:
+        """Wait while too many wait for the disk. Lets others go on, too: a scripted episode waits for nothing."""
+        await asyncio.sleep(0)
+        while len(self._waiting) >= MOST_WAITING:
+            await asyncio.wait((self._waiting[0][2],))
+
+    def add(self, job: Job, trace: Trace | Staged) -> Coroutine[Any, Any, None]:
+        """Record an episode.
+
+        Returns:
+            What waits for that, counts it and tells. It raises `UserError` where the episode cannot be written.
+        """
+        recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((job, trace, recorded))
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write())
+        return self._over(job, trace, recorded)
+
+    async def _over(self, job: Job, trace: Trace | Staged, recorded: asyncio.Future[None]) -> None:
+        await recorded
+        job.tally.add(trace)
+        await self._on_over(job)
+
+    async def _write(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            errors = await asyncio.to_thread(_written, [(job, trace) for job, trace, _ in batch])
+            for (_, _, recorded), error in zip(batch, errors, strict=True):
+                if recorded.cancelled():
+                    continue
+                if error is None:
+                    recorded.set_result(None)
+                else:
+                    recorded.set_exception(error)
+                    recorded.exception()  # looked at: where all fail one is told, and asyncio would print the others
+        self._writing = None
+
+
+def _written(batch: Sequence[tuple[Job, Trace | Staged]]) -> list[Exception | None]:
+    """Record episodes. What each failed with: one that cannot be written takes no other with it."""
     try:
-        await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        await asyncio.wait((writing,))
-        writing.exception()  # looked at: on a full disk all fail, one is told, and asyncio would print the others
-        raise
-
-
-def _write(job: Job, trace: Trace | Staged) -> None:
-    job.begin()
-    if isinstance(trace, Staged):
-        place_trace(job.tally.folder, trace)
-    elif job.record is not None:
-        job.record(trace)
-    else:
-        write_trace(job.tally.folder, trace)
+        for job, _ in batch:
+            job.begin()
+        for job, trace in batch:
+            if job.record is not None and isinstance(trace, Trace):
+                job.record(trace)
+        kept = [(job.tally.folder, trace) for job, trace in batch if job.record is None]
+        place_traces([(folder, trace) for folder, trace in kept if isinstance(trace, Staged)])
+        write_traces([(folder, trace) for folder, trace in kept if isinstance(trace, Trace)])
+    except Exception as error:
+        return [error] if len(batch) == 1 else [each for one in batch for each in _written([one])]
+    return [None] * len(batch)
 
 
 def _first(errors: BaseExceptionGroup[UserError]) -> UserError:

@@ -16,7 +16,8 @@ from pydantic_core import PydanticSerializationError
 
 from keepstate.closed import explain
 from keepstate.errors import UserError
-from keepstate.files import existing_folder, json_text, parse_json, write_many
+from keepstate.files import existing_folder, json_text, parse_json
+from keepstate.many_files import write_many
 from keepstate.tasks.base import RESEARCH_TASK_SCHEMA, Task
 from keepstate.tasks.families import UnknownFamily, environment_for
 

@@ -7,11 +7,13 @@ see `keepstate.traces.recorded`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from keepstate.files import write_atomic, write_error
+from keepstate.files import sync_folder, write_error
+from keepstate.many_files import write_together
 from keepstate.staging import place, stage
 from keepstate.tasks.base import Verdict
 from keepstate.traces.record import Summary, Trace
@@ -44,11 +46,21 @@ def write_trace(folder: Path, trace: Trace) -> Path:
     Raises:
         UserError: The folder cannot be written or the disk is full.
     """
-    path, verdict = trace_path(folder, trace.task.name), verdict_path(folder, trace.task.name)
-    _make_way(verdict)
-    write_atomic(path, trace_json(trace))
-    write_atomic(verdict, verdict_json(trace), durable=False)
-    return path
+    write_traces([(folder, trace)])
+    return trace_path(folder, trace.task.name)
+
+
+def write_traces(episodes: Sequence[tuple[Path, Trace]]) -> None:
+    """What `write_trace` does for each, waiting for the disk together.
+
+    Raises:
+        UserError: A folder cannot be written or the disk is full; none of the verdicts is there then.
+    """
+    verdicts = [(verdict_path(folder, trace.task.name), trace) for folder, trace in episodes]
+    for path, _ in verdicts:
+        _make_way(path)
+    write_together([(trace_path(folder, trace.task.name), trace_json(trace)) for folder, trace in episodes])
+    write_together([(path, verdict_json(trace)) for path, trace in verdicts], durable=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,7 @@ class Staged:
 
 
 def stage_trace(folder: Path, trace: Trace, mark: str) -> None:
-    """Write both files beside their places; existing ones stay, and nobody reads these until `place_trace`.
+    """Write both files beside their places; existing ones stay, and nobody reads these until `place_traces`.
 
     Raises:
         UserError: The folder cannot be written or the disk is full.
@@ -72,16 +84,20 @@ def stage_trace(folder: Path, trace: Trace, mark: str) -> None:
     stage(verdict_path(folder, trace.task.name), verdict_json(trace), mark, durable=False)
 
 
-def place_trace(folder: Path, staged: Staged) -> None:
-    """Put a staged episode in its place: what `write_trace` does, of files that are written already.
+def place_traces(episodes: Sequence[tuple[Path, Staged]]) -> None:
+    """Put staged episodes in their places: what `write_traces` does, of files that are written already.
 
     Raises:
-        UserError: It is gone, or the folder cannot be written.
+        UserError: One is gone, or a folder cannot be written.
     """
-    name = staged.summary.task.name
-    _make_way(verdict_path(folder, name))
-    place(trace_path(folder, name), staged.mark)
-    place(verdict_path(folder, name), staged.mark, durable=False)
+    named = [(folder, staged.summary.task.name, staged.mark) for folder, staged in episodes]
+    for folder, name, mark in named:
+        _make_way(verdict_path(folder, name))
+        place(trace_path(folder, name), mark)
+    for folder in dict.fromkeys(folder for folder, _ in episodes):
+        sync_folder(folder)
+    for folder, name, mark in named:
+        place(verdict_path(folder, name), mark)
 
 
 def _make_way(verdict: Path) -> None:

@@ -252,7 +252,7 @@ async def test_a_teacher_may_stand_on_several_servers(stubs: list[StubServer], t
     teacher = ServedTeacher([stub.url for stub in stubs], "base", Sampling(), cache=tmp_path / "answers.sqlite")
     await teacher.collect(plan)
     assert sum(len(stub.seen) for stub in stubs) == 16
-    assert min(len(seeds(stub)) for stub in stubs) >= 2
+    assert min(len(seeds(stub)) for stub in stubs) >= 1
     asked = sum(len(stub.seen) for stub in stubs)
     again = ServedTeacher([stubs[0].url, stubs[1].url], "base", Sampling(), cache=tmp_path / "answers.sqlite")
     await again.collect(CollectPlan(tasks, (RuntimeName.REACT,), nobody, tmp_path / "again", concurrency=1))

@@ -32,6 +32,7 @@ from keepstate.tasks.base import Task
 from keepstate.traces import read_trace
 from keepstate.traces.check import check_folders
 from keepstate.traces.record import Limits, Trace
+from keepstate.traces.writer import write_traces
 from keepstate.vocabulary import Origin, RuntimeName
 
 REACT = (RuntimeName.REACT,)
@@ -203,22 +204,81 @@ async def test_what_the_user_must_mend_stops_the_run_as_one_error(tmp_path: Path
 async def test_when_one_write_fails_the_others_are_waited_for_and_one_error_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both, failed = threading.Barrier(2), []
+    failed = list[int]()
 
-    def full(folder: Path, trace: Trace) -> None:
-        if both.wait(20):
-            time.sleep(0.3)
-        failed.append(trace.task.name)
+    def full(episodes: Sequence[tuple[Path, Trace]]) -> None:
+        time.sleep(0.3)
+        failed.append(len(episodes))
         raise UserError("no disk space left", "free some space")
 
     printed: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: printed.append(context))
-    monkeypatch.setattr(jobs, "write_trace", full)
+    monkeypatch.setattr(jobs, "write_traces", full)
     with pytest.raises(UserError, match="no disk space left"):
         await collect(plan(tasks_of(2), tmp_path))
-    assert len(failed) == 2, "the folder is left only when nobody writes into it"
+    assert failed == [2, 1, 1], "one that cannot be written takes no other with it"
     gc.collect()  # when a future goes, asyncio prints the error that nobody looked at
     assert printed == []
+
+
+async def test_episodes_that_end_while_others_are_written_are_written_together_and_counted_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "MOST_WAITING", 4)
+    others_end, sizes = threading.Event(), list[int]()
+
+    def slow(episodes: Sequence[tuple[Path, Trace]]) -> None:
+        assert others_end.wait(20)
+        sizes.append(len(episodes))
+        write_traces(episodes)
+
+    played: list[int] = []
+    monkeypatch.setattr(jobs, "write_traces", slow)
+    made = plan(tasks_of(9), tmp_path, concurrency=1)
+    asyncio.get_running_loop().call_later(0.5, others_end.set)
+    (tally,) = await collect(made, on_progress=lambda tallies: played.append(tallies[0].played))
+    assert (tally.played, sizes[:2], sum(sizes)) == (9, [1, 4], 9), "no more than four wait"
+    assert played == list(range(1 + 9)), "each is told when it is counted"
+    assert sum(name.endswith(".trace.json") for name in contents(tmp_path)) == 9
+
+
+async def test_an_episode_that_cannot_be_written_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = tasks_of(3)
+
+    def refusing(episodes: Sequence[tuple[Path, Trace]]) -> None:
+        time.sleep(0.2)  # until all have ended
+        if any(trace.task.name == tasks[1].name for _, trace in episodes):
+            raise UserError("no disk space left", "free some space")
+        write_traces(episodes)
+
+    monkeypatch.setattr(jobs, "write_traces", refusing)
+    with pytest.raises(UserError, match="no disk space left"):
+        await collect(plan(tasks, tmp_path))
+    monkeypatch.undo()
+    (again,) = await collect(plan(tasks, tmp_path))
+    assert (again.kept, again.played) == (2, 1)
+
+
+async def test_a_cancelled_run_is_left_when_what_had_ended_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = threading.Event()
+
+    def slow(episodes: Sequence[tuple[Path, Trace]]) -> None:
+        writing.set()
+        time.sleep(0.2)
+        write_traces(episodes)
+
+    monkeypatch.setattr(jobs, "write_traces", slow)
+    running = asyncio.create_task(collect(plan(tasks_of(4), tmp_path)))
+    await asyncio.to_thread(writing.wait, 20)
+    await asyncio.sleep(0.1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert sum(name.endswith(".trace.json") for name in contents(tmp_path)) == 4
 
 
 async def test_cancelling_loses_only_the_episodes_in_flight(tmp_path: Path) -> None:
@@ -244,7 +304,7 @@ async def test_cancelling_loses_only_the_episodes_in_flight(tmp_path: Path) -> N
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert seen == [0, 1, 2, 3]
+    assert seen[0] == 0
     assert len(contents(tmp_path)) == 6 + 1
     (resumed,) = await collect(plan(tasks, tmp_path))
     assert (resumed.played, resumed.kept) == (3, 3)

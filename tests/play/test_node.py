@@ -38,7 +38,7 @@ from keepstate.staging import clear_staged
 from keepstate.tasks import environment_for, families, make_tasks, use_family
 from keepstate.traces.reader import load_trace
 from keepstate.traces.record import DEFAULT_LIMITS, Failure, Trace
-from keepstate.traces.writer import Staged, place_trace, trace_path, write_trace
+from keepstate.traces.writer import Staged, place_traces, trace_path, write_trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 REACT = RuntimeName.REACT
@@ -157,14 +157,14 @@ async def test_a_node_that_writes_sends_what_is_counted_and_nothing_is_in_its_pl
     played = await played_into(tmp_path, node)
     assert isinstance(played.trace, Staged)
     assert [name.startswith(".") for name in contents(tmp_path)] == [True, True]
-    place_trace(tmp_path, played.trace)
+    place_traces([(tmp_path, played.trace)])
     written = contents(tmp_path)
     trace = load_trace(trace_path(tmp_path, TASK.name))
     assert (trace.summary, trace.verdict) == (played.trace.summary, played.trace.verdict)
     write_trace(tmp_path, trace)
     assert contents(tmp_path) == written
     with pytest.raises(UserError, match="is gone, which a node wrote"):
-        place_trace(tmp_path, played.trace)
+        place_traces([(tmp_path, played.trace)])
     assert load_trace(trace_path(tmp_path, TASK.name)) == trace, "what was there is no less there"
 
 
