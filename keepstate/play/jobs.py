@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keepstate.errors import UserError
+from keepstate.eventloop import seldom_collected
 from keepstate.models.base import Message, Model, Relay, Reply, ServerGone
 from keepstate.models.budget import BudgetSpent
 from keepstate.play.admission import Admission, Seat
@@ -120,12 +121,13 @@ async def play(
     async with (engine or Here()).ready(rungs, allow_unsafe=allow_unsafe, folders=folders) as player:
         failed: BaseExceptionGroup[UserError] | None = None
         try:
-            async with Recording(on_over) as recording, asyncio.TaskGroup() as group:
-                workers = [
-                    group.create_task(_work(jobs, admission, player, recording, group))
-                    for admission, jobs in queues
-                    for _ in range(min(admission.most, len(jobs)))
-                ]
+            with seldom_collected():
+                async with Recording(on_over) as recording, asyncio.TaskGroup() as group:
+                    workers = [
+                        group.create_task(_work(jobs, admission, player, recording, group))
+                        for admission, jobs in queues
+                        for _ in range(min(admission.most, len(jobs)))
+                    ]
         except* UserError as errors:
             failed = errors  # Python 3.11.2 puts what is raised here into a group of its own
         if failed:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from keepstate.errors import EpisodeFailure, UserError
+from keepstate.eventloop import seldom_collected
 from keepstate.models.base import ContextOverflow, Message, Model, Reply, Sampling
 from keepstate.play.engine import Here, Player, ToPlay
 from keepstate.play.sharing import Token, answered
@@ -233,6 +234,7 @@ class Node:
                     _use(named, source)
                 ready = Here().ready(setting.rungs, allow_unsafe=setting.allow_unsafe)
                 self._player = await self._stack.enter_async_context(ready)
+                self._stack.enter_context(seldom_collected())
                 self._setting = setting
         except UserError as error:
             return Stopped(-1, error.message, error.hint)
