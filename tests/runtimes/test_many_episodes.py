@@ -180,6 +180,13 @@ async def test_what_an_interpreter_holds_includes_its_page_tables(sandbox: Sandb
     assert memory._resident_mib(2**22 + 1) == 0
 
 
+async def test_a_worker_that_is_woken_puts_nobody_aside(sandbox: Sandbox) -> None:
+    async with opened(PERSISTENT, sandbox) as session:
+        assert await session.works()
+        assert {os.sched_getscheduler(pid) for pid in descendants()} == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER, "the host is as it was started"
+
+
 async def test_nobody_is_admitted_beside_others_while_memory_is_short() -> None:
     seats = memory.Seats()
     seats.hold_back(True)

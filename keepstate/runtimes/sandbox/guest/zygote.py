@@ -18,6 +18,7 @@ from _signal import signal as set_signal
 from _socket import SCM_RIGHTS, SOL_SOCKET, socketpair
 from _socket import socket as _socket
 from collections.abc import Iterator
+from contextlib import suppress
 from struct import Struct
 from typing import Any
 
@@ -46,6 +47,8 @@ def main(folder: str, host: str, rung: str) -> Iterator[Action]:
         os._exit(1)
     os.environ.pop("PYTHONHASHSEED", None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError):  # else the host is put aside for each worker that it wakes: 10 % fewer episodes a second
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     places = library.find()
     library.rename(places, folder, sys._getframe(1).f_code)
     if rung != PROCESS:
