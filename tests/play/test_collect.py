@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -219,6 +221,25 @@ async def test_when_one_write_fails_the_others_are_waited_for_and_one_error_is_t
     assert failed == [2, 1, 1], "one that cannot be written takes no other with it"
     gc.collect()  # when a future goes, asyncio prints the error that nobody looked at
     assert printed == []
+
+
+async def test_no_more_are_written_together_than_may_be_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, counted = list[int](), list[object]()
+
+    def written(batch: Sequence[object]) -> list[None]:
+        sizes.append(len(batch))
+        return [None] * len(batch)
+
+    async def over(_: object) -> None:
+        """Nobody is told."""
+
+    monkeypatch.setattr(jobs, "MOST_WAITING", 4)
+    monkeypatch.setattr(jobs, "_written", written)
+    job: Any = SimpleNamespace(tally=SimpleNamespace(add=counted.append))
+    trace: Any = None
+    async with jobs.Recording(over) as recording:
+        await asyncio.gather(*(recording.add(job, trace) for _ in range(9)))
+    assert (sizes, len(counted)) == ([4, 4, 1], 9)
 
 
 async def test_episodes_that_end_while_others_are_written_are_written_together_and_counted_then(
