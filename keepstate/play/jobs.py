@@ -212,6 +212,8 @@ class Recording:
         self._on_over = on_over
         self._waiting: list[tuple[Job, Trace | Staged, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
+        self._not_begun: Exception | None = None
+        """Why what has to make way did not; nothing is written any more then."""
 
     async def __aenter__(self) -> Recording:
         return self
@@ -246,7 +248,7 @@ class Recording:
     async def _write(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting[:MOST_WAITING], self._waiting[MOST_WAITING:]
-            errors = await asyncio.to_thread(_written, [(job, trace) for job, trace, _ in batch])
+            errors = await asyncio.to_thread(self._begun_and_written, [(job, trace) for job, trace, _ in batch])
             for (_, _, recorded), error in zip(batch, errors, strict=True):
                 if recorded.cancelled():
                     continue
@@ -257,12 +259,19 @@ class Recording:
                     recorded.exception()  # looked at: where all fail one is told, and asyncio would print the others
         self._writing = None
 
+    def _begun_and_written(self, batch: Sequence[tuple[Job, Trace | Staged]]) -> Sequence[Exception | None]:
+        try:
+            for job, _ in batch:
+                if self._not_begun is None:
+                    job.begin()
+        except Exception as error:
+            self._not_begun = error
+        return _written(batch) if self._not_begun is None else [self._not_begun] * len(batch)
+
 
 def _written(batch: Sequence[tuple[Job, Trace | Staged]]) -> list[Exception | None]:
     """Record episodes. What each failed with: one that cannot be written takes no other with it."""
     try:
-        for job, _ in batch:
-            job.begin()
         for job, trace in batch:
             if job.record is not None and isinstance(trace, Trace):
                 job.record(trace)

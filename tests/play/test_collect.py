@@ -235,7 +235,7 @@ async def test_no_more_are_written_together_than_may_be_open_at_once(monkeypatch
 
     monkeypatch.setattr(jobs, "MOST_WAITING", 4)
     monkeypatch.setattr(jobs, "_written", written)
-    job: Any = SimpleNamespace(tally=SimpleNamespace(add=counted.append))
+    job: Any = SimpleNamespace(tally=SimpleNamespace(add=counted.append), begin=lambda: None)
     trace: Any = None
     async with jobs.Recording(over) as recording:
         await asyncio.gather(*(recording.add(job, trace) for _ in range(9)))
