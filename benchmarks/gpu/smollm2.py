@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,20 @@ RUNS = [f"{COMPARED}-{way}" for way in ("speed", "plain", "stock")] + [
 ]
 
 
-def config_of(arm: str, way: str, data: Path, out: Path, *, steps: int | None, tiny: bool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Options:
+    """The command line, but for which trainings."""
+
+    data: Path
+    out: Path
+    steps: int | None
+    tiny: bool
+    nf4: bool
+
+
+def config_of(arm: str, way: str, options: Options) -> dict[str, Any]:
     """The laptop's config of `arm`, for this machine."""
+    data, out, steps = options.data, options.out, options.steps
     config: dict[str, Any] = yaml.safe_load(
         (ROOT / "train" / "configs" / f"axolotl_smollm2_135m_{arm}_laptop.yaml").read_text()
     )
@@ -70,7 +83,7 @@ def config_of(arm: str, way: str, data: Path, out: Path, *, steps: int | None, t
         "save_strategy": "no",
     }
     config.pop("save_steps")
-    if tiny:
+    if options.tiny:
         return config | {"max_steps": steps or 2}
     config |= {
         "plugins": ["axolotl.integrations.liger.LigerPlugin", *config["plugins"]],
@@ -82,15 +95,17 @@ def config_of(arm: str, way: str, data: Path, out: Path, *, steps: int | None, t
         "dataloader_num_workers": 2,
         "dataset_num_proc": 8,
         **({"max_steps": steps} if steps else {}),
+        **({"adapter": "qlora", "load_in_4bit": True} if options.nf4 else {}),
     }
     return config | PATHS[way]
 
 
-def train(arm: str, way: str, data: Path, out: Path, *, steps: int | None, tiny: bool) -> dict[str, Any]:
+def train(arm: str, way: str, options: Options) -> dict[str, Any]:
     """Train one adapter with Axolotl in a process of its own; what its log lines said."""
+    out = options.out
     out.mkdir(parents=True, exist_ok=True)
     path, progress = out / f"{arm}-{way}.yaml", out / f"{arm}-{way}.jsonl"
-    path.write_text(yaml.safe_dump(config_of(arm, way, data, out, steps=steps, tiny=tiny), sort_keys=False))
+    path.write_text(yaml.safe_dump(config_of(arm, way, options), sort_keys=False))
     environment = os.environ | {
         "AXOLOTL_DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
@@ -112,7 +127,7 @@ def train(arm: str, way: str, data: Path, out: Path, *, steps: int | None, tiny:
         "steps": len(logs),
         "losses": [round(float(line["loss"]), 4) for line in logs],
         "held_out": [round(float(loss), 4) for loss in evaluated],
-        "tokens_per_second": round((len(logs) - 5) * SEQUENCE / seconds) if seconds and not tiny else None,
+        "tokens_per_second": round((len(logs) - 5) * SEQUENCE / seconds) if seconds and not options.tiny else None,
         "wall_seconds": round(time.monotonic() - start, 1),
     }
 
@@ -137,16 +152,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/smollm2-gpu"), help="folder for results and logs")
     parser.add_argument("--steps", type=int, help="stop each training after so many")
     parser.add_argument("--tiny", action="store_true", help="as on the laptop: rehearse without a GPU")
+    parser.add_argument("--nf4", action="store_true", help="on an NF4 base, as the GPU configs train")
     given = parser.parse_args()
     for name in given.names:
         if name not in RUNS:
             parser.error(f"{name}: one of {', '.join(RUNS)}")
-    data, out = given.data.resolve(), given.out.resolve()
-    curves = out / "curves.json"
+    options = Options(given.data.resolve(), given.out.resolve(), given.steps, given.tiny, given.nf4)
+    curves = options.out / "curves.json"
     report: dict[str, Any] = json.loads(curves.read_text()) if curves.is_file() else {}
     for name in given.names or RUNS[: 1 if given.tiny else None]:
         arm, way = name.split("-")
-        found = train(arm, way, data, out, steps=given.steps, tiny=given.tiny)
+        found = train(arm, way, options)
         brief = {key: value for key, value in found.items() if key != "losses"}
         print(f"{name}: {brief} loss {found['losses'][:2]} ... {found['losses'][-2:]}", flush=True)
         for other in PATHS:

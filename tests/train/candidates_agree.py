@@ -59,7 +59,7 @@ def check_fp8() -> None:
         a = [torch.randn(16, 64, device=DEVICE) / 8 for _ in widths]
         b = [torch.randn(width, 16, device=DEVICE) / 4 for width in widths]
         weights = [torch.randn(width, 64, device=DEVICE).bfloat16() for width in widths]
-        projections = [types.SimpleNamespace(weight=w, scale=1.5, matrix=lambda w=w: w) for w in weights]
+        projections = [types.SimpleNamespace(weight=w, state=None, scale=1.5) for w in weights]
         whole = [w.float() + 1.5 * up @ down for w, up, down in zip(weights, b, a, strict=True)]
         outputs, low = fp8.project(x, projections, a, b)
         assert error(low, torch.cat([x.float() @ down.t() for down in a], dim=1)) < 0.01

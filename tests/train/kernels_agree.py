@@ -2,12 +2,14 @@
 
     .venv-train/bin/python tests/train/kernels_agree.py        # started by test_plugin_kernels.py
 
-On the CPU: LoRA layers against PEFT's own, in double precision; the loss of trained tokens; where documents begin;
-which attention is chosen; how many layers fit; what profile `memory` moves away. On a GPU, also norm with rotation
-against its formula (attention: benchmarks/gpu/attention.py).
+On the CPU: LoRA layers against PEFT's own, in double precision; weights in NF4 with an adapter in them, by Triton's
+interpreter; the loss of trained tokens; where documents begin; which attention is chosen; how many layers fit; what
+profile `memory` moves away. On a GPU, also norm with rotation against its formula (attention:
+benchmarks/gpu/attention.py).
 """
 
 import contextlib
+import os
 import sys
 import types
 from pathlib import Path
@@ -16,6 +18,8 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is defined
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "keepstate" / "train" / "plugin"))
 
 
@@ -37,7 +41,8 @@ fake = types.ModuleType("axolotl.kernels.swiglu")
 fake.swiglu_forward, fake.swiglu_backward = swiglu_forward, swiglu_backward  # type: ignore[attr-defined]
 sys.modules["axolotl.kernels.swiglu"] = fake
 
-from keepstate_axolotl import attention, cudnn, documents, flash, lora, loss, memory  # noqa: E402
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit  # noqa: E402
+from keepstate_axolotl import attention, cudnn, documents, flash, lora, loss, memory, merge  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: E402
@@ -93,6 +98,39 @@ def check_lora() -> None:
     dropped = lora_layer(dropout=0.1)
     dropped.get_base_model().model.layers[0].self_attn.apply_qkv = None
     assert lora.install(dropped) == 0
+
+
+def check_merged() -> None:
+    """Projections of NF4 weights, of which one has scales that are not quantised: outputs and every gradient.
+
+    In float32, since Triton's interpreter cuts bf16 off where a GPU rounds.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    x = torch.randn(5, 192, device=device, requires_grad=True)
+    shapes, projections, weights = ((200, 8), (136, 20), (64, 4)), [], []
+    for number, (outputs, _) in enumerate(shapes):
+        weight = torch.randn(outputs, 192, device=device, dtype=torch.bfloat16) / 50
+        packed, state = quantize_4bit(weight, quant_type="nf4", blocksize=64, compress_statistics=number != 1)
+        state.dtype = torch.float32
+        projections.append(lora.Projection(packed, state, 1.5))
+        weights.append(dequantize_4bit(packed, state).float())
+    assert [merge.fits(projection.state) for projection in projections] == [True, False, True]
+    assert not merge.fits(None)
+    factors = [
+        torch.randn(shape, device=device, requires_grad=True)
+        for outputs, rank in shapes
+        for shape in ((rank, 192), (outputs, rank))
+    ]
+    summed = [w + 1.5 * b @ a for w, a, b in zip(weights, factors[::2], factors[1::2], strict=True)]
+    wanted = [x @ matrix.t() for matrix in summed]
+    grads = [torch.randn_like(output) for output in wanted]
+    plain = mock.patch.object(lora, "dequantize", lambda packed, state: dequantize_4bit(packed, state).float())
+    with plain:
+        found = lora.Projections.apply(x, projections, *factors)
+        torch.testing.assert_close(list(found), wanted, rtol=1e-4, atol=1e-4)
+        ours = torch.autograd.grad(found, [x, *factors], grads)
+    torch.testing.assert_close(ours, torch.autograd.grad(wanted, [x, *factors], grads), rtol=1e-4, atol=1e-3)
 
 
 def check_loss() -> None:
@@ -275,6 +313,7 @@ def main() -> None:
     """Run every check that this machine can."""
     checks = [
         check_lora,
+        check_merged,
         check_loss,
         check_documents,
         check_places,

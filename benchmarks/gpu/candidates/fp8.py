@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from axolotl.kernels.quantize import dequantize
 
 Scaled = tuple[torch.Tensor, torch.Tensor]
 """Rows in FP8, and the scale of each."""
@@ -100,7 +101,7 @@ def _kept(way: str, projections: Sequence[Any]) -> list[Scaled]:
     weight = projections[0].weight
     key = (way, weight.data_ptr())
     if key not in _KEPT:
-        matrices = [projection.matrix() for projection in projections]
+        matrices = [dequantize(projection.weight, projection.state) for projection in projections]
         whole = matrices if way == "forward" else [torch.cat(matrices).t()]
         _KEPT[key] = weight, [scaled([matrix]) for matrix in whole]
     return _KEPT[key][1]

@@ -4,8 +4,9 @@
 
 A rank of 64 costs next to no arithmetic, so its products are bound by memory. Axolotl's kernels read the input once
 for each projection, compute x A^T again in the backward, and add the low-rank part to each finished output. Here the
-factors A of one input are one matrix, x A^T is kept (at most 192 numbers a token), and the low-rank part is written
-first, for the large product to accumulate on. Same mathematics; layers with dropout, bias or DoRA stay as they were.
+factors A of one input are one matrix, x A^T is kept (at most 192 numbers a token), and a weight in NF4 is unpacked
+with B A in it (`merge`), so that no output is written twice. With other weights the low-rank part is written first, for
+the large product to accumulate on. Same mathematics; layers with dropout, bias or DoRA stay as they were.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import torch
 from axolotl.kernels.quantize import dequantize
 from axolotl.kernels.swiglu import swiglu_backward, swiglu_forward
 
+from . import merge
+
 Tensors = Sequence[torch.Tensor]
 
 
@@ -29,18 +32,25 @@ class Projection(NamedTuple):
     """How the weight is quantised; None for a plain one."""
     scale: float
 
-    def matrix(self) -> torch.Tensor:
-        """The weight as (outputs, inputs), unpacked where it is quantised."""
-        return dequantize(self.weight, self.state)
+    def scaled(self, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The factor B times the adapter's scale."""
+        return (self.scale * b).to(dtype)
+
+    def matrix(self, a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, bool]:
+        """The weight as (outputs, inputs), and whether B A is in it."""
+        if merge.fits(self.state):
+            return merge.merged(self.weight, self.state, a, b, self.scale, dtype), True
+        return dequantize(self.weight, self.state), False
 
 
 def project(x: torch.Tensor, projections: Sequence[Projection], a: Tensors, b: Tensors) -> tuple[list[Any], Any]:
     """Outputs of all projections of `x` (tokens, inputs), and x A^T."""
     low = x @ _stacked(a, x.dtype).t()
     outputs = []
-    for projection, factor, part in zip(projections, b, low.split([len(f) for f in a], dim=1), strict=True):
-        output = part @ (projection.scale * factor).to(x.dtype).t()
-        outputs.append(output.addmm_(x, projection.matrix().t()))
+    for projection, factor_a, factor_b, part in zip(projections, a, b, _parts(low, a), strict=True):
+        matrix, whole = projection.matrix(factor_a, factor_b, x.dtype)
+        before = None if whole else part @ projection.scaled(factor_b, x.dtype).t()
+        outputs.append(_added(before, x, matrix.t()))
     return outputs, low
 
 
@@ -49,14 +59,23 @@ def pull_back(
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     """From the outputs' gradients those of `x`, of x A^T and of every B."""
     dtype = grads[0].dtype
-    scaled = [(p.scale * factor).to(dtype) for p, factor in zip(projections, b, strict=True)]
-    grad_low = torch.cat([grad @ factor for grad, factor in zip(grads, scaled, strict=True)], dim=1)
-    parts = low.split([len(factor) for factor in a], dim=1)
-    grads_b = [grad.t() @ part * p.scale for grad, part, p in zip(grads, parts, projections, strict=True)]
-    grad_x = grad_low @ _stacked(a, dtype)
-    for grad, projection in zip(grads, projections, strict=True):
-        grad_x.addmm_(grad, projection.matrix())
-    return grad_x, grad_low, grads_b
+    grads_low = [g @ p.scaled(factor, dtype) for g, p, factor in zip(grads, projections, b, strict=True)]
+    grads_b = [g.t() @ part * p.scale for g, part, p in zip(grads, _parts(low, a), projections, strict=True)]
+    grad_x = None
+    for grad, grad_low, projection, factor_a, factor_b in zip(grads, grads_low, projections, a, b, strict=True):
+        matrix, whole = projection.matrix(factor_a, factor_b, dtype)
+        before = grad_x if whole else _added(grad_x, grad_low, factor_a.to(dtype))
+        grad_x = _added(before, grad, matrix)
+    assert grad_x is not None
+    return grad_x, torch.cat(grads_low, dim=1), grads_b
+
+
+def _added(before: torch.Tensor | None, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    return left @ right if before is None else before.addmm_(left, right)
+
+
+def _parts(low: torch.Tensor, a: Tensors) -> tuple[torch.Tensor, ...]:
+    return tuple(low.split([len(factor) for factor in a], dim=1))
 
 
 def _stacked(factors: Tensors, dtype: torch.dtype) -> torch.Tensor:
