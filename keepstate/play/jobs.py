@@ -22,7 +22,7 @@ from keepstate.play.engine import Engine, Here, NodeGone, Player, ToPlay
 from keepstate.play.tally import Tally
 from keepstate.tasks.base import Task
 from keepstate.traces.record import Limits, Trace
-from keepstate.traces.writer import Staged, place_traces, write_traces
+from keepstate.traces.writer import Staged, place_trace, write_traces
 from keepstate.vocabulary import RuntimeName
 
 RETRIES = 2
@@ -271,16 +271,27 @@ class Recording:
 
 def _written(batch: Sequence[tuple[Job, Trace | Staged]]) -> list[Exception | None]:
     """Record episodes. What each failed with: one that cannot be written takes no other with it."""
+    together = [(job.tally.folder, trace) for job, trace in batch if job.record is None and isinstance(trace, Trace)]
+    if len(together) == len(batch) and _error(write_traces, together) is None:
+        return [None] * len(batch)
+    return [_error(_write_one, job, trace) for job, trace in batch]
+
+
+def _write_one(job: Job, trace: Trace | Staged) -> None:
+    if isinstance(trace, Staged):
+        place_trace(job.tally.folder, trace)
+    elif job.record is not None:
+        job.record(trace)
+    else:
+        write_traces([(job.tally.folder, trace)])
+
+
+def _error(action: Callable[..., None], *args: object) -> Exception | None:
     try:
-        for job, trace in batch:
-            if job.record is not None and isinstance(trace, Trace):
-                job.record(trace)
-        kept = [(job.tally.folder, trace) for job, trace in batch if job.record is None]
-        place_traces([(folder, trace) for folder, trace in kept if isinstance(trace, Staged)])
-        write_traces([(folder, trace) for folder, trace in kept if isinstance(trace, Trace)])
+        action(*args)
     except Exception as error:
-        return [error] if len(batch) == 1 else [each for one in batch for each in _written([one])]
-    return [None] * len(batch)
+        return error
+    return None
 
 
 def _first(errors: BaseExceptionGroup[UserError]) -> UserError:

@@ -75,7 +75,7 @@ class Staged:
 
 
 def stage_trace(folder: Path, trace: Trace, mark: str) -> None:
-    """Write both files beside their places; existing ones stay, and nobody reads these until `place_traces`.
+    """Write both files beside their places; existing ones stay, and nobody reads these until `place_trace`.
 
     Raises:
         UserError: The folder cannot be written or the disk is full.
@@ -84,20 +84,17 @@ def stage_trace(folder: Path, trace: Trace, mark: str) -> None:
     stage(verdict_path(folder, trace.task.name), verdict_json(trace), mark, durable=False)
 
 
-def place_traces(episodes: Sequence[tuple[Path, Staged]]) -> None:
-    """Put staged episodes in their places: what `write_traces` does, of files that are written already.
+def place_trace(folder: Path, staged: Staged) -> None:
+    """Put a staged episode in its place: what `write_trace` does, of files that are written already.
 
     Raises:
-        UserError: One is gone, or a folder cannot be written.
+        UserError: It is gone, or the folder cannot be written.
     """
-    named = [(folder, staged.summary.task.name, staged.mark) for folder, staged in episodes]
-    for folder, name, mark in named:
-        _make_way(verdict_path(folder, name))
-        place(trace_path(folder, name), mark)
-    for folder in dict.fromkeys(folder for folder, _ in episodes):
-        sync_folder(folder)
-    for folder, name, mark in named:
-        place(verdict_path(folder, name), mark)
+    name = staged.summary.task.name
+    _make_way(verdict_path(folder, name))
+    place(trace_path(folder, name), staged.mark)
+    sync_folder(folder)
+    place(verdict_path(folder, name), staged.mark)
 
 
 def _make_way(verdict: Path) -> None:

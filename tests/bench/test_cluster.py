@@ -41,7 +41,7 @@ from keepstate.play.cluster_address import check_address, of_nodes_here
 from keepstate.play.collect import CollectPlan, collect
 from keepstate.play.tally import Tally
 from keepstate.tasks import make_tasks
-from keepstate.traces.writer import Staged, place_traces
+from keepstate.traces.writer import Staged, place_trace
 from keepstate.vocabulary import RuntimeName
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.filterwarnings("error::pytest.PytestWarning")]
@@ -324,13 +324,13 @@ def test_what_nodes_wrote_outlives_a_clean_until_it_is_counted(
 ) -> None:
     left = list[Leftover]()
 
-    def clean_first(episodes: Sequence[tuple[Path, Staged]]) -> None:
+    def clean_first(folder: Path, staged: Staged) -> None:
         left.extend(leftovers(tmp_path, []))
         for each in left:
             each.remove()
-        place_traces(episodes)
+        place_trace(folder, staged)
 
-    monkeypatch.setattr("keepstate.play.jobs.place_traces", clean_first)
+    monkeypatch.setattr("keepstate.play.jobs.place_trace", clean_first)
     with serving(StubServer(rule=look_then_finish)) as stub:
         (tally,) = eventloop.run(bench([cell(stub, PERSISTENT)], tmp_path, engine=writing))
     assert (tally.played, tally.failures.total()) == (12, 0)

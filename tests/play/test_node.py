@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from keepstate.cli import cli, run
 from keepstate.errors import UserError
 from keepstate.models.base import ContextOverflow, Model, Reply
 from keepstate.models.scripted import ScriptedModel
+from keepstate.play import jobs
 from keepstate.play.admission import Admission
 from keepstate.play.engine import Here, NodeGone, Player, ToPlay
 from keepstate.play.jobs import Job, play
@@ -38,7 +40,7 @@ from keepstate.staging import clear_staged
 from keepstate.tasks import environment_for, families, make_tasks, use_family
 from keepstate.traces.reader import load_trace
 from keepstate.traces.record import DEFAULT_LIMITS, Failure, Trace
-from keepstate.traces.writer import Staged, place_traces, trace_path, write_trace
+from keepstate.traces.writer import Staged, place_trace, trace_path, write_trace
 from keepstate.vocabulary import FinishReason, Origin, RuntimeName
 
 REACT = RuntimeName.REACT
@@ -157,15 +159,32 @@ async def test_a_node_that_writes_sends_what_is_counted_and_nothing_is_in_its_pl
     played = await played_into(tmp_path, node)
     assert isinstance(played.trace, Staged)
     assert [name.startswith(".") for name in contents(tmp_path)] == [True, True]
-    place_traces([(tmp_path, played.trace)])
+    place_trace(tmp_path, played.trace)
     written = contents(tmp_path)
     trace = load_trace(trace_path(tmp_path, TASK.name))
     assert (trace.summary, trace.verdict) == (played.trace.summary, played.trace.verdict)
     write_trace(tmp_path, trace)
     assert contents(tmp_path) == written
     with pytest.raises(UserError, match="is gone, which a node wrote"):
-        place_traces([(tmp_path, played.trace)])
+        place_trace(tmp_path, played.trace)
     assert load_trace(trace_path(tmp_path, TASK.name)) == trace, "what was there is no less there"
+
+
+async def test_of_staged_episodes_that_are_placed_together_one_that_is_gone_takes_no_other_with_it(
+    node: Node, tmp_path: Path
+) -> None:
+    kept, gone = tmp_path / "kept", tmp_path / "gone"
+    batch = list[tuple[Any, Staged]]()
+    for folder in (kept, gone):
+        folder.mkdir()
+        played = await played_into(folder, node)
+        batch.append((SimpleNamespace(tally=SimpleNamespace(folder=folder), record=None), played.trace))
+    for path in gone.iterdir():
+        path.unlink()
+    first, second = jobs._written(batch)
+    assert first is None
+    assert "is gone, which a node wrote" in str(second)
+    assert load_trace(trace_path(kept, TASK.name)).verdict == batch[0][1].verdict
 
 
 async def test_what_a_node_cannot_write_it_sends(node: Node, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from keepstate.play.node import Node, Opened, Setting
 from keepstate.play.sharing import Token
 from keepstate.tasks import make_tasks
 from keepstate.traces.record import DEFAULT_LIMITS, Trace
-from keepstate.traces.writer import Staged, place_traces, stage_trace
+from keepstate.traces.writer import Staged, place_trace, stage_trace
 from keepstate.vocabulary import RuntimeName
 
 REACT = RuntimeName.REACT
@@ -149,7 +149,7 @@ async def test_one_that_does_not_share_the_folders_is_left_out_if_others_do(
         assert [*engine._workers] == ["first"]
         staged = await play(replace(TO_PLAY, folder=folder), ScriptedModel([FINISH]))
         assert isinstance(staged, Staged)
-        place_traces([(folder, staged)])
+        place_trace(folder, staged)
     said = capsys.readouterr().err
     assert said.count("is not that of the machine where the command was typed; it takes no part") == 1
     assert {path.name for path in folder.iterdir()} == {f"{TASK.name}.json", f"{TASK.name}.trace.json"}
