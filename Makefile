@@ -125,13 +125,13 @@ $(TRAIN): train-%: setup ## Qwen3-8B LoRA on the traces of one runtime (options:
 	$(CORE) train/qwen3_8b_axolotl.py --base-config train/configs/axolotl_qwen3_8b_$*_a100.yaml --trace-root data/traces/$* $(ARGS)
 
 .PHONY: serve serve-lora serve-all
-serve: setup ## base model (bf16, 40k context, thinking off)
-	$(RUN) serve
+serve: setup ## base model (bf16, 40k context, thinking off; options: ARGS="--base nf4-dequantised")
+	$(RUN) serve $(ARGS)
 serve-lora: setup ## base model and one adapter: make serve-lora LORA=out/qwen3-8b-persistent-a100
 	@test -n "$(LORA)" || { echo "error: LORA is not set" >&2; echo "hint:  make serve-lora LORA=out/qwen3-8b-persistent-a100" >&2; exit 2; }
-	$(RUN) serve --lora "$(LORA)"
+	$(RUN) serve --lora "$(LORA)" $(ARGS)
 serve-all: setup ## base model and the three adapters on one server
-	$(RUN) serve --lora out/qwen3-8b-persistent-a100 --lora out/qwen3-8b-forget-a100 --lora out/qwen3-8b-react-a100
+	$(RUN) serve --lora out/qwen3-8b-persistent-a100 --lora out/qwen3-8b-forget-a100 --lora out/qwen3-8b-react-a100 $(ARGS)
 
 BENCH = bench-easy-base bench-easy-lora bench-med-base bench-med-lora \
 	bench-forget-easy-base bench-forget-easy-lora bench-forget-med-base bench-forget-med-lora \
