@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +19,10 @@ from keepstate.dataset.sample import Refused, check_messages
 from keepstate.display import CountDisplay
 from keepstate.errors import UserError
 from keepstate.models.base import Message
-from keepstate.traces import parse_trace, read_trace, write_trace
+from keepstate.traces import parse_trace, read_trace, summary, write_trace
 from keepstate.traces.check import check_folders, trace_problems, turns_problem
 from keepstate.traces.exporters import to_atif
-from keepstate.traces.record import TraceError
+from keepstate.traces.record import Trace, TraceError
 from keepstate.traces.schema import trace_json
 from keepstate.traces.summary import summarise, write_summaries
 from keepstate.traces.view import show
@@ -241,6 +242,21 @@ def test_a_metric_that_is_no_number_makes_a_broken_file(metric: str, tmp_path: P
     path = write_trace(tmp_path, note_episode(["x"]))
     path.write_text(path.read_text().replace('"value": 2.0', f'"value": {metric}'))
     assert [path] == list(check_folders([tmp_path]).problems)
+
+
+def test_summaries_keep_no_conversation_while_they_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = note_episode(["a", "b"], error_type="NameError")
+    write_trace(tmp_path, trace)
+    kept = list[Trace]()
+
+    def noting(traces: Iterable[Trace]) -> summary.EpisodeFigures:
+        kept.extend(traces)
+        return summarise(kept)
+
+    monkeypatch.setattr(summary, "summarise", noting)
+    (path,) = write_summaries(tmp_path)
+    assert [(each.messages, each.events) for each in kept] == [((), ())]
+    assert json.loads(path.read_text()) == json.loads(json.dumps(summarise([trace])))
 
 
 def test_one_definition_of_a_missing_variable() -> None:
