@@ -201,8 +201,8 @@ class Metered(Relay):
 class Recording:
     """Writes finished episodes while others are played; those that end meanwhile are written together then.
 
-    One thread does it. However a run ends, what was handed in is written before it is left: until then the folder is
-    not another's.
+    One thread does it. However a run ends, unless it is killed, what was handed in is written before it is left: until
+    then the folder is not another's.
 
     Args:
         on_over: Called when an episode is recorded and counted.

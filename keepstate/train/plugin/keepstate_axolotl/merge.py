@@ -4,7 +4,7 @@ A product with a frozen weight unpacks it in any case (QLoRA, Dettmers et al. 20
 B A to the exact levels, before the one rounding to bf16. A young B A is far smaller than that rounding, but levels
 times scales lie on no grid, so on average nothing of it is rounded away; of weights that lie on bf16's grid already
 most of it would vanish. Forward and backward then need no low-rank part that reads and writes every token's outputs
-once more: 2 % of a step of Qwen3-8B. benchmarks/gpu/results/README.md has its errors: no more than bf16's usual ones.
+once more: 2 % of a step of Qwen3-8B. How far it parts from plain QLoRA: benchmarks/gpu/results/README.md.
 """
 # ruff: noqa: PLR0913, PLR0917
 # mypy: disable-error-code="no-untyped-def, misc"
