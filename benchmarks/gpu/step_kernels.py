@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -44,13 +45,20 @@ def kernels(trace: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     return sorted(((e["name"], float(e["ts"]), float(e["dur"])) for e in found), key=lambda kernel: kernel[1])
 
 
-def idle(found: Iterable[tuple[str, float, float]]) -> float:
-    """Microseconds between the first and the last in which nothing ran."""
-    gaps, end = 0.0, None
-    for _, begin, length in found:
-        gaps += max(0.0, begin - end) if end is not None else 0.0
-        end = max(end or 0.0, begin + length)
-    return gaps
+def gaps(found: Iterable[tuple[str, float, float]]) -> list[tuple[float, str, str]]:
+    """Microseconds in which nothing ran between the first and the last of `found`, and what ran before and after.
+
+    Args:
+        found: As from `kernels`, by their begin.
+    """
+    between: list[tuple[float, str, str]] = []
+    last, end = "", math.inf
+    for name, begin, length in found:
+        if begin > end:
+            between.append((begin - end, last, name))
+        if not last or begin + length > end:
+            last, end = name, begin + length
+    return between
 
 
 def table(found: list[tuple[str, float, float]], layers: int, *, every: bool = False) -> list[tuple[str, float, float]]:
@@ -69,7 +77,8 @@ def table(found: list[tuple[str, float, float]], layers: int, *, every: bool = F
         lengths[kind] += length  # type: ignore[assignment]
     rows = [(kind, launches[kind] / steps, length / steps) for kind, length in lengths.most_common()]
     whole = found[-1][1] + found[-1][2] - found[0][1]
-    return [*rows, ("idle", 0.0, idle(found) / steps), (f"all of {steps:.1f} steps", len(found) / steps, whole / steps)]
+    idle = sum(length for length, *_ in gaps(found))
+    return [*rows, ("idle", 0.0, idle / steps), (f"all of {steps:.1f} steps", len(found) / steps, whole / steps)]
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from axolotl.integrations.base import BasePlugin
+from step_kernels import gaps
 from torch.autograd import DeviceType
 from transformers import Qwen3ForCausalLM, TrainerCallback
 from weights import DEVICE, draw_factors, random_weights
@@ -39,20 +40,6 @@ def load_random(loader: Any, model_loader_class: Any = None) -> Any:
     if DEVICE == "cuda":
         torch.cuda.empty_cache()
     return model
-
-
-def idle(events: list[Any]) -> dict[str, Any]:
-    """Between the first and the last of a profile's `events` on the GPU: its ms, those without any, and the longest."""
-    events = sorted(events, key=lambda event: event.time_range.start)
-    start = end = events[0].time_range.start
-    gaps, name = [], ""
-    for event in events:
-        if event.time_range.start > end:
-            gaps.append(((event.time_range.start - end) / 1e3, name[:80], event.name[:80]))
-        if event.time_range.end > end:
-            end, name = event.time_range.end, event.name
-    longest = sorted(gaps, reverse=True)[:40]
-    return {"of_ms": (end - start) / 1e3, "ms": sum(gap[0] for gap in gaps), "gaps": len(gaps), "longest": longest}
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
@@ -107,7 +94,11 @@ class Clock(TrainerCallback):  # type: ignore[misc]
             events = [e for e in self._profiler.key_averages() if e.self_device_time_total > 0]
             rows = sorted(((e.self_device_time_total / 1e3, e.count, e.key[:160]) for e in events), reverse=True)
             data["kernels"] = rows[:60]
-            data["idle"] = idle([event for event in self._profiler.events() if event.device_type == DeviceType.CUDA])
+            ran = [(e.name, e.time_range) for e in self._profiler.events() if e.device_type == DeviceType.CUDA]
+            ran.sort(key=lambda event: event[1].start)
+            between = gaps((name, time.start, time.end - time.start) for name, time in ran)
+            data["idle_ms"] = sum(length for length, *_ in between) / 1e3
+            data["longest_gaps_us"] = [(us, a[:80], b[:80]) for us, a, b in sorted(between, reverse=True)[:40]]
             data["seconds"].pop()
         print(f"step {state.global_step}: {data['seconds'][-1:]} s, kept {data['kept'][-1]}", flush=True)
         self._result.write_text(json.dumps(data))

@@ -90,3 +90,16 @@ def test_a_step_is_told_by_kinds_of_kernels() -> None:
         ("idle", 0, 15 * 5 / 2),
         ("all of 2.0 steps", 8.5, (4 * 60 + 15 * 5) / 2),
     ]
+
+
+def test_a_gap_is_from_the_end_of_all_before_to_the_next() -> None:
+    """A short kernel inside a long one ends nothing, and where nothing or one ran there is no gap."""
+    found = [
+        ("long", 10.0, 50.0),
+        ("inside", 20.0, 5.0),
+        ("next", 75.0, 5.0),
+        ("at once", 80.0, 5.0),
+        ("late", 86.0, 1.0),
+    ]
+    assert step_kernels.gaps(found) == [(15.0, "long", "next"), (1.0, "at once", "late")]
+    assert step_kernels.gaps(found[:1]) == step_kernels.gaps([]) == []
